@@ -1,0 +1,44 @@
+# make table1   regenerate DDIP's Table 1 (sets everything up first)
+# make test     run the tests
+PYTHON   ?= python3
+VENV     ?= .venv
+DATASET  ?=
+VICTIM   ?=
+N        ?=
+ARGS     ?=
+
+READY    := $(VENV)/.ready
+RUN      := $(VENV)/bin/python -m
+OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(ARGS)
+
+.PHONY: help table1 table2 test test-slow check clean
+help:            ## this list
+	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / | /' | column -t -s '|'
+
+table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
+	@$(RUN) runners.table table=ddip/table1 $(OPTIONS)
+
+table2: $(READY) ## DDIP Table 2: SSIM, of the same cells
+	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
+
+test: $(READY)   ## the tests, in under ten minutes on two cores
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(RUN) pytest -n 2
+
+test-slow: $(READY) ## the tests that take minutes each
+	@$(RUN) pytest -n 2 -m slow
+
+check: $(READY)  ## format and lint
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+clean:           ## remove the environment; results stay
+	rm -rf $(VENV)
+
+# The tested versions, so that a table can be regenerated with what made it.
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
+	  f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; make PYTHON=python3.12 ...")'
+	@echo "setting up $(VENV) (once; PyTorch is some 3 GB to download)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

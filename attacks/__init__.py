@@ -1,0 +1,1 @@
+"""Attacks: adversarial examples within a budget, and what the attacker knows."""

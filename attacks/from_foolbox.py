@@ -1,0 +1,37 @@
+"""Attacks of foolbox (Rauber et al. 2020, https://doi.org/10.21105/joss.02607)."""
+
+from typing import ClassVar
+
+import foolbox
+from torch import Tensor, nn
+
+from attacks.attack import Attack
+from data.errors import InputError
+
+
+class DDN(Attack):
+    """DDN: Rony et al. 2019, https://arxiv.org/abs/1811.09600. Looks for the smallest l2 norm.
+
+    An image for which none is found is returned unchanged.
+    """
+
+    norm: ClassVar = "l2"
+
+    def __init__(
+        self, *, init_epsilon: float = 1.0, steps: int = 100, gamma: float = 0.05
+    ) -> None:
+        if init_epsilon <= 0 or steps < 1 or not 0 < gamma < 1:
+            raise InputError(
+                "attack: expected init_epsilon > 0, steps >= 1 and 0 < gamma < 1, "
+                f"got init_epsilon={init_epsilon} steps={steps} gamma={gamma}"
+            )
+        self.init_epsilon, self.steps, self.gamma, self.passes = init_epsilon, steps, gamma, steps
+
+    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Gradient steps on a sphere whose radius follows success."""
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+        attack = foolbox.attacks.DDNAttack(
+            init_epsilon=self.init_epsilon, steps=self.steps, gamma=self.gamma
+        )
+        raw, _, _ = attack(wrapped, images, labels, epsilons=None)
+        return raw

@@ -1,0 +1,67 @@
+"""Lets a library's attack draw each image's randomness from that image's own seed.
+
+Attack libraries draw for the whole batch from a global generator, so that an image's random start
+depends on the images beside it. Inside `per_image_randomness`, every random operation whose first
+dimension is the batch is drawn row by row from one generator an image; any other random operation
+is an error, because no image owns it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+IN_PLACE = {aten.uniform_.default, aten.normal_.default, aten.random_.to, getattr(aten.random_, "from")}
+LIKE = {
+    aten.rand_like.default: ("uniform_", ()),
+    aten.randn_like.default: ("normal_", ()),
+    aten.rand.default: ("uniform_", ()),
+    aten.randn.default: ("normal_", ()),
+}
+OTHERS = {
+    aten.randint.default, aten.randint.low, aten.randint_like.default, aten.randperm.default,
+    aten.bernoulli.default, aten.bernoulli_.float, aten.multinomial.default,
+    aten.native_dropout.default,
+}  # fmt: skip
+
+
+class _PerImage(TorchDispatchMode):
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        kwargs = kwargs or {}
+        if func in IN_PLACE:
+            return self._fill(args[0], func.overloadpacket.__name__, args[1:], func)
+        if func in LIKE:
+            method, extra = LIKE[func]
+            shape = args[0].shape if isinstance(args[0], Tensor) else args[0]
+            device = kwargs.get("device") or (args[0].device if isinstance(args[0], Tensor) else "cpu")
+            return self._fill(torch.empty(shape, device=device), method, extra, func)
+        if func in OTHERS:
+            raise RuntimeError(f"this attack draws {func} for the whole batch: no image owns it")
+        return func(*args, **kwargs)
+
+    def _fill(self, tensor: Tensor, method: str, extra: Sequence[Any], func: Any) -> Tensor:
+        if tensor.ndim < 1 or len(tensor) != len(self.generators):
+            raise RuntimeError(
+                f"this attack draws {func} of shape {tuple(tensor.shape)}: "
+                f"expected the batch ({len(self.generators)}) first, so that each image owns its row"
+            )
+        with torch.no_grad():
+            for row, generator in zip(tensor, self.generators, strict=True):
+                drawn = torch.empty(row.shape, dtype=tensor.dtype)
+                row.copy_(getattr(drawn, method)(*extra, generator=generator))
+        return tensor
+
+
+@contextmanager
+def per_image_randomness(seeds: Sequence[int]) -> Iterator[None]:
+    """Within, random rows belong to images; the global generators are left as they were."""
+    with torch.random.fork_rng(), _PerImage(seeds):
+        yield

@@ -1,0 +1,107 @@
+"""A set of labelled images, each with an id that never changes."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import InputError
+
+SPLITS = ("train", "tuning", "evaluation")
+
+
+@dataclass(frozen=True)
+class Images:
+    """`images` is (N, C, H, W) float32 in [0, 1]; `labels` is (N,) int64; `ids` are unique strings.
+
+    Raises InputError for anything else: NaN, values outside [0, 1], lengths that differ.
+    """
+
+    ids: tuple[str, ...]
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        check_images(self.images, name="images")
+        if not len(self.ids) == len(self.images) == len(self.labels):
+            raise InputError(
+                f"expected as many ids and labels as images, got {len(self.ids)} ids, "
+                f"{len(self.images)} images and {len(self.labels)} labels"
+            )
+        if len(set(self.ids)) != len(self.ids):
+            raise InputError("expected unique image ids, got repeated ones")
+        if self.labels.dtype != torch.int64:
+            raise InputError(f"expected int64 labels, got {self.labels.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> "Images":
+        """The same images on a device."""
+        return Images(self.ids, self.images.to(device), self.labels.to(device))
+
+    def take(self, indices: list[int]) -> "Images":
+        """The images at these positions, in this order."""
+        return Images(tuple(self.ids[i] for i in indices), self.images[indices], self.labels[indices])
+
+    def subset(self, n: int, *, seed: int) -> "Images":
+        """n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
+        if not 1 <= n <= len(self):
+            raise InputError(f"n: expected 1 to {len(self)} images (the whole set), got {n}")
+        order = np.random.default_rng(seed).permutation(len(self))[:n]
+        return self.take(order.tolist())
+
+    def chunks(self, size: int) -> Iterator["Images"]:
+        """Consecutive chunks of `size` images (the last may be shorter): the unit of all work."""
+        if size < 1:
+            raise InputError(f"chunk: expected at least 1 image, got {size}")
+        for start in range(0, len(self), size):
+            yield self.take(list(range(start, min(start + size, len(self)))))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of ids, labels and pixels."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(self.labels.numpy().tobytes())
+        digest.update(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def check_images(images: Tensor, *, name: str) -> None:
+    """Raise InputError unless `images` is (N, C, H, W) float32, finite, within [0, 1]."""
+    if images.ndim != 4 or images.dtype != torch.float32:
+        raise InputError(
+            f"{name}: expected float32 of shape (N, C, H, W), "
+            f"got {images.dtype} of shape {tuple(images.shape)}"
+        )
+    if not torch.isfinite(images).all():
+        raise InputError(f"{name}: expected finite values, got NaN or infinity")
+    if images.numel() and (images.min() < 0 or images.max() > 1):
+        raise InputError(
+            f"{name}: expected values in [0, 1], "
+            f"got [{images.min().item():.4g}, {images.max().item():.4g}]"
+        )
+
+
+class Dataset(ABC):
+    """Where images come from. `label_space` names what a label means; victims name the same."""
+
+    version = 1
+    label_space: str
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def load(self, split: str) -> Images:
+        """All images of a split: train, tuning or evaluation, which share no image."""
+
+    @staticmethod
+    def check_split(split: str) -> None:
+        """Raise InputError for an unknown split."""
+        if split not in SPLITS:
+            raise InputError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")

@@ -1,0 +1,71 @@
+"""Weight files: verified by sha256, read without executing anything in them."""
+
+import hashlib
+import io
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import InputError, MissingError
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A checkpoint of tensors: .pt or .pth (weights_only), .safetensors, .npz (no pickle).
+
+    Args:
+        path: where it lies; usually under DATA_DIR.
+        sha256: of the whole file; nothing is read from a file that differs.
+        source: what to tell a user who does not have it.
+    """
+
+    path: str
+    sha256: str
+    source: str = ""
+
+    def load(self) -> dict[str, Tensor]:
+        """Names to tensors. Raises MissingError when absent, InputError when not what it should be."""
+        content = self._verified()
+        try:
+            state = _read(content, Path(self.path).suffix)
+        except (pickle.UnpicklingError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"weights {self.path}: expected a checkpoint of tensors only, got one that cannot "
+                f"be read safely ({str(error).splitlines()[0]}); nothing in it was executed"
+            ) from error
+        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+            raise InputError(
+                f"weights {self.path}: expected a dictionary of tensors, got {type(state).__name__}"
+            )
+        return state
+
+    def _verified(self) -> bytes:
+        path = Path(self.path)
+        hint = f"; {self.source}" if self.source else ""
+        if not path.is_file():
+            raise MissingError(f"weights {path} do not exist (set DATA_DIR, or give a path){hint}")
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            looks = " It is a web page." if content[:200].lstrip()[:1] == b"<" else ""
+            raise InputError(
+                f"weights {path}: expected sha256 {self.sha256}, got {found} "
+                f"({len(content)} bytes).{looks} Truncated or another file: fetch it again{hint}"
+            )
+        return content
+
+
+def _read(content: bytes, suffix: str) -> dict[str, Tensor]:
+    if suffix == ".npz":
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    if suffix == ".safetensors":
+        from safetensors.torch import load
+
+        return load(content)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

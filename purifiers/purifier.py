@@ -1,0 +1,117 @@
+"""What every purifier is, and the one call through which all of them are used."""
+
+from abc import ABC
+from collections.abc import Hashable, Sequence
+from typing import ClassVar, Literal, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from data.images import check_images
+
+
+class PurifierError(RuntimeError):
+    """A purifier broke its contract; the cell it belongs to fails."""
+
+
+class Purifier(ABC):
+    """Image to image: (N, C, H, W) float32 in [0, 1] to the same shape and range.
+
+    A subclass implements `purify` and states its traits. Random draws come only from `seeds`, one
+    an image, so that an image's result does not depend on the batch it is in. `victim` is given to
+    purifiers that declare `uses_victim`; the clean image and the label are never given.
+
+    Attributes:
+        version: raised on any change of behaviour; cached results of older versions are not used.
+        stochastic: other seeds give other results.
+        gradient: "exact" where autograd is right through `purify`, else "bpda" or "none".
+        uses_victim: reads the victim's outputs.
+        batch_coupled: an image's result depends on its batch (none of ours should).
+    """
+
+    version: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    gradient: ClassVar[Literal["exact", "bpda", "none"]] = "bpda"
+    uses_victim: ClassVar[bool] = False
+    batch_coupled: ClassVar[bool] = False
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """The method itself; called through `__call__`, which checks what goes in and out."""
+        raise NotImplementedError
+
+    def shared_run(self) -> "SharedRun | None":
+        """The costly computation this purifier only reads off, equal for all that can share it."""
+        return None
+
+    def trial(self) -> tuple["Purifier", float]:
+        """A cheap copy for measuring speed, and how many times longer the real one takes."""
+        return self, 1.0
+
+    @final
+    def __call__(
+        self, images: Tensor, *, seeds: Sequence[int], victim: nn.Module | None = None
+    ) -> Tensor:
+        """Purify `images`; raises InputError for bad images, PurifierError for a bad result."""
+        return purify_together([self], images, seeds=seeds, victim=victim)[0]
+
+
+class SharedRun(Hashable, Protocol):
+    """One computation that several purifiers read off."""
+
+    def run(
+        self,
+        purifiers: Sequence[Purifier],
+        images: Tensor,
+        seeds: Sequence[int],
+        victim: nn.Module | None,
+    ) -> list[Tensor]:
+        """Each purifier's result, in their order; the same as if each had run alone."""
+        ...
+
+
+def purify_together(
+    purifiers: Sequence[Purifier],
+    images: Tensor,
+    *,
+    seeds: Sequence[int],
+    victim: nn.Module | None = None,
+) -> list[Tensor]:
+    """Results of purifiers that have one shared run, or of a single purifier."""
+    check_images(images, name="images to purify")
+    if len(seeds) != len(images):
+        raise ValueError(f"seeds: expected one an image ({len(images)}), got {len(seeds)}")
+    for purifier in purifiers:
+        if purifier.uses_victim and victim is None:
+            raise ValueError(f"{type(purifier).__name__} needs the victim, got none")
+    given = victim if any(p.uses_victim for p in purifiers) else None
+    run = purifiers[0].shared_run()
+    if run is not None:
+        if any(p.shared_run() != run for p in purifiers):
+            raise ValueError("expected purifiers with one shared run, got several")
+        results = run.run(purifiers, images.clone(), seeds, given)
+    else:
+        if len(purifiers) != 1:
+            raise ValueError("purifiers without a shared run are called one at a time")
+        results = [purifiers[0].purify(images.clone(), seeds, given)]
+    for purifier, result in zip(purifiers, results, strict=True):
+        _check_result(type(purifier).__name__, images, result)
+    return results
+
+
+def _check_result(name: str, images: Tensor, result: Tensor) -> None:
+    if result.shape != images.shape or result.dtype != images.dtype:
+        raise PurifierError(
+            f"{name}: expected {images.dtype} of shape {tuple(images.shape)}, "
+            f"got {result.dtype} of shape {tuple(result.shape)}"
+        )
+    broken = (~torch.isfinite(result)).flatten(1).any(1)
+    if broken.any():
+        raise PurifierError(
+            f"{name}: expected finite images, got NaN or infinity in {int(broken.sum())} of "
+            f"{len(images)} (positions {broken.nonzero().flatten().tolist()[:8]})"
+        )
+    if result.min() < 0 or result.max() > 1:
+        raise PurifierError(
+            f"{name}: expected values in [0, 1], "
+            f"got [{result.min().item():.4g}, {result.max().item():.4g}]"
+        )

@@ -1,0 +1,124 @@
+"""The U-Net with skip connections of Deep Image Prior: Ulyanov et al. 2018.
+
+https://arxiv.org/abs/1711.10925; its sizes in DDIP, Appendix B: https://arxiv.org/abs/2108.00180
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import InputError
+from purifiers.engine import Parameters, Stack
+
+SLOPE = 0.2  # of every LeakyReLU, as in the DIP code
+
+
+@dataclass(frozen=True)
+class SkipNet:
+    """Scale i halves the size: a convolution of stride 2 and one of stride 1 with `down[i]`
+    filters; on the way up bilinear enlargement, joining with `skip[i]` channels of a 1x1
+    convolution, one convolution with `up[i]` filters and one of 1x1. BatchNorm and LeakyReLU
+    follow each; the output is a 1x1 convolution and a sigmoid.
+
+    Args:
+        down, up, skip: filters per scale, outermost first; skip 0 is no connection.
+        kernel_down, kernel_up: kernel sizes per scale.
+        depth: channels of the input noise.
+        padding: F.pad's mode; DDIP is silent, the DIP code reflects.
+        init: "xavier" (DDIP, Algorithm 1; uniform, biases 0) or "torch" (the DIP code).
+    """
+
+    down: Sequence[int]
+    up: Sequence[int]
+    skip: Sequence[int]
+    kernel_down: Sequence[int]
+    kernel_up: Sequence[int]
+    depth: int = 4
+    padding: Literal["reflect", "constant"] = "reflect"
+    init: Literal["xavier", "torch"] = "xavier"
+
+    def __post_init__(self) -> None:
+        for field in fields(self)[:5]:
+            values = tuple(getattr(self, field.name))
+            object.__setattr__(self, field.name, values)  # hashable: traces are compared
+            if len(values) != len(self.down):
+                raise InputError(
+                    f"network.{field.name}: expected {len(self.down)} scales, got {len(values)}"
+                )
+
+    def initialise(self, channels: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters of one network that makes images of `channels` channels."""
+        drawn: dict[str, Tensor] = {}
+
+        def conv(name: str, inputs: int, outputs: int, k: int) -> None:
+            inside, outside = inputs * k * k, outputs * k * k
+            weight, bias = torch.empty(outputs, inputs, k, k), torch.zeros(outputs)
+            if self.init == "xavier":
+                bound = math.sqrt(6 / (inside + outside))
+            else:
+                bound = 1 / math.sqrt(inside)
+                bias.uniform_(-bound, bound, generator=generator)
+            drawn[f"{name}.weight"] = weight.uniform_(-bound, bound, generator=generator)
+            drawn[f"{name}.bias"] = bias
+
+        def norm(name: str, features: int) -> None:
+            drawn[f"{name}.scale"], drawn[f"{name}.shift"] = torch.ones(features), torch.zeros(features)
+
+        inputs = self.depth
+        for i, (down, up, skip) in enumerate(zip(self.down, self.up, self.skip, strict=True)):
+            if skip:
+                conv(f"skip{i}", inputs, skip, 1)
+                norm(f"skip{i}", skip)
+            conv(f"shrink{i}", inputs, down, self.kernel_down[i])
+            norm(f"shrink{i}", down)
+            conv(f"down{i}", down, down, self.kernel_down[i])
+            norm(f"down{i}", down)
+            joined = skip + (self.up[i + 1] if i + 1 < len(self.up) else down)
+            norm(f"join{i}", joined)
+            conv(f"up{i}", joined, up, self.kernel_up[i])
+            norm(f"up{i}", up)
+            conv(f"mix{i}", up, up, 1)
+            norm(f"mix{i}", up)
+            inputs = down
+        conv("out", self.up[0], channels, 1)
+        return drawn
+
+    def noise(self, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Uniform noise (depth, H, W) in [0, 1)."""
+        smallest = 2 ** len(self.down)
+        if min(size) < smallest:
+            raise InputError(
+                f"this network halves the image {len(self.down)} times: expected sides of at least "
+                f"{smallest} pixels, got {size[0]}x{size[1]}"
+            )
+        return torch.rand(self.depth, *size, generator=generator)
+
+    def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
+        """Images (1, B*channels, H, W) of stacked noise (1, B*depth, H, W)."""
+        p = parameters
+
+        def block(x: Tensor, name: str, stride: int = 1) -> Tensor:
+            x = stack.conv(
+                x, p[f"{name}.weight"], p[f"{name}.bias"], stride=stride, padding=self.padding
+            )
+            x = stack.norm(x, p[f"{name}.scale"], p[f"{name}.shift"])
+            return F.leaky_relu(x, SLOPE)
+
+        def scale(x: Tensor, i: int) -> Tensor:
+            inner = block(block(x, f"shrink{i}", 2), f"down{i}")
+            if i + 1 < len(self.down):
+                inner = scale(inner, i + 1)
+            grown = F.interpolate(inner, scale_factor=2, mode="bilinear", align_corners=False)
+            grown = grown[:, :, : x.shape[2], : x.shape[3]]  # an odd side grew by one too many
+            joined = stack.concat([block(x, f"skip{i}"), grown]) if self.skip[i] else grown
+            joined = stack.norm(joined, p[f"join{i}.scale"], p[f"join{i}.shift"])
+            return block(block(joined, f"up{i}"), f"mix{i}")
+
+        x = scale(inputs, 0)
+        x = stack.conv(x, p["out.weight"], p["out.bias"], stride=1, padding=self.padding)
+        return torch.sigmoid(x)

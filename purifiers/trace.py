@@ -1,0 +1,146 @@
+"""A DIP trace: the reconstructions along one optimisation, streamed to all that read from it."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from data.errors import InputError
+from purifiers.engine import fit
+from purifiers.purifier import Purifier
+from purifiers.skipnet import SkipNet
+
+TRIAL_STEPS = 12
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """The reconstructions (B, C, H, W) after `step` updates, and what readouts ask of them.
+
+    What is computed for one readout is there for the others.
+    """
+
+    step: int
+    images: Tensor
+    targets: Tensor
+    victim: nn.Module | None
+
+    @cached_property
+    def psnr(self) -> Tensor:
+        """(B,) peak signal-to-noise ratio to the target in dB, over the worst 32x32 tile.
+
+        DIPDefend's criterion; an image of at most 32x32 is one tile, and a remainder that fills no
+        tile counts as a tile.
+        """
+        squared = (self.images - self.targets).square().mean(1, keepdim=True)
+        tiles = nn.functional.avg_pool2d(
+            squared, kernel_size=(min(32, squared.shape[2]), min(32, squared.shape[3])),
+            stride=32, ceil_mode=True, count_include_pad=False,
+        )  # fmt: skip
+        return -10 * tiles.flatten(1).amax(1).clamp_min(1e-12).log10()
+
+    @cached_property
+    def ssim(self) -> Tensor:
+        """(B,) structural similarity to the target: Gaussian window 11x11, sigma 1.5, range 1."""
+        score = structural_similarity_index_measure(
+            self.images, self.targets, data_range=1.0, reduction="none"
+        )
+        return score.reshape(len(self.images))
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(B,) the victim's decisions."""
+        with torch.no_grad():
+            return self.victim(self.images).argmax(1)
+
+
+class Readout(Protocol):
+    """Watches a trace of many images and gives one result for each."""
+
+    def see(self, iterate: Iterate) -> None:
+        """Called for each step in turn, from 0, before its update."""
+        ...
+
+    def result(self) -> Tensor:
+        """(B, C, H, W), once the trace has ended."""
+        ...
+
+
+class TracePurifier(Purifier):
+    """A purifier that reads its result off a DIP trace of `steps` iterations."""
+
+    stochastic = True
+
+    def __init__(self, *, trace: "Trace", steps: int) -> None:
+        if steps < 1:
+            raise InputError(f"purifier.steps: expected at least 1, got {steps}")
+        self.trace, self.steps = trace, steps
+
+    @abstractmethod
+    def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
+        """A fresh readout for these images."""
+
+    def shared_run(self) -> "Trace":
+        """The optimisation; the longest of those who share it sets its length."""
+        return self.trace
+
+    def trial(self) -> tuple[Purifier, float]:
+        """The same with few iterations; reading them off costs little beside them."""
+        short = copy.copy(self)
+        short.steps = min(self.steps, TRIAL_STEPS)
+        return short, self.steps / short.steps
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How the optimisation runs (DDIP section 3.1 and Appendix B, https://arxiv.org/abs/2108.00180).
+
+    Args:
+        network: its architecture.
+        lr: Adam's learning rate, constant.
+        input_scale: the input is uniform in [0, input_scale).
+        jitter: standard deviation of the noise added to the input at each step. DDIP does not speak
+            of any; the DIP code uses 1/30.
+        optimise_input: the input is learnt as well (DIPDefend's released code).
+    """
+
+    network: SkipNet
+    lr: float = 0.01
+    input_scale: float = 1 / 30
+    jitter: float = 0.0
+    optimise_input: bool = False
+
+    def run(
+        self,
+        purifiers: Sequence[TracePurifier],
+        images: Tensor,
+        seeds: Sequence[int],
+        victim: nn.Module | None,
+    ) -> list[Tensor]:
+        """One optimisation; each purifier sees its own number of steps of it."""
+        readouts = [p.readout(images, victim if p.uses_victim else None) for p in purifiers]
+
+        def observe(step: int, reconstructions: Tensor) -> None:
+            iterate = Iterate(step, reconstructions, images, victim)
+            for purifier, readout in zip(purifiers, readouts, strict=True):
+                if step < purifier.steps:
+                    readout.see(iterate)
+
+        fit(
+            self.network,
+            images,
+            seeds=seeds,
+            steps=max(p.steps for p in purifiers),
+            lr=self.lr,
+            input_scale=self.input_scale,
+            jitter=self.jitter,
+            optimise_input=self.optimise_input,
+            observe=observe,
+        )
+        return [readout.result() for readout in readouts]

@@ -1,0 +1,101 @@
+"""The command line: Hydra composes, and every error a person can mend is one line, status 2."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.logging import RichHandler
+
+from data.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+console = Console()
+
+
+class FailedCells(Exception):
+    """Some cells failed; the others are done. Exit status 1."""
+
+
+def run(task: Callable[[DictConfig], None], config: str) -> None:
+    """Run a Hydra application whose root config is `config`; exits 0, 1 (failed cells) or 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    problems: list[Exception] = []
+
+    def guarded(composed: DictConfig) -> None:
+        """One job; in a sweep the others go on after a problem."""
+        try:
+            task(composed)
+        except (FailedCells, InputError, HydraException, OmegaConfBaseException) as error:
+            problems.append(error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
+        sys.exit(130)
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(error)
+    for problem in problems:
+        sys.stderr.write(f"error: {explain(problem, config)}\n")
+    if problems:
+        sys.exit(1 if all(isinstance(p, FailedCells) for p in problems) else 2)
+
+
+def explain(error: Exception, config: str) -> str:
+    """One line: what is wrong, and, where a name is wrong, what there is."""
+    if isinstance(error, FailedCells | InputError):
+        return " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"no {group} is called {name!r}{_near(name, names_of(group))}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: expected name=value"
+    text = str(error)
+    if match := re.search(r"Could not override '([\w./@-]+)'", text):
+        return _unknown_option(match[1], config)
+    if match := re.search(r"Could not find '([\w/-]+)'", text):
+        group, _, name = match[1].rpartition("/")
+        return f"no {group} is called {name!r}{_near(name, names_of(group))}"
+    if match := re.search(r"Key '([\w./-]+)' is not in struct", text):
+        return _unknown_option(match[1], config)
+    return next(line for line in text.splitlines() if line.strip())
+
+
+def names_of(group: str) -> list[str]:
+    """Every config of a group, as it is written on the command line."""
+    folder = CONFIGS / group
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+
+
+def _unknown_option(name: str, config: str) -> str:
+    parent, _, last = name.rpartition(".")
+    group = parent.split(".")[0]
+    if not group:
+        groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
+        settings = OmegaConf.load(CONFIGS / "settings.yaml")
+        known = sorted({*groups, *settings} - {"hydra"})
+        return f"no option is called {name!r}{_near(last, known)}"
+    defaults = {k: v for d in OmegaConf.load(CONFIGS / f"{config}.yaml").defaults
+                if not isinstance(d, str) for k, v in d.items()}  # fmt: skip
+    typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    chosen = typed.get(group, defaults.get(group, "")).split(",")[0]
+    leaf = CONFIGS / group / f"{chosen}.yaml"
+    options = sorted(set(OmegaConf.load(leaf)) - {"defaults", "_target_"}) if leaf.is_file() else []
+    return f"no option is called {name!r}{_near(last, options, f'; {group} {chosen} has ')}"
+
+
+def _near(name: str, known: list[str], intro: str = "; there are ") -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{meant}{intro}{', '.join(known) or 'none'}"

@@ -1,0 +1,78 @@
+"""How long work will take, measured on one chunk before it starts."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from attacks.attack import Attack
+from purifiers.purifier import purify_together
+from runners.cell import Crafting, Purifying
+from runners.components import build
+from runners.store import key_of
+from runners.work import Bench
+
+
+class Estimator:
+    """Seconds that a task will take here; each kind of task is timed once, in miniature."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.measured: dict[str, float] = {}
+
+    def seconds(self, task: Crafting | Purifying) -> float:
+        """Of one process."""
+        crafting = task if isinstance(task, Crafting) else task.crafting
+        per_image = self._craft(task) if isinstance(task, Crafting) else self._purify(task)
+        return per_image * len(crafting.chunk)
+
+    def _craft(self, task: Crafting) -> float:
+        attack: Attack = build(task.attack)
+        if attack.passes == 0:
+            return 0.0
+        batch = 1 if attack.batch_coupled else len(task.chunk)
+        name = key_of({"pass": task.victim.identity, "batch": batch})
+        return attack.passes * self._once(name, batch, lambda: self._pass(task, batch))
+
+    def _pass(self, task: Crafting, batch: int) -> None:
+        images = task.chunk.images[:batch].to(self.bench.device).requires_grad_()
+        labels = task.chunk.labels[:batch].to(self.bench.device)
+        F.cross_entropy(self.bench.victim(task)(images), labels).backward()
+
+    def _purify(self, task: Purifying) -> float:
+        crafting, batch = task.crafting, len(task.crafting.chunk)
+        trials, factors = zip(*(build(p).trial() for p in task.purifiers), strict=True)
+        images = crafting.chunk.images.to(self.bench.device)
+        victim = self.bench.victim(crafting)
+        name = key_of(
+            {"purifiers": task.purifiers, "victim": crafting.victim.identity, "batch": batch}
+        )
+        return max(factors) * self._once(
+            name,
+            batch,
+            lambda: purify_together(trials, images, seeds=range(batch), victim=victim),
+        )
+
+    def _once(self, name: str, batch: int, work: Callable[[], Any]) -> float:
+        if name not in self.measured:
+            work()  # the first call pays for what later ones find ready
+            start = time.perf_counter()
+            work()
+            if self.bench.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.measured[name] = (time.perf_counter() - start) / batch
+        return self.measured[name]
+
+
+def total(seconds: Sequence[float], workers: int) -> float:
+    """Wall seconds for tasks shared among processes: no less than the longest of them."""
+    return max(sum(seconds) / workers, max(seconds, default=0.0))
+
+
+def spoken(seconds: float) -> str:
+    """For people: '40 s', '7 min', '3.2 h'."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

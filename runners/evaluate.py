@@ -1,0 +1,78 @@
+"""Evaluate one cell: python -m runners.evaluate dataset=... victim=... attack=... purifier=..."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from runners import app
+from runners.cell import PARTS, Cell
+from runners.components import plain
+from runners.figures import accuracy, mean
+from runners.grid import CellResult, Grid, Settings
+from runners.records import to_parquet
+from runners.store import key_of
+
+RECORDS = Path("results/records")
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """The run settings that both runners share."""
+    names = Settings.__dataclass_fields__
+    return Settings(**{name: config[name] for name in names})
+
+
+def save_records(result: CellResult) -> Path:
+    """Write a cell's records as a plain Parquet file."""
+    names, key = result.cell.names, key_of(result.cell.configs)[:8]
+    path = RECORDS / ("-".join(names[part].replace("/", ".") for part in PARTS) + f"-{key}.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(to_parquet(result.records))
+    return path
+
+
+def main(config: DictConfig) -> None:
+    """One cell, from its composed config."""
+    hydra_config = HydraConfig.get()
+    choices, overrides = hydra_config.runtime.choices, hydra_config.overrides.task
+    OmegaConf.resolve(config)
+    cell = Cell(
+        names={part: choices[part] for part in PARTS},
+        configs={part: plain(config[part]) for part in PARTS},
+        command=" ".join(["python -m runners.evaluate", *overrides]),
+    )
+    result = Grid(settings_of(config), app.console).evaluate([cell])[0]
+    if result.skipped is not None:
+        raise app.InputError(result.skipped)
+    if result.failed is not None:
+        raise app.FailedCells(f"failed cell {cell.label}: {result.failed}")
+    app.console.print(_summary(result))
+    app.console.print(f"records: {save_records(result)}")
+
+
+def _summary(result: CellResult) -> Table:
+    records, names = result.records, result.cell.names
+    eps = result.cell.configs["attack"].get("eps")
+    bare = accuracy(records.adversarial_label == records.label)
+    clean = accuracy(records.clean_label == records.label)
+    table = Table(title=result.cell.label, show_header=False, title_justify="left")
+    rows = {
+        "accuracy": accuracy(records.correct).text(1),
+        "without the purifier": bare.text(1),
+        "victim on clean images": clean.text(1),
+        "SSIM to clean": mean(records.ssim).text(3),
+        "images": f"{len(records)}, {names['dataset']}",
+        "attacker": f"{names['attack']}, knowledge: {names['knowledge']}"
+        + (f", eps {eps * 255:g}/255" if eps else ""),
+        "largest norms": f"linf {records.linf.max() * 255:.2f}/255, l2 {records.l2.max():.3f}",
+        "seconds an image": f"craft {records.craft_seconds.mean():.2f}, "
+        f"purify {records.purify_seconds.mean():.2f}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+if __name__ == "__main__":
+    app.run(main, "evaluate")

@@ -1,0 +1,41 @@
+"""A printed figure: its value, its interval, how many images it rests on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from runners.metrics import bootstrap, wilson
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`low` and `high` bound the 95 % interval; all in the unit that is printed."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def text(self, digits: int) -> str:
+        """Value, interval and n."""
+        return f"{self.value:.{digits}f}  [{self.low:.{digits}f}, {self.high:.{digits}f}]  n={self.n}"
+
+
+def accuracy(correct: pd.Series) -> Figure:
+    """Percent, with Wilson's interval."""
+    n, right = len(correct), int(correct.sum())
+    low, high = wilson(right, n)
+    return Figure(100 * right / n, 100 * low, 100 * high, n)
+
+
+def mean(values: pd.Series) -> Figure:
+    """A mean over images, with a bootstrap interval."""
+    array = values.to_numpy(float)
+    return Figure(float(array.mean()), *bootstrap(array), len(array))
+
+
+def average(parts: list[pd.Series], scale: float) -> Figure:
+    """The mean of several columns over the same images; images are resampled whole."""
+    per_image = np.mean([part.to_numpy(float) for part in parts], axis=0) * scale
+    return Figure(float(per_image.mean()), *bootstrap(per_image), len(per_image))

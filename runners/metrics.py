@@ -1,0 +1,53 @@
+"""Figures of records: image quality, norms, intervals. Pure functions."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+
+def ssim(images: Tensor, references: Tensor) -> Tensor:
+    """(N,) structural similarity (Wang et al. 2004): Gaussian window 11x11, sigma 1.5, range 1."""
+    score = structural_similarity_index_measure(
+        images, references, data_range=1.0, reduction="none"
+    )
+    return score.reshape(len(images))
+
+
+def psnr(images: Tensor, references: Tensor) -> Tensor:
+    """(N,) peak signal-to-noise ratio in dB; infinite for equal images."""
+    return -10 * (images - references).square().flatten(1).mean(1).log10()
+
+
+def norms(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) l-infinity and l2 norms of the difference."""
+    difference = (images - references).flatten(1)
+    return difference.abs().amax(1), difference.norm(dim=1)
+
+
+def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share, as shares (Wilson 1927)."""
+    if n < 1:
+        raise ValueError(f"expected at least 1 image, got {n}")
+    share = correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if correct == 0 else centre - half
+    high = 1.0 if correct == n else centre + half
+    return low, high
+
+
+def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of a mean over images, by resampling them (Efron 1979)."""
+    picked = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    low, high = np.percentile(values[picked].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def in_batches(model: Callable[[Tensor], Tensor], images: Tensor, size: int = 256) -> Tensor:
+    """The model's outputs of many images, without gradients."""
+    with torch.no_grad():
+        return torch.cat([model(images[i : i + size]) for i in range(0, len(images), size)])

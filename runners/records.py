@@ -1,0 +1,71 @@
+"""Records: one Parquet row an image of a cell, and what reads them back."""
+
+import io
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from data.images import Images
+from runners import metrics
+
+TIMINGS = ("craft_seconds", "purify_seconds")
+
+
+def score(
+    victim: nn.Module,
+    chunk: Images,
+    adversarial: Tensor,
+    purified: Tensor,
+    *,
+    seconds: tuple[float, float],
+    keys: tuple[str, str],
+    seeds: list[int],
+) -> pd.DataFrame:
+    """Records of one chunk of one cell.
+
+    Args:
+        seconds: wall seconds an image of crafting and of purifying.
+        keys: the store's names of the adversarial and the purified images.
+        seeds: of each image's purification.
+    """
+    clean, attacked, logits = (
+        metrics.in_batches(victim, images).cpu() for images in (chunk.images, adversarial, purified)
+    )
+    decided, confidence = logits.argmax(1), logits.softmax(1).amax(1)
+    linf, l2 = metrics.norms(adversarial, chunk.images)
+    return pd.DataFrame(
+        {
+            "id": list(chunk.ids),
+            "label": chunk.labels.tolist(),
+            "clean_label": clean.argmax(1).tolist(),
+            "adversarial_label": attacked.argmax(1).tolist(),
+            "purified_label": decided.tolist(),
+            "confidence": confidence.tolist(),
+            "correct": (decided == chunk.labels).tolist(),
+            "linf": linf.tolist(),
+            "l2": l2.tolist(),
+            "ssim": metrics.ssim(purified, chunk.images).tolist(),
+            "psnr": metrics.psnr(purified, chunk.images).tolist(),
+            "seed": seeds,
+            "adversarial": keys[0],
+            "purified": keys[1],
+            "row": range(len(chunk)),
+            "device": purified.device.type,
+            "torch": torch.__version__,
+            "craft_seconds": seconds[0],
+            "purify_seconds": seconds[1],
+        }
+    )
+
+
+def to_parquet(records: pd.DataFrame) -> bytes:
+    """Parquet bytes."""
+    file = io.BytesIO()
+    records.to_parquet(file, index=False)
+    return file.getvalue()
+
+
+def from_parquet(content: bytes) -> pd.DataFrame:
+    """Records as they were written."""
+    return pd.read_parquet(io.BytesIO(content))

@@ -1,0 +1,168 @@
+"""A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+SMALL_N = 500
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What stands around the figures."""
+
+    title: str
+    note: str  # why they may not be compared with the paper's; empty where they may
+    setting: str
+
+
+def write(frame: pd.DataFrame, heading: Heading, stem: Path) -> list[Path]:
+    """Write stem.md, stem.csv and stem.tex; their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    contents = {
+        ".md": markdown(frame, heading),
+        ".csv": frame.to_csv(index=False),
+        ".tex": latex(frame, heading),
+    }
+    paths = []
+    for suffix, content in contents.items():
+        path = stem.parent / f"{stem.name}{suffix}"
+        path.write_text(content)
+        paths.append(path)
+    return paths
+
+
+def column_name(entry: pd.Series) -> str:
+    """FGSM 8, Clean."""
+    return f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
+
+
+def digits(frame: pd.DataFrame) -> int:
+    """Decimals that the metric is printed with."""
+    return 1 if frame.metric.iloc[0] == "accuracy" else 3
+
+
+def value_text(entry: pd.Series, places: int) -> str:
+    """The figure, or why there is none; `*` marks few images, `=` and `≠` a verdict."""
+    if pd.isna(entry.value):
+        return {"failed": "failed", "skipped": "–", "absent": ""}[entry.status]
+    marks = "*" if entry.n < SMALL_N else ""
+    return f"{entry.value:.{places}f}{marks}{ {'matches': ' =', 'differs': ' ≠'}.get(entry.verdict, '')}"
+
+
+def interval_text(entry: pd.Series, places: int) -> str:
+    """The 95 % interval."""
+    places = max(places - 1, 0)
+    return "" if pd.isna(entry.value) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
+
+
+def paper_text(entry: pd.Series, places: int) -> str:
+    """The paper's figure."""
+    return "" if pd.isna(entry.paper) else f"{entry.paper:.{places}f}"
+
+
+def delta_text(entry: pd.Series, places: int) -> str:
+    """Ours minus the paper's."""
+    return "" if pd.isna(entry.delta) else f"{entry.delta:+.{places}f}"
+
+
+LINES = {"ours": value_text, "95 %": interval_text, "paper": paper_text, "Δ": delta_text}
+
+
+def grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text in the shape of the paper: a defense's lines below one another, attacks across."""
+    places, rows = digits(frame), []
+    for name, entries in frame.groupby("row", sort=False):
+        for line, text in LINES.items():
+            cells = {column_name(e): text(e, places) for _, e in entries.iterrows()}
+            if any(cells.values()):
+                rows.append({"Defense": name if line == "ours" else "", "": line, **cells})
+    return pd.DataFrame(rows).fillna("")
+
+
+def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
+    """Every sentence the figures need."""
+    attackers = sorted(set(frame.knowledge) - {""})
+    unit = "Wilson" if frame.metric.iloc[0] == "accuracy" else "bootstrap"
+    lines = [
+        heading.setting + ".",
+        f"Attacker's knowledge: {', '.join(attackers)}."
+        + (" Blind: it has the victim's weights and knows of no purifier." if attackers == ["blind"] else ""),
+        f"95 %: {unit} interval over the images; averages: bootstrap over the images.",
+    ]
+    if (frame.n.dropna() < SMALL_N).any():
+        lines.append(f"* fewer than {SMALL_N} images: the interval is wide.")
+    if frame.verdict.any():
+        lines.append("= the paper's figure lies inside our interval; ≠ it does not.")
+    for (status, note), part in frame[frame.note != ""].groupby(["status", "note"], sort=False):
+        rows = ", ".join(dict.fromkeys(part.row))
+        lines.append(f"{rows}: {'' if status == 'done' else status + ': '}{note}.")
+    return lines
+
+
+def markdown(frame: pd.DataFrame, heading: Heading) -> str:
+    """GitHub's Markdown."""
+    table = grid(frame)
+    lines = [f"# {heading.title}", ""]
+    lines += [f"**{heading.note}**", ""] if heading.note else []
+    lines += ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in table.to_numpy()]
+    return "\n".join([*lines, "", *(f"- {line}" for line in legend(frame, heading))]) + "\n"
+
+
+def latex(frame: pd.DataFrame, heading: Heading) -> str:
+    """A booktabs table."""
+    escape = str.maketrans({c: f"\\{c}" for c in "%&_#$"})
+    text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$"}
+
+    def clean(cell: str) -> str:
+        cell = cell.translate(escape)
+        for symbol, macro in text.items():
+            cell = cell.replace(symbol, macro)
+        return cell
+
+    table = grid(frame).map(clean)
+    caption = " ".join([heading.title + ".", heading.note, *legend(frame, heading)])
+    rows = [" & ".join(row) + r" \\" for row in table.to_numpy()]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table*}\centering\small",
+            rf"\caption{{{clean(caption)}}}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(table.columns) - 2)}}}",
+            r"\toprule",
+            " & ".join(clean(c) for c in table.columns) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
+    """Attacks down, defenses across: ours beside the paper's, the interval below."""
+    places = digits(frame)
+    table = Table(title=heading.title, title_justify="left", pad_edge=False)
+    table.add_column("attack")
+    defenses = list(dict.fromkeys(frame.row))
+    for name in defenses:
+        table.add_column(Text(f"{name}\nours | paper"), justify="right", no_wrap=True)
+    for name, entries in frame.groupby(frame.apply(column_name, axis=1), sort=False):
+        by_row = {entry.row: entry for _, entry in entries.iterrows()}
+        cells = []
+        for defense in defenses:
+            entry = by_row[defense]
+            theirs = paper_text(entry, places)
+            first = value_text(entry, places) + (f" | {theirs}" if theirs else "")
+            cells.append(Text.assemble(first, "\n", (interval_text(entry, places), "dim")))
+        table.add_row(Text(str(name)), *cells, end_section=name == "Clean")
+    notes = [Text(line, style="dim") for line in legend(frame, heading)]
+    head = [Text(heading.note, style="bold yellow")] if heading.note else []
+    return Group(table, *head, *notes)

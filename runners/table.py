@@ -1,0 +1,211 @@
+"""Make a table: python -m runners.table table=ddip/table1 n=100."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from data.errors import InputError
+from runners import app, render
+from runners.cell import PARTS, Cell
+from runners.components import Config, plain
+from runners.evaluate import settings_of
+from runners.figures import Figure, accuracy, average, mean
+from runners.grid import CellResult, Grid
+from runners.records import to_parquet
+
+PAPERS = Path("results/papers")
+TABLES = Path("results/tables")
+COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
+           "n", "paper", "delta", "verdict", "status", "note", "command")  # fmt: skip
+
+
+class Composer:
+    """Configs of cells from the words one would type on the command line."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        choices = HydraConfig.get().runtime.choices
+        self.base = {part: (choices[part], plain(config[part])) for part in ("dataset", "victim")}
+        self.known: dict[tuple[str, ...], tuple[str, Config]] = {}
+
+    def cell(self, overrides: list[str]) -> Cell:
+        """The cell of these overrides on the table's data set and victim."""
+        parts = {**self.base, **{p: self._part(p, overrides) for p in PARTS if p not in self.base}}
+        words = [f"{part}={parts[part][0]}" for part in self.base]
+        run = [f"n={self.config.n}", f"seed={self.config.seed}", f"split={self.config.split}",
+               f"chunk={self.config.chunk}"]  # fmt: skip
+        return Cell(
+            names={part: name for part, (name, _) in parts.items()},
+            configs={part: content for part, (_, content) in parts.items()},
+            command=" ".join(["python -m runners.evaluate", *words, *overrides, *run]),
+        )
+
+    def _part(self, part: str, overrides: list[str]) -> tuple[str, Config]:
+        own = tuple(o for o in overrides if o.split("=")[0].split(".")[0].split("@")[-1] == part)
+        if own not in self.known or not own:
+            composed = compose(
+                "evaluate",
+                [*own, f"data_dir='{self.config.data_dir}'"],
+                return_hydra_config=True,
+            )
+            name = composed.hydra.runtime.choices[part]
+            self.known[own] = name, plain(composed[part])
+        return self.known[own]
+
+
+def main(config: DictConfig) -> None:
+    """A grid of cells in the shape that a paper prints."""
+    table = config.table
+    composer = Composer(config)
+    cells = [
+        (row, column, composer.cell([*row.cell, *column.cell]))
+        for row in table.rows
+        for column in table.columns
+    ]
+    grid = Grid(settings_of(config), app.console)
+    app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
+    results = grid.evaluate([cell for *_, cell in cells])
+    placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
+    frame = _frame(table, placed, HydraConfig.get().runtime.choices)
+    choices = HydraConfig.get().runtime.choices
+    heading = render.Heading(
+        title=table.title,
+        note=comparability(table, choices, config.n),
+        setting=f"dataset {choices['dataset']}, victim {choices['victim']}, n={config.n} images an entry, "
+        f"split {config.split}, seed {config.seed}",
+    )
+    stem = choices["table"].replace("/", "-")
+    files = render.write(frame, heading, TABLES / stem)
+    records = [r.records for r in results if r.records is not None]
+    if records:
+        path = TABLES / f"{stem}-records.parquet"
+        path.write_bytes(to_parquet(pd.concat(records, ignore_index=True)))
+        files.append(path)
+    app.console.print(render.for_console(frame, heading))
+    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+    failed = frame[frame.status == "failed"]
+    if len(failed):
+        raise app.FailedCells(
+            f"{len(failed)} of {len(frame)} cells failed; the others are done and the next run retries "
+            f"only these. First: {failed.iloc[0].row} / {failed.iloc[0].column}: {failed.iloc[0].note}"
+        )
+
+
+def comparability(table: DictConfig, choices: Any, n: int) -> str:
+    """Why figures may not be compared with the paper's; empty where they may."""
+    published = table.published
+    if choices["dataset"] == "digits-photos":
+        return (
+            "embedded data: compare the shape, not the figures "
+            f"(the paper: {published.dataset}, {published.victim}, n={published.n})"
+        )
+    differs = [
+        f"{what} {ours} (the paper: {theirs})"
+        for what, ours, theirs in (
+            ("dataset", choices["dataset"], published.dataset),
+            ("victim", choices["victim"], published.victim),
+        )
+        if ours != theirs
+    ]
+    if n < published.n:
+        differs.append(f"n={n} images (the paper: {published.n})")
+    return f"differs from the paper: {', '.join(differs)}; no verdict" if differs else ""
+
+
+def published_figures(table: DictConfig) -> pd.DataFrame:
+    """The paper's figures of this table."""
+    path = PAPERS / f"{table.paper}.csv"
+    if not path.is_file():
+        raise InputError(f"published figures {path} do not exist: run from the repository root")
+    figures = pd.read_csv(path)
+    wanted = (
+        (figures.table == table.published.table)
+        & (figures.dataset == table.published.dataset)
+        & (figures.victim == table.published.victim)
+    )
+    return figures[wanted]
+
+
+def _frame(
+    table: DictConfig, placed: list[tuple[DictConfig, DictConfig, CellResult]], choices: Any
+) -> pd.DataFrame:
+    paper = published_figures(table)
+    comparable = not comparability(table, choices, min(
+        (len(r.records) for *_, r in placed if r.records is not None), default=0))  # fmt: skip
+    rows = []
+    for row in table.rows:
+        mine = [(column, result) for r, column, result in placed if r is row]
+        for column, result in mine:
+            figure = _figure(table.metric, result.records) if result.records is not None else None
+            entry = _entry(table, row, column, figure, paper, comparable)
+            rows.append(entry | _outcome(result))
+        if table.get("average"):
+            records = [result.records for _, result in mine]
+            figure = None
+            if all(r is not None for r in records):
+                scale = 100 if table.metric == "accuracy" else 1
+                figure = average([_values(table.metric, r) for r in records], scale)
+            entry = _entry(table, row, table.average, figure, paper, comparable)
+            status = {"status": "done" if figure else "absent", "knowledge": "", "command": ""}
+            rows.append(entry | status)
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def _values(metric: str, records: pd.DataFrame) -> pd.Series:
+    return {"accuracy": records.correct, "ssim": records.ssim}[metric]
+
+
+def _figure(metric: str, records: pd.DataFrame) -> Figure:
+    values = _values(metric, records)
+    return accuracy(values) if metric == "accuracy" else mean(values)
+
+
+def _entry(
+    table: DictConfig,
+    row: DictConfig,
+    column: DictConfig,
+    figure: Figure | None,
+    paper: pd.DataFrame,
+    comparable: bool,
+) -> dict[str, Any]:
+    eps = column.get("eps")
+    found = paper[(paper.defense == row.get("defense")) & (paper.attack == column.attack)]
+    found = found[found.eps_255 == eps] if eps is not None else found
+    theirs = float(found.value.iloc[0]) if len(found) else None
+    note = found.note.iloc[0] if len(found) and isinstance(found.note.iloc[0], str) else ""
+    verdict = ""
+    if figure and theirs is not None and comparable:
+        verdict = "matches" if figure.low <= theirs <= figure.high else "differs"
+    return {
+        "row": row.label,
+        "defense": row.get("defense"),
+        "column": column.label,
+        "eps_255": eps,
+        "attack": column.attack,
+        "metric": table.metric,
+        "value": figure.value if figure else None,
+        "low": figure.low if figure else None,
+        "high": figure.high if figure else None,
+        "n": figure.n if figure else None,
+        "paper": theirs,
+        "delta": figure.value - theirs if figure and theirs is not None else None,
+        "verdict": verdict,
+        "note": f"the paper: {note}" if note else "",
+    }
+
+
+def _outcome(result: CellResult) -> dict[str, Any]:
+    outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
+    if result.failed is not None:
+        return outcome | {"status": "failed", "note": result.failed}
+    if result.skipped is not None:
+        return outcome | {"status": "skipped", "note": result.skipped}
+    return outcome | {"status": "done"}
+
+
+if __name__ == "__main__":
+    app.run(main, "table")

@@ -1,0 +1,118 @@
+"""The work itself, as one process does it: craft a chunk, purify and score a chunk."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attacks.attack import Attack
+from attacks.knowledge import Knowledge
+from data.errors import InputError
+from purifiers.purifier import purify_together
+from runners import records
+from runners.cell import Crafting, Purifying
+from runners.components import build, seed_of
+from runners.store import Store, key_of
+from victims.victim import Victim
+
+log = logging.getLogger(__name__)
+
+
+def settle(device: str) -> torch.device:
+    """Fix what changes results from machine to machine: threads, TF32, algorithm choice.
+
+    "auto" is CUDA where there is any. One thread a process on a CPU: sums are then taken in one
+    order however many cores there are, and processes use the cores better than threads do.
+    """
+    torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device: expected auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, but PyTorch sees no CUDA device here")
+    return torch.device(device)
+
+
+@dataclass
+class Bench:
+    """What a process needs to work: the store, the device, and victims once loaded."""
+
+    store: Store
+    device: torch.device
+    victims: dict[str, Victim] = field(default_factory=dict)
+
+    def do(self, task: Crafting | Purifying) -> None:
+        """Make what the task names, and only what the store lacks."""
+        if isinstance(task, Crafting):
+            self.adversarial(task)
+        else:
+            self.purify(task)
+
+    def victim(self, task: Crafting) -> Victim:
+        """The task's victim on this device."""
+        key = task.victim.weights_sha256
+        if key not in self.victims:
+            self.victims[key] = task.victim.load(self.store).to(self.device)
+        return self.victims[key]
+
+    def adversarial(self, task: Crafting) -> dict[str, Tensor]:
+        """Adversarial examples and the seconds that each took; from the store, or made."""
+        stored = self.store.get_tensors(task.recipe)
+        if stored is None:
+            attack: Attack = build(task.attack)
+            knowledge: Knowledge = build(task.knowledge)
+            seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
+            images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
+            start = time.perf_counter()
+            made = attack(knowledge.model(self.victim(task)), images, labels, seeds=seeds)
+            self._finish()
+            seconds = torch.tensor((time.perf_counter() - start) / len(images))
+            stored = {"images": made.cpu(), "seconds": seconds}
+            self.store.put_tensors(task.recipe, stored)
+        return stored
+
+    def purify(self, task: Purifying) -> None:
+        """Purified images and records of every purifier of the task."""
+        wanted = [p for p in task.purifiers if self.store.get(task.records(p)) is None]
+        purified = {key_of(task.purified(p)): self.store.get_tensors(task.purified(p)) for p in wanted}
+        lacking = [p for p in wanted if purified[key_of(task.purified(p))] is None]
+        adversarial = self.adversarial(task.crafting)
+        chunk = task.crafting.chunk
+        attacked = adversarial["images"].to(self.device)
+        seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
+        victim = self.victim(task.crafting)
+        if lacking:
+            start = time.perf_counter()
+            results = purify_together(
+                [build(p) for p in lacking], attacked, seeds=seeds, victim=victim
+            )
+            self._finish()
+            seconds = torch.tensor((time.perf_counter() - start) / len(chunk))
+            for config, result in zip(lacking, results, strict=True):
+                made = {"images": result.cpu(), "seconds": seconds}
+                self.store.put_tensors(task.purified(config), made)
+                purified[key_of(task.purified(config))] = made
+        on_device = chunk.to(self.device)
+        for config in wanted:
+            made = purified[key_of(task.purified(config))]
+            rows = records.score(
+                victim,
+                on_device,
+                attacked,
+                made["images"].to(self.device),
+                seconds=(adversarial["seconds"].item(), made["seconds"].item()),
+                keys=(key_of(task.crafting.recipe), key_of(task.purified(config))),
+                seeds=seeds,
+            )
+            self.store.put(task.records(config), records.to_parquet(rows))
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()

@@ -1,0 +1,1 @@
+"""Victims: frozen classifiers from images in [0, 1] to logits."""

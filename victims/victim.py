@@ -1,0 +1,55 @@
+"""The victim: a frozen classifier that owns its normalisation."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.weights import WeightFile
+from victims.recipe import Recipe
+
+
+class Victim(nn.Module):
+    """Images (N, C, H, W) float32 in [0, 1] to logits (N, classes).
+
+    Args:
+        network: takes normalised images.
+        label_space: what its labels mean; a data set must name the same.
+        mean, std: the normalisation, one value a channel.
+        weights: a verified file, or the recipe by which we train the network ourselves.
+        published_accuracy: clean accuracy in percent by whoever trained it, if known.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        label_space: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        weights: WeightFile | Recipe,
+        published_accuracy: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.label_space = label_space
+        self.weights = weights
+        self.published_accuracy = published_accuracy
+        self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images in [0, 1]."""
+        return self.network((images - self.mean) / self.std)
+
+    def freeze(self, state: Mapping[str, Tensor]) -> "Victim":
+        """Load the network's weights, and fix them: evaluation mode, no gradient to weights."""
+        try:
+            self.network.load_state_dict(state)
+        except RuntimeError as error:
+            lines = str(error).splitlines()
+            raise InputError(
+                f"victim weights do not fit the network: {' '.join(line.strip() for line in lines[:3])}"
+            ) from error
+        return self.eval().requires_grad_(False)
