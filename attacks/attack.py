@@ -41,9 +41,7 @@ class Attack(ABC):
         """The method itself; called through `__call__`."""
 
     @final
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
         """Adversarial examples of `images`, each drawn from its own seed.
 
         Raises InputError for bad images, AttackError for a result outside the ball or [0, 1].
@@ -75,8 +73,8 @@ class Attack(ABC):
 
 def check_eps(eps: float) -> float:
     """`eps` if it is a radius in (0, 1]; raises InputError otherwise."""
-    if not 0 < eps <= 1:
-        raise InputError(f"attack.eps: expected 0 < eps <= 1 (images lie in [0, 1]), got {eps:.6g}")
+    if not isinstance(eps, int | float) or not 0 < eps <= 1:
+        raise InputError(f"attack.eps: expected 0 < eps <= 1 (images lie in [0, 1]), got {eps}")
     return eps
 
 

@@ -17,9 +17,7 @@ class DDN(Attack):
 
     norm: ClassVar = "l2"
 
-    def __init__(
-        self, *, init_epsilon: float = 1.0, steps: int = 100, gamma: float = 0.05
-    ) -> None:
+    def __init__(self, *, init_epsilon: float = 1.0, steps: int = 100, gamma: float = 0.05) -> None:
         if init_epsilon <= 0 or steps < 1 or not 0 < gamma < 1:
             raise InputError(
                 "attack: expected init_epsilon > 0, steps >= 1 and 0 < gamma < 1, "
@@ -30,8 +28,6 @@ class DDN(Attack):
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Gradient steps on a sphere whose radius follows success."""
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
-        attack = foolbox.attacks.DDNAttack(
-            init_epsilon=self.init_epsilon, steps=self.steps, gamma=self.gamma
-        )
+        attack = foolbox.attacks.DDNAttack(init_epsilon=self.init_epsilon, steps=self.steps, gamma=self.gamma)
         raw, _, _ = attack(wrapped, images, labels, epsilons=None)
         return raw

@@ -20,9 +20,7 @@ class _InBall(Attack):
     def __init__(self, *, eps: float, alpha: float, steps: int) -> None:
         self.eps = check_eps(eps)
         if alpha <= 0 or steps < 1:
-            raise InputError(
-                f"attack: expected alpha > 0 and steps >= 1, got alpha={alpha} steps={steps}"
-            )
+            raise InputError(f"attack: expected alpha > 0 and steps >= 1, got alpha={alpha} steps={steps}")
         self.alpha, self.steps, self.passes = alpha, steps, steps
 
 
@@ -94,16 +92,15 @@ class CW(Attack):
     """C&W l2: Carlini & Wagner 2017, https://arxiv.org/abs/1608.04644.
 
     torchattacks' version: a fixed constant c (no binary search) and a stop when the batch's loss
-    rises, which couples the images of a batch; hence one image at a time. An image for which no
+    rises, which couples the images of a batch; hence one image at a time. Its margin takes the larger
+    of a logit and 0, so it finds nothing where the deciding logits are negative. An image for which no
     adversarial example is found is returned unchanged.
     """
 
     norm: ClassVar = "l2"
     batch_coupled = True
 
-    def __init__(
-        self, *, c: float = 1.0, kappa: float = 0.0, steps: int = 50, lr: float = 0.01
-    ) -> None:
+    def __init__(self, *, c: float = 1.0, kappa: float = 0.0, steps: int = 50, lr: float = 0.01) -> None:
         if c <= 0 or steps < 1 or lr <= 0:
             raise InputError(
                 f"attack: expected c > 0, steps >= 1 and lr > 0, got c={c} steps={steps} lr={lr}"

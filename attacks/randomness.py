@@ -15,7 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-IN_PLACE = {aten.uniform_.default, aten.normal_.default, aten.random_.to, getattr(aten.random_, "from")}
+IN_PLACE = {
+    aten.uniform_.default,
+    aten.normal_.default,
+    aten.random_.to,
+    getattr(aten.random_, "from"),
+}
 LIKE = {
     aten.rand_like.default: ("uniform_", ()),
     aten.randn_like.default: ("normal_", ()),
@@ -51,7 +56,7 @@ class _PerImage(TorchDispatchMode):
         if tensor.ndim < 1 or len(tensor) != len(self.generators):
             raise RuntimeError(
                 f"this attack draws {func} of shape {tuple(tensor.shape)}: "
-                f"expected the batch ({len(self.generators)}) first, so that each image owns its row"
+                f"no image owns it, expected the batch ({len(self.generators)}) as its first dimension"
             )
         with torch.no_grad():
             for row, generator in zip(tensor, self.generators, strict=True):

@@ -84,8 +84,7 @@ def check_images(images: Tensor, *, name: str) -> None:
         raise InputError(f"{name}: expected finite values, got NaN or infinity")
     if images.numel() and (images.min() < 0 or images.max() > 1):
         raise InputError(
-            f"{name}: expected values in [0, 1], "
-            f"got [{images.min().item():.4g}, {images.max().item():.4g}]"
+            f"{name}: expected values in [0, 1], got [{images.min().item():.4g}, {images.max().item():.4g}]"
         )
 
 

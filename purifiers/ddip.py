@@ -131,9 +131,7 @@ class _Crossings:
         count = min(int(self.found[i]), self.purifier.crossings)
         if count == 0:
             return torch.stack([images[i] for images in self.recent]).mean(0)
-        boundary = self._on_boundary(
-            self.before[i, :count], self.after[i, :count], self.labels[i, :count]
-        )
+        boundary = self._on_boundary(self.before[i, :count], self.after[i, :count], self.labels[i, :count])
         manifold = boundary + self.purifier.push * (boundary - self.targets[i])
         if self.purifier.clip == "each":
             manifold = manifold.clamp(0, 1)

@@ -1,6 +1,6 @@
 """What every purifier is, and the one call through which all of them are used."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import ClassVar, Literal, Protocol, final
 
@@ -35,9 +35,9 @@ class Purifier(ABC):
     uses_victim: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
 
+    @abstractmethod
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """The method itself; called through `__call__`, which checks what goes in and out."""
-        raise NotImplementedError
 
     def shared_run(self) -> "SharedRun | None":
         """The costly computation this purifier only reads off, equal for all that can share it."""
@@ -48,9 +48,7 @@ class Purifier(ABC):
         return self, 1.0
 
     @final
-    def __call__(
-        self, images: Tensor, *, seeds: Sequence[int], victim: nn.Module | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, *, seeds: Sequence[int], victim: nn.Module | None = None) -> Tensor:
         """Purify `images`; raises InputError for bad images, PurifierError for a bad result."""
         return purify_together([self], images, seeds=seeds, victim=victim)[0]
 
@@ -112,6 +110,5 @@ def _check_result(name: str, images: Tensor, result: Tensor) -> None:
         )
     if result.min() < 0 or result.max() > 1:
         raise PurifierError(
-            f"{name}: expected values in [0, 1], "
-            f"got [{result.min().item():.4g}, {result.max().item():.4g}]"
+            f"{name}: expected values in [0, 1], got [{result.min().item():.4g}, {result.max().item():.4g}]"
         )

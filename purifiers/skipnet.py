@@ -23,14 +23,15 @@ class SkipNet:
     """Scale i halves the size: a convolution of stride 2 and one of stride 1 with `down[i]`
     filters; on the way up bilinear enlargement, joining with `skip[i]` channels of a 1x1
     convolution, one convolution with `up[i]` filters and one of 1x1. BatchNorm and LeakyReLU
-    follow each; the output is a 1x1 convolution and a sigmoid.
+    follow each; the output is a 1x1 convolution and a sigmoid. A bias before a BatchNorm has no
+    effect (its mean is subtracted) and is left out.
 
     Args:
         down, up, skip: filters per scale, outermost first; skip 0 is no connection.
         kernel_down, kernel_up: kernel sizes per scale.
         depth: channels of the input noise.
         padding: F.pad's mode; DDIP is silent, the DIP code reflects.
-        init: "xavier" (DDIP, Algorithm 1; uniform, biases 0) or "torch" (the DIP code).
+        init: "xavier" (DDIP, Algorithm 1; uniform) or "torch" (the DIP code: its default for Conv2d).
     """
 
     down: Sequence[int]
@@ -39,7 +40,7 @@ class SkipNet:
     kernel_down: Sequence[int]
     kernel_up: Sequence[int]
     depth: int = 4
-    padding: Literal["reflect", "constant"] = "reflect"
+    padding: Literal["reflect", "replicate", "constant"] = "reflect"
     init: Literal["xavier", "torch"] = "xavier"
 
     def __post_init__(self) -> None:
@@ -47,9 +48,7 @@ class SkipNet:
             values = tuple(getattr(self, field.name))
             object.__setattr__(self, field.name, values)  # hashable: traces are compared
             if len(values) != len(self.down):
-                raise InputError(
-                    f"network.{field.name}: expected {len(self.down)} scales, got {len(values)}"
-                )
+                raise InputError(f"network.{field.name}: expected {len(self.down)} scales, got {len(values)}")
 
     def initialise(self, channels: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters of one network that makes images of `channels` channels."""
@@ -57,17 +56,14 @@ class SkipNet:
 
         def conv(name: str, inputs: int, outputs: int, k: int) -> None:
             inside, outside = inputs * k * k, outputs * k * k
-            weight, bias = torch.empty(outputs, inputs, k, k), torch.zeros(outputs)
-            if self.init == "xavier":
-                bound = math.sqrt(6 / (inside + outside))
-            else:
-                bound = 1 / math.sqrt(inside)
-                bias.uniform_(-bound, bound, generator=generator)
+            xavier = self.init == "xavier"
+            bound = math.sqrt(6 / (inside + outside)) if xavier else 1 / math.sqrt(inside)
+            weight = torch.empty(outputs, inputs, k, k)
             drawn[f"{name}.weight"] = weight.uniform_(-bound, bound, generator=generator)
-            drawn[f"{name}.bias"] = bias
 
         def norm(name: str, features: int) -> None:
-            drawn[f"{name}.scale"], drawn[f"{name}.shift"] = torch.ones(features), torch.zeros(features)
+            drawn[f"{name}.scale"] = torch.ones(features)
+            drawn[f"{name}.shift"] = torch.zeros(features)
 
         inputs = self.depth
         for i, (down, up, skip) in enumerate(zip(self.down, self.up, self.skip, strict=True)):
@@ -86,15 +82,17 @@ class SkipNet:
             norm(f"mix{i}", up)
             inputs = down
         conv("out", self.up[0], channels, 1)
+        drawn["out.bias"] = torch.zeros(channels)
         return drawn
 
     def noise(self, size: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Uniform noise (depth, H, W) in [0, 1)."""
-        smallest = 2 ** len(self.down)
-        if min(size) < smallest:
+        reach = self.kernel_down[-1] // 2 if self.padding == "reflect" else 0
+        least = 2 ** len(self.down) * reach + 1  # what is left after halving must exceed its padding
+        if min(size) < least:
             raise InputError(
                 f"this network halves the image {len(self.down)} times: expected sides of at least "
-                f"{smallest} pixels, got {size[0]}x{size[1]}"
+                f"{least} pixels with padding {self.padding}, got {size[0]}x{size[1]}"
             )
         return torch.rand(self.depth, *size, generator=generator)
 
@@ -103,9 +101,7 @@ class SkipNet:
         p = parameters
 
         def block(x: Tensor, name: str, stride: int = 1) -> Tensor:
-            x = stack.conv(
-                x, p[f"{name}.weight"], p[f"{name}.bias"], stride=stride, padding=self.padding
-            )
+            x = stack.conv(x, p[f"{name}.weight"], stride=stride, padding=self.padding)
             x = stack.norm(x, p[f"{name}.scale"], p[f"{name}.shift"])
             return F.leaky_relu(x, SLOPE)
 
@@ -120,5 +116,5 @@ class SkipNet:
             return block(block(joined, f"up{i}"), f"mix{i}")
 
         x = scale(inputs, 0)
-        x = stack.conv(x, p["out.weight"], p["out.bias"], stride=1, padding=self.padding)
+        x = stack.conv(x, p["out.weight"], p["out.bias"], padding=self.padding)
         return torch.sigmoid(x)

@@ -86,6 +86,10 @@ class TracePurifier(Purifier):
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
         """A fresh readout for these images."""
 
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """One optimisation for this purifier alone."""
+        return self.trace.run([self], images, seeds, victim)[0]
+
     def shared_run(self) -> "Trace":
         """The optimisation; the longest of those who share it sets its length."""
         return self.trace

@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 console = Console()
 
 
-class FailedCells(Exception):
+class FailedCellsError(Exception):
     """Some cells failed; the others are done. Exit status 1."""
 
 
@@ -36,7 +36,7 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
         """One job; in a sweep the others go on after a problem."""
         try:
             task(composed)
-        except (FailedCells, InputError, HydraException, OmegaConfBaseException) as error:
+        except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
             problems.append(error)
 
     try:
@@ -49,15 +49,15 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
     for problem in problems:
         sys.stderr.write(f"error: {explain(problem, config)}\n")
     if problems:
-        sys.exit(1 if all(isinstance(p, FailedCells) for p in problems) else 2)
+        sys.exit(1 if all(isinstance(p, FailedCellsError) for p in problems) else 2)
 
 
 def explain(error: Exception, config: str) -> str:
     """One line: what is wrong, and, where a name is wrong, what there is."""
-    if isinstance(error, FailedCells | InputError):
+    if isinstance(error, FailedCellsError | InputError):
         return " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
+        group, _, name = error.missing_cfg_file.partition("/")
         return f"no {group} is called {name!r}{_near(name, names_of(group))}"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: expected name=value"
@@ -65,7 +65,7 @@ def explain(error: Exception, config: str) -> str:
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return _unknown_option(match[1], config)
     if match := re.search(r"Could not find '([\w/-]+)'", text):
-        group, _, name = match[1].rpartition("/")
+        group, _, name = match[1].partition("/")
         return f"no {group} is called {name!r}{_near(name, names_of(group))}"
     if match := re.search(r"Key '([\w./-]+)' is not in struct", text):
         return _unknown_option(match[1], config)

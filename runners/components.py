@@ -16,7 +16,7 @@ from data.weights import WeightFile
 from runners.store import Recipe, Store
 from victims.victim import Victim
 
-FRACTION = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
+FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 WHERE = {"path", "root", "source"}  # where something lies is not what it is
 
 Config = dict[str, Any]
@@ -59,9 +59,7 @@ def build(config: Config) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
             raise cause from None
-        raise InputError(
-            f"{config.get('_target_', 'component')}: {str(cause).splitlines()[0]}"
-        ) from error
+        raise InputError(f"{config.get('_target_', 'component')}: {str(cause).splitlines()[0]}") from error
 
 
 def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
@@ -112,5 +110,3 @@ def prepare_victim(
         if content is None:
             raise InputError(f"store {store.root}: what was written cannot be read back")
     return VictimSpec(config, hashlib.sha256(content).hexdigest(), trained)
-
-

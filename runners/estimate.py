@@ -46,9 +46,7 @@ class Estimator:
         trials, factors = zip(*(build(p).trial() for p in task.purifiers), strict=True)
         images = crafting.chunk.images.to(self.bench.device)
         victim = self.bench.victim(crafting)
-        name = key_of(
-            {"purifiers": task.purifiers, "victim": crafting.victim.identity, "batch": batch}
-        )
+        name = key_of({"purifiers": task.purifiers, "victim": crafting.victim.identity, "batch": batch})
         return max(factors) * self._once(
             name,
             batch,

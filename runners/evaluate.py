@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
     if result.skipped is not None:
         raise app.InputError(result.skipped)
     if result.failed is not None:
-        raise app.FailedCells(f"failed cell {cell.label}: {result.failed}")
+        raise app.FailedCellsError(f"failed cell {cell.label}: {result.failed}")
     app.console.print(_summary(result))
     app.console.print(f"records: {save_records(result)}")
 

@@ -1,11 +1,12 @@
 """Evaluates cells: plans what the store lacks, estimates it, runs it, assembles the records."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -13,14 +14,14 @@ from data.errors import InputError, MissingError
 from data.images import Dataset, Images
 from purifiers.purifier import Purifier
 from runners import pool
-from runners.cell import PARTS, Cell, Crafting, Purifying, craftings, describe
+from runners.cell import Cell, Crafting, Purifying, craftings, describe
 from runners.components import Config, VictimSpec, build, prepare_victim
 from runners.estimate import Estimator, spoken, total
 from runners.records import from_parquet
 from runners.store import Store, key_of
 from runners.work import Bench, settle
 
-log = logging.getLogger(__name__)
+VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Settings:
     store: str
     device: str
     workers: int | str
+
+    def __post_init__(self) -> None:
+        for name in ("n", "seed", "chunk"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"{name}: expected a whole number, got {value!r}")
 
 
 @dataclass
@@ -61,9 +68,9 @@ class Grid:
         self.bench = Bench(Store(self.settings.store), device)
         results = [CellResult(cell) for cell in cells]
         purifiers = self._buildable(results)
-        plans = {
-            i: self._plan(result.cell) for i, result in enumerate(results) if result.skipped is None
-        }
+        plans = {i: self._plan(result.cell) for i, result in enumerate(results) if result.skipped is None}
+        if not plans:
+            return results
         groups = self._groups(plans, results, purifiers)
         failures = self._run(groups)
         for i, plan in plans.items():
@@ -96,16 +103,15 @@ class Grid:
             self._same_labels(cell, source.label_space)
             subset = source.load(self.settings.split).subset(self.settings.n, seed=self.settings.seed)
             self.images[name] = list(subset.chunks(self.settings.chunk))
-        return craftings(
-            cell, self._victim(cell.configs["victim"]), self.images[name], self.settings.seed
-        )
+        return craftings(cell, self._victim(cell.configs["victim"]), self.images[name], self.settings.seed)
 
     def _same_labels(self, cell: Cell, label_space: str) -> None:
         expected = cell.configs["victim"]["label_space"]
         if expected != label_space:
             raise InputError(
                 f"victim {cell.names['victim']} knows the labels of {expected!r}, but dataset "
-                f"{cell.names['dataset']} has those of {label_space!r}: choose another victim=..."
+                f"{cell.names['dataset']} has those of {label_space!r}; victims for it: "
+                f"{', '.join(victims_for(label_space)) or 'none'}"
             )
 
     def _victim(self, config: Config) -> VictimSpec:
@@ -204,11 +210,14 @@ class Grid:
         )
 
 
+def victims_for(label_space: str) -> list[str]:
+    """Names of the victims that know these labels."""
+    leaves = sorted(VICTIMS.glob("*.yaml"))
+    return [leaf.stem for leaf in leaves if OmegaConf.load(leaf).label_space == label_space]
+
+
 def id_of(task: Crafting | Purifying) -> str:
     """A task's name."""
     if isinstance(task, Crafting):
         return key_of(task.recipe)
     return key_of({"group": [key_of(task.records(p)) for p in task.purifiers]})
-
-
-__all__ = ["PARTS", "CellResult", "Grid", "Settings"]

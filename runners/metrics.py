@@ -11,9 +11,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
     """(N,) structural similarity (Wang et al. 2004): Gaussian window 11x11, sigma 1.5, range 1."""
-    score = structural_similarity_index_measure(
-        images, references, data_range=1.0, reduction="none"
-    )
+    score = structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
     return score.reshape(len(images))
 
 

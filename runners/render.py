@@ -51,7 +51,7 @@ def value_text(entry: pd.Series, places: int) -> str:
     if pd.isna(entry.value):
         return {"failed": "failed", "skipped": "–", "absent": ""}[entry.status]
     marks = "*" if entry.n < SMALL_N else ""
-    return f"{entry.value:.{places}f}{marks}{ {'matches': ' =', 'differs': ' ≠'}.get(entry.verdict, '')}"
+    return f"{entry.value:.{places}f}{marks}{ {'matches': ' =', 'differs': ' ≠'}.get(entry.verdict, '') }"
 
 
 def interval_text(entry: pd.Series, places: int) -> str:

@@ -86,9 +86,7 @@ class Store:
             raise InputError(f"store {self.root}: cannot read {path} ({error.strerror})") from error
         head, newline, content = raw.partition(b"\n")
         try:
-            intact = bool(newline) and (
-                json.loads(head)["sha256"] == hashlib.sha256(content).hexdigest()
-            )
+            intact = bool(newline) and (json.loads(head)["sha256"] == hashlib.sha256(content).hexdigest())
         except (ValueError, KeyError, TypeError):
             intact = False
         if not intact:

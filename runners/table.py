@@ -89,7 +89,7 @@ def main(config: DictConfig) -> None:
     app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
     failed = frame[frame.status == "failed"]
     if len(failed):
-        raise app.FailedCells(
+        raise app.FailedCellsError(
             f"{len(failed)} of {len(frame)} cells failed; the others are done and the next run retries "
             f"only these. First: {failed.iloc[0].row} / {failed.iloc[0].column}: {failed.iloc[0].note}"
         )

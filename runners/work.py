@@ -90,9 +90,7 @@ class Bench:
         victim = self.victim(task.crafting)
         if lacking:
             start = time.perf_counter()
-            results = purify_together(
-                [build(p) for p in lacking], attacked, seeds=seeds, victim=victim
-            )
+            results = purify_together([build(p) for p in lacking], attacked, seeds=seeds, victim=victim)
             self._finish()
             seconds = torch.tensor((time.perf_counter() - start) / len(chunk))
             for config, result in zip(lacking, results, strict=True):

@@ -106,6 +106,4 @@ def _translate(images: Tensor, shift: int, generator: torch.Generator) -> Tensor
     size = images.shape[-1]
     padded = F.pad(images, (shift,) * 4, mode="reflect")
     offsets = torch.randint(2 * shift + 1, (len(images), 2), generator=generator).tolist()
-    return torch.stack(
-        [p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, offsets, strict=True)]
-    )
+    return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, offsets, strict=True)])

@@ -1,0 +1,81 @@
+"""Bad input on the command line: one line that says what is wrong and what there is, status 2."""
+
+import sys
+
+import pytest
+
+from runners import app, evaluate, table
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("DATA_DIR", raising=False)
+
+    def call(main, config, *words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["purifybench", *words, f"store={tmp_path}/store"])
+        try:
+            app.run(main, config)
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are bim, clean, cw,"),
+        (["purifier=nothing"], "there are comdefend, ddip, dip, dipdefend, dipdefend-released, jpeg, none"),
+        (["dataset=mnist"], "there are cifar10, digits-photos"),
+        (["attack.epz=1"], "(did you mean 'eps'?); attack pgd has alpha, eps, random_start, steps"),
+        (["purifier=jpeg", "purifier.qality=3"], "(did you mean 'quality'?); purifier jpeg has quality"),
+        (["nonsense=1"], "no option is called 'nonsense'; there are attack, chunk,"),
+        (["attack.eps=-1/255"], "attack.eps: expected 0 < eps <= 1"),
+        (["attack.eps=300/255"], "attack.eps: expected 0 < eps <= 1 (images lie in [0, 1]), got 1.17"),
+        (["attack.eps=8/0"], "expected a number or a fraction, got '8/0'"),
+        (["attack.eps=big"], "attack.eps: expected 0 < eps <= 1 (images lie in [0, 1]), got big"),
+        (["n=0"], "n: expected 1 to 600 images (the whole set), got 0"),
+        (["n=601"], "n: expected 1 to 600 images (the whole set), got 601"),
+        (["n=some"], "n: expected a whole number, got 'some'"),
+        (["chunk=0"], "chunk: expected at least 1 image, got 0"),
+        (["split=test"], "split: expected one of train, tuning, evaluation, got 'test'"),
+        (["device=tpu"], "device: expected auto, cpu or cuda, got 'tpu'"),
+        (["workers=0"], "workers: expected auto or at least 1, got 0"),
+        (["purifier.tie=x"], "purifier.tie: expected logits or probabilities, got 'x'"),
+        (["dataset=cifar10"], "victims for it: resnet20, resnet56"),
+        (["dataset=cifar10", "victim=resnet56"], "CIFAR-10 is not in"),
+        (["purifier=comdefend"], "set DATA_DIR"),
+        (["n"], "expected name=value"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_line_and_status_2(run, words, expected):
+    quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]
+    known = [] if any(word.startswith("victim=") for word in words) else quick
+    status, _, err = run(evaluate.main, "evaluate", *known, *words)
+    assert status == 2, err
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_unknown_table(run):
+    status, _, err = run(table.main, "table", "table=ddip/table9")
+    assert status == 2
+    assert "there are ddip/table1, ddip/table2, ddip/tuning" in err
+
+
+def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=3"]
+    status, out, err = run(
+        evaluate.main, "evaluate", "-m", "attack=fgsm", "purifier=comdefend,none,jpeg", *quick
+    )
+    assert status == 2
+    assert out.count("accuracy") == 2, (out, err)
+    assert len(err.strip().splitlines()) == 1
+    assert "comdefend" in err

@@ -1,0 +1,161 @@
+"""The batched engine against the plain way: one image, torch.nn modules, torch.optim.Adam."""
+
+import pytest
+import torch
+from conftest import random_images
+from torch import nn
+
+from data.errors import InputError
+from purifiers.engine import fit
+from purifiers.skipnet import SkipNet
+
+NETWORKS = {
+    "medium": SkipNet(
+        down=[32, 32, 32],
+        up=[32, 32, 32],
+        skip=[3, 3, 3],
+        kernel_down=[3, 3, 3],
+        kernel_up=[3, 3, 3],
+    ),
+    "small": SkipNet(down=[16, 16], up=[16, 16], skip=[4, 4], kernel_down=[2, 2], kernel_up=[2, 2]),
+    "large": SkipNet(
+        down=[48] * 4,
+        up=[48] * 4,
+        skip=[4] * 4,
+        kernel_down=[4] * 4,
+        kernel_up=[4] * 4,
+        padding="replicate",
+    ),
+    "dipdefend": SkipNet(
+        down=[4, 8, 16],
+        up=[4, 8, 16],
+        skip=[0, 0, 0],
+        kernel_down=[3, 3, 3],
+        kernel_up=[3, 3, 3],
+        depth=1,
+        padding="constant",
+        init="torch",
+    ),
+}
+
+
+def trajectory(network, images, seeds, steps, **changes) -> torch.Tensor:
+    """(steps, B, C, H, W)"""
+    seen = []
+    settings = {"lr": 0.01, "input_scale": 1 / 30, "jitter": 0.0, "optimise_input": False} | changes
+    fit(network, images, seeds=seeds, steps=steps, observe=lambda _, x: seen.append(x.clone()), **settings)
+    return torch.stack(seen)
+
+
+class Plain(nn.Module):
+    """The same U-Net as ordinary modules for a single image."""
+
+    def __init__(self, net: SkipNet, drawn: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.net = net
+        self.p = nn.ParameterDict({k.replace(".", "_"): nn.Parameter(v.clone()) for k, v in drawn.items()})
+
+    def conv(self, x, name, stride=1):
+        w, b = self.p[f"{name}_weight"], self.p[f"{name}_bias"] if name == "out" else None
+        k = w.shape[-1]
+        if k > 1:
+            x = nn.functional.pad(x, ((k - 1) // 2, k // 2, (k - 1) // 2, k // 2), mode=self.net.padding)
+        return nn.functional.conv2d(x, w, b, stride=stride)
+
+    def norm(self, x, name):
+        mean, var = x.mean((2, 3), keepdim=True), x.var((2, 3), unbiased=False, keepdim=True)
+        scale, shift = (self.p[f"{name}_{kind}"].view(1, -1, 1, 1) for kind in ("scale", "shift"))
+        return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+    def block(self, x, name, stride=1):
+        return nn.functional.leaky_relu(self.norm(self.conv(x, name, stride), name), 0.2)
+
+    def scale(self, x, i):
+        inner = self.block(self.block(x, f"shrink{i}", 2), f"down{i}")
+        if i + 1 < len(self.net.down):
+            inner = self.scale(inner, i + 1)
+        grown = nn.Upsample(scale_factor=2, mode="bilinear")(inner)[..., : x.shape[2], : x.shape[3]]
+        joined = torch.cat([self.block(x, f"skip{i}"), grown], 1) if self.net.skip[i] else grown
+        return self.block(self.block(self.norm(joined, f"join{i}"), f"up{i}"), f"mix{i}")
+
+    def forward(self, z):
+        return self.conv(self.scale(z, 0), "out").sigmoid()
+
+
+def plain_trajectory(network, image, seed, steps, scale) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = network.initialise(3, generator)
+    z = network.noise(image.shape[1:], generator).to(image).unsqueeze(0) * scale
+    model = Plain(network, drawn).to(image)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    seen = []
+    for _ in range(steps):
+        out = model(z)
+        seen.append(out.detach().clone())
+        optimiser.zero_grad()
+        nn.functional.mse_loss(out, image.unsqueeze(0)).backward()
+        optimiser.step()
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equals_a_plain_loop_over_one_image(name):
+    """In float64, where rounding stays out of sight: the same algorithm to 1e-6 over 12 steps."""
+    images, seeds = random_images(2, 32).double(), [5, 6]
+    batched = trajectory(NETWORKS[name], images, seeds, steps=12)
+    for i in range(2):
+        alone = plain_trajectory(NETWORKS[name], images[i], seeds[i], 12, 1 / 30)
+        torch.testing.assert_close(batched[:, i : i + 1], alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"jitter": 1 / 30}, {"optimise_input": True}], ids=str)
+def test_an_image_does_not_depend_on_its_batch(changes):
+    """Alone or among others, in any order: the same bits, in float32, on this CPU."""
+    images, seeds = random_images(11, 32), list(range(11))
+    network = NETWORKS["medium"]
+    together = trajectory(network, images, seeds, 30, **changes)
+    alone = trajectory(network, images[4:5], [4], 30, **changes)
+    turned = trajectory(network, images.flip(0), seeds[::-1], 30, **changes).flip(1)
+    assert torch.equal(together[:, 4:5], alone)
+    assert torch.equal(together, turned)
+
+
+def test_a_chunk_repeats_bit_for_bit():
+    images, seeds = random_images(4, 32), [1, 2, 3, 4]
+    first = trajectory(NETWORKS["medium"], images, seeds, 20, jitter=1 / 30)
+    trajectory(NETWORKS["small"], images, seeds, 3)
+    torch.manual_seed(99)
+    assert torch.equal(first, trajectory(NETWORKS["medium"], images, seeds, 20, jitter=1 / 30))
+
+
+def test_seeds_matter():
+    images = random_images(1, 32).repeat(2, 1, 1, 1)
+    out = trajectory(NETWORKS["small"], images, [1, 2], 2)
+    assert not torch.allclose(out[:, 0], out[:, 1])
+
+
+@pytest.mark.parametrize("size", [(33, 32), (31, 47), (9, 16)])
+def test_sizes_that_do_not_divide(size):
+    out = trajectory(NETWORKS["medium"], torch.rand(2, 1, *size), [0, 1], 2)
+    assert out.shape == (2, 2, 1, *size)
+
+
+def test_images_too_small_for_the_network():
+    with pytest.raises(InputError, match="at least 17 pixels with padding reflect, got 16x16"):
+        trajectory(
+            SkipNet(down=[8] * 4, up=[8] * 4, skip=[0] * 4, kernel_down=[3] * 4, kernel_up=[3] * 4),
+            random_images(1, 16),
+            [0],
+            1,
+        )
+
+
+def test_it_learns():
+    images = nn.functional.interpolate(random_images(2, 4), scale_factor=8, mode="bilinear")
+    out = trajectory(NETWORKS["small"], images, [0, 1], 100)
+    assert (out[-1] - images).square().mean() < 0.005
+
+
+def test_scales_must_agree():
+    with pytest.raises(InputError, match=r"network\.up: expected 2 scales, got 3"):
+        SkipNet(down=[8, 8], up=[8, 8, 8], skip=[0, 0], kernel_down=[3, 3], kernel_up=[3, 3])

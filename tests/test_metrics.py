@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+from conftest import random_images
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from runners import metrics
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_equals_published_intervals(correct, n, low, high):
+    assert metrics.wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_reaches_its_ends():
+    assert metrics.wilson(7, 7)[1] == 1.0
+    with pytest.raises(ValueError, match="at least 1"):
+        metrics.wilson(0, 0)
+
+
+def test_ssim_and_psnr_equal_scikit_image():
+    a = random_images(4, 32)
+    b = (a + 0.1 * random_images(4, 32, seed=1)).clamp(0, 1)
+    pairs = [(x.permute(1, 2, 0).numpy(), y.permute(1, 2, 0).numpy()) for x, y in zip(a, b, strict=True)]
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    ours, theirs = (
+        metrics.ssim(a, b).numpy(),
+        [structural_similarity(x, y, data_range=1, channel_axis=2, **settings) for x, y in pairs],
+    )
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    np.testing.assert_allclose(
+        metrics.psnr(a, b).numpy(), [peak_signal_noise_ratio(y, x, data_range=1) for x, y in pairs], rtol=1e-5
+    )
+
+
+def test_ssim_bites_on_unit_images():
+    """With constants for 0-255, SSIM of [0, 1] images never falls below 0.85 (a known bug)."""
+    assert metrics.ssim(random_images(2), random_images(2, seed=5)).max() < 0.3
+
+
+def test_norms():
+    a = torch.zeros(1, 1, 2, 2)
+    b = torch.tensor([[[[0.3, 0.0], [0.0, -0.4]]]])
+    linf, l2 = metrics.norms(a, b)
+    assert linf.item() == pytest.approx(0.4)
+    assert l2.item() == pytest.approx(0.5)
+
+
+def test_bootstrap_covers_the_mean_and_repeats():
+    values = np.arange(100.0)
+    low, high = metrics.bootstrap(values)
+    assert low < values.mean() < high
+    assert (low, high) == metrics.bootstrap(values)
