@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,8 @@ class Trace:
             of any; the DIP code uses 1/30.
         optimise_input: the input is learnt as well (DIPDefend's released code).
     """
+
+    version: ClassVar[int] = 1  # raised when the engine, a network or a readout's input changes results
 
     network: SkipNet
     lr: float = 0.01

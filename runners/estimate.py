@@ -1,5 +1,6 @@
 """How long work will take, measured on one chunk before it starts."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from runners.cell import Crafting, Purifying
 from runners.components import build
 from runners.store import key_of
 from runners.work import Bench
+
+log = logging.getLogger(__name__)
 
 
 class Estimator:
@@ -55,12 +58,16 @@ class Estimator:
 
     def _once(self, name: str, batch: int, work: Callable[[], Any]) -> float:
         if name not in self.measured:
-            work()  # the first call pays for what later ones find ready
-            start = time.perf_counter()
-            work()
-            if self.bench.device.type == "cuda":
-                torch.cuda.synchronize()
-            self.measured[name] = (time.perf_counter() - start) / batch
+            try:
+                work()  # the first call pays for what later ones find ready
+                start = time.perf_counter()
+                work()
+                if self.bench.device.type == "cuda":
+                    torch.cuda.synchronize()
+                self.measured[name] = (time.perf_counter() - start) / batch
+            except Exception as error:  # the task itself will fail, and say why
+                log.debug("cannot be timed: %s", error)
+                self.measured[name] = 0.0
         return self.measured[name]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import rich.progress
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -61,6 +62,7 @@ class Grid:
     console: Console
     images: dict[str, list[Images]] = field(default_factory=dict)
     victims: dict[str, VictimSpec] = field(default_factory=dict)
+    logged: float = 0.0  # seconds into the run when progress was last written to a log
 
     def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run."""
@@ -170,11 +172,12 @@ class Grid:
             bar = progress.add_task("crafting", total=sum(seconds.values()))
 
             def done(task: Crafting | Purifying, reason: str | None) -> None:
-                progress.advance(bar, seconds[id(originals[id_of(task)])])
+                progress.advance(bar, seconds[id(task)])
+                if not self.console.is_terminal:
+                    self._log(progress.tasks[bar])
                 if reason is not None:
                     failures[id_of(task)] = reason
 
-            originals = {id_of(task): task for task in [*lacking, *groups]}
             pool.run(lacking, bench=self.bench, workers=workers, done=done)
             progress.update(bar, description="purifying")
             ready = [g for g in groups if key_of(g.crafting.recipe) not in failures]
@@ -197,6 +200,13 @@ class Grid:
                 return
             parts.append(from_parquet(content))
         result.records = pd.concat(parts, ignore_index=True).assign(**describe(result.cell))
+
+    def _log(self, bar: rich.progress.Task) -> None:
+        """A line every half minute where no bar can be drawn: a log file, a cluster."""
+        if bar.elapsed - self.logged > 30 or bar.finished:
+            self.logged = bar.elapsed
+            left = "" if bar.time_remaining is None else f", {spoken(bar.time_remaining)} left"
+            self.console.print(f"{bar.description}: {bar.percentage:.0f} %{left}")
 
     def _progress(self) -> Progress:
         return Progress(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -147,22 +148,24 @@ def latex(frame: pd.DataFrame, heading: Heading) -> str:
 
 
 def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
-    """Attacks down, defenses across: ours beside the paper's, the interval below."""
+    """Attacks down, defenses across; in a cell ours, its interval, the paper's. 80 columns hold six."""
     places = digits(frame)
-    table = Table(title=heading.title, title_justify="left", pad_edge=False)
-    table.add_column("attack")
+    table = Table(title=heading.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     defenses = list(dict.fromkeys(frame.row))
     for name in defenses:
-        table.add_column(Text(f"{name}\nours | paper"), justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right")
     for name, entries in frame.groupby(frame.apply(column_name, axis=1), sort=False):
         by_row = {entry.row: entry for _, entry in entries.iterrows()}
-        cells = []
-        for defense in defenses:
-            entry = by_row[defense]
-            theirs = paper_text(entry, places)
-            first = value_text(entry, places) + (f" | {theirs}" if theirs else "")
-            cells.append(Text.assemble(first, "\n", (interval_text(entry, places), "dim")))
-        table.add_row(Text(str(name)), *cells, end_section=name == "Clean")
-    notes = [Text(line, style="dim") for line in legend(frame, heading)]
+        ours = [Text(value_text(by_row[d], places), style="bold") for d in defenses]
+        table.add_row(Text(str(name), style="bold"), *ours)
+        table.add_row(Text("95 %", style="dim"), *[_dim(interval_text(by_row[d], places)) for d in defenses])
+        theirs = [paper_text(by_row[d], places) for d in defenses]
+        table.add_row(Text("paper", style="cyan"), *[Text(t, style="cyan") for t in theirs], end_section=True)
+    notes = [_dim(line) for line in legend(frame, heading)]
     head = [Text(heading.note, style="bold yellow")] if heading.note else []
     return Group(table, *head, *notes)
+
+
+def _dim(text: str) -> Text:
+    return Text(text, style="dim")

@@ -18,7 +18,6 @@ from runners.grid import CellResult, Grid
 from runners.records import to_parquet
 
 PAPERS = Path("results/papers")
-TABLES = Path("results/tables")
 COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
            "n", "paper", "delta", "verdict", "status", "note", "command")  # fmt: skip
 
@@ -70,19 +69,20 @@ def main(config: DictConfig) -> None:
     app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
     results = grid.evaluate([cell for *_, cell in cells])
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
-    frame = _frame(table, placed, HydraConfig.get().runtime.choices)
     choices = HydraConfig.get().runtime.choices
+    note = comparability(table, choices, config.n)
+    frame = frame_of(table, placed, comparable=not note)
     heading = render.Heading(
         title=table.title,
-        note=comparability(table, choices, config.n),
+        note=note,
         setting=f"dataset {choices['dataset']}, victim {choices['victim']}, n={config.n} images an entry, "
         f"split {config.split}, seed {config.seed}",
     )
     stem = choices["table"].replace("/", "-")
-    files = render.write(frame, heading, TABLES / stem)
+    files = render.write(frame, heading, Path(config.tables) / stem)
     records = [r.records for r in results if r.records is not None]
     if records:
-        path = TABLES / f"{stem}-records.parquet"
+        path = Path(config.tables) / f"{stem}-records.parquet"
         path.write_bytes(to_parquet(pd.concat(records, ignore_index=True)))
         files.append(path)
     app.console.print(render.for_console(frame, heading))
@@ -130,12 +130,11 @@ def published_figures(table: DictConfig) -> pd.DataFrame:
     return figures[wanted]
 
 
-def _frame(
-    table: DictConfig, placed: list[tuple[DictConfig, DictConfig, CellResult]], choices: Any
+def frame_of(
+    table: DictConfig, placed: list[tuple[DictConfig, DictConfig, CellResult]], *, comparable: bool
 ) -> pd.DataFrame:
+    """One row an entry: figures, the paper's, and where comparable a verdict."""
     paper = published_figures(table)
-    comparable = not comparability(table, choices, min(
-        (len(r.records) for *_, r in placed if r.records is not None), default=0))  # fmt: skip
     rows = []
     for row in table.rows:
         mine = [(column, result) for r, column, result in placed if r is row]

@@ -1,0 +1,232 @@
+"""Whole runs: resume, damage, failure and SIGKILL end in the records of an undisturbed run."""
+
+import copy
+import io
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from runners.app import CONFIGS
+from runners.cell import PARTS, Cell
+from runners.components import plain
+from runners.grid import CellResult, Grid, Settings
+from runners.records import TIMINGS
+
+QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]
+ROOT = CONFIGS.parent
+
+
+def cell(*overrides: str, purifier: str | None = None) -> Cell:
+    """A cell on a victim that trains in a second; `purifier` names a class of broken.py."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("evaluate", [*QUICK, *overrides], return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    configs = {part: plain(config[part]) for part in PARTS}
+    names = {part: choices[part] for part in PARTS}
+    if purifier is not None:
+        configs["purifier"], names["purifier"] = {"_target_": f"tests.broken.{purifier}"}, purifier
+    return Cell(names, configs, "")
+
+
+CELLS = [
+    cell("attack=clean", "purifier=none"),
+    cell("attack=pgd", "attack.steps=2", "purifier=none"),
+    cell("attack=pgd", "attack.steps=2", "purifier=jpeg"),
+    cell("attack=pgd", "attack.steps=2", "purifier=dip", "purifier.steps=6"),
+    cell("attack=pgd", "attack.steps=2", "purifier=dipdefend", "purifier.steps=8"),
+]
+
+
+def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
+    """Results, and what was printed."""
+    settings = {"n": 5, "seed": 0, "split": "evaluation", "chunk": 2, "device": "cpu", "workers": 1}
+    settings = Settings(store=str(store), **(settings | changes))
+    console = Console(file=io.StringIO(), width=200)
+    results = Grid(settings, console).evaluate(cells)
+    return results, console.file.getvalue()
+
+
+def same(results: list[CellResult], expected: list[CellResult]) -> None:
+    """Equal to the bit, timings aside."""
+    for ours, theirs in zip(results, expected, strict=True):
+        pd.testing.assert_frame_equal(
+            ours.records.drop(columns=list(TIMINGS)),
+            theirs.records.drop(columns=list(TIMINGS)),
+            check_exact=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, list[CellResult]]:
+    store = tmp_path_factory.mktemp("undisturbed")
+    return store, run(store)[0]
+
+
+@pytest.fixture
+def store(undisturbed, tmp_path) -> Path:
+    """A store that holds the trained victim only."""
+    subprocess.run(["cp", "-r", str(undisturbed[0] / "weights"), str(tmp_path)], check=True)
+    return tmp_path
+
+
+def files(store: Path, stage: str) -> list[Path]:
+    return sorted(p for p in (store / stage).rglob("*") if p.is_file())
+
+
+def test_records_hold_what_a_table_needs(undisturbed):
+    _, results = undisturbed
+    for result in results:
+        records = result.records
+        assert len(records) == records.id.nunique() == 5
+        assert (records.correct == (records.purified_label == records.label)).all()
+    clean, attacked = results[0].records, results[1].records
+    assert (clean.linf == 0).all()
+    assert (clean.ssim > 0.9999).all()
+    assert attacked.linf.between(1e-6, 8 / 255 + 1e-6).all()
+    assert (attacked.adversarial_label == attacked.purified_label).all(), "no defense is the bare victim"
+    assert attacked.id.tolist() == clean.id.tolist()
+
+
+def test_adversarial_examples_are_crafted_once_for_all_purifiers(undisturbed):
+    store, results = undisturbed
+    assert len(files(store, "adversarial")) == 2 * 3, "two attacks, three chunks"
+    assert results[1].records.adversarial.tolist() == results[4].records.adversarial.tolist()
+
+
+def test_a_second_run_computes_nothing(undisturbed):
+    store, expected = undisturbed
+    before = {p: p.stat().st_mtime_ns for p in store.rglob("*")}
+    results, said = run(store)
+    assert "nothing to compute" in said
+    assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*")}
+    same(results, expected)
+
+
+def test_two_processes_give_what_one_does(store, undisturbed):
+    results, _ = run(store, workers=2)
+    same(results, undisturbed[1])
+
+
+def test_cells_may_come_in_any_order_and_alone(store, undisturbed):
+    for i in (4, 1, 3):
+        same(run(store, [CELLS[i]])[0], [undisturbed[1][i]])
+    same(run(store, CELLS[::-1])[0], undisturbed[1][::-1])
+
+
+def test_chunk_size_changes_no_decision_and_hardly_a_bit(store, undisturbed):
+    results, _ = run(store, chunk=5)
+    for ours, theirs in zip(results, undisturbed[1], strict=True):
+        assert ours.records.purified_label.tolist() == theirs.records.purified_label.tolist()
+        assert (ours.records.ssim - theirs.records.ssim).abs().max() < 1e-3
+
+
+def test_more_images_keep_the_chunks_already_done(undisturbed, tmp_path):
+    store = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(store)], check=True)
+    before = files(store, "purified")
+    results, _ = run(store, n=6)
+    assert set(before) < set(files(store, "purified"))
+    first = results[3].records.iloc[:4].drop(columns=list(TIMINGS))
+    pd.testing.assert_frame_equal(first, undisturbed[1][3].records.iloc[:4].drop(columns=list(TIMINGS)))
+
+
+@pytest.mark.parametrize("stage", ["records", "purified", "adversarial"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
+def test_a_damaged_chunk_is_noticed_said_and_made_again(undisturbed, tmp_path, caplog, stage, damage):
+    store = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(store)], check=True)
+    for victim in files(store, stage):
+        raw = victim.read_bytes()
+        if damage == "delete":
+            victim.unlink()
+        else:
+            flipped = raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]
+            victim.write_bytes({"flip": flipped, "truncate": raw[:-50], "empty": b""}[damage])
+    if stage != "records":  # otherwise nobody reads what lies below
+        subprocess.run(["rm", "-r", str(store / "records")], check=True)
+    if stage == "adversarial":
+        subprocess.run(["rm", "-r", str(store / "purified")], check=True)
+    with caplog.at_level(logging.WARNING):
+        results, _ = run(store)
+    assert ("damaged" in caplog.text) == (damage != "delete")
+    same(results, undisturbed[1])
+
+
+@pytest.mark.parametrize(
+    ("purifier", "reason"),
+    [
+        ("Raises", "ZeroDivisionError: on purpose"),
+        ("MakesNaN", "NaN or infinity"),
+        ("Dies", "process died"),
+    ],
+)
+def test_a_failure_is_a_failed_cell_and_the_others_go_on(store, undisturbed, purifier, reason):
+    bad = cell("attack=pgd", "attack.steps=2", purifier=purifier)
+    results, _ = run(store, [bad, *CELLS], workers=2)
+    assert results[0].records is None
+    assert reason in results[0].failed
+    healthy = [r for r in results[1:] if r.records is not None]
+    # a task beside a dying process may have to be done again; nothing else is lost
+    if purifier != "Dies":
+        assert len(healthy) == len(CELLS)
+    same(run(store)[0], undisturbed[1])
+
+
+def test_the_next_run_retries_what_failed(store):
+    bad = cell("attack=clean", purifier="Raises")
+    assert run(store, [bad])[0][0].failed
+    mended = copy.deepcopy(bad)
+    mended.configs["purifier"] = cell("purifier=none").configs["purifier"]
+    assert run(store, [mended])[0][0].records is not None
+    assert run(store, [bad])[0][0].failed
+
+
+TABLE = [
+    sys.executable, "-m", "runners.table", "table=ddip/table1", "n=8", "chunk=2", *QUICK,
+    "table.rows=[{label:DIP,cell:['purifier=dip','purifier.steps=12']},{label:Bare,cell:['purifier=none']}]",
+    "table.columns=[{label:Clean,attack:clean,cell:['attack=clean']},{label:FGSM,attack:fgsm,cell:['attack=fgsm']}]",
+]  # fmt: skip
+
+
+def table_records(folder: Path, kill_after: float | None = None) -> pd.DataFrame | None:
+    """Make the small table with results below `folder`; None if it was killed."""
+    environment = {**os.environ, "PURIFYBENCH_STORE": str(folder / "store"), "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [*TABLE, f"tables={folder}/tables"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        _, err = process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None
+    assert process.returncode == 0, err.decode()
+    return pd.read_parquet(folder / "tables" / "ddip-table1-records.parquet").drop(columns=list(TIMINGS))
+
+
+def test_killed_at_any_moment_and_started_again_gives_the_same_records(tmp_path):
+    start = time.perf_counter()
+    expected = table_records(tmp_path / "calm")
+    whole = time.perf_counter() - start
+    moments, killed = random.Random(7), 0
+    while killed < 3:
+        if table_records(tmp_path / "stormy", moments.uniform(0.4, 0.9) * whole) is not None:
+            break
+        killed += 1
+    assert killed >= 1, "no run was killed: this tests nothing"
+    records = table_records(tmp_path / "stormy")
+    pd.testing.assert_frame_equal(records, expected, check_exact=True)
+    for stage in ("records", "purified", "adversarial"):
+        calm, stormy = (files(tmp_path / which / "store", stage) for which in ("calm", "stormy"))
+        assert [p.name for p in calm] == [p.name for p in stormy if not p.name.startswith(".part-")]

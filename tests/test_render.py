@@ -1,0 +1,148 @@
+"""Tables are pure functions of records: fixed records give these very characters."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from runners import render
+from runners.cell import Cell
+from runners.grid import CellResult
+from runners.table import comparability, frame_of
+
+NAMES = {
+    "dataset": "cifar10",
+    "victim": "resnet50",
+    "attack": "pgd",
+    "knowledge": "blind",
+    "purifier": "x",
+}
+TABLE = OmegaConf.create(
+    {
+        "title": "A table",
+        "paper": "ddip",
+        "published": {"table": "table1", "dataset": "cifar10", "victim": "resnet50", "n": 20},
+        "metric": "accuracy",
+        "average": {"label": "Average", "attack": "average"},
+        "rows": [
+            {"label": "No defense", "defense": "none"},
+            {"label": "DIPDefend", "defense": "dipdefend"},
+            {"label": "SR", "defense": "sr"},
+            {"label": "Ours_new"},
+        ],
+        "columns": [
+            {"label": "Clean", "attack": "clean"},
+            {"label": "PGD", "eps": 8, "attack": "pgd"},
+        ],
+    }
+)
+HEADING = render.Heading(title="A table", note="a note", setting="dataset cifar10")
+
+
+def result(right: int, n: int = 20, **changes) -> CellResult:
+    correct = np.arange(n) < right
+    records = pd.DataFrame({"correct": correct, "ssim": np.linspace(0.8, 0.9, n)})
+    cell = Cell(NAMES, {}, "python -m runners.evaluate x")
+    return CellResult(cell, **({"records": records} | changes))
+
+
+def placed(metric: str = "accuracy"):
+    table = OmegaConf.merge(TABLE, {"metric": metric})
+    skipped = {"records": None, "skipped": "no weights"}
+    cells = [result(19), result(0), result(17), result(15), result(0, **skipped), result(0, **skipped),
+             result(18), result(0, records=None, failed="NaN")]  # fmt: skip
+    pairs = [(row, column) for row in table.rows for column in table.columns]
+    return table, [(row, column, cell) for (row, column), cell in zip(pairs, cells, strict=True)]
+
+
+@pytest.fixture
+def frame():
+    return frame_of(*placed(), comparable=True)
+
+
+GOLDEN = """\
+# A table
+
+**a note**
+
+| Defense |  | Clean | PGD 8 | Average |
+| --- | --- | --- | --- | --- |
+| No defense | ours | 95.0* = | 0.0* = | 47.5* ≠ |
+|  | 95 % | 76–99 | 0–16 | 42–50 |
+|  | paper | 92.9 | 0.0 | 28.7 |
+|  | Δ | +2.1 | +0.0 | +18.8 |
+| DIPDefend | ours | 85.0* = | 75.0* = | 80.0* = |
+|  | 95 % | 64–95 | 53–89 | 62–95 |
+|  | paper | 83.2 | 73.6 | 71.5 |
+|  | Δ | +1.8 | +1.4 | +8.5 |
+| SR | ours | – | – |  |
+|  | paper | 45.2 | 30.3 | 38.8 |
+| Ours_new | ours | 90.0* | failed |  |
+|  | 95 % | 70–97 |  |  |
+
+- dataset cifar10.
+- Attacker's knowledge: blind. Blind: it has the victim's weights and knows of no purifier.
+- 95 %: Wilson interval over the images; averages: bootstrap over the images.
+- * fewer than 500 images: the interval is wide.
+- = the paper's figure lies inside our interval; ≠ it does not.
+- DIPDefend: the paper: printed average differs from the mean of the row's 15 entries (72.453).
+- SR: skipped: no weights.
+- Ours_new: failed: NaN.
+"""
+
+
+def test_markdown(frame):
+    assert render.markdown(frame, HEADING) == GOLDEN
+
+
+def test_csv_has_a_row_an_entry(frame, tmp_path):
+    render.write(frame, HEADING, tmp_path / "t")
+    back = pd.read_csv(tmp_path / "t.csv")
+    assert len(back) == 4 * 3
+    assert back.value.notna().sum() == 7
+    assert back.status.tolist().count("failed") == 1
+    assert back[back.row == "No defense"].verdict.tolist() == ["matches", "matches", "differs"]
+
+
+def test_latex_escapes(frame):
+    tex = render.latex(frame, HEADING)
+    assert r"Ours\_new & ours & 90.0* & failed" in tex
+    assert tex.count(r"\\") == 12 + 1
+    assert r"95 \%" in tex
+    assert "–" not in tex
+
+
+def test_console_fits_80_columns(frame):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render.for_console(frame, HEADING))
+    text = console.export_text()
+    assert "No defense" in text
+    assert "…" not in text
+    assert "failed" in text
+
+
+def test_ssim_from_the_same_records():
+    frame = frame_of(*placed("ssim"), comparable=False)
+    assert frame.value.iloc[0] == pytest.approx(0.85)
+    assert not frame.verdict.any()
+    assert "| 0.850* |" in render.markdown(frame, HEADING)
+
+
+@pytest.mark.parametrize(
+    ("choices", "n", "note"),
+    [
+        ({"dataset": "cifar10", "victim": "resnet50"}, 20, ""),
+        ({"dataset": "cifar10", "victim": "resnet50"}, 19, "n=19 images (the paper: 20); no verdict"),
+        ({"dataset": "cifar10", "victim": "resnet56"}, 20, "victim resnet56 (the paper: resnet50)"),
+        (
+            {"dataset": "digits-photos", "victim": "v"},
+            20,
+            "embedded data: compare the shape, not the figures",
+        ),
+    ],
+)
+def test_a_verdict_needs_the_papers_own_setting(choices, n, note):
+    said = comparability(TABLE, choices, n)
+    assert note in said
+    assert bool(said) == bool(note)
