@@ -199,7 +199,9 @@ class Grid:
                 result.failed = failures.get(key_of(recipe), "its records are not in the store")
                 return
             parts.append(from_parquet(content))
-        result.records = pd.concat(parts, ignore_index=True).assign(**describe(result.cell))
+        result.records = pd.concat(parts, ignore_index=True).assign(
+            **describe(result.cell), weights_sha256=plan[0].victim.weights_sha256
+        )
 
     def _log(self, bar: rich.progress.Task) -> None:
         """A line every half minute where no bar can be drawn: a log file, a cluster."""
