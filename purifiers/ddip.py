@@ -27,7 +27,7 @@ class DDIP(TracePurifier):
         similarity: tau, the least SSIM to the input. The paper names no window; ours is in trace.py.
         warmup: t0, in `warmup_unit`; earlier crossings do not count.
         warmup_unit: Eq. 3 counts t in iterations; Algorithm 1 over the mapped images may be read as
-            counting those ("maps"). The paper does not say.
+            counting those ("maps"), which is nearer the paper's figures (docs/findings.md).
         crossings: K, the pairs used.
         push: beta, the step away from the input.
         grid: N, sections of the line search of Eq. 5; the paper gives no number.
@@ -46,7 +46,7 @@ class DDIP(TracePurifier):
         maps: int = 200,
         similarity: float = 0.7,
         warmup: int = 50,
-        warmup_unit: Literal["iterations", "maps"] = "iterations",
+        warmup_unit: Literal["iterations", "maps"] = "maps",
         crossings: int = 15,
         push: float = 0.5,
         grid: int = 10,

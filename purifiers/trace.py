@@ -109,8 +109,8 @@ class Trace:
         network: its architecture.
         lr: Adam's learning rate, constant.
         input_scale: the input is uniform in [0, input_scale).
-        jitter: standard deviation of the noise added to the input at each step. DDIP does not speak
-            of any; the DIP code uses 1/30.
+        jitter: standard deviation of the noise added to the input at each step. Both defaults are the
+            DIP code's, which DDIP follows; its appendix prints 1/30 as the input's scale.
         optimise_input: the input is learnt as well (DIPDefend's released code).
     """
 
@@ -118,8 +118,8 @@ class Trace:
 
     network: SkipNet
     lr: float = 0.01
-    input_scale: float = 1 / 30
-    jitter: float = 0.0
+    input_scale: float = 1 / 10
+    jitter: float = 1 / 30
     optimise_input: bool = False
 
     def run(

@@ -207,7 +207,7 @@ class Grid:
         """A line every half minute where no bar can be drawn: a log file, a cluster."""
         if bar.elapsed - self.logged > 30 or bar.finished:
             self.logged = bar.elapsed
-            left = "" if bar.time_remaining is None else f", {spoken(bar.time_remaining)} left"
+            left = f", {spoken(bar.time_remaining)} left" if bar.time_remaining else ""
             self.console.print(f"{bar.description}: {bar.percentage:.0f} %{left}")
 
     def _progress(self) -> Progress:
