@@ -205,10 +205,10 @@ class Grid:
 
     def _log(self, bar: rich.progress.Task) -> None:
         """A line every half minute where no bar can be drawn: a log file, a cluster."""
-        if bar.elapsed - self.logged > 30 or bar.finished:
+        if bar.elapsed - self.logged > 30 and not bar.finished:
             self.logged = bar.elapsed
-            left = f", {spoken(bar.time_remaining)} left" if bar.time_remaining else ""
-            self.console.print(f"{bar.description}: {bar.percentage:.0f} %{left}")
+            left = bar.elapsed * (100 / max(bar.percentage, 1) - 1)
+            self.console.print(f"{bar.description}: {bar.percentage:.0f} %, {spoken(left)} left")
 
     def _progress(self) -> Progress:
         return Progress(
