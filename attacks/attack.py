@@ -56,7 +56,7 @@ class Attack(ABC):
             parts.append(made.detach())
         adversarial = torch.cat(parts)
         self._check(images, adversarial)
-        return adversarial
+        return adversarial.clamp(0, 1)
 
     def _check(self, images: Tensor, adversarial: Tensor) -> None:
         name = type(self).__name__

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Knowledge(ABC):
-    """Turns a cell's victim and purifier into the model that an attack sees.
+    """Turns a cell's victim into the model that an attack sees.
 
     Attributes:
         uses_purifier: whether the purifier has a part in crafting; where it has none, one set of

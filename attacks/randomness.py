@@ -27,11 +27,6 @@ LIKE = {
     aten.rand.default: ("uniform_", ()),
     aten.randn.default: ("normal_", ()),
 }
-OTHERS = {
-    aten.randint.default, aten.randint.low, aten.randint_like.default, aten.randperm.default,
-    aten.bernoulli.default, aten.bernoulli_.float, aten.multinomial.default,
-    aten.native_dropout.default,
-}  # fmt: skip
 
 
 class _PerImage(TorchDispatchMode):
@@ -47,8 +42,9 @@ class _PerImage(TorchDispatchMode):
             method, extra = LIKE[func]
             shape = args[0].shape if isinstance(args[0], Tensor) else args[0]
             device = kwargs.get("device") or (args[0].device if isinstance(args[0], Tensor) else "cpu")
-            return self._fill(torch.empty(shape, device=device), method, extra, func)
-        if func in OTHERS:
+            empty = torch.empty(shape, device=device, dtype=kwargs.get("dtype") or _dtype(args[0]))
+            return self._fill(empty, method, extra, func)
+        if torch.Tag.nondeterministic_seeded in func.tags:
             raise RuntimeError(f"this attack draws {func} for the whole batch: no image owns it")
         return func(*args, **kwargs)
 
@@ -63,6 +59,10 @@ class _PerImage(TorchDispatchMode):
                 drawn = torch.empty(row.shape, dtype=tensor.dtype)
                 row.copy_(getattr(drawn, method)(*extra, generator=generator))
         return tensor
+
+
+def _dtype(like: Any) -> torch.dtype | None:
+    return like.dtype if isinstance(like, Tensor) else None
 
 
 @contextmanager

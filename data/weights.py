@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import torch
 from torch import Tensor
 
@@ -33,7 +34,13 @@ class WeightFile:
         content = self._verified()
         try:
             state = _read(content, Path(self.path).suffix)
-        except (pickle.UnpicklingError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        except (
+            safetensors.SafetensorError,
+            pickle.UnpicklingError,
+            RuntimeError,
+            ValueError,
+            zipfile.BadZipFile,
+        ) as error:
             raise InputError(
                 f"weights {self.path}: expected a checkpoint of tensors only, got one that cannot "
                 f"be read safely ({str(error).splitlines()[0]}); nothing in it was executed"

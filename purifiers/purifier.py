@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from data.images import check_images
 
+ROUNDING = 1e-6  # a sum of float32 weights may leave [0, 1] by this much; it is clipped
+
 
 class PurifierError(RuntimeError):
     """A purifier broke its contract; the cell it belongs to fails."""
@@ -50,7 +52,10 @@ class Purifier(ABC):
     @final
     def __call__(self, images: Tensor, *, seeds: Sequence[int], victim: nn.Module | None = None) -> Tensor:
         """Purify `images`; raises InputError for bad images, PurifierError for a bad result."""
-        return purify_together([self], images, seeds=seeds, victim=victim)[0]
+        result = purify_together([self], images, seeds=seeds, victim=victim)[0]
+        if isinstance(result, PurifierError):
+            raise result
+        return result
 
 
 class SharedRun(Hashable, Protocol):
@@ -73,8 +78,11 @@ def purify_together(
     *,
     seeds: Sequence[int],
     victim: nn.Module | None = None,
-) -> list[Tensor]:
-    """Results of purifiers that have one shared run, or of a single purifier."""
+) -> list[Tensor | PurifierError]:
+    """Results of purifiers that have one shared run, or of a single purifier.
+
+    Where a result breaks the contract, the error stands in its place; the others are good.
+    """
     check_images(images, name="images to purify")
     if len(seeds) != len(images):
         raise ValueError(f"seeds: expected one an image ({len(images)}), got {len(seeds)}")
@@ -91,24 +99,22 @@ def purify_together(
         if len(purifiers) != 1:
             raise ValueError("purifiers without a shared run are called one at a time")
         results = [purifiers[0].purify(images.clone(), seeds, given)]
-    for purifier, result in zip(purifiers, results, strict=True):
-        _check_result(type(purifier).__name__, images, result)
-    return results
+    return [_checked(type(p).__name__, images, r) for p, r in zip(purifiers, results, strict=True)]
 
 
-def _check_result(name: str, images: Tensor, result: Tensor) -> None:
+def _checked(name: str, images: Tensor, result: Tensor) -> Tensor | PurifierError:
     if result.shape != images.shape or result.dtype != images.dtype:
-        raise PurifierError(
+        return PurifierError(
             f"{name}: expected {images.dtype} of shape {tuple(images.shape)}, "
             f"got {result.dtype} of shape {tuple(result.shape)}"
         )
     broken = (~torch.isfinite(result)).flatten(1).any(1)
     if broken.any():
-        raise PurifierError(
+        return PurifierError(
             f"{name}: expected finite images, got NaN or infinity in {int(broken.sum())} of "
             f"{len(images)} (positions {broken.nonzero().flatten().tolist()[:8]})"
         )
-    if result.min() < 0 or result.max() > 1:
-        raise PurifierError(
-            f"{name}: expected values in [0, 1], got [{result.min().item():.4g}, {result.max().item():.4g}]"
-        )
+    if result.min() < -ROUNDING or result.max() > 1 + ROUNDING:
+        low, high = result.min().item(), result.max().item()
+        return PurifierError(f"{name}: expected values in [0, 1], got [{low:.7g}, {high:.7g}]")
+    return result.clamp(0, 1)

@@ -78,8 +78,8 @@ class TracePurifier(Purifier):
     stochastic = True
 
     def __init__(self, *, trace: "Trace", steps: int) -> None:
-        if steps < 1:
-            raise InputError(f"purifier.steps: expected at least 1, got {steps}")
+        if not isinstance(steps, int) or steps < 1:
+            raise InputError(f"purifier.steps: expected a whole number of at least 1, got {steps}")
         self.trace, self.steps = trace, steps
 
     @abstractmethod

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -79,20 +81,23 @@ def names_of(group: str) -> list[str]:
 
 
 def _unknown_option(name: str, config: str) -> str:
-    parent, _, last = name.rpartition(".")
-    group = parent.split(".")[0]
-    if not group:
-        groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
-        settings = OmegaConf.load(CONFIGS / "settings.yaml")
-        known = sorted({*groups, *settings} - {"hydra"})
-        return f"no option is called {name!r}{_near(last, known)}"
-    defaults = {k: v for d in OmegaConf.load(CONFIGS / f"{config}.yaml").defaults
-                if not isinstance(d, str) for k, v in d.items()}  # fmt: skip
+    own = OmegaConf.load(CONFIGS / f"{config}.yaml")
+    groups = {k: v for d in own.defaults if not isinstance(d, str) for k, v in d.items()}
+    groups = {group: leaf for group, leaf in groups.items() if "/" not in group}
+    group, *path = name.split(".")
+    if group not in groups or not path:
+        known = {*groups, *own, *OmegaConf.load(CONFIGS / "settings.yaml")} - {"hydra", "defaults"}
+        return f"no option is called {name!r}{_near(name, sorted(known))}"
     typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    chosen = typed.get(group, defaults.get(group, "")).split(",")[0]
-    leaf = CONFIGS / group / f"{chosen}.yaml"
-    options = sorted(set(OmegaConf.load(leaf)) - {"defaults", "_target_"}) if leaf.is_file() else []
-    return f"no option is called {name!r}{_near(last, options, f'; {group} {chosen} has ')}"
+    chosen = typed.get(group, groups[group]).split(",")[0]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        node = compose(config, [f"{group}={chosen}"])[group]
+    for step in path[:-1]:
+        node = node.get(step) if isinstance(node, DictConfig) else None
+    options = sorted({*node} - {"_target_"}) if isinstance(node, DictConfig) else []
+    of = " ".join([group, chosen, *path[:-1]])
+    return f"no option is called {name!r}{_near(path[-1], options, f'; {of} has ')}"
 
 
 def _near(name: str, known: list[str], intro: str = "; there are ") -> str:

@@ -1,11 +1,13 @@
 """Configs to components: what Hydra's `_target_` names, its identity, its seeds."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -23,13 +25,20 @@ Config = dict[str, Any]
 
 
 def plain(node: DictConfig) -> Config:
-    """The resolved config as plain values; text like 8/255 becomes the number."""
+    """The resolved config as plain values; text like 8/255 becomes the number.
+
+    Raises InputError for a config that is empty and for numbers that are not finite.
+    """
+    if not isinstance(node, DictConfig):
+        raise InputError(f"expected the name of a config, got {node!r}")
 
     def value(item: Any) -> Any:
         if isinstance(item, dict):
             return {name: value(inner) for name, inner in item.items()}
         if isinstance(item, list):
             return [value(inner) for inner in item]
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InputError(f"expected finite numbers, got {item}")
         if isinstance(item, str) and (match := FRACTION.fullmatch(item.strip())):
             if float(match[2]) == 0:
                 raise InputError(f"expected a number or a fraction, got {item!r}")
@@ -105,6 +114,8 @@ def prepare_victim(
     content = store.get(trained)
     if content is None:
         state: Mapping[str, Tensor] = victim.weights.fit(victim, progress=progress or (lambda s: None))
+        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+            raise InputError("the victim's training diverged (NaN or infinite weights): lower its lr")
         store.put_tensors(trained, dict(state))
         content = store.get(trained)
         if content is None:

@@ -6,9 +6,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from runners import app
+from runners import app, render
 from runners.cell import PARTS, Cell
-from runners.components import plain
+from runners.components import identity, plain
 from runners.figures import accuracy, mean
 from runners.grid import CellResult, Grid, Settings
 from runners.records import to_parquet
@@ -24,11 +24,12 @@ def settings_of(config: DictConfig) -> Settings:
 
 
 def save_records(result: CellResult) -> Path:
-    """Write a cell's records as a plain Parquet file."""
-    names, key = result.cell.names, key_of(result.cell.configs)[:8]
-    path = RECORDS / ("-".join(names[part].replace("/", ".") for part in PARTS) + f"-{key}.parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(to_parquet(result.records))
+    """Write a cell's records as a plain Parquet file, named by what they are of."""
+    key = key_of({"cell": identity(result.cell.configs), "images": list(result.records.purified.unique())})
+    path = RECORDS / (
+        "-".join([*result.cell.names.values(), f"n{len(result.records)}", key[:8]]) + ".parquet"
+    )
+    render.write_whole(render.writable(RECORDS) / path.name, to_parquet(result.records))
     return path
 
 

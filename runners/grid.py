@@ -1,6 +1,7 @@
 """Evaluates cells: plans what the store lacks, estimates it, runs it, assembles the records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise InputError(f"{name}: expected a whole number, got {value!r}")
+        if self.seed < 0:
+            raise InputError(f"seed: expected 0 or more, got {self.seed}")
+        if not isinstance(self.store, str) or not self.store:
+            raise InputError(f"store: expected a folder, got {self.store!r}")
 
 
 @dataclass
@@ -103,7 +108,9 @@ class Grid:
         if name not in self.images:
             source: Dataset = build(dataset)
             self._same_labels(cell, source.label_space)
-            subset = source.load(self.settings.split).subset(self.settings.n, seed=self.settings.seed)
+            with usable(f"dataset {cell.names['dataset']}"):
+                subset = source.load(self.settings.split)
+            subset = subset.subset(self.settings.n, seed=self.settings.seed)
             self.images[name] = list(subset.chunks(self.settings.chunk))
         return craftings(cell, self._victim(cell.configs["victim"]), self.images[name], self.settings.seed)
 
@@ -125,7 +132,8 @@ class Grid:
                 def told(share: float) -> None:
                     progress.update(bar, completed=share, visible=True)
 
-                self.victims[name] = prepare_victim(config, self.bench.store, progress=told)
+                with usable("victim"):
+                    self.victims[name] = prepare_victim(config, self.bench.store, progress=told)
         return self.victims[name]
 
     def _groups(
@@ -220,6 +228,17 @@ class Grid:
             console=self.console,
             transient=True,
         )
+
+
+@contextmanager
+def usable(what: str) -> Iterator[None]:
+    """A component that cannot be made ready from its config is bad input, not a fault of ours."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise InputError(f"{what}: its config cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def victims_for(label_space: str) -> list[str]:

@@ -25,7 +25,13 @@ _bench: Bench | None = None
 def worker_count(asked: int | str, device: str) -> int:
     """How many processes: one on a GPU, as many as there are cores on a CPU, or as asked."""
     if asked == "auto":
-        return 1 if device == "cuda" else len(os.sched_getaffinity(0))
+        return (
+            1
+            if device == "cuda"
+            else len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count()
+        )
     if not isinstance(asked, int) or asked < 1:
         raise InputError(f"workers: expected auto or at least 1, got {asked!r}")
     return asked
@@ -48,13 +54,19 @@ def run(
         return
     waiting = list(tasks)
     while waiting:
-        waiting = _run_pool(waiting, bench, min(workers, len(waiting)), done)
+        waiting, suspects = _run_pool(waiting, bench, min(workers, len(waiting)), done)
+        for task in suspects:  # one of them killed its process: each alone, it is seen which
+            if _run_pool([task], bench, 1, done)[1]:
+                done(task, "its process died (killed, or out of memory)")
 
 
 def _run_pool(
     tasks: list[Task], bench: Bench, workers: int, done: Callable[[Task, str | None], None]
-) -> list[Task]:
-    """Run tasks in fresh processes until all have ended or a process dies; the tasks left."""
+) -> tuple[list[Task], list[Task]]:
+    """Run tasks in fresh processes until all have ended or a process dies.
+
+    Returns the tasks not begun, and those that were running when a process died.
+    """
     waiting = list(reversed(tasks))
     executor = ProcessPoolExecutor(
         workers,
@@ -67,8 +79,8 @@ def _run_pool(
         while waiting or running:
             # No more in flight than there are processes: if one dies, few tasks are suspected.
             while waiting and len(running) < workers:
-                task = waiting.pop()
-                running[executor.submit(_serve, pickle.dumps(task))] = task
+                running[executor.submit(_serve, pickle.dumps(waiting[-1]))] = waiting[-1]
+                waiting.pop()
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 error, warnings = future.result()
@@ -76,18 +88,14 @@ def _run_pool(
                     logging.getLogger(name).warning(text)
                 done(running.pop(future), error)
     except BrokenProcessPool:
-        for future, task in running.items():
-            ended_well = future.done() and future.exception() is None
-            reason = future.result()[0] if ended_well else "its process died (killed, or out of memory)"
-            done(task, reason)
-        return list(reversed(waiting))
+        return list(reversed(waiting)), list(running.values())
     except BaseException:
         for process in list(executor._processes.values()):
             process.kill()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
-    return []
+    return [], []
 
 
 def _attempt(bench: Bench, task: Task) -> str | None:

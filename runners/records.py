@@ -32,6 +32,9 @@ def score(
     clean, attacked, logits = (
         metrics.in_batches(victim, images).cpu() for images in (chunk.images, adversarial, purified)
     )
+    for name, outputs in (("clean", clean), ("adversarial", attacked), ("purified", logits)):
+        if not torch.isfinite(outputs).all():
+            raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
     decided, confidence = logits.argmax(1), logits.softmax(1).amax(1)
     linf, l2 = metrics.norms(adversarial, chunk.images)
     return pd.DataFrame(
@@ -51,8 +54,8 @@ def score(
             "adversarial": keys[0],
             "purified": keys[1],
             "row": range(len(chunk)),
-            "device": purified.device.type,
-            "torch": torch.__version__,
+            "scored_on": purified.device.type,
+            "scored_with": f"torch {torch.__version__}",
             "craft_seconds": seconds[0],
             "purify_seconds": seconds[1],
         }

@@ -1,5 +1,6 @@
 """A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from data.errors import InputError
 
 SMALL_N = 500
 
@@ -23,7 +26,6 @@ class Heading:
 
 def write(frame: pd.DataFrame, heading: Heading, stem: Path) -> list[Path]:
     """Write stem.md, stem.csv and stem.tex; their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     contents = {
         ".md": markdown(frame, heading),
         ".csv": frame.to_csv(index=False),
@@ -32,9 +34,30 @@ def write(frame: pd.DataFrame, heading: Heading, stem: Path) -> list[Path]:
     paths = []
     for suffix, content in contents.items():
         path = stem.parent / f"{stem.name}{suffix}"
-        path.write_text(content)
+        write_whole(path, content.encode())
         paths.append(path)
     return paths
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be. Raises InputError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there ({error.strerror or error})") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises InputError where it cannot be written."""
+    part = path.parent / f".{path.name}.part"
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot write ({error.strerror or error}); the store is intact") from error
 
 
 def column_name(entry: pd.Series) -> str:

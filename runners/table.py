@@ -18,6 +18,7 @@ from runners.grid import CellResult, Grid
 from runners.records import to_parquet
 
 PAPERS = Path("results/papers")
+METRICS = {"accuracy": "correct", "ssim": "ssim"}  # and the records' column
 COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
            "n", "paper", "delta", "verdict", "status", "note", "command")  # fmt: skip
 
@@ -33,8 +34,15 @@ class Composer:
 
     def cell(self, overrides: list[str]) -> Cell:
         """The cell of these overrides on the table's data set and victim."""
+        taken = [part for part in PARTS if part not in self.base]
+        if stray := [word for word in overrides if _part_of(word) not in taken]:
+            raise InputError(
+                f"table: a cell's words set {', '.join(taken)}; got {', '.join(stray)} (dataset, victim and "
+                "settings are the whole table's)"
+            )
         parts = {**self.base, **{p: self._part(p, overrides) for p in PARTS if p not in self.base}}
         words = [f"{part}={parts[part][0]}" for part in self.base]
+        words += [w for w in HydraConfig.get().overrides.task if w.startswith(("dataset.", "victim."))]
         run = [f"n={self.config.n}", f"seed={self.config.seed}", f"split={self.config.split}",
                f"chunk={self.config.chunk}"]  # fmt: skip
         return Cell(
@@ -44,7 +52,7 @@ class Composer:
         )
 
     def _part(self, part: str, overrides: list[str]) -> tuple[str, Config]:
-        own = tuple(o for o in overrides if o.split("=")[0].split(".")[0].split("@")[-1] == part)
+        own = tuple(o for o in overrides if _part_of(o) == part)
         if own not in self.known or not own:
             composed = compose(
                 "evaluate",
@@ -56,9 +64,18 @@ class Composer:
         return self.known[own]
 
 
+def _part_of(word: str) -> str:
+    """purifier, of purifier=ddip, purifier.steps=9 and network@purifier.trace.network=small."""
+    return word.split("=")[0].split(".")[0].split("@")[-1]
+
+
 def main(config: DictConfig) -> None:
     """A grid of cells in the shape that a paper prints."""
     table = config.table
+    if not table.rows or not table.columns or table.metric not in METRICS:
+        raise InputError(f"table: expected rows, columns and a metric ({', '.join(METRICS)})")
+    published_figures(table)
+    folder = render.writable(Path(config.tables))
     composer = Composer(config)
     cells = [
         (row, column, composer.cell([*row.cell, *column.cell]))
@@ -79,11 +96,11 @@ def main(config: DictConfig) -> None:
         f"split {config.split}, seed {config.seed}",
     )
     stem = choices["table"].replace("/", "-")
-    files = render.write(frame, heading, Path(config.tables) / stem)
+    files = render.write(frame, heading, folder / stem)
     records = [r.records for r in results if r.records is not None]
     if records:
-        path = Path(config.tables) / f"{stem}-records.parquet"
-        path.write_bytes(to_parquet(pd.concat(records, ignore_index=True)))
+        path = folder / f"{stem}-records.parquet"
+        render.write_whole(path, to_parquet(pd.concat(records, ignore_index=True)))
         files.append(path)
     app.console.print(render.for_console(frame, heading))
     app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
@@ -155,7 +172,7 @@ def frame_of(
 
 
 def _values(metric: str, records: pd.DataFrame) -> pd.Series:
-    return {"accuracy": records.correct, "ssim": records.ssim}[metric]
+    return records[METRICS[metric]]
 
 
 def _figure(metric: str, records: pd.DataFrame) -> Figure:

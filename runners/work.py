@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge
 from data.errors import InputError
-from purifiers.purifier import purify_together
+from purifiers.purifier import PurifierError, purify_together
 from runners import records
 from runners.cell import Crafting, Purifying
 from runners.components import build, seed_of
@@ -88,18 +88,24 @@ class Bench:
         attacked = adversarial["images"].to(self.device)
         seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
         victim = self.victim(task.crafting)
+        broken: list[PurifierError] = []
         if lacking:
             start = time.perf_counter()
             results = purify_together([build(p) for p in lacking], attacked, seeds=seeds, victim=victim)
             self._finish()
             seconds = torch.tensor((time.perf_counter() - start) / len(chunk))
             for config, result in zip(lacking, results, strict=True):
+                if isinstance(result, PurifierError):
+                    broken.append(result)
+                    continue
                 made = {"images": result.cpu(), "seconds": seconds}
                 self.store.put_tensors(task.purified(config), made)
                 purified[key_of(task.purified(config))] = made
         on_device = chunk.to(self.device)
         for config in wanted:
             made = purified[key_of(task.purified(config))]
+            if made is None:
+                continue
             rows = records.score(
                 victim,
                 on_device,
@@ -110,6 +116,8 @@ class Bench:
                 seeds=seeds,
             )
             self.store.put(task.records(config), records.to_parquet(rows))
+        if broken:  # only now: what the others made is kept
+            raise broken[0]
 
     def _finish(self) -> None:
         if self.device.type == "cuda":

@@ -98,7 +98,15 @@ def test_random_starts_follow_seeds(network):
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda: torch.rand(1), lambda: torch.randint(3, (4,)), lambda: torch.randn(3, 4)]
+    "draw",
+    [
+        lambda: torch.rand(1),
+        lambda: torch.rand(4, 2).exponential_(),
+        lambda: torch.randperm(4),
+        lambda: torch.poisson(torch.ones(4)),
+        lambda: torch.randint(3, (4,)),
+        lambda: torch.randn(3, 4),
+    ],
 )
 def test_randomness_that_no_image_owns_is_an_error(draw):
     with per_image_randomness([1, 2, 3, 4]), pytest.raises(RuntimeError, match="no image owns"):

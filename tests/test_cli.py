@@ -10,6 +10,7 @@ from runners import app, evaluate, table
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("DATA_DIR", raising=False)
+    monkeypatch.setattr(evaluate, "RECORDS", tmp_path / "records")
 
     def call(main, config, *words) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["purifybench", *words, f"store={tmp_path}/store"])
@@ -49,6 +50,15 @@ def run(monkeypatch, capsys, tmp_path):
         (["dataset=cifar10", "victim=resnet56"], "CIFAR-10 is not in"),
         (["purifier=comdefend"], "set DATA_DIR"),
         (["n"], "expected name=value"),
+        (["purifier.trace.lrr=1"], "(did you mean 'lr'?); purifier ddip trace has input_scale, jitter, lr,"),
+        (["table=ddip/table1"], "no option is called 'table'; there are attack, chunk,"),
+        (["seed=-1"], "seed: expected 0 or more, got -1"),
+        (["attack.alpha=nan"], "expected finite numbers, got nan"),
+        (["dataset.patch=500"], "dataset digits-photos: its config cannot be used"),
+        (["victim.weights.batch=5000"], "victim.weights.batch: expected 1 to 1000, got 5000"),
+        (["victim.network.classes=5"], "victim: its config cannot be used"),
+        (["victim.weights.lr=1e6"], "training diverged"),
+        (["purifier.steps=abc"], "purifier.steps: expected a whole number of at least 1, got abc"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -61,6 +71,25 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     assert err.startswith("error: ")
     assert expected in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tables=/proc/x"], "cannot write there"),
+        (["table.rows=[]"], "expected rows, columns and a metric"),
+        (["table.metric=foo"], "(accuracy, ssim)"),
+        (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),
+        (["table.rows=[{label:A,cell:['purifier=none','victim=resnet20']}]"], "got victim=resnet20"),
+        (["purifier=none"], "no option is called 'purifier'; there are chunk, data_dir, dataset,"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_tables_refuse_what_they_cannot_make(run, words, expected):
+    status, _, err = run(table.main, "table", *words)
+    assert status == 2, err
+    assert len(err.strip().splitlines()) == 1, err
+    assert expected in err
 
 
 def test_unknown_table(run):
@@ -79,3 +108,13 @@ def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
     assert out.count("accuracy") == 2, (out, err)
     assert len(err.strip().splitlines()) == 1
     assert "comdefend" in err
+
+
+def test_damage_is_said_to_the_user(run, tmp_path, caplog):
+    words = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=2", "purifier=none"]
+    assert run(evaluate.main, "evaluate", *words)[0] == 0
+    for path in (tmp_path / "store" / "records").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    assert run(evaluate.main, "evaluate", *words)[0] == 0
+    assert "damaged" in caplog.text

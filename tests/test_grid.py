@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from runners.cell import PARTS, Cell
 from runners.components import plain
 from runners.grid import CellResult, Grid, Settings
 from runners.records import TIMINGS
+from victims.victim import Victim
 
 QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]
 ROOT = CONFIGS.parent
@@ -175,11 +177,14 @@ def test_a_failure_is_a_failed_cell_and_the_others_go_on(store, undisturbed, pur
     results, _ = run(store, [bad, *CELLS], workers=2)
     assert results[0].records is None
     assert reason in results[0].failed
-    healthy = [r for r in results[1:] if r.records is not None]
-    # a task beside a dying process may have to be done again; nothing else is lost
-    if purifier != "Dies":
-        assert len(healthy) == len(CELLS)
-    same(run(store)[0], undisturbed[1])
+    same(results[1:], undisturbed[1])
+
+
+def test_a_victim_that_answers_nan_is_a_failed_cell(store, monkeypatch):
+    monkeypatch.setattr(Victim, "forward", lambda self, x: torch.full((len(x), 10), float("nan")))
+    result = run(store, [CELLS[0]])[0][0]
+    assert result.records is None
+    assert "logits of clean images hold NaN" in result.failed
 
 
 def test_the_next_run_retries_what_failed(store):

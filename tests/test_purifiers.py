@@ -94,6 +94,23 @@ def test_bad_results_never_pass(change, message):
         Broken(change)(random_images(2), seeds=[0, 1])
 
 
+def test_rounding_is_not_a_broken_contract():
+    out = Broken(lambda x: torch.ones_like(x) + 5e-7)(random_images(1), seeds=[0])
+    assert out.max() == 1
+
+
+def test_one_broken_readout_leaves_the_others(small_trace):
+    class Spoilt(DIP):
+        def readout(self, targets, victim):
+            return type("R", (), {"see": lambda s, i: None, "result": lambda s: targets * float("nan")})()
+
+    good, spoilt = DIP(trace=small_trace, steps=5), Spoilt(trace=small_trace, steps=5)
+    images = random_images(2)
+    results = purify_together([spoilt, good], images, seeds=[0, 1])
+    assert isinstance(results[0], PurifierError)
+    assert torch.equal(results[1], good(images, seeds=[0, 1]))
+
+
 def test_a_purifier_cannot_write_into_its_input():
     images = random_images(2)
     before = images.clone()
@@ -256,7 +273,7 @@ def test_ddip_without_a_crossing_that_counts_keeps_the_mean_of_the_last_k(small_
 
 def test_ddip_warmup_in_maps_is_longer_than_in_iterations(small_trace):
     unit = {"steps": 1000, "maps": 200, "warmup": 50}
-    assert ddip(small_trace, **unit).first == 50
+    assert ddip(small_trace, **unit, warmup_unit="iterations").first == 50
     assert ddip(small_trace, **unit, warmup_unit="maps").first == 250
     assert ddip(small_trace, **unit).interval == 5
 
@@ -275,7 +292,7 @@ def test_ddip_clips(small_trace, line):
         ({"tie": "margins"}, "logits or probabilities"),
         ({"crossings": 0}, "crossings: expected at least 1"),
         ({"push": -0.1}, "push"),
-        ({"steps": 0}, "steps: expected at least 1"),
+        ({"steps": 0}, "steps: expected a whole number"),
     ],
 )
 def test_ddip_refuses_impossible_settings(small_trace, settings, message):

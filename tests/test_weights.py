@@ -57,7 +57,7 @@ def test_web_page_instead_of_a_checkpoint(tmp_path):
         WeightFile(str(tmp_path / "w.pt"), "0" * 64).load()
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+@pytest.mark.parametrize("suffix", [".pt", ".npz", ".safetensors"])
 def test_pickles_are_refused_and_never_executed(tmp_path, suffix):
     target = tmp_path / "executed"
     file = weight_file(tmp_path / f"w{suffix}", pickle.dumps({"a": Bomb(target)}))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.errors import InputError
 from data.images import Dataset, Images
 
 # Threads change the order of floating-point sums. One number for all machines keeps training
@@ -53,6 +54,8 @@ class Recipe:
         data: Images = self.dataset.load("train")
         network = victim.network
         generator = torch.Generator().manual_seed(self.seed)
+        if not 1 <= self.batch <= len(data):
+            raise InputError(f"victim.weights.batch: expected 1 to {len(data)}, got {self.batch}")
         steps_per_epoch = len(data) // self.batch
         with _repeatable(self.seed):
             _initialise(network)
