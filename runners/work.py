@@ -24,7 +24,8 @@ def settle(device: str) -> torch.device:
     """Fix what changes results from machine to machine: threads, TF32, algorithm choice.
 
     "auto" is CUDA where there is any. One thread a process on a CPU: sums are then taken in one
-    order however many cores there are, and processes use the cores better than threads do.
+    order however many cores there are, and processes use the cores better than threads do. On CUDA the
+    gradients of reflection padding and of bilinear enlargement are not repeatable to the bit.
     """
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False

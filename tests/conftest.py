@@ -31,6 +31,11 @@ def random_images(n: int, size: int = 16, seed: int = 0) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
+def linear_victim(size: int = 32) -> LinearVictim:
+    weight = torch.randn(3 * size * size, generator=torch.Generator().manual_seed(2))
+    return LinearVictim(weight, float(-weight.sum() / 2))
+
+
 @pytest.fixture
 def linear() -> tuple[LinearVictim, Images]:
     """A linear victim and 64 images away from the borders of [0, 1], all classified correctly."""
