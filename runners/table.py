@@ -30,7 +30,7 @@ class Composer:
         self.config = config
         choices = HydraConfig.get().runtime.choices
         self.base = {part: (choices[part], plain(config[part])) for part in ("dataset", "victim")}
-        self.known: dict[tuple[str, ...], tuple[str, Config]] = {}
+        self.known: dict[tuple[str, tuple[str, ...]], tuple[str, Config]] = {}
 
     def cell(self, overrides: list[str]) -> Cell:
         """The cell of these overrides on the table's data set and victim."""
@@ -53,15 +53,11 @@ class Composer:
 
     def _part(self, part: str, overrides: list[str]) -> tuple[str, Config]:
         own = tuple(o for o in overrides if _part_of(o) == part)
-        if own not in self.known or not own:
-            composed = compose(
-                "evaluate",
-                [*own, f"data_dir='{self.config.data_dir}'"],
-                return_hydra_config=True,
-            )
-            name = composed.hydra.runtime.choices[part]
-            self.known[own] = name, plain(composed[part])
-        return self.known[own]
+        if (part, own) not in self.known:
+            words = [*own, f"data_dir='{self.config.data_dir}'"]
+            composed = compose("evaluate", words, return_hydra_config=True)
+            self.known[part, own] = composed.hydra.runtime.choices[part], plain(composed[part])
+        return self.known[part, own]
 
 
 def _part_of(word: str) -> str:
