@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from traceback import extract_tb
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -47,6 +48,10 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
         sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
         sys.exit(130)
     except (HydraException, OmegaConfBaseException) as error:
+        problems.append(error)
+    except ValueError as error:  # Hydra's own for group=null and the like; any other is our fault
+        if Path(hydra.__file__).parent not in Path(extract_tb(error.__traceback__)[-1].filename).parents:
+            raise
         problems.append(error)
     for problem in problems:
         sys.stderr.write(f"error: {explain(problem, config)}\n")

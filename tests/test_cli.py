@@ -52,6 +52,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["n"], "expected name=value"),
         (["purifier.trace.lrr=1"], "(did you mean 'lr'?); purifier ddip trace has input_scale, jitter, lr,"),
         (["table=ddip/table1"], "no option is called 'table'; there are attack, chunk,"),
+        (["purifier=null"], "Config group override must be a string"),
         (["seed=-1"], "seed: expected 0 or more, got -1"),
         (["attack.alpha=nan"], "expected finite numbers, got nan"),
         (["dataset.patch=500"], "dataset digits-photos: its config cannot be used"),
