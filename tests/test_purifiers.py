@@ -57,7 +57,9 @@ def test_contract(name):
     other = p(images, seeds=[7, 8, 9, 10], victim=v)
     assert p.stochastic != torch.equal(out, other), "the trait `stochastic` is declared wrongly"
     alone = p(images[2:3], seeds=[4], victim=v)
-    assert torch.equal(alone, out[2:3]), "depends on the batch"
+    # A convolution may round differently for another batch; a DIP trace would amplify that, so must not.
+    rounding = 0.0 if p.stochastic else 2e-6
+    assert (alone - out[2:3]).abs().max() <= rounding, "depends on the batch"
 
 
 def test_bad_images_are_refused_by_every_call():
