@@ -25,13 +25,10 @@ _bench: Bench | None = None
 def worker_count(asked: int | str, device: str) -> int:
     """How many processes: one on a GPU, as many as there are cores on a CPU, or as asked."""
     if asked == "auto":
-        return (
-            1
-            if device == "cuda"
-            else len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count()
-        )
+        if device == "cuda":
+            return 1
+        known = hasattr(os, "sched_getaffinity")  # not everywhere
+        return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     if not isinstance(asked, int) or asked < 1:
         raise InputError(f"workers: expected auto or at least 1, got {asked!r}")
     return asked
@@ -56,7 +53,7 @@ def run(
     while waiting:
         waiting, suspects = _run_pool(waiting, bench, min(workers, len(waiting)), done)
         for task in suspects:  # one of them killed its process: each alone, it is seen which
-            if _run_pool([task], bench, 1, done)[1]:
+            if any(_run_pool([task], bench, 1, done)):
                 done(task, "its process died (killed, or out of memory)")
 
 

@@ -1,6 +1,5 @@
 """The work itself, as one process does it: craft a chunk, purify and score a chunk."""
 
-import logging
 import time
 from dataclasses import dataclass, field
 
@@ -16,8 +15,6 @@ from runners.cell import Crafting, Purifying
 from runners.components import build, seed_of
 from runners.store import Store, key_of
 from victims.victim import Victim
-
-log = logging.getLogger(__name__)
 
 
 def settle(device: str) -> torch.device:
@@ -58,7 +55,7 @@ class Bench:
 
     def victim(self, task: Crafting) -> Victim:
         """The task's victim on this device."""
-        key = task.victim.weights_sha256
+        key = key_of(task.victim.identity)  # not the weights alone: a normalisation may differ
         if key not in self.victims:
             self.victims[key] = task.victim.load(self.store).to(self.device)
         return self.victims[key]
