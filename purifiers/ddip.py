@@ -24,7 +24,7 @@ class DDIP(TracePurifier):
         trace: how the optimisation runs.
         steps: T, 1000 on CIFAR-10 and 3000 on ImageNet.
         maps: reconstructions mapped to decisions: every (steps // maps)-th from the first.
-        similarity: tau, the least SSIM to the input. The paper names no window; ours is in trace.py.
+        similarity: tau, the least SSIM to the input. The paper names no window: data/similarity.py.
         warmup: t0, in `warmup_unit`; earlier crossings do not count.
         warmup_unit: Eq. 3 counts t in iterations; Algorithm 1 over the mapped images may be read as
             counting those ("maps"), which is nearer the paper's figures (docs/findings.md).

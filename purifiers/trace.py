@@ -9,9 +9,9 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data.errors import InputError
+from data.similarity import ssim
 from purifiers.engine import fit
 from purifiers.purifier import Purifier
 from purifiers.skipnet import SkipNet
@@ -47,11 +47,8 @@ class Iterate:
 
     @cached_property
     def ssim(self) -> Tensor:
-        """(B,) structural similarity to the target: Gaussian window 11x11, sigma 1.5, range 1."""
-        score = structural_similarity_index_measure(
-            self.images, self.targets, data_range=1.0, reduction="none"
-        )
-        return score.reshape(len(self.images))
+        """(B,) structural similarity to the target."""
+        return ssim(self.images, self.targets)
 
     @cached_property
     def labels(self) -> Tensor:

@@ -6,13 +6,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
-
-
-def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """(N,) structural similarity (Wang et al. 2004): Gaussian window 11x11, sigma 1.5, range 1."""
-    score = structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
-    return score.reshape(len(images))
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.images import Images
+from data.similarity import ssim
 from runners import metrics
 
 TIMINGS = ("craft_seconds", "purify_seconds")
@@ -48,7 +49,7 @@ def score(
             "correct": (decided == chunk.labels).tolist(),
             "linf": linf.tolist(),
             "l2": l2.tolist(),
-            "ssim": metrics.ssim(purified, chunk.images).tolist(),
+            "ssim": ssim(purified, chunk.images).tolist(),
             "psnr": metrics.psnr(purified, chunk.images).tolist(),
             "seed": seeds,
             "adversarial": keys[0],
