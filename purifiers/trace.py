@@ -1,8 +1,8 @@
-"""A DIP trace: the reconstructions along one optimisation, streamed to all that read from it."""
+"""A trace: the reconstructions along one optimisation, streamed to all that read from it."""
 
 import copy
-from abc import abstractmethod
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Protocol
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.similarity import ssim
-from purifiers.engine import fit
 from purifiers.purifier import Purifier
-from purifiers.skipnet import SkipNet
 
 TRIAL_STEPS = 12
 
@@ -70,7 +68,7 @@ class Readout(Protocol):
 
 
 class TracePurifier(Purifier):
-    """A purifier that reads its result off a DIP trace of `steps` iterations."""
+    """A purifier that reads its result off the first `steps` reconstructions of a trace."""
 
     stochastic = True
 
@@ -98,26 +96,37 @@ class TracePurifier(Purifier):
         return short, self.steps / short.steps
 
 
-@dataclass(frozen=True)
-class Trace:
-    """How the optimisation runs (DDIP section 3.1 and Appendix B, https://arxiv.org/abs/2108.00180).
+class Newest:
+    """Keeps the newest reconstructions."""
 
-    Args:
-        network: its architecture.
-        lr: Adam's learning rate, constant.
-        input_scale: the input is uniform in [0, input_scale).
-        jitter: standard deviation of the noise added to the input at each step. Both defaults are the
-            DIP code's, which DDIP follows; its appendix prints 1/30 as the input's scale.
-        optimise_input: the input is learnt as well (DIPDefend's released code).
+    images: Tensor
+
+    def see(self, iterate: Iterate) -> None:
+        """Forgets what it had."""
+        self.images = iterate.images
+
+    def result(self) -> Tensor:
+        """What was seen last."""
+        return self.images
+
+
+class Trace(ABC):
+    """An optimisation that makes reconstructions; a frozen dataclass of its settings.
+
+    Two purifiers of equal traces share one run.
     """
 
-    version: ClassVar[int] = 1  # raised when the engine, a network or a readout's input changes results
+    version: ClassVar[int] = 2  # raised when the engine, a network or a readout's input changes results
 
-    network: SkipNet
-    lr: float = 0.01
-    input_scale: float = 1 / 10
-    jitter: float = 1 / 30
-    optimise_input: bool = False
+    @abstractmethod
+    def stream(
+        self,
+        images: Tensor,
+        seeds: Sequence[int],
+        steps: int,
+        observe: Callable[[int, Tensor], None],
+    ) -> None:
+        """Call `observe` with 0 to steps - 1 and the reconstructions (B, C, H, W) after as many updates."""
 
     def run(
         self,
@@ -135,15 +144,5 @@ class Trace:
                 if step < purifier.steps:
                     readout.see(iterate)
 
-        fit(
-            self.network,
-            images,
-            seeds=seeds,
-            steps=max(p.steps for p in purifiers),
-            lr=self.lr,
-            input_scale=self.input_scale,
-            jitter=self.jitter,
-            optimise_input=self.optimise_input,
-            observe=observe,
-        )
+        self.stream(images, seeds, max(p.steps for p in purifiers), observe)
         return [readout.result() for readout in readouts]

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from data.images import Images
+from purifiers.dip import DIPTrace
 from purifiers.skipnet import SkipNet
-from purifiers.trace import Trace
 
 
 class LinearVictim(nn.Module):
@@ -48,5 +48,7 @@ def linear() -> tuple[LinearVictim, Images]:
 
 
 @pytest.fixture
-def small_trace() -> Trace:
-    return Trace(network=SkipNet(down=[8, 8], up=[8, 8], skip=[2, 2], kernel_down=[3, 3], kernel_up=[3, 3]))
+def small_trace() -> DIPTrace:
+    return DIPTrace(
+        network=SkipNet(down=[8, 8], up=[8, 8], skip=[2, 2], kernel_down=[3, 3], kernel_up=[3, 3])
+    )

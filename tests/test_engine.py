@@ -6,7 +6,7 @@ from conftest import random_images
 from torch import nn
 
 from data.errors import InputError
-from purifiers.engine import fit
+from purifiers.dip import DIPTrace
 from purifiers.skipnet import SkipNet
 
 NETWORKS = {
@@ -42,8 +42,8 @@ NETWORKS = {
 def trajectory(network, images, seeds, steps, **changes) -> torch.Tensor:
     """(steps, B, C, H, W)"""
     seen = []
-    settings = {"lr": 0.01, "input_scale": 1 / 30, "jitter": 0.0, "optimise_input": False} | changes
-    fit(network, images, seeds=seeds, steps=steps, observe=lambda _, x: seen.append(x.clone()), **settings)
+    trace = DIPTrace(network=network, **({"input_scale": 1 / 30, "jitter": 0.0} | changes))
+    trace.stream(images, seeds, steps, lambda _, x: seen.append(x.clone()))
     return torch.stack(seen)
 
 
@@ -84,8 +84,8 @@ class Plain(nn.Module):
 
 def plain_trajectory(network, image, seed, steps, scale) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    drawn = network.initialise(3, generator)
-    z = network.noise(image.shape[1:], generator).to(image).unsqueeze(0) * scale
+    drawn = network.initialise(tuple(image.shape), generator)
+    z = torch.rand(1, network.depth, *image.shape[1:], generator=generator).to(image) * scale
     model = Plain(network, drawn).to(image)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     seen = []

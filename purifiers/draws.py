@@ -1,0 +1,64 @@
+"""Random numbers that are computed from a count, not drawn in a sequence.
+
+Each image has its own stream: a 64-bit hash (SplitMix64: Steele et al. 2014, Fast Splittable
+Pseudorandom Number Generators, https://doi.org/10.1145/2660193.2660195) of its seed, of how many
+times it was asked, and of the position in the tensor. So an image's numbers depend neither on its
+batch nor on the device, and many images are drawn in one go where they are used.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)
+FIRST = _signed(0xBF58476D1CE4E5B9)
+SECOND = _signed(0x94D049BB133111EB)
+
+
+class Draws:
+    """One stream an image; each call draws anew.
+
+    Args:
+        seeds: one an image.
+        device: where the numbers are made.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.keys = _hash(torch.tensor([_signed(seed % 2**64) for seed in seeds], device=device))
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) standard normal numbers, float32."""
+        size = math.prod(shape)
+        u, v = self._bits(size, torch.int32).float().mul_(2**-32).chunk(2, 1)  # [-1/2, 1/2]
+        radius = u.add_(0.5 + 2**-33).log_().mul_(-2).clamp_min_(0).sqrt_()  # Box and Muller 1958
+        angle = v.mul_(2 * math.pi)
+        both = torch.cat([angle.cos() * radius, angle.sin() * radius], 1)
+        return both[:, :size].view(-1, *shape)
+
+    def chosen(self, share: float, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) booleans, true with probability `share` (to 16 bits)."""
+        bits = self._bits(math.prod(shape), torch.int16)[:, : math.prod(shape)]
+        return (bits.int() < round(share * 2**16) - 2**15).view(-1, *shape)
+
+    def _bits(self, size: int, kind: torch.dtype) -> Tensor:
+        """(B, an even number of at least `size`) uniform integers of all values of their kind."""
+        words = 2 * -(-size * kind.itemsize // 16)
+        self.count += 1
+        start = _hash(self.keys + self.count * GOLDEN)
+        place = torch.arange(1, words + 1, device=start.device) * GOLDEN
+        return _hash(start.unsqueeze(1) + place).view(kind)
+
+
+def _hash(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser; the shifts are logical, which PyTorch's are not."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * FIRST
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * SECOND
+    return x ^ ((x >> 31) & (2**33 - 1))

@@ -1,0 +1,47 @@
+"""Counted random numbers: their distribution, and that an image's are its own."""
+
+import math
+
+import pytest
+import torch
+
+from purifiers.draws import Draws
+
+CPU = torch.device("cpu")
+
+
+def test_normal_numbers_are_normal():
+    """Kolmogorov-Smirnov at the 0.1 % level, and the moments."""
+    x = Draws(range(4), CPU).normal((250_000,)).double()
+    for one in x:
+        at = one.sort().values
+        expected = 0.5 * (1 + torch.erf(at / math.sqrt(2)))
+        distance = (expected - torch.arange(1, len(at) + 1) / len(at)).abs().max()
+        assert distance < 1.95 / math.sqrt(len(at))
+    assert x.mean().abs() < 4 / math.sqrt(x.numel())
+    assert (x.var() - 1).abs() < 4 * math.sqrt(2 / x.numel())
+    assert (x[:, 1:] * x[:, :-1]).mean().abs() < 4 / math.sqrt(x.numel())
+    assert (x[0] * x[1]).mean().abs() < 4 / math.sqrt(x.shape[1])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_choices_have_their_share(share):
+    chosen = Draws([3], CPU).chosen(share, (100, 1000)).double()
+    deviation = math.sqrt(share * (1 - share) / chosen.numel())
+    assert abs(chosen.mean().item() - share) <= 4 * deviation + 2**-16
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (4, 32, 32)], ids=str)
+def test_an_images_numbers_do_not_depend_on_the_others(shape):
+    many, alone = Draws([9, 2**63 + 5, 7], CPU), Draws([2**63 + 5], CPU)
+    for _ in range(3):
+        assert torch.equal(many.normal(shape)[1], alone.normal(shape)[0])
+        assert torch.equal(many.chosen(0.3, shape)[1], alone.chosen(0.3, shape)[0])
+
+
+def test_every_call_and_every_seed_draws_anew():
+    draws = Draws([1, 2], CPU)
+    first, second = draws.normal((100,)), draws.normal((100,))
+    for a, b in [(first[0], first[1]), (first[0], second[0])]:
+        assert (a * b).mean().abs() < 0.5
+        assert not torch.equal(a, b)
