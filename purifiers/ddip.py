@@ -28,7 +28,7 @@ class DDIP(TracePurifier):
         warmup: t0, in `warmup_unit`; earlier crossings do not count.
         warmup_unit: Eq. 3 counts t in iterations; Algorithm 1 over the mapped images may be read as
             counting those ("maps"), which is nearer the paper's figures (docs/findings.md).
-        crossings: K, the pairs used.
+        crossings: K, the last pairs used; none is all of them (ddip-singh).
         push: beta, the step away from the input.
         grid: N, sections of the line search of Eq. 5; the paper gives no number.
         tie: what Eq. 5 compares, "logits" or "probabilities". The paper calls both f.
@@ -47,7 +47,7 @@ class DDIP(TracePurifier):
         similarity: float = 0.7,
         warmup: int = 50,
         warmup_unit: Literal["iterations", "maps"] = "maps",
-        crossings: int = 15,
+        crossings: int | None = 15,
         push: float = 0.5,
         grid: int = 10,
         tie: Literal["logits", "probabilities"] = "logits",
@@ -62,7 +62,7 @@ class DDIP(TracePurifier):
             if value not in choices:
                 raise InputError(f"purifier.{name}: expected {' or '.join(choices)}, got {value!r}")
         for name, value in (("maps", maps), ("crossings", crossings), ("grid", grid)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise InputError(f"purifier.{name}: expected at least 1, got {value}")
         if push < 0 or warmup < 0:
             raise InputError(f"purifier: expected push and warmup >= 0, got {push} and {warmup}")
@@ -88,22 +88,26 @@ class DDIP(TracePurifier):
         return short, factor
 
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
-        """Collects crossings as they happen; at most `crossings` pairs an image are kept."""
+        """Collects crossings as they happen, in memory that does not grow."""
         if victim is None:
             raise ValueError("DDIP reads the victim's decisions: expected a victim, got none")
         return _Crossings(self, targets, victim)
 
 
 class _Crossings:
-    """Ring buffers of the last K crossing pairs and of the last K mapped images."""
+    """Ring buffers of the last K crossing pairs and of the last K mapped images.
+
+    Without a K there is nothing to wait for: each pair's on-manifold image is added up at once.
+    """
 
     def __init__(self, purifier: DDIP, targets: Tensor, victim: nn.Module) -> None:
         self.purifier, self.targets, self.victim = purifier, targets, victim
-        batch, k = len(targets), purifier.crossings
+        batch, k = len(targets), purifier.crossings or 0
         self.before = targets.new_zeros(batch, k, *targets.shape[1:])
         self.after = torch.zeros_like(self.before)
         self.labels = torch.zeros(batch, k, 2, dtype=torch.int64, device=targets.device)
         self.found = torch.zeros(batch, dtype=torch.int64, device=targets.device)
+        self.total = torch.zeros_like(targets)
         self.recent: list[Tensor] = []
         self.previous: Iterate | None = None
 
@@ -114,28 +118,41 @@ class _Crossings:
         last = self.previous
         if last is not None and last.step > p.first:
             crossed = (last.labels != iterate.labels) & (last.ssim > p.similarity)
-            rows = crossed.nonzero().flatten()
-            slots = self.found[rows] % p.crossings
-            self.before[rows, slots] = last.images[rows]
-            self.after[rows, slots] = iterate.images[rows]
             pairs = torch.stack([last.labels, iterate.labels], 1)
-            self.labels[rows, slots] = pairs[rows]
-            self.found[rows] += 1
+            self._keep(crossed.nonzero().flatten(), last.images, iterate.images, pairs)
         self.previous = iterate
-        self.recent = [*self.recent, iterate.images][-p.crossings :]
+        self.recent = [*self.recent, iterate.images][-(p.crossings or 1) :]
+
+    def _keep(self, rows: Tensor, before: Tensor, after: Tensor, labels: Tensor) -> None:
+        if self.purifier.crossings is None:
+            for i in rows.tolist():  # one at a time: no image's line search depends on another's
+                pair = slice(i, i + 1)
+                self.total[i] += self._manifold(i, before[pair], after[pair], labels[pair])[0]
+        else:
+            slots = self.found[rows] % self.purifier.crossings
+            self.before[rows, slots] = before[rows]
+            self.after[rows, slots] = after[rows]
+            self.labels[rows, slots] = labels[rows]
+        self.found[rows] += 1
 
     def result(self) -> Tensor:
         return torch.stack([self._one(i) for i in range(len(self.targets))])
 
     def _one(self, i: int) -> Tensor:
-        count = min(int(self.found[i]), self.purifier.crossings)
-        if count == 0:
+        found = int(self.found[i])
+        if found == 0:
             return torch.stack([images[i] for images in self.recent]).mean(0)
-        boundary = self._on_boundary(self.before[i, :count], self.after[i, :count], self.labels[i, :count])
-        manifold = boundary + self.purifier.push * (boundary - self.targets[i])
-        if self.purifier.clip == "each":
-            manifold = manifold.clamp(0, 1)
+        if self.purifier.crossings is None:
+            return (self.total[i] / found).clamp(0, 1)
+        kept = slice(min(found, self.purifier.crossings))
+        manifold = self._manifold(i, self.before[i, kept], self.after[i, kept], self.labels[i, kept])
         return manifold.mean(0).clamp(0, 1)
+
+    def _manifold(self, i: int, before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
+        """(K, C, H, W): the on-manifold images of image i's pairs (Eq. 6)."""
+        boundary = self._on_boundary(before, after, labels)
+        manifold = boundary + self.purifier.push * (boundary - self.targets[i])
+        return manifold.clamp(0, 1) if self.purifier.clip == "each" else manifold
 
     def _on_boundary(self, before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
         """(K, C, H, W): for each pair, the grid point where the victim is least decided."""

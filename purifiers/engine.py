@@ -47,6 +47,16 @@ class Stack:
             x = F.pad(x, (near, far, near, far), mode=padding)
         return F.conv2d(x, weight, bias, stride=stride, groups=self.size)
 
+    def conv_back(
+        self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, size: Sequence[int]
+    ) -> Tensor:
+        """Transposed convolution on zero padding to images of `size`; weights are (in, out, k, k)."""
+        k = weight.shape[-1]
+        beyond = [side - 1 - stride * (small - 1) for side, small in zip(size, x.shape[2:], strict=True)]
+        return F.conv_transpose2d(
+            x, weight, bias, stride=stride, padding=k // 2, output_padding=beyond, groups=self.size
+        )
+
     def norm(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Batch normalisation of each image by its own statistics."""
         return F.batch_norm(x, None, None, scale, shift, training=True)
@@ -60,7 +70,7 @@ class Stack:
         """Set a random share of the values to zero and enlarge the others; active at all times."""
         n, _, height, width = x.shape
         kept = self.draws.chosen(1 - share, (n, height, width, x.shape[1] // self.size))
-        return x * self._beside(kept.permute(1, 0, 4, 2, 3)).to(x.dtype).div_(1 - share)
+        return x * self.beside(kept.permute(0, 1, 4, 2, 3)).to(x.dtype).div_(1 - share)
 
     def beside(self, images: Tensor) -> Tensor:
         """(B, C, H, W), or (B, n, C, H, W), to (n, B*C, H, W): the networks' images side by side."""

@@ -22,7 +22,7 @@ from runners.app import CONFIGS
 from runners.components import build, plain
 
 NAMES = sorted(p.stem for p in (CONFIGS / "purifier").glob("*.yaml"))
-STEPS = 30
+STEPS = 18
 
 
 def purifier(name: str) -> Purifier:
@@ -35,6 +35,11 @@ def purifier(name: str) -> Purifier:
         config.purifier.steps = min(config.purifier.steps, STEPS)
     if "warmup" in config.purifier:
         config.purifier.update(warmup=2, maps=STEPS, similarity=-1.0)
+    if "checkpoints" in config.purifier:
+        config.purifier.update(checkpoints=min(config.purifier.checkpoints, 2))
+        config.purifier.trace.iterations = STEPS // 6
+    if "network_steps" in config.purifier:
+        config.purifier.network_steps = 3
     OmegaConf.resolve(config)
     try:
         return build(plain(config.purifier))

@@ -1,0 +1,166 @@
+"""OAG: Li et al. 2020, Online Alternate Generator against Adversarial Attacks.
+https://arxiv.org/abs/2009.08110
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import InputError
+from purifiers.engine import SGD, Fit, Networks, Parameters, Stack
+from purifiers.fcn import conv_parameters
+from purifiers.trace import Newest, Readout, Trace, TracePurifier
+
+SLOPE = 0.2  # of LeakyReLU where it stands alone: a ReLU that starts negative would never learn
+
+
+@dataclass(frozen=True)
+class Generator:
+    """The paper's F: image to one number, by a convolution, a fully connected layer and a non-linearity.
+
+    Args:
+        kernel: size of the convolution (Table V).
+        filters: of the convolution; the paper gives none.
+        stride: of the convolution; the paper gives none.
+        activation: where the non-linearity stands. "middle": a ReLU after the convolution, as in the
+            prototype that the paper analyses (Eq. 6). "last": after the fully connected layer, the
+            order of its list.
+    """
+
+    kernel: int = 15
+    filters: int = 100
+    stride: int = 3
+    activation: Literal["middle", "last"] = "middle"
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise InputError(f"network.kernel: expected an odd size, got {self.kernel}")
+        if self.activation not in ("middle", "last"):
+            raise InputError(f"network.activation: expected middle or last, got {self.activation!r}")
+
+    def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters of one network for images of shape (C, H, W)."""
+        channels, *size = shape
+        sides = [-(-side // self.stride) for side in size]
+        features = self.filters * sides[0] * sides[1]
+        drawn = conv_parameters("conv", channels, self.filters, self.kernel, generator)
+        bound = (6 / (features + 1)) ** 0.5
+        weight = torch.empty(self.filters, *sides).uniform_(-bound, bound, generator=generator)
+        return drawn | {"full.weight": weight, "full.bias": torch.zeros(1)}
+
+    def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
+        """Stacked images (n, B*C, H, W) to (n, B)."""
+        weight, bias = parameters["conv.weight"], parameters["conv.bias"]
+        x = stack.conv(inputs, weight, bias, stride=self.stride, padding="constant")
+        if self.activation == "middle":
+            x = F.relu_(x)
+        x = (x * parameters["full.weight"]).unflatten(1, (stack.size, -1)).flatten(2).sum(2)
+        x = x + parameters["full.bias"]
+        return x if self.activation == "middle" else F.leaky_relu(x, SLOPE)
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Section H's control, fitted in one go: the generator's convolution, a fully connected layer to
+    one number, a non-linearity, a fully connected layer back, and the mirrored convolution.
+
+    Args:
+        kernel, filters, stride: as the generator's.
+    """
+
+    kernel: int = 15
+    filters: int = 100
+    stride: int = 3
+
+    def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters of one network for images of shape (C, H, W)."""
+        drawn = Generator(self.kernel, self.filters, self.stride).initialise(shape, generator)
+        back = conv_parameters("back", shape[0], self.filters, self.kernel, generator)
+        features = drawn["full.weight"].shape
+        return drawn | {
+            "spread.weight": torch.empty(features).uniform_(-1, 1, generator=generator),
+            "spread.bias": torch.empty(features).uniform_(-1, 1, generator=generator),
+            "back.weight": back["back.weight"],  # (filters, C, k, k)
+            "back.bias": torch.zeros(shape[0]),
+        }
+
+    def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
+        """Stacked images to stacked images, both (n, B*C, H, W)."""
+        p = parameters
+        x = stack.conv(inputs, p["conv.weight"], p["conv.bias"], stride=self.stride, padding="constant")
+        x = (x * p["full.weight"]).unflatten(1, (stack.size, -1)).flatten(2).sum(2) + p["full.bias"]
+        x = F.leaky_relu(x, SLOPE).unsqueeze(2).unsqueeze(2).unsqueeze(2)  # (n, B, 1, 1, 1)
+        wide = p["spread.weight"].unflatten(0, (stack.size, -1)) * x
+        wide = (wide + p["spread.bias"].unflatten(0, (stack.size, -1))).flatten(1, 2)
+        return stack.conv_back(
+            wide, p["back.weight"], p["back.bias"], stride=self.stride, size=inputs.shape[2:]
+        )
+
+
+@dataclass(frozen=True)
+class OAGTrace(Trace):
+    """Makes an image from nothing, by Langevin steps on an energy that is learnt meanwhile (Algorithm 1).
+
+    One update of the network (Eq. 5) follows `image_steps` updates of the image (Eq. 3).
+
+    Args:
+        network: the generator.
+        image_steps: T_I.
+        noise: epsilon_g of Eq. 3.
+        lr: beta of Eq. 5.
+        scale: values of the image run from -scale/2 to scale/2, so that the noise of Eq. 3, whose
+            standard deviation settles at 1, is 1/scale of the range.
+
+    The paper gives no noise, lr or scale; docs/findings.md says how these were found.
+    """
+
+    network: Generator
+    image_steps: int = 20
+    noise: float = 0.3
+    lr: float = 1e-6
+    scale: float = 255.0
+
+    def stream(
+        self,
+        images: Tensor,
+        seeds: Sequence[int],
+        steps: int,
+        observe: Callable[[int, Tensor], None],
+    ) -> None:
+        """The synthesised images, each before the network's update that follows it."""
+        networks = Networks(self.network, images, seeds=seeds)
+        stack = networks.stack
+        reference = stack.beside((networks.images - 0.5) * self.scale)
+        made = torch.zeros_like(reference)
+        rate = self.noise**2 / 2
+
+        def loss() -> tuple[Tensor, Tensor]:
+            for _ in range(self.image_steps):
+                at = made.clone().requires_grad_()
+                (slope,) = torch.autograd.grad(networks(at).sum(), at)
+                made.sub_(rate * (made - slope)).add_(networks.normal(made) * self.noise)
+            energies = networks(torch.cat([made, reference]))
+            return stack.apart(made / self.scale + 0.5)[:, 0].clamp(0, 1), energies[0] - energies[1]
+
+        Fit(networks, loss, SGD(self.lr)).run(steps, observe)
+
+
+class OAG(TracePurifier):
+    """The image synthesised after `network_steps` updates.
+
+    Args:
+        trace: how image and network are updated.
+        network_steps: T_N, 300 on Flower-17 and 600 on ILSVRC; chosen by section III-D's rule, from
+            images with Gaussian noise.
+    """
+
+    def __init__(self, *, trace: OAGTrace, network_steps: int = 300) -> None:
+        super().__init__(trace=trace, steps=network_steps)
+
+    def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
+        """Keeps the newest image."""
+        return Newest()

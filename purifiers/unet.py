@@ -1,0 +1,71 @@
+"""The U-Net to which RIDE compares its network: Ronneberger et al. 2015,
+https://arxiv.org/abs/1505.04597; RIDE gives no sizes, these are ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import InputError
+from purifiers.engine import Parameters, Stack
+from purifiers.fcn import conv_parameters
+
+
+@dataclass(frozen=True)
+class UNet:
+    """At each scale two 3x3 convolutions with ReLU; 2x2 maxima down, bilinear enlargement up, and the
+    outputs of the way down joined on the way up. No normalisation, as in RIDE's other networks.
+
+    Args:
+        filters: per scale, outermost first.
+        bounded: a sigmoid at the end, for images in [0, 1].
+    """
+
+    filters: Sequence[int] = (32, 64, 128)
+    bounded: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "filters", tuple(self.filters))
+
+    def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters of one network for images of shape (C, H, W)."""
+        channels, *size = shape
+        if min(size) < (least := 2 ** (len(self.filters) - 1)):
+            raise InputError(
+                f"this network halves the image {len(self.filters) - 1} times: expected sides of at "
+                f"least {least} pixels, got {size[0]}x{size[1]}"
+            )
+        drawn: dict[str, Tensor] = {}
+        inputs = channels
+        for i, filters in enumerate(self.filters):
+            drawn |= conv_parameters(f"down{i}a", inputs, filters, 3, generator)
+            drawn |= conv_parameters(f"down{i}b", filters, filters, 3, generator)
+            inputs = filters
+        for i, filters in reversed(list(enumerate(self.filters[:-1]))):
+            drawn |= conv_parameters(f"up{i}a", filters + self.filters[i + 1], filters, 3, generator)
+            drawn |= conv_parameters(f"up{i}b", filters, filters, 3, generator)
+        return drawn | conv_parameters("out", self.filters[0], channels, 1, generator)
+
+    def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
+        """Stacked images to stacked images, both (n, B*C, H, W)."""
+
+        def conv(x: Tensor, name: str) -> Tensor:
+            weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
+            return stack.conv(x, weight, bias, padding="constant")
+
+        def twice(x: Tensor, name: str) -> Tensor:
+            return F.relu_(conv(F.relu_(conv(x, f"{name}a")), f"{name}b"))
+
+        def scale(x: Tensor, i: int) -> Tensor:
+            x = twice(x, f"down{i}")
+            if i + 1 == len(self.filters):
+                return x
+            inner = scale(F.max_pool2d(x, 2), i + 1)
+            grown = F.interpolate(inner, size=x.shape[2:], mode="bilinear", align_corners=False)
+            return twice(stack.concat([x, grown]), f"up{i}")
+
+        x = conv(scale(inputs, 0), "out")
+        return torch.sigmoid(x) if self.bounded else x
