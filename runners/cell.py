@@ -9,7 +9,7 @@ from runners.components import Config, VictimSpec, identity
 from runners.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 1  # raised when what a record holds changes
+SCORING = 2  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Crafting:
     attack: Config
     knowledge: Config
     seed: int
+    precision: str
 
     @property
     def recipe(self) -> Recipe:
@@ -46,6 +47,7 @@ class Crafting:
             "attack": identity(self.attack),
             "knowledge": identity(self.knowledge),
             "seed": self.seed,
+            "precision": self.precision,
         }
 
 
@@ -64,6 +66,7 @@ class Purifying:
             "purifier": identity(purifier),
             "victim": self.crafting.victim.identity,
             "seed": self.crafting.seed,
+            "precision": self.crafting.precision,
         }
 
     def records(self, purifier: Config) -> Recipe:
@@ -73,13 +76,16 @@ class Purifying:
             "purified": key_of(self.purified(purifier)),
             "victim": self.crafting.victim.identity,
             "scoring": SCORING,
+            "precision": self.crafting.precision,
         }
 
 
-def craftings(cell: Cell, victim: VictimSpec, chunks: Iterable[Images], seed: int) -> list[Crafting]:
+def craftings(
+    cell: Cell, victim: VictimSpec, chunks: Iterable[Images], *, seed: int, precision: str
+) -> list[Crafting]:
     """The chunks of a cell's adversarial examples, in order."""
     attack, knowledge = cell.configs["attack"], cell.configs["knowledge"]
-    return [Crafting(chunk, victim, attack, knowledge, seed) for chunk in chunks]
+    return [Crafting(chunk, victim, attack, knowledge, seed, precision) for chunk in chunks]
 
 
 def describe(cell: Cell) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Settings:
     chunk: int
     store: str
     device: str
+    tf32: bool
     workers: int | str
 
     def __post_init__(self) -> None:
@@ -47,6 +48,13 @@ class Settings:
             raise InputError(f"seed: expected 0 or more, got {self.seed}")
         if not isinstance(self.store, str) or not self.store:
             raise InputError(f"store: expected a folder, got {self.store!r}")
+        if not isinstance(self.tf32, bool):
+            raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
+
+    @property
+    def precision(self) -> str:
+        """Of products in convolutions and matrices; part of what results depend on."""
+        return "tf32" if self.tf32 else "float32"
 
 
 @dataclass
@@ -71,8 +79,8 @@ class Grid:
 
     def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run."""
-        device = settle(self.settings.device)
-        self.bench = Bench(Store(self.settings.store), device)
+        device = settle(self.settings.device, tf32=self.settings.tf32)
+        self.bench = Bench(Store(self.settings.store), device, self.settings.precision)
         results = [CellResult(cell) for cell in cells]
         purifiers = self._buildable(results)
         plans = {i: self._plan(result.cell) for i, result in enumerate(results) if result.skipped is None}
@@ -112,7 +120,8 @@ class Grid:
                 subset = source.load(self.settings.split)
             subset = subset.subset(self.settings.n, seed=self.settings.seed)
             self.images[name] = list(subset.chunks(self.settings.chunk))
-        return craftings(cell, self._victim(cell.configs["victim"]), self.images[name], self.settings.seed)
+        victim, settings = self._victim(cell.configs["victim"]), self.settings
+        return craftings(cell, victim, self.images[name], seed=settings.seed, precision=settings.precision)
 
     def _same_labels(self, cell: Cell, label_space: str) -> None:
         expected = cell.configs["victim"]["label_space"]

@@ -20,6 +20,8 @@ def score(
     purified: Tensor,
     *,
     seconds: tuple[float, float],
+    batch: int,
+    precision: str,
     keys: tuple[str, str],
     seeds: list[int],
 ) -> pd.DataFrame:
@@ -27,6 +29,8 @@ def score(
 
     Args:
         seconds: wall seconds an image of crafting and of purifying.
+        batch: how many images were purified at once.
+        precision: "float32" or "tf32".
         keys: the store's names of the adversarial and the purified images.
         seeds: of each image's purification.
     """
@@ -59,6 +63,8 @@ def score(
             "scored_with": f"torch {torch.__version__}",
             "craft_seconds": seconds[0],
             "purify_seconds": seconds[1],
+            "purify_batch": batch,
+            "precision": precision,
         }
     )
 

@@ -89,7 +89,7 @@ def main(config: DictConfig) -> None:
         title=table.title,
         note=note,
         setting=f"dataset {choices['dataset']}, victim {choices['victim']}, n={config.n} images an entry, "
-        f"split {config.split}, seed {config.seed}",
+        f"split {config.split}, seed {config.seed}" + (", TF32" if config.tf32 else ""),
     )
     stem = choices["table"].replace("/", "-")
     files = render.write(frame, heading, folder / stem)

@@ -1,6 +1,7 @@
 """The work itself, as one process does it: craft a chunk, purify and score a chunk."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,20 +14,22 @@ from purifiers.purifier import PurifierError, purify_together
 from runners import records
 from runners.cell import Crafting, Purifying
 from runners.components import build, seed_of
+from runners.memory import within_memory
 from runners.store import Store, key_of
 from victims.victim import Victim
 
 
-def settle(device: str) -> torch.device:
-    """Fix what changes results from machine to machine: threads, TF32, algorithm choice.
+def settle(device: str, *, tf32: bool) -> torch.device:
+    """Fix what changes results from machine to machine: threads, precision, algorithm choice.
 
-    "auto" is CUDA where there is any. One thread a process on a CPU: sums are then taken in one
-    order however many cores there are, and processes use the cores better than threads do. On CUDA the
-    gradients of reflection padding and of bilinear enlargement are not repeatable to the bit.
+    TF32 multiplies with 10 bits of mantissa, on CUDA only. "auto" is CUDA where there is any. One thread
+    a process on a CPU: sums are then taken in one order however many cores there are, and processes
+    use the cores better than threads do. On CUDA the gradients of reflection padding and of bilinear
+    enlargement are not repeatable to the bit.
     """
     torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     if device == "auto":
@@ -35,6 +38,8 @@ def settle(device: str) -> torch.device:
         raise InputError(f"device: expected auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda was asked for, but PyTorch sees no CUDA device here")
+    if tf32 and device == "cpu":
+        raise InputError("tf32: expected a CUDA device, a CPU has no TF32")
     return torch.device(device)
 
 
@@ -44,7 +49,9 @@ class Bench:
 
     store: Store
     device: torch.device
+    precision: str
     victims: dict[str, Victim] = field(default_factory=dict)
+    fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
 
     def do(self, task: Crafting | Purifying) -> None:
         """Make what the task names, and only what the store lacks."""
@@ -89,14 +96,22 @@ class Bench:
         broken: list[PurifierError] = []
         if lacking:
             start = time.perf_counter()
-            results = purify_together([build(p) for p in lacking], attacked, seeds=seeds, victim=victim)
+            purifiers, name = [build(p) for p in lacking], key_of({"purifiers": lacking})
+            parts, batch = within_memory(
+                lambda part: purify_together(purifiers, attacked[part], seeds=seeds[part], victim=victim),
+                len(chunk),
+                min(len(chunk), self.fitting.get(name, len(chunk))),
+            )
+            if batch < len(chunk):
+                self.fitting[name] = batch
+            results = [whole(of_one) for of_one in zip(*parts, strict=True)]
             self._finish()
             seconds = torch.tensor((time.perf_counter() - start) / len(chunk))
             for config, result in zip(lacking, results, strict=True):
                 if isinstance(result, PurifierError):
                     broken.append(result)
                     continue
-                made = {"images": result.cpu(), "seconds": seconds}
+                made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
                 self.store.put_tensors(task.purified(config), made)
                 purified[key_of(task.purified(config))] = made
         on_device = chunk.to(self.device)
@@ -110,6 +125,8 @@ class Bench:
                 attacked,
                 made["images"].to(self.device),
                 seconds=(adversarial["seconds"].item(), made["seconds"].item()),
+                batch=int(made["batch"]),
+                precision=task.crafting.precision,
                 keys=(key_of(task.crafting.recipe), key_of(task.purified(config))),
                 seeds=seeds,
             )
@@ -120,3 +137,9 @@ class Bench:
     def _finish(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def whole(parts: Sequence[Tensor | PurifierError]) -> Tensor | PurifierError:
+    """One purifier's results, joined; the first error where there is one."""
+    broken = [part for part in parts if isinstance(part, PurifierError)]
+    return broken[0] if broken else torch.cat(list(parts))

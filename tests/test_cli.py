@@ -29,7 +29,7 @@ def run(monkeypatch, capsys, tmp_path):
     ("words", "expected"),
     [
         (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are bim, clean, cw,"),
-        (["purifier=nothing"], "there are comdefend, ddip, dip, dipdefend, dipdefend-released, jpeg, none"),
+        (["purifier=nothing"], "there are comdefend, ddip, ddip-singh, dip, dipdefend"),
         (["dataset=mnist"], "there are cifar10, digits-photos"),
         (["attack.epz=1"], "(did you mean 'eps'?); attack pgd has alpha, eps, random_start, steps"),
         (["purifier=jpeg", "purifier.qality=3"], "(did you mean 'quality'?); purifier jpeg has quality"),
@@ -44,6 +44,8 @@ def run(monkeypatch, capsys, tmp_path):
         (["chunk=0"], "chunk: expected at least 1 image, got 0"),
         (["split=test"], "split: expected one of train, tuning, evaluation, got 'test'"),
         (["device=tpu"], "device: expected auto, cpu or cuda, got 'tpu'"),
+        (["tf32=true", "device=cpu"], "tf32: expected a CUDA device"),
+        (["tf32=3"], "tf32: expected true or false, got 3"),
         (["workers=0"], "workers: expected auto or at least 1, got 0"),
         (["purifier.tie=x"], "purifier.tie: expected logits or probabilities, got 'x'"),
         (["dataset=cifar10"], "victims for it: resnet20, resnet56"),

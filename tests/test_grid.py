@@ -51,7 +51,15 @@ CELLS = [
 
 def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
     """Results, and what was printed."""
-    settings = {"n": 5, "seed": 0, "split": "evaluation", "chunk": 2, "device": "cpu", "workers": 1}
+    settings = {
+        "n": 5,
+        "seed": 0,
+        "split": "evaluation",
+        "chunk": 2,
+        "device": "cpu",
+        "tf32": False,
+        "workers": 1,
+    }
     settings = Settings(store=str(store), **(settings | changes))
     console = Console(file=io.StringIO(), width=200)
     results = Grid(settings, console).evaluate(cells)

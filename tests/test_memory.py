@@ -1,0 +1,72 @@
+"""A batch larger than memory is halved, and nothing else changes."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from runners.memory import memory_ran_out, within_memory
+
+
+def squares(limit: int, error: Exception, seen: list[int]):
+    def work(part: slice) -> list[int]:
+        seen.append(part.stop - part.start)
+        if part.stop - part.start > limit:
+            raise error
+        return [i * i for i in range(part.start, part.stop)]
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: you")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_does_not_fit_is_halved_and_what_is_done_stays_done(error, caplog):
+    seen: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        parts, batch = within_memory(squares(3, error, seen), 11, 8)
+    assert [i for part in parts for i in part] == [i * i for i in range(11)]
+    assert (batch, seen) == (2, [8, 4, 2, 2, 2, 2, 2, 1])
+    assert "8 images at once: going on with 4" in caplog.text
+
+
+def test_one_image_too_many_is_an_error():
+    with pytest.raises(MemoryError):
+        within_memory(squares(0, MemoryError(), []), 4, 4)
+
+
+def test_other_errors_are_not_taken_for_it():
+    seen: list[int] = []
+    with pytest.raises(RuntimeError, match="shapes"):
+        within_memory(squares(0, RuntimeError("shapes differ"), seen), 4, 4)
+    assert seen == [4]
+    assert not memory_ran_out(ValueError("no memory of it"))
+
+
+LIMITED = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from purifiers.fcn import FCN
+from purifiers.ride import RIDE, RIDETrace
+from runners.memory import within_memory
+images = torch.rand(32, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+ride = RIDE(trace=RIDETrace(network=FCN(filters=[16, 16, 16]), iterations=2), checkpoints=1)
+few = ride(images[:8], seeds=range(8))
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 80 * 2**20, resource.RLIM_INFINITY))
+parts, batch = within_memory(lambda part: ride(images[part], seeds=range(32)[part]), 32, 32)
+assert torch.equal(torch.cat(parts)[:8], few)
+print(batch)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is set the Linux way")
+def test_a_real_shortage_on_a_cpu():
+    """PyTorch's own error, under a limit that holds 8 or 16 of 32 images; their results stay the same."""
+    run = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) in (8, 16)
