@@ -1,12 +1,17 @@
 """The batched engine against the plain way: one image, torch.nn modules, torch.optim.Adam."""
 
+import gc
+
 import pytest
 import torch
-from conftest import random_images
+from conftest import linear_victim, random_images
 from torch import nn
 
 from data.errors import InputError
-from purifiers.dip import DIPTrace
+from purifiers.ddip import DDIP
+from purifiers.dip import DIP, DIPTrace
+from purifiers.dipdefend import DIPDefend
+from purifiers.purifier import purify_together
 from purifiers.skipnet import SkipNet
 
 NETWORKS = {
@@ -138,6 +143,41 @@ def test_seeds_matter():
 def test_sizes_that_do_not_divide(size):
     out = trajectory(NETWORKS["medium"], torch.rand(2, 1, *size), [0, 1], 2)
     assert out.shape == (2, 2, 1, *size)
+
+
+def test_an_image_that_is_not_finite_spoils_no_other():
+    images, seeds = random_images(3, 32), [0, 1, 2]
+    broken = images.clone()
+    broken[1] = float("nan")
+    whole, spoilt = (trajectory(NETWORKS["medium"], x, seeds, 10, jitter=1 / 30) for x in (images, broken))
+    assert spoilt[1:, 1].isnan().all()
+    assert torch.equal(whole[:, [0, 2]], spoilt[:, [0, 2]])
+
+
+def test_memory_does_not_grow_with_the_steps(small_trace):
+    """All that reads off a trace keeps a fixed number of its reconstructions."""
+    alive: list[int] = []
+    settings = {"trace": small_trace, "maps": 60, "warmup": 2, "similarity": -1.0}
+    purifiers = [
+        DIP(trace=small_trace, steps=60),
+        DIPDefend(trace=small_trace, steps=60),
+        DDIP(steps=60, crossings=5, **settings),
+        DDIP(steps=60, crossings=None, grid=10, **settings),
+    ]
+
+    class Counting(DIP):
+        def readout(self, targets, victim):
+            def see(iterate):
+                gc.collect()
+                alive.append(sum(torch.is_tensor(x) and x.shape == targets.shape for x in gc.get_objects()))
+
+            return type("R", (), {"see": lambda _, i: see(i), "result": lambda _: targets})()
+
+    images = random_images(2)
+    purify_together(
+        [*purifiers, Counting(trace=small_trace, steps=60)], images, seeds=[0, 1], victim=linear_victim(16)
+    )
+    assert max(alive[30:]) <= max(alive[:30])
 
 
 def test_images_too_small_for_the_network():
