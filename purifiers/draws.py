@@ -38,7 +38,8 @@ class Draws:
         """(B, *shape) standard normal numbers, float32."""
         size = math.prod(shape)
         u, v = self._bits(size, torch.int32).float().mul_(2**-32).chunk(2, 1)  # [-1/2, 1/2]
-        radius = u.add_(0.5 + 2**-33).log_().mul_(-2).clamp_min_(0).sqrt_()  # Box and Muller 1958
+        # Box and Muller 1958. A float32 in [-1/2, 1/2] may be -1/2 itself, whose logarithm is no number.
+        radius = u.add_(0.5).clamp_min_(2**-26).log_().mul_(-2).sqrt_()
         angle = v.mul_(2 * math.pi)
         both = torch.cat([angle.cos() * radius, angle.sin() * radius], 1)
         return both[:, :size].view(-1, *shape)

@@ -45,3 +45,13 @@ def test_every_call_and_every_seed_draws_anew():
     for a, b in [(first[0], first[1]), (first[0], second[0])]:
         assert (a * b).mean().abs() < 0.5
         assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("word", [-(2**31), -(2**31) + 1, -1, 0, 1, 2**31 - 1])
+def test_no_word_gives_a_number_that_is_not_finite(word, monkeypatch):
+    """One word in 2**26 did, which a run of OAG meets but no test of a few million numbers."""
+    draws = Draws([1], CPU)
+    monkeypatch.setattr(Draws, "_bits", lambda self, size, kind: torch.full((1, 2 * size), word, dtype=kind))
+    drawn = draws.normal((8,))
+    assert torch.isfinite(drawn).all()
+    assert drawn.abs().max() <= 6.01
