@@ -11,9 +11,9 @@ READY    := $(VENV)/.ready
 RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(ARGS)
 
-.PHONY: help table1 table2 test bench check clean
+.PHONY: help table1 table2 test bench bench-table check clean
 help:            ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
 	@$(RUN) runners.table table=ddip/table1 $(OPTIONS)
@@ -25,7 +25,10 @@ test: $(READY)   ## the tests, in under ten minutes on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(RUN) pytest -n 2
 
-bench: $(READY)  ## time Table 1 from an empty and from a full store, into results/bench/
+bench: $(READY)  ## time the engine beside other ways, into results/bench/
+	@$(RUN) scripts.bench_engine && $(VENV)/bin/python -m scripts.bench_memory
+
+bench-table: $(READY) ## time Table 1 from an empty and from a full store, into results/bench/
 	@$(RUN) scripts.bench_table table=ddip/table1 $(OPTIONS)
 
 check: $(READY)  ## format and lint

@@ -9,7 +9,6 @@ rounds is printed. Appends rows to results/bench/engine-torch<version>-<device>-
 import itertools
 import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -34,12 +33,12 @@ from runners.components import Config, build, plain, prepare_victim
 from runners.pool import worker_count
 from runners.store import Store
 from runners.work import settle
-from scripts.plain_dip import plain_dip
+from scripts.other_ways import in_turn, plain_dip, plain_ride, unfolded
+from victims.victim import Victim
 
 BENCH = Path("results/bench")
 ROUNDS, STEPS = 5, 40
 BATCH = {"cpu": 8, "cuda": 256}
-PURIFIERS = ("dip", "dipdefend", "ddip", "ddip-singh", "ride", "ride-imagenet", "oag")
 DEVICE = settle("auto", tf32=False)
 CORES = worker_count("auto", "cpu")
 
@@ -82,23 +81,36 @@ def row(what: str, ratios: list[float], unit: str = "") -> dict[str, str | float
     return {"what": what, "median": statistics.median(kept), "low": kept[0], "high": kept[-1], "unit": unit}
 
 
-def against_the_plain_loop() -> list[dict]:
-    """DDIP's CIFAR-10 network on the whole machine: engine against one image at a time."""
-    batch, rates, plain_rates = BATCH[DEVICE.type], [], []
+def against_plain_loops() -> list[dict]:
+    """Images a second on the whole machine: the engine against one image at a time."""
+    batch, rows = BATCH[DEVICE.type], []
     processes = CORES if DEVICE.type == "cpu" else 1
+    ways = {
+        "dip": (32, batch, lambda: plain_dip(images_of(1), STEPS)),
+        "ride": (32, batch, lambda: plain_ride(images_of(1), STEPS, hidden=4, dropout=[2, 3])),
+        "ride-imagenet": (
+            224,
+            max(batch // 8, 8),
+            lambda: plain_ride(images_of(1, 224), STEPS // 8, hidden=7, dropout=[4, 5, 6]),
+        ),
+    }
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        for _ in range(ROUNDS):
-            torch.set_num_threads(CORES)  # as PyTorch does of itself
-            plain_rates.append(1 / plain_dip(images_of(1), STEPS))
-            torch.set_num_threads(1)
-            each = [pool.submit(step_seconds, "dip", batch) for _ in range(processes)]
-            rates.append(sum(1 / one.result() for one in each))
-    ratios = [ours / plain for ours, plain in zip(rates, plain_rates, strict=True)]
-    return [
-        row("engine / plain loop, CIFAR DIP, images a second", ratios, "x"),
-        row("engine, CIFAR DIP, 1000 steps", [rate / 1000 for rate in rates], "images/s"),
-        row("plain loop, CIFAR DIP, 1000 steps", [rate / 1000 for rate in plain_rates], "images/s"),
-    ]
+        for name, (size, many, plain_way) in ways.items():
+            ours, theirs = [], []
+            for _ in range(ROUNDS if size == 32 else 2):
+                torch.set_num_threads(CORES)  # as PyTorch does of itself
+                theirs.append(1 / plain_way())
+                torch.set_num_threads(1)
+                steps = STEPS if size == 32 else STEPS // 8
+                each = [pool.submit(step_seconds, name, many, size, steps) for _ in range(processes)]
+                ours.append(sum(1 / one.result() for one in each))
+            ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+            rows += [
+                row(f"{name} {size}x{size}: engine / plain loop", ratios, "x"),
+                row(f"{name} {size}x{size}: engine, steps a second", ours, "steps/s"),
+                row(f"{name} {size}x{size}: plain loop, steps a second", theirs, "steps/s"),
+            ]
+    return rows
 
 
 def one_large_convolution() -> float:
@@ -113,23 +125,6 @@ def one_large_convolution() -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 2 * 256 * 256 * 9 * 1024 / statistics.median(times)
-
-
-def unfolded(stack: engine.Stack, x: Tensor, w: Tensor, b: Tensor | None, stride: int) -> Tensor:
-    """Convolution of padded images as one batched matrix product."""
-    k, apart = w.shape[-1], x.unflatten(1, (stack.size, -1))[0]
-    columns = F.unfold(apart, k, stride=stride)
-    out = torch.bmm(w.view(stack.size, -1, columns.shape[1]), columns)
-    sides = [(side - k) // stride + 1 for side in x.shape[2:]]
-    out = out.view(1, -1, *sides)
-    return out if b is None else out + b.view(1, -1, 1, 1)
-
-
-def in_turn(stack: engine.Stack, x: Tensor, w: Tensor, b: Tensor | None, stride: int) -> Tensor:
-    """One convolution an image."""
-    biases = [None] * stack.size if b is None else b.chunk(stack.size)
-    parts = zip(x.chunk(stack.size, 1), w.chunk(stack.size), biases, strict=True)
-    return torch.cat([F.conv2d(image, weight, bias, stride=stride) for image, weight, bias in parts], 1)
 
 
 def other_layouts() -> list[dict]:
@@ -164,16 +159,18 @@ def other_layouts() -> list[dict]:
     return [*named, row("engine's convolutions / rate of one large convolution", shares, "")]
 
 
-def readouts() -> list[dict]:
-    """DIP, DIPDefend and DDIP off one trace, against DIP alone for as many steps; a trained victim."""
+def trained_victim() -> Victim:
+    """The embedded default's."""
     with TemporaryDirectory() as folder:
         store = Store(folder)
-        victim = prepare_victim(config_of("victim=digits-resnet8", "victim"), store).load(store).to(DEVICE)
-    batch = BATCH[DEVICE.type]
+        return prepare_victim(config_of("victim=digits-resnet8", "victim"), store).load(store).to(DEVICE)
+
+
+def readouts(victim: Victim) -> list[dict]:
+    """DIP, DIPDefend and DDIP off one trace, against DIP alone for as many steps."""
+    batch, names = BATCH[DEVICE.type], ("dip", "dipdefend", "ddip")
     images, seeds = images_of(batch), range(batch)
-    dip, dipdefend, ddip = (
-        config_of(f"purifier={name}", "purifier") for name in ("dip", "dipdefend", "ddip")
-    )
+    dip, dipdefend, ddip = (config_of(f"purifier={name}", "purifier") for name in names)
     steps = ddip["steps"]
     purifiers = [build(one) for one in ({**dip, "steps": steps}, dipdefend, ddip)]
 
@@ -186,42 +183,53 @@ def readouts() -> list[dict]:
     return [row(f"DIP + DIPDefend + DDIP / DIP alone, {steps} steps", ratios, "x")]
 
 
-def peak(purifier: str, batch: int, size: int, steps: int) -> float:
-    """MiB at most in a process that streams a trace, beyond what it has before."""
-    code = (
-        "import resource, torch\n"
-        "from scripts.bench_engine import *\n"
-        "held = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        f"trace, images, before = trace_of({purifier!r}), images_of({batch}, {size}), held()\n"
-        f"trace.stream(images, range({batch}), {steps}, lambda step, images: None)\n"
-        "print(torch.cuda.max_memory_allocated() / 2**20 if DEVICE.type == 'cuda' else held() - before)"
+def decisions(victim: Victim) -> list[dict]:
+    """How many of the victim's decisions after a full run do not change with the rounding.
+
+    The kernels of a network alone round otherwise than those of eight side by side.
+    """
+    attacked = (
+        build(config_of("dataset=digits-photos", "dataset")).load("evaluation").subset(24, seed=0).to(DEVICE)
     )
-    return float(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    )
+    attack = build(config_of("attack=pgd", "attack"))
+    images = attack(victim, attacked.images, attacked.labels, seeds=range(24))
+    purifiers = [build(config_of(f"purifier={name}", "purifier")) for name in ("dip", "dipdefend", "ddip")]
+    for purifier in purifiers:
+        purifier.steps = 1000
+
+    def decided(batch: int) -> Tensor:
+        parts = [range(i, i + batch) for i in range(0, 24, batch)]
+        made = [purify_together(purifiers, images[list(p)], seeds=p, victim=victim) for p in parts]
+        return torch.stack([victim(torch.cat(one)).argmax(1) for one in zip(*made, strict=True)])
+
+    together = decided(8)
+    with patch.object(engine, "FILL", 1):
+        alone = decided(1)
+    equal = (together == alone).float().mean(1).tolist()
+    names = [type(purifier).__name__ for purifier in purifiers]
+    return [
+        row(f"equal decisions of {name} with other kernels, 24 images", [share])
+        for name, share in zip(names, equal, strict=True)
+    ]
 
 
-def memory() -> list[dict]:
-    """Peak memory an image, and that it does not grow with the steps."""
-    rows, batch = [], BATCH[DEVICE.type]
-    for name in PURIFIERS:
-        size, few = (224, 2) if name == "ride-imagenet" else (32, 10)
-        short, long = (peak(name, batch, size, steps) for steps in (few, 4 * few))
-        rows.append(row(f"memory of {name}, {size}x{size}, batch {batch}", [short / batch], "MiB/image"))
-        rows.append(row(f"memory of {name}, {4 * few} steps / {few} steps", [long / short], "x"))
-    return rows
+def append(rows: list[dict]) -> None:
+    """To the file of this torch, device and precision, and to the screen."""
+    path = BENCH / f"engine-torch{torch.__version__.split('+')[0]}-{DEVICE.type}-float32.csv"
+    BENCH.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(rows).assign(date=time.strftime("%Y-%m-%d"), cores=CORES).round(4)
+    frame.to_csv(path, mode="a", header=not path.exists(), index=False)
+    sys.stdout.write(frame.drop(columns=["date", "cores"]).to_string(index=False, header=False) + "\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
-    """Measure, append, print."""
-    path = BENCH / f"engine-torch{torch.__version__.split('+')[0]}-{DEVICE.type}-float32.csv"
-    BENCH.mkdir(parents=True, exist_ok=True)
-    for part in (against_the_plain_loop, other_layouts, readouts, memory):
-        frame = pd.DataFrame(part()).assign(date=time.strftime("%Y-%m-%d"), cores=CORES).round(4)
-        frame.to_csv(path, mode="a", header=not path.exists(), index=False)
-        sys.stdout.write(frame.to_string(index=False, header=part is against_the_plain_loop) + "\n")
-        sys.stdout.flush()
-    sys.stdout.write(f"written: {path}\n")
+    """Measure, append, print: what, median, lowest, highest, unit."""
+    append(against_plain_loops())
+    append(other_layouts())
+    victim = trained_victim()
+    append(readouts(victim))
+    append(decisions(victim))
 
 
 if __name__ == "__main__":

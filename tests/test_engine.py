@@ -125,6 +125,25 @@ def test_an_image_does_not_depend_on_its_batch(changes):
     assert torch.equal(together, turned)
 
 
+def test_an_image_among_64_others_takes_its_own_50_steps():
+    """Tolerance 0: on a CPU the trajectories are equal to the bit."""
+    images, seeds = random_images(65, 16), list(range(65))
+    together = trajectory(NETWORKS["small"], images, seeds, 50, jitter=1 / 30)
+    for i in (0, 37, 64):
+        alone = trajectory(NETWORKS["small"], images[i : i + 1], [i], 50, jitter=1 / 30)
+        assert torch.equal(together[:, i : i + 1], alone)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("changes", [{}, {"jitter": 1 / 30}, {"optimise_input": True}], ids=str)
+def test_a_captured_graph_takes_the_steps_of_a_cpu(changes):
+    """In float64, where rounding stays out of sight; the random numbers are float32 on both."""
+    images, seeds = random_images(3, 32).double(), [5, 6, 7]
+    on_cpu = trajectory(NETWORKS["medium"], images, seeds, 20, **changes)
+    on_cuda = trajectory(NETWORKS["medium"], images.cuda(), seeds, 20, **changes).cpu()
+    torch.testing.assert_close(on_cuda, on_cpu, atol=1e-4, rtol=0)
+
+
 def test_a_chunk_repeats_bit_for_bit():
     images, seeds = random_images(4, 32), [1, 2, 3, 4]
     first = trajectory(NETWORKS["medium"], images, seeds, 20, jitter=1 / 30)
