@@ -32,7 +32,7 @@ class Generator:
     """
 
     kernel: int = 15
-    filters: int = 100
+    filters: int = 32
     stride: int = 3
     activation: Literal["middle", "last"] = "middle"
 
@@ -73,7 +73,7 @@ class Autoencoder:
     """
 
     kernel: int = 15
-    filters: int = 100
+    filters: int = 32
     stride: int = 3
 
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ class OAGTrace(Trace):
     network: Generator
     image_steps: int = 20
     noise: float = 0.3
-    lr: float = 1e-6
+    lr: float = 3e-5
     scale: float = 255.0
 
     def stream(

@@ -9,6 +9,7 @@ from attacks.attack import Attack, AttackError, Clean
 from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import BIM, CW, FGSM, MIFGSM, PGD
 from attacks.knowledge import Blind
+from attacks.noise import GaussianNoise
 from attacks.randomness import per_image_randomness
 from data.errors import InputError
 
@@ -20,7 +21,7 @@ LINF = {
     "bim": BIM(eps=EPS, alpha=EPS / 4, steps=10),
     "mifgsm": MIFGSM(eps=EPS, alpha=EPS / 4, steps=10),
 }
-ALL = {**LINF, "cw": CW(), "ddn": DDN(steps=50), "clean": Clean()}
+ALL = {**LINF, "cw": CW(), "ddn": DDN(steps=50), "clean": Clean(), "gaussian": GaussianNoise()}
 
 
 @pytest.fixture

@@ -128,6 +128,24 @@ def test_ddip_averages_the_last_k_crossings(small_trace, line):
     torch.testing.assert_close(result, torch.stack(pairs).mean(0))
 
 
+@pytest.mark.parametrize("clip", ["mean", "each"])
+def test_ddip_of_all_crossings_is_ddip_of_more_than_there_are(small_trace, line, clip):
+    v, targets = line
+    trace = line_trace(v, [1.0, 1.0, -1.0, 3.0, -3.0, 1.0], targets)
+    settings = {"push": 40.0, "tie": "probabilities", "clip": clip}
+    all_of_them, enough = (
+        readout_of(ddip(small_trace, crossings=k, **settings), trace, targets, v) for k in (None, 9)
+    )
+    assert not torch.equal(enough, readout_of(ddip(small_trace, crossings=2, **settings), trace, targets, v))
+    torch.testing.assert_close(all_of_them, enough)
+
+
+def test_ddip_of_all_crossings_without_any_keeps_the_last(small_trace, line):
+    v, targets = line
+    trace = line_trace(v, [1.0, 1.0, 1.0, 1.0, 2.0, 3.0], targets)
+    assert torch.equal(readout_of(ddip(small_trace, crossings=None), trace, targets, v), trace[-1])
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"warmup": 1}, {"warmup": 1, "warmup_unit": "maps"}, {"similarity": 1.01}],

@@ -1,0 +1,24 @@
+"""Random noise: no attack, but the control that every attack and purifier is held against."""
+
+import torch
+from torch import Tensor, nn
+
+from attacks.attack import Attack
+from data.errors import InputError
+
+
+class GaussianNoise(Attack):
+    """Normal noise on every value, clipped to [0, 1]. It looks at neither victim nor label.
+
+    Args:
+        std: its standard deviation, of images in [0, 1].
+    """
+
+    def __init__(self, *, std: float = 0.05) -> None:
+        if not isinstance(std, int | float) or not 0 < std <= 1:
+            raise InputError(f"attack.std: expected 0 < std <= 1, got {std}")
+        self.std = std
+
+    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The images with noise."""
+        return (images + self.std * torch.randn_like(images)).clamp(0, 1)
