@@ -171,20 +171,25 @@ def latex(frame: pd.DataFrame, heading: Heading) -> str:
 
 
 def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
-    """Attacks down, defenses across; in a cell ours, its interval, the paper's. 80 columns hold six."""
+    """Attacks down, defenses across, since 80 columns hold six; many defenses against few attacks the other
+    way. In a cell ours, its interval, the paper's."""
     places = digits(frame)
     table = Table(title=heading.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    defenses = list(dict.fromkeys(frame.row))
-    for name in defenses:
+    frame = frame.assign(attack=frame.apply(column_name, axis=1))
+    down, across = ("attack", "row") if frame.row.nunique() <= 6 else ("row", "attack")
+    names = list(dict.fromkeys(frame[across]))
+    for name in names:
         table.add_column(Text(name), justify="right")
-    for name, entries in frame.groupby(frame.apply(column_name, axis=1), sort=False):
-        by_row = {entry.row: entry for _, entry in entries.iterrows()}
-        ours = [Text(value_text(by_row[d], places), style="bold") for d in defenses]
+    for name, entries in frame.groupby(down, sort=False):
+        ordered = [entries[entries[across] == other].iloc[0] for other in names]
+        ours = [Text(value_text(entry, places), style="bold") for entry in ordered]
         table.add_row(Text(str(name), style="bold"), *ours)
-        table.add_row(Text("95 %", style="dim"), *[_dim(interval_text(by_row[d], places)) for d in defenses])
-        theirs = [paper_text(by_row[d], places) for d in defenses]
-        table.add_row(Text("paper", style="cyan"), *[Text(t, style="cyan") for t in theirs], end_section=True)
+        table.add_row(Text("95 %", style="dim"), *[_dim(interval_text(entry, places)) for entry in ordered])
+        theirs = [Text(paper_text(entry, places), style="cyan") for entry in ordered]
+        if any(text.plain for text in theirs) or down == "attack":
+            table.add_row(Text("paper", style="cyan"), *theirs)
+        table.add_section()
     notes = [_dim(line) for line in legend(frame, heading)]
     head = [Text(heading.note, style="bold yellow")] if heading.note else []
     return Group(table, *head, *notes)

@@ -1,5 +1,7 @@
 """The work itself, as one process does it: craft a chunk, purify and score a chunk."""
 
+import ctypes
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ def settle(device: str, *, tf32: bool) -> torch.device:
     enlargement are not repeatable to the bit.
     """
     torch.set_num_threads(1)
+    _keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = False
@@ -41,6 +44,14 @@ def settle(device: str, *, tf32: bool) -> torch.device:
     if tf32 and device == "cpu":
         raise InputError("tf32: expected a CUDA device, a CPU has no TF32")
     return torch.device(device)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed: else each step of a fit asks the kernel anew for the same pages."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its largest
 
 
 @dataclass

@@ -95,7 +95,7 @@ def unfolded(stack: Stack, x: Tensor, w: Tensor, b: Tensor | None, stride: int) 
     """Convolution of padded images as one batched matrix product."""
     k, apart = w.shape[-1], x.unflatten(1, (stack.size, -1))[0]
     columns = F.unfold(apart, k, stride=stride)
-    out = torch.bmm(w.view(stack.size, -1, columns.shape[1]), columns)
+    out = torch.bmm(w.reshape(stack.size, -1, columns.shape[1]), columns)
     sides = [(side - k) // stride + 1 for side in x.shape[2:]]
     out = out.view(1, -1, *sides)
     return out if b is None else out + b.view(1, -1, 1, 1)
