@@ -122,6 +122,17 @@ def test_console_fits_80_columns(frame):
     assert "failed" in text
 
 
+def test_console_puts_many_defenses_down(frame):
+    many = pd.concat([frame.assign(row=frame.row + f" {i}") for i in range(4)])
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render.for_console(many, HEADING))
+    text = console.export_text()
+    assert "…" not in text
+    assert [line.split("  ")[0].strip() for line in text.splitlines() if "No defense" in line] == [
+        f"No defense {i}" for i in range(4)
+    ]
+
+
 def test_ssim_from_the_same_records():
     frame = frame_of(*placed("ssim"), comparable=False)
     assert frame.value.iloc[0] == pytest.approx(0.85)
