@@ -1,0 +1,116 @@
+"""The classical purifiers against the libraries that define them."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from conftest import random_images
+from skimage.restoration import denoise_tv_bregman, denoise_tv_chambolle
+from torch import nn
+
+from data.errors import InputError
+from purifiers.draws import Draws
+from purifiers.feature_squeezing import FeatureSqueezing
+from purifiers.mean import Mean
+from purifiers.median import Median
+from purifiers.tvm import TVM, Bregman, Chambolle, inpaint
+
+SEEDS = [0, 1, 2]
+
+
+def smooth_images(n: int = 3, size: int = 24) -> torch.Tensor:
+    coarse = random_images(n, 6)
+    clean = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    return (clean + 0.05 * noise).clamp(0, 1)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 11])
+def test_median_is_scipys(kernel):
+    images = random_images(3, 17)
+    expected = scipy.ndimage.median_filter(images.numpy(), size=(1, 1, kernel, kernel), mode="constant")
+    np.testing.assert_array_equal(Median(kernel=kernel)(images, seeds=SEEDS).numpy(), expected)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_mean_is_scipys(kernel):
+    images = random_images(3, 17)
+    expected = scipy.ndimage.uniform_filter(images.numpy(), size=(1, 1, kernel, kernel), mode="mirror")
+    np.testing.assert_allclose(Mean(kernel=kernel)(images, seeds=SEEDS).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_feature_squeezing_has_its_levels(bits):
+    images = random_images(3, 32)
+    out = FeatureSqueezing(bits=bits)(images, seeds=SEEDS)
+    assert len(out.unique()) <= 2**bits
+    assert (out - images).abs().max() <= 0.5 / (2**bits - 1) + 1e-6
+    assert torch.equal(FeatureSqueezing(bits=bits)(out, seeds=SEEDS), out)
+
+
+@pytest.mark.parametrize(
+    ("purifier", "library"),
+    [
+        (Bregman(weight=5.0), lambda x: denoise_tv_bregman(x, weight=5.0, channel_axis=-1)),
+        (Chambolle(weight=0.2), lambda x: denoise_tv_chambolle(x, weight=0.2, channel_axis=-1)),
+    ],
+    ids=["bregman", "chambolle"],
+)
+def test_total_variation_is_scikit_images(purifier, library):
+    images = smooth_images()
+    expected = [library(x.permute(1, 2, 0).double().numpy()) for x in images]
+    out = purifier(images, seeds=SEEDS).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(out, np.clip(np.stack(expected), 0, 1), atol=1e-6)
+
+
+def energy(u: torch.Tensor, images: torch.Tensor, kept: torch.Tensor, weight: float) -> torch.Tensor:
+    """What TVM minimises, one number an image."""
+    down = torch.diff(u, dim=2, append=u[:, :, -1:]).square().sum(1)
+    right = torch.diff(u, dim=3, append=u[:, :, :, -1:]).square().sum(1)
+    variation = (down + right).sqrt().flatten(1).sum(1)
+    return variation + weight / 2 * (kept * (u - images).square()).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_tvm_finds_the_minimum(drop):
+    """No other image has less energy: neither neighbours of the result nor scikit-image's answer."""
+    images, weight = smooth_images().double(), 10.0
+    kept = torch.rand(images.shape, generator=torch.Generator().manual_seed(2)) >= drop
+    found = inpaint(images, kept, weight=weight, iterations=300, sweeps=10)
+    least = energy(found, images, kept, weight)
+    generator = torch.Generator().manual_seed(3)
+    for size in (1e-3, 1e-2):
+        for _ in range(20):
+            step = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+            other = nn.functional.avg_pool2d(step, 3, 1, 1) * size
+            assert (energy(found + other, images, kept, weight) >= least - 1e-6).all()
+    if drop == 0:
+        theirs = [
+            denoise_tv_bregman(x.permute(1, 2, 0).numpy(), weight=weight, eps=1e-6, max_num_iter=1000)
+            for x in images
+        ]
+        theirs = torch.from_numpy(np.stack(theirs)).permute(0, 3, 1, 2)
+        assert (least <= energy(theirs, images, kept, weight) + 1e-3).all()
+
+
+def test_tvm_restores_what_is_dropped():
+    """At least three times better than the mean of the image would."""
+    images = nn.functional.interpolate(random_images(3, 6), size=(24, 24), mode="bilinear")
+    dropped = ~Draws(SEEDS, images.device).chosen(0.5, images.shape[1:])
+    assert 0.4 < dropped.double().mean() < 0.6
+    error = (TVM(drop=0.5)(images, seeds=SEEDS) - images)[dropped].abs().mean()
+    assert error < (images - images.mean((2, 3), keepdim=True))[dropped].abs().mean() / 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Median(kernel=4), "odd number, got 4"),
+        (lambda: FeatureSqueezing(bits=9), "1 to 8, got 9"),
+        (lambda: TVM(drop=1.0), "below 1, got 1.0"),
+        (lambda: Bregman(weight=0.0), "above 0, got 0.0"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
