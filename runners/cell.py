@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.images import Images
-from runners.components import Config, VictimSpec, identity
+from runners.components import Config, Spec, identity
 from runners.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
@@ -31,7 +31,7 @@ class Crafting:
     """Adversarial examples of one chunk; shared by all purifiers of a blind attack."""
 
     chunk: Images
-    victim: VictimSpec
+    victim: Spec
     attack: Config
     knowledge: Config
     seed: int
@@ -56,20 +56,20 @@ class Purifying:
     """Purified images and records of one chunk under purifiers with one shared run."""
 
     crafting: Crafting
-    purifiers: tuple[Config, ...]
+    purifiers: tuple[Spec, ...]
 
-    def purified(self, purifier: Config) -> Recipe:
+    def purified(self, purifier: Spec) -> Recipe:
         """What the purified images are made from."""
         return {
             "stage": "purified",
             "adversarial": key_of(self.crafting.recipe),
-            "purifier": identity(purifier),
+            "purifier": purifier.identity,
             "victim": self.crafting.victim.identity,
             "seed": self.crafting.seed,
             "precision": self.crafting.precision,
         }
 
-    def records(self, purifier: Config) -> Recipe:
+    def records(self, purifier: Spec) -> Recipe:
         """What the records are made from."""
         return {
             "stage": "records",
@@ -81,7 +81,7 @@ class Purifying:
 
 
 def craftings(
-    cell: Cell, victim: VictimSpec, chunks: Iterable[Images], *, seed: int, precision: str
+    cell: Cell, victim: Spec, chunks: Iterable[Images], *, seed: int, precision: str
 ) -> list[Crafting]:
     """The chunks of a cell's adversarial examples, in order."""
     attack, knowledge = cell.configs["attack"], cell.configs["knowledge"]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.weights import WeightFile
-from runners.store import Recipe, Store
-from victims.victim import Victim
+from purifiers.training import Training
+from runners.store import Recipe, Store, key_of
 
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 WHERE = {"path", "root", "source"}  # where something lies is not what it is
@@ -78,46 +78,82 @@ def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
 
 
 @dataclass(frozen=True)
-class VictimSpec:
-    """A victim whose weights are known: any process can load it, and its identity names them."""
+class Spec:
+    """A victim or purifier whose weights, if it has any, are known: any process can load it."""
 
     config: Config
-    weights_sha256: str
-    trained: Recipe | None  # the store's artefact, for a victim that we train
+    weights_sha256: str | None = None
+    trained: Recipe | None = None  # the store's artefact, for weights that we train
 
     @property
     def identity(self) -> Config:
-        """What results depend on: the network, its normalisation, its weights' content."""
-        network = {name: item for name, item in self.config.items() if name != "weights"}
-        return {**identity(network), "weights_sha256": self.weights_sha256}
+        """What results depend on: the component's parameters, its weights' content."""
+        if self.weights_sha256 is None:
+            return identity(self.config)
+        rest = {name: item for name, item in self.config.items() if name != "weights"}
+        return {**identity(rest), "weights_sha256": self.weights_sha256}
 
-    def load(self, store: Store) -> Victim:
-        """The frozen victim."""
-        victim = build(self.config)
-        if self.trained is None:
-            return victim.freeze(victim.weights.load())
-        state = store.get_tensors(self.trained)
-        if state is None:
-            raise InputError("the trained victim is not in the store any more: run again")
-        return victim.freeze(state)
+    def load(self, store: Store) -> Any:
+        """The component itself, with its weights fixed."""
+        component = build(self.config)
+        if self.trained is not None:
+            state = store.get_tensors(self.trained)
+            if state is None:
+                raise InputError("trained weights are not in the store any more: run again")
+            return component.freeze(state)
+        return component.freeze(component.weights.load()) if self.weights_sha256 else component
 
 
-def prepare_victim(
-    config: Config, store: Store, *, progress: Callable[[float], None] | None = None
-) -> VictimSpec:
-    """Verify the victim's weight file, or train it unless the store has it."""
-    victim = build(config)
-    if isinstance(victim.weights, WeightFile):
-        victim.freeze(victim.weights.load())
-        return VictimSpec(config, victim.weights.sha256, None)
-    trained = {"stage": "weights", "victim": identity(config)}
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A training's state in the store, replaced as it goes on."""
+
+    store: Store
+    of: Recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its name in the store."""
+        return {"stage": "checkpoint", "of": key_of(self.of)}
+
+    def load(self) -> dict[str, Tensor] | None:
+        """What was saved last."""
+        return self.store.get_tensors(self.recipe)
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Replace it."""
+        self.store.put_tensors(self.recipe, state)
+
+    def remove(self) -> None:
+        """Once the training is done."""
+        self.store.path(self.recipe).unlink(missing_ok=True)
+
+
+def prepare(config: Config, store: Store, *, progress: Callable[[float], None] | None = None) -> Spec:
+    """Verify the component's weight file, or train it unless the store has it.
+
+    Raises MissingError for a file that is not there, InputError for one that does not fit.
+    """
+    component = build(config)
+    weights = getattr(component, "weights", None)
+    if weights is None:
+        return Spec(config)
+    if isinstance(weights, WeightFile):
+        component.freeze(weights.load())
+        return Spec(config, weights.sha256)
+    trained = {"stage": "weights", "component": identity(config)}
     content = store.get(trained)
     if content is None:
-        state: Mapping[str, Tensor] = victim.weights.fit(victim, progress=progress or (lambda s: None))
+        checkpoint = StoredCheckpoint(store, trained)
+        resumable = {"checkpoint": checkpoint} if isinstance(weights, Training) else {}
+        state: Mapping[str, Tensor] = weights.fit(
+            component, progress=progress or (lambda share: None), **resumable
+        )
         if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-            raise InputError("the victim's training diverged (NaN or infinite weights): lower its lr")
+            raise InputError("training diverged (NaN or infinite weights): lower its lr")
         store.put_tensors(trained, dict(state))
+        checkpoint.remove()
         content = store.get(trained)
         if content is None:
             raise InputError(f"store {store.root}: what was written cannot be read back")
-    return VictimSpec(config, hashlib.sha256(content).hexdigest(), trained)
+    return Spec(config, hashlib.sha256(content).hexdigest(), trained)

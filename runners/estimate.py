@@ -42,14 +42,15 @@ class Estimator:
     def _pass(self, task: Crafting, batch: int) -> None:
         images = task.chunk.images[:batch].to(self.bench.device).requires_grad_()
         labels = task.chunk.labels[:batch].to(self.bench.device)
-        F.cross_entropy(self.bench.victim(task)(images), labels).backward()
+        F.cross_entropy(self.bench.component(task.victim)(images), labels).backward()
 
     def _purify(self, task: Purifying) -> float:
         crafting, batch = task.crafting, len(task.crafting.chunk)
-        trials, factors = zip(*(build(p).trial() for p in task.purifiers), strict=True)
+        trials, factors = zip(*(self.bench.component(p).trial() for p in task.purifiers), strict=True)
         images = crafting.chunk.images.to(self.bench.device)
-        victim = self.bench.victim(crafting)
-        name = key_of({"purifiers": task.purifiers, "victim": crafting.victim.identity, "batch": batch})
+        victim = self.bench.component(crafting.victim)
+        identities = [p.identity for p in task.purifiers]
+        name = key_of({"purifiers": identities, "victim": crafting.victim.identity, "batch": batch})
         return max(factors) * self._once(
             name,
             batch,

@@ -10,8 +10,9 @@ from runners import app, render
 from runners.cell import PARTS, Cell
 from runners.components import identity, plain
 from runners.figures import accuracy, mean
-from runners.grid import CellResult, Grid, Settings
+from runners.grid import CellResult, Grid
 from runners.records import to_parquet
+from runners.settings import Settings
 from runners.store import key_of
 
 RECORDS = Path("results/records")

@@ -1,7 +1,7 @@
 """Evaluates cells: plans what the store lacks, estimates it, runs it, assembles the records."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,44 +17,14 @@ from data.images import Dataset, Images
 from purifiers.purifier import Purifier
 from runners import pool
 from runners.cell import Cell, Crafting, Purifying, craftings, describe
-from runners.components import Config, VictimSpec, build, prepare_victim
+from runners.components import Config, Spec, build, prepare
 from runners.estimate import Estimator, spoken, total
 from runners.records import from_parquet
+from runners.settings import Settings
 from runners.store import Store, key_of
 from runners.work import Bench, settle
 
 VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How cells are run: what the subset is, where results lie, what computes them."""
-
-    n: int
-    seed: int
-    split: str
-    chunk: int
-    store: str
-    device: str
-    tf32: bool
-    workers: int | str
-
-    def __post_init__(self) -> None:
-        for name in ("n", "seed", "chunk"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise InputError(f"{name}: expected a whole number, got {value!r}")
-        if self.seed < 0:
-            raise InputError(f"seed: expected 0 or more, got {self.seed}")
-        if not isinstance(self.store, str) or not self.store:
-            raise InputError(f"store: expected a folder, got {self.store!r}")
-        if not isinstance(self.tf32, bool):
-            raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
-
-    @property
-    def precision(self) -> str:
-        """Of products in convolutions and matrices; part of what results depend on."""
-        return "tf32" if self.tf32 else "float32"
 
 
 @dataclass
@@ -74,7 +44,7 @@ class Grid:
     settings: Settings
     console: Console
     images: dict[str, list[Images]] = field(default_factory=dict)
-    victims: dict[str, VictimSpec] = field(default_factory=dict)
+    specs: dict[str, Spec | MissingError] = field(default_factory=dict)
     logged: float = 0.0  # seconds into the run when progress was last written to a log
 
     def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
@@ -82,33 +52,29 @@ class Grid:
         device = settle(self.settings.device, tf32=self.settings.tf32)
         self.bench = Bench(Store(self.settings.store), device, self.settings.precision)
         results = [CellResult(cell) for cell in cells]
-        purifiers = self._buildable(results)
-        plans = {i: self._plan(result.cell) for i, result in enumerate(results) if result.skipped is None}
-        if not plans:
-            return results
-        groups = self._groups(plans, results, purifiers)
-        failures = self._run(groups)
-        for i, plan in plans.items():
-            self._assemble(results[i], plan, failures)
+        for part in ("attack", "knowledge", "purifier"):
+            for config in {key_of(c.configs[part]): c.configs[part] for c in cells}.values():
+                self._valid(config)
+        plans = {i: self._plan(cell) for i, cell in enumerate(cells)}
+        specs = {i: self._purifier(result) for i, result in enumerate(results)}
+        ready = {i: (plans[i], spec) for i, spec in specs.items() if spec is not None}
+        failures = self._run(self._groups(ready)) if ready else {}
+        for i, (plan, spec) in ready.items():
+            self._assemble(results[i], plan, spec, failures)
         return results
 
-    def _buildable(self, results: Sequence[CellResult]) -> dict[str, Purifier]:
-        """Every purifier once; cells whose purifier's files are missing are skipped."""
-        built: dict[str, Purifier | MissingError] = {}
-        for result in results:
-            configs = result.cell.configs
-            config = configs["purifier"]
-            name = key_of(config)
-            if name not in built:
-                try:
-                    built[name] = build(config)
-                except MissingError as error:
-                    built[name] = error
-            if isinstance(built[name], MissingError):
-                result.skipped = str(built[name])
-            build(configs["attack"])
-            build(configs["knowledge"])
-        return {name: item for name, item in built.items() if isinstance(item, Purifier)}
+    def _valid(self, config: Config) -> None:
+        """Bad parameters are told before anything is trained; a missing file costs its cells only."""
+        with suppress(MissingError):
+            build(config)
+
+    def _purifier(self, result: CellResult) -> Spec | None:
+        """The cell's purifier; a cell whose purifier's files are missing is skipped."""
+        try:
+            return self._prepared(result.cell.configs["purifier"], result.cell.names["purifier"])
+        except MissingError as error:
+            result.skipped = str(error)
+            return None
 
     def _plan(self, cell: Cell) -> list[Crafting]:
         dataset = cell.configs["dataset"]
@@ -120,7 +86,7 @@ class Grid:
                 subset = source.load(self.settings.split)
             subset = subset.subset(self.settings.n, seed=self.settings.seed)
             self.images[name] = list(subset.chunks(self.settings.chunk))
-        victim, settings = self._victim(cell.configs["victim"]), self.settings
+        victim, settings = self._prepared(cell.configs["victim"], "victim"), self.settings
         return craftings(cell, victim, self.images[name], seed=settings.seed, precision=settings.precision)
 
     def _same_labels(self, cell: Cell, label_space: str) -> None:
@@ -132,38 +98,40 @@ class Grid:
                 f"{', '.join(victims_for(label_space)) or 'none'}"
             )
 
-    def _victim(self, config: Config) -> VictimSpec:
+    def _prepared(self, config: Config, what: str) -> Spec:
+        """A component with its weights verified, or trained; each once."""
         name = key_of(config)
-        if name not in self.victims:
+        if name not in self.specs:
             with self._progress() as progress:
-                bar = progress.add_task("training the victim", total=1.0, visible=False)
+                bar = progress.add_task(f"training {what}", total=1.0, visible=False)
 
                 def told(share: float) -> None:
                     progress.update(bar, completed=share, visible=True)
 
-                with usable("victim"):
-                    self.victims[name] = prepare_victim(config, self.bench.store, progress=told)
-        return self.victims[name]
+                try:
+                    with usable(what):
+                        self.specs[name] = prepare(config, self.bench.store, progress=told)
+                except MissingError as error:
+                    self.specs[name] = error
+        found = self.specs[name]
+        if isinstance(found, MissingError):
+            raise found
+        return found
 
-    def _groups(
-        self,
-        plans: dict[int, list[Crafting]],
-        results: Sequence[CellResult],
-        purifiers: dict[str, Purifier],
-    ) -> list[Purifying]:
+    def _groups(self, ready: dict[int, tuple[list[Crafting], Spec]]) -> list[Purifying]:
         """What the records lack, purifiers with one shared run together."""
-        shared: dict[Any, tuple[Crafting, list[Config]]] = {}
-        for i, plan in plans.items():
-            config = results[i].cell.configs["purifier"]
-            run = purifiers[key_of(config)].shared_run()
+        shared: dict[Any, tuple[Crafting, list[Spec]]] = {}
+        for plan, spec in ready.values():
+            purifier: Purifier = self.bench.component(spec)
+            run = purifier.shared_run()
             for crafting in plan:
-                if self.bench.store.get(Purifying(crafting, (config,)).records(config)) is not None:
+                if self.bench.store.get(Purifying(crafting, (spec,)).records(spec)) is not None:
                     continue
-                name = (key_of(crafting.recipe), key_of(config) if run is None else run)
-                _, configs = shared.setdefault(name, (crafting, []))
-                if config not in configs:
-                    configs.append(config)
-        return [Purifying(crafting, tuple(configs)) for crafting, configs in shared.values()]
+                name = (key_of(crafting.recipe), key_of(spec.identity) if run is None else run)
+                _, specs = shared.setdefault(name, (crafting, []))
+                if spec not in specs:
+                    specs.append(spec)
+        return [Purifying(crafting, tuple(specs)) for crafting, specs in shared.values()]
 
     def _run(self, groups: list[Purifying]) -> dict[str, str]:
         """Craft, then purify; reasons of failure by the recipes' keys."""
@@ -206,11 +174,12 @@ class Grid:
                 failures.update({key_of(group.records(p)): reason for p in group.purifiers})
         return failures
 
-    def _assemble(self, result: CellResult, plan: list[Crafting], failures: dict[str, str]) -> None:
-        config = result.cell.configs["purifier"]
+    def _assemble(
+        self, result: CellResult, plan: list[Crafting], spec: Spec, failures: dict[str, str]
+    ) -> None:
         parts = []
         for crafting in plan:
-            recipe = Purifying(crafting, (config,)).records(config)
+            recipe = Purifying(crafting, (spec,)).records(spec)
             content = self.bench.store.get(recipe)
             if content is None:
                 result.failed = failures.get(key_of(recipe), "its records are not in the store")

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from data.errors import InputError
 from purifiers.purifier import PurifierError, purify_together
 from runners import records
 from runners.cell import Crafting, Purifying
-from runners.components import build, seed_of
+from runners.components import Spec, build, seed_of
 from runners.memory import within_memory
 from runners.store import Store, key_of
 from victims.victim import Victim
@@ -56,12 +57,12 @@ def _keep_freed_memory() -> None:
 
 @dataclass
 class Bench:
-    """What a process needs to work: the store, the device, and victims once loaded."""
+    """What a process needs to work: the store, the device, and victims and purifiers once loaded."""
 
     store: Store
     device: torch.device
     precision: str
-    victims: dict[str, Victim] = field(default_factory=dict)
+    components: dict[str, Any] = field(default_factory=dict)
     fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
 
     def do(self, task: Crafting | Purifying) -> None:
@@ -71,12 +72,13 @@ class Bench:
         else:
             self.purify(task)
 
-    def victim(self, task: Crafting) -> Victim:
-        """The task's victim on this device."""
-        key = key_of(task.victim.identity)  # not the weights alone: a normalisation may differ
-        if key not in self.victims:
-            self.victims[key] = task.victim.load(self.store).to(self.device)
-        return self.victims[key]
+    def component(self, spec: Spec) -> Any:
+        """The victim or purifier; a victim on this device."""
+        key = key_of(spec.identity)  # not the weights alone: a normalisation may differ
+        if key not in self.components:
+            component = spec.load(self.store)
+            self.components[key] = component.to(self.device) if isinstance(component, Victim) else component
+        return self.components[key]
 
     def adversarial(self, task: Crafting) -> dict[str, Tensor]:
         """Adversarial examples and the seconds that each took; from the store, or made."""
@@ -87,7 +89,7 @@ class Bench:
             seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
             images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
             start = time.perf_counter()
-            made = attack(knowledge.model(self.victim(task)), images, labels, seeds=seeds)
+            made = attack(knowledge.model(self.component(task.victim)), images, labels, seeds=seeds)
             self._finish()
             seconds = torch.tensor((time.perf_counter() - start) / len(images))
             stored = {"images": made.cpu(), "seconds": seconds}
@@ -103,11 +105,12 @@ class Bench:
         chunk = task.crafting.chunk
         attacked = adversarial["images"].to(self.device)
         seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
-        victim = self.victim(task.crafting)
+        victim = self.component(task.crafting.victim)
         broken: list[PurifierError] = []
         if lacking:
             start = time.perf_counter()
-            purifiers, name = [build(p) for p in lacking], key_of({"purifiers": lacking})
+            purifiers = [self.component(spec) for spec in lacking]
+            name = key_of({"purifiers": [spec.identity for spec in lacking]})
             parts, batch = within_memory(
                 lambda part: purify_together(purifiers, attacked[part], seeds=seeds[part], victim=victim),
                 len(chunk),
@@ -118,16 +121,16 @@ class Bench:
             results = [whole(of_one) for of_one in zip(*parts, strict=True)]
             self._finish()
             seconds = torch.tensor((time.perf_counter() - start) / len(chunk))
-            for config, result in zip(lacking, results, strict=True):
+            for spec, result in zip(lacking, results, strict=True):
                 if isinstance(result, PurifierError):
                     broken.append(result)
                     continue
                 made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
-                self.store.put_tensors(task.purified(config), made)
-                purified[key_of(task.purified(config))] = made
+                self.store.put_tensors(task.purified(spec), made)
+                purified[key_of(task.purified(spec))] = made
         on_device = chunk.to(self.device)
-        for config in wanted:
-            made = purified[key_of(task.purified(config))]
+        for spec in wanted:
+            made = purified[key_of(task.purified(spec))]
             if made is None:
                 continue
             rows = records.score(
@@ -138,10 +141,10 @@ class Bench:
                 seconds=(adversarial["seconds"].item(), made["seconds"].item()),
                 batch=int(made["batch"]),
                 precision=task.crafting.precision,
-                keys=(key_of(task.crafting.recipe), key_of(task.purified(config))),
+                keys=(key_of(task.crafting.recipe), key_of(task.purified(spec))),
                 seeds=seeds,
             )
-            self.store.put(task.records(config), records.to_parquet(rows))
+            self.store.put(task.records(spec), records.to_parquet(rows))
         if broken:  # only now: what the others made is kept
             raise broken[0]
 

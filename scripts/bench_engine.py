@@ -29,7 +29,7 @@ from purifiers import engine
 from purifiers.purifier import purify_together
 from purifiers.trace import Trace
 from runners.app import CONFIGS
-from runners.components import Config, build, plain, prepare_victim
+from runners.components import Config, build, plain, prepare
 from runners.pool import worker_count
 from runners.store import Store
 from runners.work import settle
@@ -163,7 +163,7 @@ def trained_victim() -> Victim:
     """The embedded default's."""
     with TemporaryDirectory() as folder:
         store = Store(folder)
-        return prepare_victim(config_of("victim=digits-resnet8", "victim"), store).load(store).to(DEVICE)
+        return prepare(config_of("victim=digits-resnet8", "victim"), store).load(store).to(DEVICE)
 
 
 def readouts(victim: Victim) -> list[dict]:

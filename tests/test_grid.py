@@ -20,8 +20,9 @@ from rich.console import Console
 from runners.app import CONFIGS
 from runners.cell import PARTS, Cell
 from runners.components import plain
-from runners.grid import CellResult, Grid, Settings
+from runners.grid import CellResult, Grid
 from runners.records import TIMINGS
+from runners.settings import Settings
 from victims.victim import Victim
 
 QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]

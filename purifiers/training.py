@@ -1,0 +1,143 @@
+"""The trainer of learned purifiers: Adam on the purifier's own objective, on clean images only."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.images import Dataset
+
+# Threads change the order of floating-point sums. One number for all machines keeps training repeatable.
+THREADS = 2
+EVERY = 200  # steps between checkpoints
+
+
+class Trainable(Protocol):
+    """What the trainer asks of a purifier."""
+
+    network: nn.Module
+
+    def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of a batch of clean images (N, C, H, W) in [0, 1]; no label is given."""
+        ...
+
+
+class Checkpoint(Protocol):
+    """Where a training that is stopped goes on from."""
+
+    def load(self) -> Mapping[str, Tensor] | None:
+        """What was saved last, or None."""
+        ...
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Replace what was saved."""
+        ...
+
+
+class Training:
+    """How a learned purifier is trained; repeatable from its seed, and resumable.
+
+    Args:
+        dataset: its training split is used, without labels.
+        steps, batch: updates, and images in each, drawn without replacement in every epoch.
+        lr: Adam's, falling to 0 along a cosine.
+        seed: draws initial weights, order and whatever the objective draws.
+    """
+
+    version = 1
+
+    def __init__(
+        self, *, dataset: Dataset, steps: int = 600, batch: int = 32, lr: float = 1e-3, seed: int = 0
+    ) -> None:
+        if steps < 1 or batch < 1 or lr <= 0:
+            raise InputError(f"training: expected steps, batch >= 1 and lr > 0, got {steps}, {batch}, {lr}")
+        self.dataset, self.steps, self.batch, self.lr, self.seed = dataset, steps, batch, lr, seed
+
+    def fit(
+        self,
+        purifier: Trainable,
+        *,
+        progress: Callable[[float], None] = lambda share: None,
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, Tensor]:
+        """Train `purifier.network` from scratch on the CPU; returns its state.
+
+        `progress` is told the share of the steps done. Raises InputError where the loss is not finite.
+        """
+        images = self.dataset.load("train").images
+        if self.batch > len(images):
+            raise InputError(f"training.batch: expected at most {len(images)}, got {self.batch}")
+        network, generator = purifier.network, torch.Generator().manual_seed(self.seed)
+        with _repeatable(self.seed):
+            for module in network.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+            network.train().requires_grad_(True)
+            optimiser = torch.optim.Adam(network.parameters(), lr=self.lr)
+            for step in range(_resume(checkpoint, network, optimiser, generator), self.steps):
+                optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
+                loss = purifier.objective(images[self._picked(step, len(images))], generator)
+                if not torch.isfinite(loss):
+                    raise InputError(f"training: the loss is not finite at step {step}: lower its lr")
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                if (step + 1) % EVERY == 0:
+                    progress((step + 1) / self.steps)
+                    if checkpoint is not None:
+                        checkpoint.save(_state(step + 1, network, optimiser, generator))
+        network.eval()
+        return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    def _picked(self, step: int, count: int) -> Tensor:
+        """The images of a step: a place in the order of its epoch, so that a resume needs no history."""
+        epoch, place = divmod(step, count // self.batch)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 2**20 + epoch))
+        return order[place * self.batch : (place + 1) * self.batch]
+
+
+def _state(
+    step: int, network: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> dict[str, Tensor]:
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    for i, moments in optimiser.state_dict()["state"].items():
+        state |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}
+    return state | {"step": torch.tensor(step), "generator": generator.get_state()}
+
+
+def _resume(
+    checkpoint: Checkpoint | None,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> int:
+    """Steps done already; everything else as it was then."""
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is None:
+        return 0
+    prefix = "network."
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        if name.startswith("optimiser."):
+            _, i, kind = name.split(".")
+            moments.setdefault(int(i), {})[kind] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    generator.set_state(saved["generator"])
+    return int(saved["step"])
+
+
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
