@@ -42,8 +42,9 @@ def check_sigma(sigma: float) -> None:
 def denoise(images: Tensor, sigma: float) -> Tensor:
     """(N, C, H, W) in [0, 1], C 1 or 3, to the same, clipped to [0, 1], without a gradient.
 
-    The scikit-image releases of 2018, which the defenses' own code ran on, stretched each channel of YCbCr
-    to [0, 1] and took sigma for the stretched channel. Today's, and so ours, means the image itself.
+    scikit-image before 0.16 (2019), which the defenses' own code will have used, stretched each channel
+    of YCbCr to [0, 1] and took sigma for the stretched channel. Since then, and so here, sigma is of the
+    image itself.
     Raises InputError for any other number of channels.
     """
     channels = images.shape[1]
