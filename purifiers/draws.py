@@ -49,6 +49,15 @@ class Draws:
         bits = self._bits(math.prod(shape), torch.int16)[:, : math.prod(shape)]
         return (bits.int() < round(share * 2**16) - 2**15).view(-1, *shape)
 
+    def below(self, bound: int | Tensor, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) integers of [0, bound), int64; `bound` (1 to 2**31) may differ by place.
+
+        Every value has its equal share to one in 2**32.
+        """
+        size = math.prod(shape)
+        bits = self._bits(size, torch.int32)[:, :size].long() + 2**31
+        return (bits.view(-1, *shape) * bound) >> 32
+
     def _bits(self, size: int, kind: torch.dtype) -> Tensor:
         """(B, an even number of at least `size`) uniform integers of all values of their kind."""
         words = 2 * -(-size * kind.itemsize // 16)

@@ -31,12 +31,31 @@ def test_choices_have_their_share(share):
     assert abs(chosen.mean().item() - share) <= 4 * deviation + 2**-16
 
 
+@pytest.mark.parametrize("bound", [1, 2, 21, 1000])
+def test_integers_below_a_bound_are_uniform(bound):
+    drawn = Draws([3, 4], CPU).below(bound, (50, 1000))
+    assert drawn.shape == (2, 50, 1000)
+    assert 0 <= drawn.min() <= drawn.max() < bound
+    counts = torch.bincount(drawn.flatten(), minlength=bound).double()
+    expected = drawn.numel() / bound
+    deviation = (2 * (bound - 1)) ** 0.5  # of chi-squared with bound - 1 degrees of freedom
+    assert ((counts - expected) ** 2 / expected).sum() <= bound - 1 + 5 * deviation
+
+
+def test_a_bound_may_differ_by_place():
+    bound = torch.tensor([[1, 5], [2**31, 7]])
+    drawn = Draws([1, 2], CPU).below(bound, (2,))
+    assert (drawn < bound).all()
+    assert drawn[0, 0] == 0
+
+
 @pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (4, 32, 32)], ids=str)
 def test_an_images_numbers_do_not_depend_on_the_others(shape):
     many, alone = Draws([9, 2**63 + 5, 7], CPU), Draws([2**63 + 5], CPU)
     for _ in range(3):
         assert torch.equal(many.normal(shape)[1], alone.normal(shape)[0])
         assert torch.equal(many.chosen(0.3, shape)[1], alone.chosen(0.3, shape)[0])
+        assert torch.equal(many.below(9, shape)[1], alone.below(9, shape)[0])
 
 
 def test_every_call_and_every_seed_draws_anew():
@@ -55,3 +74,4 @@ def test_no_word_gives_a_number_that_is_not_finite(word, monkeypatch):
     drawn = draws.normal((8,))
     assert torch.isfinite(drawn).all()
     assert drawn.abs().max() <= 6.01
+    assert 0 <= draws.below(2**31, (8,)).min() <= draws.below(2**31, (8,)).max() < 2**31

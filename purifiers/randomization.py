@@ -1,0 +1,72 @@
+"""Randomization: Xie et al. 2018, Mitigating Adversarial Effects Through Randomization.
+https://arxiv.org/abs/1711.01991
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import InputError
+from purifiers.draws import Draws
+from purifiers.purifier import Purifier
+
+Resize = Literal["nearest", "bilinear"]
+GREY = 0.5  # what the released code's zeros are: its images are in [-1, 1]
+
+
+class Randomization(Purifier):
+    """A random resize, then grey padding at a random place; images of any size and channels.
+
+    With side s and padded side t, the image is enlarged to r, uniform in [s, t), and lies anywhere
+    in the t x t canvas: the paper's 12,528 patterns for 299 and 331. One draw, as in the paper; the
+    authors' competition entry averages 30 predictions.
+
+    The paper hands the t x t canvas to its classifier. A purifier keeps the image's shape (the
+    victim owns its input size), so the canvas is resized back to s, bilinearly: a departure.
+
+    Args:
+        ratio: t / s, more than 1; t is rounded up to a whole pixel (331 of 299, 248 of 224, 36 of 32).
+        resize: how the image is enlarged: "nearest" in the released code.
+    """
+
+    stochastic = True
+    gradient = "exact"
+
+    def __init__(self, *, ratio: float = 331 / 299, resize: Resize = "nearest") -> None:
+        if not (math.isfinite(ratio) and ratio > 1):
+            raise InputError(f"purifier.ratio: expected more than 1, got {ratio}")
+        if resize not in get_args(Resize):
+            raise InputError(f"purifier.resize: expected nearest or bilinear, got {resize!r}")
+        self.ratio, self.resize = ratio, resize
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """Enlarge and pad each image by its own draws, then bring all back to their size."""
+        size = images.shape[2:]
+        canvas = self.canvas(images, seeds)
+        return F.interpolate(canvas, size=size, mode="bilinear", align_corners=False).clamp(0, 1)
+
+    def canvas(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """(N, C, H, W) to the padded images (N, C, T, U), what the paper's classifier sees."""
+        draws = Draws(seeds, torch.device("cpu"))  # they are needed as numbers of Python
+        small = torch.tensor(images.shape[2:])
+        large = torch.tensor([self._padded(side) for side in images.shape[2:]])
+        # One draw enlarges both sides by the same share of what they may grow.
+        grown = draws.below(int((large - small).max()), (1,))
+        inner = small + grown * (large - small) // (large - small).max()
+        offset = draws.below(large - inner + 1, (2,))
+        placed = zip(images, inner.tolist(), offset.tolist(), strict=True)
+        return torch.stack([self._one(image, size, corner, large.tolist()) for image, size, corner in placed])
+
+    def _padded(self, side: int) -> int:
+        return math.ceil(side * self.ratio - 1e-6)  # s * (t / s) may exceed t by rounding
+
+    def _one(self, image: Tensor, size: list[int], corner: list[int], canvas: list[int]) -> Tensor:
+        corners = None if self.resize == "nearest" else False
+        inner = F.interpolate(image[None], size=size, mode=self.resize, align_corners=corners)[0]
+        (top, left), (height, width) = corner, size
+        below, right = canvas[0] - top - height, canvas[1] - left - width
+        return F.pad(inner, (left, right, top, below), value=GREY)
