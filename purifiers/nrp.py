@@ -18,8 +18,8 @@ class NRP(Learned):
     """One pass of a network that has learnt to undo self-supervised perturbations (SSP), which
     move an image's features as far as they can and need no label.
 
-    The authors' training code is not public. Unsaid or unknown, and our choice: the critic, its
-    Adam, and the start of the perturbation.
+    The authors' training code is not public. Our choice are the critic and its Adam, and absolute
+    differences in the loss. The perturbation is that of their public SSP attack.
 
     Args:
         weights: of the network.
@@ -28,8 +28,8 @@ class NRP(Learned):
         filters, blocks: the network's sizes.
         growth: of "nrp" alone.
         round_to_8_bits: the output too is rounded, as in the public code.
-        features: images in [0, 1] to features, for training only; frozen here. VGG-16 up to conv3_3,
-            its normalisation included, in the paper.
+        features: images in [0, 1] to features, for training only; frozen here. The authors' is
+            VGG-16 up to conv3_3, its normalisation included.
         eps, step, steps: of the perturbation: largest change, change of one step, number of steps.
         pixel_weight, feature_weight, adversarial_weight: of the three parts of the loss; ESRGAN's,
             on whose loss NRP's is modelled. A weight of 0 leaves its part out.

@@ -122,7 +122,7 @@ class Critic(nn.Module):
 class RandomFeatures(nn.Module):
     """Images (N, C, H, W) to (N, filters, H/2, W/2): a fixed random convolutional network.
 
-    For runs and tests without pretrained weights; the paper's features are VGG-16's conv3_3.
+    For runs and tests without pretrained weights; the authors' features are VGG-16's conv3_3.
 
     Args:
         channels: of the images.

@@ -136,6 +136,20 @@ def test_network_loss_trains_the_network_only_and_the_critic_its_own():
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in purifier.network.parameters())
 
 
+def test_the_network_learns_to_look_clean_to_the_critic():
+    purifier = small(adversarial_weight=1.0, pixel_weight=0.0, feature_weight=0.0, critic_lr=1e-9)
+    images, draws = random_images(4), generator()
+    perturbed = purifier.perturb(images, generator())
+    purifier.objective(images, draws)  # draws the critic, which then hardly moves
+    before = purifier.critic(purifier.network(perturbed)).mean().item()
+    optimiser = torch.optim.Adam(purifier.network.parameters(), lr=1e-3)
+    for _ in range(10):
+        optimiser.zero_grad()
+        purifier.objective(images, draws).backward()
+        optimiser.step()
+    assert purifier.critic(purifier.network(perturbed)).mean().item() > before + 1e-3
+
+
 def test_the_critic_learns_to_tell_the_perturbed_from_the_clean():
     purifier = small(critic_lr=1e-3)
     images = random_images(8)
