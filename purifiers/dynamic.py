@@ -1,0 +1,53 @@
+"""Dynamic inference: Naseer et al. 2020, A Self-supervised Approach for Adversarial Robustness,
+supplement. https://arxiv.org/abs/2006.04924 (also NCIS, supplement 3.5)
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from data.errors import InputError
+from purifiers.draws import Draws
+from purifiers.purifier import Purifier
+
+OWN_STREAM = 0x64796E616D6963  # so that the purifier inside does not draw the same numbers
+
+
+class Dynamic(Purifier):
+    """Another purifier, on the image with fresh Gaussian noise in it.
+
+    The noise is kept within `eps` of the image and the sum within [0, 1]; it is purified once.
+    Whether the victim is used and what the gradient is worth are as for the purifier inside.
+
+    Args:
+        purifier: the one inside.
+        sigma: standard deviation of the noise.
+        eps: its largest absolute value.
+    """
+
+    stochastic = True
+
+    def __init__(self, *, purifier: Purifier, sigma: float = 0.05, eps: float = 16 / 255) -> None:
+        for name, value in (("sigma", sigma), ("eps", eps)):
+            if not 0 < value <= 1:
+                raise InputError(f"purifier.{name}: expected more than 0, at most 1, got {value}")
+        self.purifier = purifier
+        self.sigma, self.eps = sigma, eps
+        self.gradient = purifier.gradient
+        self.uses_victim = purifier.uses_victim
+        self.batch_coupled = purifier.batch_coupled
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """The purified noisy images."""
+        return self.purifier(self.noisy(images, seeds), seeds=seeds, victim=victim)
+
+    def noisy(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """What is given to the purifier inside, (N, C, H, W) in [0, 1]."""
+        draws = Draws([seed ^ OWN_STREAM for seed in seeds], images.device)
+        noise = (self.sigma * draws.normal(images.shape[1:])).clamp(-self.eps, self.eps)
+        return (images + noise).clamp(0, 1)
+
+    def trial(self) -> tuple[Purifier, float]:
+        """The noise costs nothing beside the purifier inside."""
+        short, factor = self.purifier.trial()
+        return Dynamic(purifier=short, sigma=self.sigma, eps=self.eps), factor

@@ -1,0 +1,67 @@
+"""Iterative Gaussian smoothing (GS): Cha, Ko, Yoo, Moon 2021, NCIS: Neural Contextual Iterative
+Smoothing for Purifying Adversarial Perturbations, section 3.3. https://arxiv.org/abs/2106.11644
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import InputError
+from purifiers.purifier import Purifier
+
+
+class GaussianSmoothing(Purifier):
+    """The same Gaussian kernel, applied several times (Eq. 5). Any number of channels, any size.
+
+    Args:
+        kernel: K, its side in pixels, odd; its standard deviation is (K - 1) / 6.
+        iterations: i, how often it is applied.
+    """
+
+    gradient = "exact"
+
+    def __init__(self, *, kernel: int = 5, iterations: int = 7) -> None:
+        self.kernel = gaussian(kernel, name="purifier.kernel")
+        if not isinstance(iterations, int) or iterations < 1:
+            raise InputError(f"purifier.iterations: expected at least 1, got {iterations}")
+        self.iterations = iterations
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """Smoothed images; rounding may leave [0, 1] by a little and is clipped."""
+        for _ in range(self.iterations):
+            images = smooth(images, self.kernel)
+        return images.clamp(0, 1)
+
+
+def gaussian(size: int, *, name: str) -> Tensor:
+    """(K,) weights of sum 1; the two-dimensional kernel is their outer product.
+
+    Raises InputError, naming the setting `name`, unless `size` is odd and at least 3.
+    """
+    if not isinstance(size, int) or size < 3 or size % 2 == 0:
+        raise InputError(f"{name}: expected an odd number of pixels, at least 3, got {size}")
+    sigma = (size - 1) / 6
+    place = torch.arange(size, dtype=torch.float64) - size // 2
+    weights = torch.exp(-0.5 * (place / sigma).square())
+    return (weights / weights.sum()).float()
+
+
+def smooth(images: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (N, C, H, W) with `kernel` (K,) down and across, each channel by itself.
+
+    The paper does not name the border: here it is reflected without repeating the outermost pixel.
+    Raises InputError for images that are too small for that.
+    """
+    reach = len(kernel) // 2
+    height, width = images.shape[2:]
+    if min(height, width) <= reach:
+        raise InputError(
+            f"smoothing with {len(kernel)} pixels reflects the border: expected sides of at least "
+            f"{reach + 1} pixels, got {height}x{width}"
+        )
+    weights = kernel.to(images)
+    planes = F.pad(images.reshape(-1, 1, height, width), (reach,) * 4, mode="reflect")
+    planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    return planes.view(images.shape)

@@ -1,0 +1,69 @@
+"""Purifiers with a network that is trained once, on clean images, and then fixed."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.weights import WeightFile
+from purifiers.purifier import Purifier
+
+
+class Learned(Purifier):
+    """A subclass builds its untrained network, and says what it learns and how it purifies.
+
+    Until `freeze` has given it trained weights, it can be trained and cannot purify.
+
+    Args:
+        weights: where the network's state comes from; whoever builds the purifier loads it.
+        network: untrained.
+    """
+
+    def __init__(self, *, weights: WeightFile, network: nn.Module) -> None:
+        self.weights = weights
+        self.network = network
+        self.frozen = False
+
+    @abstractmethod
+    def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The scalar training loss on clean images (N, C, H, W) in [0, 1].
+
+        Differentiable in the network's parameters; every random draw comes from `generator`.
+        """
+
+    @abstractmethod
+    def restore(self, images: Tensor) -> Tensor:
+        """Purified images in [0, 1]; the network is trained and on the images' device."""
+
+    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+        """Load the network's weights and fix them: evaluation mode, no gradient to weights.
+
+        Raises InputError for tensors that are missing, unknown or of another shape.
+        """
+        own = self.network.state_dict()
+        problems = {
+            "missing": own.keys() - state.keys(),
+            "unexpected": state.keys() - own.keys(),
+            "of another shape": {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape},
+        }
+        said = [f"{len(names)} {what} ({_some(names)})" for what, names in problems.items() if names]
+        if said:
+            raise InputError(f"{type(self).__name__} weights do not fit its network: {'; '.join(said)}")
+        self.network.load_state_dict(state)
+        self.network.eval().requires_grad_(False)
+        self.frozen = True
+        return self
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """What `restore` makes of the images; raises ValueError before `freeze`."""
+        if not self.frozen:
+            raise ValueError(f"{type(self).__name__} has no trained weights: expected freeze(state) first")
+        self.network.to(images.device)
+        return self.restore(images)
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:4]) + (", ..." if len(names) > 4 else "")

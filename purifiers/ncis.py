@@ -1,0 +1,77 @@
+"""NCIS: Cha, Ko, Yoo, Moon 2021, NCIS: Neural Contextual Iterative Smoothing for Purifying
+Adversarial Perturbations, section 4. https://arxiv.org/abs/2106.11644
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import InputError
+from data.weights import WeightFile
+from purifiers.blind_spot import BlindSpotNet
+from purifiers.gaussian_smoothing import gaussian, smooth
+from purifiers.learned import Learned
+
+
+class NCIS(Learned):
+    """A blind-spot network that sees m x m patches as channels (Eq. 9), plus Gaussian smoothing
+    (Eq. 10), applied several times. Images of any size that the smoothing can reflect.
+
+    Four methods of the paper's Table 3: NCIS as it stands; FBI-E without smoothing; FBI + GS with
+    patch 1; FBI with both.
+
+    Where m does not divide a side, the image is continued by its last pixel, and cut again. The
+    copies are in the patch of the pixel they copy, so no patch sees itself in another; a reflected
+    border would show it. The paper does not say whether iterates are clipped: here only the last is.
+
+    Args:
+        weights: of the blind-spot network.
+        patch: m, the side of a patch in pixels.
+        smoothing_kernel: K, the side of the Gaussian kernel in pixels; None is no smoothing.
+        iterations: i; the paper takes 7, and 5 for RegNet-32G.
+        channels: of the images.
+        filters, layers: the network's sizes.
+    """
+
+    gradient = "exact"
+
+    def __init__(
+        self,
+        *,
+        weights: WeightFile,
+        patch: int = 2,
+        smoothing_kernel: int | None = 11,
+        iterations: int = 7,
+        channels: int = 3,
+        filters: int = 64,
+        layers: int = 8,
+    ) -> None:
+        for name, value in (("patch", patch), ("iterations", iterations), ("channels", channels)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"purifier.{name}: expected at least 1, got {value}")
+        seen = channels * patch**2
+        network = BlindSpotNet(in_channels=seen, out_channels=seen, filters=filters, layers=layers)
+        super().__init__(weights=weights, network=network)
+        self.patch = patch
+        self.iterations = iterations
+        self.kernel = None
+        if smoothing_kernel is not None:
+            self.kernel = gaussian(smoothing_kernel, name="purifier.smoothing_kernel")
+
+    def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of one step's reconstruction of the clean image (Eq. 7); draws nothing."""
+        return F.mse_loss(self.step(images), images)
+
+    def restore(self, images: Tensor) -> Tensor:
+        """All iterations, then clipped to [0, 1]."""
+        for _ in range(self.iterations):
+            images = self.step(images)
+        return images.clamp(0, 1)
+
+    def step(self, images: Tensor) -> Tensor:
+        """One iteration, F(x) + G(x) of Eq. 10, not clipped."""
+        height, width = images.shape[2:]
+        padded = F.pad(images, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
+        patches = self.network(F.pixel_unshuffle(padded, self.patch))
+        context = F.pixel_shuffle(patches, self.patch)[:, :, :height, :width]
+        return context if self.kernel is None else context + smooth(images, self.kernel)

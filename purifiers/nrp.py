@@ -1,0 +1,155 @@
+"""NRP, the neural representation purifier: Naseer et al. 2020, A Self-supervised Approach for
+Adversarial Robustness. https://arxiv.org/abs/2006.04924
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.weights import WeightFile
+from purifiers.learned import Learned
+from purifiers.nrp_networks import Critic, ResG, RRDBNet
+
+
+class NRP(Learned):
+    """One pass of a network that has learnt to undo self-supervised perturbations (SSP), which
+    move an image's features as far as they can and need no label.
+
+    The authors' training code is not public. Our choice are the critic and its Adam, and absolute
+    differences in the loss. The perturbation is that of their public SSP attack.
+
+    Args:
+        weights: of the network.
+        network: "nrp" (16.6 M parameters at the default sizes) or "resG" (1.70 M).
+        channels: of the images.
+        filters, blocks: the network's sizes.
+        growth: of "nrp" alone.
+        round_to_8_bits: the output too is rounded, as in the public code.
+        features: images in [0, 1] to features, for training only; frozen here. The authors' is
+            VGG-16 up to conv3_3, its normalisation included.
+        eps, step, steps: of the perturbation: largest change, change of one step, number of steps.
+        pixel_weight, feature_weight, adversarial_weight: of the three parts of the loss; ESRGAN's,
+            on whose loss NRP's is modelled. A weight of 0 leaves its part out.
+        critic_lr: of the critic's Adam.
+    """
+
+    gradient = "bpda"
+
+    def __init__(
+        self,
+        *,
+        weights: WeightFile,
+        network: Literal["nrp", "resG"] = "nrp",
+        channels: int = 3,
+        filters: int = 64,
+        growth: int = 32,
+        blocks: int = 23,
+        round_to_8_bits: bool = True,
+        features: nn.Module | None = None,
+        eps: float = 16 / 255,
+        step: float = 0.01,
+        steps: int = 100,
+        pixel_weight: float = 1e-2,
+        feature_weight: float = 1.0,
+        adversarial_weight: float = 5e-3,
+        critic_lr: float = 1e-4,
+    ) -> None:
+        sizes = {"channels": channels, "filters": filters, "growth": growth, "blocks": blocks, "steps": steps}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"purifier.{name}: expected at least 1, got {value}")
+        for name, value in (("eps", eps), ("step", step), ("critic_lr", critic_lr)):
+            if not 0 < value <= 1:
+                raise InputError(f"purifier.{name}: expected more than 0, at most 1, got {value}")
+        parts = {"pixel": pixel_weight, "feature": feature_weight, "adversarial": adversarial_weight}
+        for name, value in parts.items():
+            if not value >= 0:
+                raise InputError(f"purifier.{name}_weight: expected at least 0, got {value}")
+        if not any(parts.values()):
+            raise InputError("purifier: expected a positive pixel, feature or adversarial weight, got none")
+        if network == "nrp":
+            net = RRDBNet(channels=channels, filters=filters, growth=growth, blocks=blocks)
+        elif network == "resG":
+            net = ResG(channels=channels, filters=filters, blocks=blocks)
+        else:
+            raise InputError(f"purifier.network: expected nrp or resG, got {network!r}")
+        super().__init__(weights=weights, network=net)
+        self.round_to_8_bits = round_to_8_bits
+        self.gradient = "bpda" if round_to_8_bits else "exact"
+        self.features = None if features is None else features.eval().requires_grad_(False)
+        self.channels = channels
+        self.eps, self.step_size, self.steps = eps, step, steps
+        self.parts = parts
+        self.critic_lr = critic_lr
+        self.critic: Critic | None = None
+        self.critic_optimiser: torch.optim.Optimizer | None = None
+
+    def restore(self, images: Tensor) -> Tensor:
+        """One pass, clipped to [0, 1], on the 256 levels of 8 bits if so set."""
+        purified = self.network(images).clamp(0, 1)
+        return (purified * 255).round() / 255 if self.round_to_8_bits else purified
+
+    def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The weighted sum of the mean absolute differences of pixels and of features between what
+        the network makes of perturbed images and the clean ones, and of the adversarial loss.
+
+        The critic belongs to this object: the first call draws it, and every call trains it by one
+        step. So one object is for one training run. Raises InputError without `features`.
+        """
+        perturbed = self.perturb(images, generator)
+        purified = self.network(perturbed)
+        features = self._features(images)
+        loss = self.parts["pixel"] * F.l1_loss(purified, images)
+        loss = loss + self.parts["feature"] * F.l1_loss(features(purified), features(images))
+        if self.parts["adversarial"]:
+            self._train_critic(images, purified.detach(), generator)
+            fooled = relativistic_loss(real=self.critic(purified), fake=self.critic(images))
+            loss = loss + self.parts["adversarial"] * fooled
+        return loss
+
+    def perturb(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """SSP: within `eps` of the images and in [0, 1], ascending the mean squared change of features.
+
+        It starts, as in the public code, from normal noise brought into that range.
+        """
+        features = self._features(images)
+        with torch.no_grad():
+            clean = features(images)
+        low, high = (images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1)
+        noise = torch.randn(images.shape, generator=generator, device=generator.device)
+        perturbed = noise.to(images).clamp(low, high)
+        for _ in range(self.steps):
+            perturbed.requires_grad_()
+            (slope,) = torch.autograd.grad(F.mse_loss(features(perturbed), clean), perturbed)
+            perturbed = (perturbed.detach() + self.step_size * slope.sign()).clamp(low, high)
+        return perturbed
+
+    def _features(self, images: Tensor) -> nn.Module:
+        if self.features is None:
+            raise InputError("NRP is trained on a network's features: set purifier.features, got none")
+        return self.features.to(images.device)
+
+    def _train_critic(self, clean: Tensor, purified: Tensor, generator: torch.Generator) -> None:
+        if self.critic is None:
+            seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.critic = Critic(channels=self.channels).to(clean.device)
+            self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=self.critic_lr)
+        self.critic.requires_grad_(True)
+        self.critic_optimiser.zero_grad()
+        relativistic_loss(real=self.critic(clean), fake=self.critic(purified)).backward()
+        self.critic_optimiser.step()
+        self.critic.requires_grad_(False)  # the network's loss goes through it, not into it
+
+
+def relativistic_loss(*, real: Tensor, fake: Tensor) -> Tensor:
+    """Of logits (N,): real ones shall exceed the fakes' mean, fakes fall short of the reals' mean.
+
+    Jolicoeur-Martineau 2018, The Relativistic Discriminator, https://arxiv.org/abs/1807.00734. The
+    critic's loss; with the two exchanged, the network's.
+    """
+    return (F.softplus(fake.mean() - real).mean() + F.softplus(fake - real.mean()).mean()) / 2
