@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.purifier import Purifier
+from purifiers.training import Training
 
 
 class Learned(Purifier):
@@ -17,12 +18,17 @@ class Learned(Purifier):
 
     Until `freeze` has given it trained weights, it can be trained and cannot purify.
 
+    Attributes:
+        afterwards: parameters on which the training does not depend.
+
     Args:
-        weights: where the network's state comes from; whoever builds the purifier loads it.
+        weights: a verified file, or how we train the network; whoever builds the purifier loads it.
         network: untrained.
     """
 
-    def __init__(self, *, weights: WeightFile, network: nn.Module) -> None:
+    afterwards: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, *, weights: WeightFile | Training, network: nn.Module) -> None:
         self.weights = weights
         self.network = network
         self.frozen = False

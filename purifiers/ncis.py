@@ -11,6 +11,7 @@ from data.weights import WeightFile
 from purifiers.blind_spot import BlindSpotNet
 from purifiers.gaussian_smoothing import gaussian, smooth
 from purifiers.learned import Learned
+from purifiers.training import Training
 
 
 class NCIS(Learned):
@@ -34,11 +35,12 @@ class NCIS(Learned):
     """
 
     gradient = "exact"
+    afterwards = frozenset({"iterations"})
 
     def __init__(
         self,
         *,
-        weights: WeightFile,
+        weights: WeightFile | Training,
         patch: int = 2,
         smoothing_kernel: int | None = 11,
         iterations: int = 7,

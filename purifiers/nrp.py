@@ -12,6 +12,7 @@ from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.learned import Learned
 from purifiers.nrp_networks import Critic, ResG, RRDBNet
+from purifiers.training import Training
 
 
 class NRP(Learned):
@@ -37,11 +38,12 @@ class NRP(Learned):
     """
 
     gradient = "bpda"
+    afterwards = frozenset({"round_to_8_bits"})
 
     def __init__(
         self,
         *,
-        weights: WeightFile,
+        weights: WeightFile | Training,
         network: Literal["nrp", "resG"] = "nrp",
         channels: int = 3,
         filters: int = 64,

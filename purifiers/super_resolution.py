@@ -2,20 +2,23 @@
 Adversarial Attacks. https://arxiv.org/abs/1901.01677
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
 from data.weights import WeightFile
-from purifiers.purifier import Purifier
+from purifiers.learned import Learned
+from purifiers.training import Training
 from purifiers.wavelet import check_sigma, denoise
 
 PREFIX = "module."  # torch.nn.DataParallel's, in checkpoints that were saved through it
 
 
-class SuperResolution(Purifier):
+class SuperResolution(Learned):
     """Wavelet denoising, x2 super-resolution, and back to the image's size; RGB images of any size.
 
     The released code stores the denoised image as a JPEG, and hands the large image to a victim that
@@ -24,29 +27,33 @@ class SuperResolution(Purifier):
 
     Args:
         network: RGB in [0, 1] to the same, twice as large.
-        weights: its checkpoint; every name and shape must be the network's.
+        weights: its checkpoint, or how we train it.
         sigma: of the denoising, see purifiers/wavelet.py; 0 leaves it out. The papers that compare
             with this defense take 0.04, its released code 0.01.
     """
 
-    def __init__(self, *, network: nn.Module, weights: WeightFile, sigma: float = 0.04) -> None:
-        check_sigma(sigma)
-        self.sigma = sigma
-        state = {name.removeprefix(PREFIX): value for name, value in weights.load().items()}
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            first = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"purifier.weights {weights.path}: expected the weights of {type(network).__name__}, "
-                f"got others ({first} ...)"
-            ) from error
-        self.network = network.eval().requires_grad_(False)
+    afterwards = frozenset({"sigma"})
 
-    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+    def __init__(self, *, network: nn.Module, weights: WeightFile | Training, sigma: float = 0.04) -> None:
+        check_sigma(sigma)
+        super().__init__(weights=weights, network=network)
+        self.sigma = sigma
+
+    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+        """As of every learned purifier; checkpoints of torch.nn.DataParallel too."""
+        return super().freeze({name.removeprefix(PREFIX): value for name, value in state.items()})
+
+    def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean absolute error of images made half as large and enlarged again."""
+        size = [side // 2 for side in images.shape[2:]]
+        small = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        large = self.network(small)
+        return F.l1_loss(large, images[:, :, : large.shape[2], : large.shape[3]])
+
+    def restore(self, images: Tensor) -> Tensor:
         """Denoise, enlarge, shrink."""
         if images.shape[1] != 3:
             raise InputError(f"super-resolution: expected RGB images, got {images.shape[1]} channels")
-        large = self.network.to(images.device)(denoise(images, self.sigma)).clamp(0, 1)
+        large = self.network(denoise(images, self.sigma)).clamp(0, 1)
         small = F.interpolate(large, size=images.shape[2:], mode="bicubic", antialias=True)
         return small.clamp(0, 1)

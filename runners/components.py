@@ -141,7 +141,9 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
     if isinstance(weights, WeightFile):
         component.freeze(weights.load())
         return Spec(config, weights.sha256)
-    trained = {"stage": "weights", "component": identity(config)}
+    afterwards = getattr(component, "afterwards", frozenset())
+    learnt = {name: item for name, item in config.items() if name not in afterwards}
+    trained = {"stage": "weights", "component": identity(learnt)}
     content = store.get(trained)
     if content is None:
         checkpoint = StoredCheckpoint(store, trained)

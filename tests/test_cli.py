@@ -29,7 +29,7 @@ def run(monkeypatch, capsys, tmp_path):
     ("words", "expected"),
     [
         (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are bim, clean, cw,"),
-        (["purifier=nothing"], "there are comdefend, ddip, ddip-singh, dip, dipdefend"),
+        (["purifier=nothing"], "there are comdefend, comdefend-released, ddip"),
         (["dataset=mnist"], "there are cifar10, digits-photos"),
         (["attack.epz=1"], "(did you mean 'eps'?); attack pgd has alpha, eps, random_start, steps"),
         (["purifier=jpeg", "purifier.qality=3"], "(did you mean 'quality'?); purifier jpeg has quality"),
@@ -50,7 +50,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["purifier.tie=x"], "purifier.tie: expected logits or probabilities, got 'x'"),
         (["dataset=cifar10"], "victims for it: resnet20, resnet56"),
         (["dataset=cifar10", "victim=resnet56"], "CIFAR-10 is not in"),
-        (["purifier=comdefend"], "set DATA_DIR"),
+        (["purifier=comdefend-released"], "set DATA_DIR"),
         (["n"], "expected name=value"),
         (["purifier.trace.lrr=1"], "(did you mean 'lr'?); purifier ddip trace has input_scale, jitter, lr,"),
         (["table=ddip/table1"], "no option is called 'table'; there are attack, chunk,"),
@@ -105,7 +105,7 @@ def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=3"]
     status, out, err = run(
-        evaluate.main, "evaluate", "-m", "attack=fgsm", "purifier=comdefend,none,jpeg", *quick
+        evaluate.main, "evaluate", "-m", "attack=fgsm", "purifier=comdefend-released,none,jpeg", *quick
     )
     assert status == 2
     assert out.count("accuracy") == 2, (out, err)

@@ -32,7 +32,7 @@ def test_leaf_composes_and_builds(group, name):
 
 @pytest.mark.parametrize("name", names_of("network"))
 def test_every_network_has_a_purifier_that_it_fits(name):
-    kind = OmegaConf.load(CONFIGS / "network" / f"{name}.yaml")._target_.split(".")[-1]
+    kind = compose("evaluate", [f"+network@probe={name}"]).probe._target_.split(".")[-1]
     purifier = {"SkipNet": "ddip", "Generator": "oag"}.get(kind, "ride")
     words = [f"purifier={purifier}", f"network@purifier.trace.network={name}"]
     assert type(build(plain(compose("evaluate", words).purifier)).trace.network).__name__ == kind
