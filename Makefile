@@ -6,12 +6,13 @@ DATASET  ?=
 VICTIM   ?=
 N        ?=
 ARGS     ?=
+purifier ?= jpeg
 
 READY    := $(VENV)/.ready
 RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(ARGS)
 
-.PHONY: help table1 table2 test bench bench-table check clean
+.PHONY: help table1 table2 smoke test bench bench-table check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -20,6 +21,9 @@ table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
 
 table2: $(READY) ## DDIP Table 2: SSIM, of the same cells
 	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
+
+smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
+	@$(RUN) runners.evaluate purifier=$(purifier) n=4 chunk=4 $(ARGS)
 
 test: $(READY)   ## the tests, in under ten minutes on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -2,6 +2,8 @@
 Adversarial Examples. https://arxiv.org/abs/1811.12673
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,7 +64,7 @@ class ComDefend(Learned):
         output = torch.sigmoid(self._half("dec", torch.sigmoid(code - noise)))
         return F.mse_loss(output, images) + self.code_weight * code.square().mean()
 
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Encode, binarise, decode."""
         if self.patch is None:
             return self._coded(images)

@@ -41,7 +41,7 @@ class Learned(Purifier):
         """
 
     @abstractmethod
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Purified images in [0, 1]; the network is trained and on the images' device."""
 
     def freeze(self, state: Mapping[str, Tensor]) -> Self:
@@ -68,7 +68,7 @@ class Learned(Purifier):
         if not self.frozen:
             raise ValueError(f"{type(self).__name__} has no trained weights: expected freeze(state) first")
         self.network.to(images.device)
-        return self.restore(images)
+        return self.restore(images, seeds)
 
 
 def _some(names: set[str]) -> str:

@@ -2,6 +2,8 @@
 Adversarial Perturbations, section 4. https://arxiv.org/abs/2106.11644
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,7 +66,7 @@ class NCIS(Learned):
         """Mean squared error of one step's reconstruction of the clean image (Eq. 7); draws nothing."""
         return F.mse_loss(self.step(images), images)
 
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """All iterations, then clipped to [0, 1]."""
         for _ in range(self.iterations):
             images = self.step(images)

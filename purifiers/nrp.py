@@ -2,6 +2,7 @@
 Adversarial Robustness. https://arxiv.org/abs/2006.04924
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -89,7 +90,7 @@ class NRP(Learned):
         self.critic: Critic | None = None
         self.critic_optimiser: torch.optim.Optimizer | None = None
 
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """One pass, clipped to [0, 1], on the 256 levels of 8 bits if so set."""
         purified = self.network(images).clamp(0, 1)
         return (purified * 255).round() / 255 if self.round_to_8_bits else purified

@@ -2,7 +2,7 @@
 Adversarial Attacks. https://arxiv.org/abs/1901.01677
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -50,7 +50,7 @@ class SuperResolution(Learned):
         large = self.network(small)
         return F.l1_loss(large, images[:, :, : large.shape[2], : large.shape[3]])
 
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Denoise, enlarge, shrink."""
         if images.shape[1] != 3:
             raise InputError(f"super-resolution: expected RGB images, got {images.shape[1]} channels")

@@ -42,6 +42,8 @@ def purifier(name: str) -> Purifier:
         config.purifier.trace.iterations = STEPS // 6
     if "network_steps" in config.purifier:
         config.purifier.network_steps = 3
+    if "until" in config.purifier:
+        config.purifier.until = 3
     OmegaConf.resolve(config)
     try:
         built = build(plain(config.purifier))
@@ -69,7 +71,7 @@ def test_contract(name):
     assert p.stochastic != torch.equal(out, other), "the trait `stochastic` is declared wrongly"
     alone = p(images[2:3], seeds=[4], victim=v)
     # A convolution may round differently for another batch; a DIP trace would amplify that, so must not.
-    rounding = 0.0 if p.stochastic else 2e-6
+    rounding = 0.0 if p.stochastic and not isinstance(p, Learned) else 2e-6
     assert (alone - out[2:3]).abs().max() <= rounding, "depends on the batch"
 
 
