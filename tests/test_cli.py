@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from runners import app, evaluate, table
+from scripts import train
 
 
 @pytest.fixture
@@ -121,3 +122,14 @@ def test_damage_is_said_to_the_user(run, tmp_path, caplog):
             path.write_bytes(path.read_bytes()[:-1])
     assert run(evaluate.main, "evaluate", *words)[0] == 0
     assert "damaged" in caplog.text
+
+
+def test_training_alone_keeps_the_weights(run, tmp_path):
+    small = ["purifier=ncis", "purifier.weights.steps=2", "purifier.filters=4", "purifier.layers=2"]
+    for _ in range(2):  # the second finds what the first has made
+        status, _, err = run(train.main, "evaluate", *small)
+        assert status == 0, err
+    assert len([path for path in (tmp_path / "store" / "weights").rglob("*") if path.is_file()]) == 1
+    status, _, err = run(train.main, "evaluate", "purifier=jpeg")
+    assert status == 2
+    assert "learns nothing" in err
