@@ -2,7 +2,8 @@
 supplement. https://arxiv.org/abs/2006.04924 (also NCIS, supplement 3.5)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -36,6 +37,16 @@ class Dynamic(Purifier):
         self.gradient = purifier.gradient
         self.uses_victim = purifier.uses_victim
         self.batch_coupled = purifier.batch_coupled
+
+    @property
+    def weights(self) -> Any:
+        """Of the purifier inside, if it has any."""
+        return getattr(self.purifier, "weights", None)
+
+    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+        """Fix the weights of the purifier inside."""
+        self.purifier.freeze(state)
+        return self
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """The purified noisy images."""

@@ -20,6 +20,7 @@ class Learned(Purifier):
 
     Attributes:
         afterwards: parameters on which the training does not depend.
+        resumable: the objective keeps nothing from step to step, so that a checkpoint holds all.
 
     Args:
         weights: a verified file, or how we train the network; whoever builds the purifier loads it.
@@ -27,6 +28,7 @@ class Learned(Purifier):
     """
 
     afterwards: ClassVar[frozenset[str]] = frozenset()
+    resumable: ClassVar[bool] = True
 
     def __init__(self, *, weights: WeightFile | Training, network: nn.Module) -> None:
         self.weights = weights

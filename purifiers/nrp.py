@@ -40,6 +40,7 @@ class NRP(Learned):
 
     gradient = "bpda"
     afterwards = frozenset({"round_to_8_bits"})
+    resumable = False  # the critic is not in the checkpoint
 
     def __init__(
         self,

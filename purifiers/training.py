@@ -1,8 +1,7 @@
 """The trainer of learned purifiers: Adam on the purifier's own objective, on clean images only."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.images import Dataset
+from data.repeatable import repeatable
 
-# Threads change the order of floating-point sums. One number for all machines keeps training repeatable.
-THREADS = 2
 EVERY = 200  # steps between checkpoints
 
 
@@ -72,10 +70,7 @@ class Training:
         if self.batch > len(images):
             raise InputError(f"training.batch: expected at most {len(images)}, got {self.batch}")
         network, generator = purifier.network, torch.Generator().manual_seed(self.seed)
-        with _repeatable(self.seed):
-            for module in network.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+        with repeatable(network, self.seed):
             network.train().requires_grad_(True)
             optimiser = torch.optim.Adam(network.parameters(), lr=self.lr)
             for step in range(_resume(checkpoint, network, optimiser, generator), self.steps):
@@ -106,7 +101,8 @@ def _state(
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         state |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}
-    return state | {"step": torch.tensor(step), "generator": generator.get_state()}
+    random = {"generator": generator.get_state(), "dropout": torch.get_rng_state()}
+    return state | random | {"step": torch.tensor(step)}
 
 
 def _resume(
@@ -128,16 +124,5 @@ def _resume(
             moments.setdefault(int(i), {})[kind] = value
     optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
     generator.set_state(saved["generator"])
+    torch.set_rng_state(saved["dropout"])
     return int(saved["step"])
-
-
-@contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)

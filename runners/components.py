@@ -15,7 +15,6 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.weights import WeightFile
-from purifiers.training import Training
 from runners.store import Recipe, Store, key_of
 
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
@@ -134,6 +133,9 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
 
     Raises MissingError for a file that is not there, InputError for one that does not fit.
     """
+    if "purifier" in config:  # one inside another: the weights are the inner one's
+        inner = prepare(config["purifier"], store, progress=progress)
+        return Spec(config, inner.weights_sha256, inner.trained)
     component = build(config)
     weights = getattr(component, "weights", None)
     if weights is None:
@@ -147,7 +149,7 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
     content = store.get(trained)
     if content is None:
         checkpoint = StoredCheckpoint(store, trained)
-        resumable = {"checkpoint": checkpoint} if isinstance(weights, Training) else {}
+        resumable = {"checkpoint": checkpoint} if getattr(component, "resumable", False) else {}
         state: Mapping[str, Tensor] = weights.fit(
             component, progress=progress or (lambda share: None), **resumable
         )

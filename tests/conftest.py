@@ -36,6 +36,19 @@ def linear_victim(size: int = 32) -> LinearVictim:
     return LinearVictim(weight, float(-weight.sum() / 2))
 
 
+def losses_of(purifier, images: Tensor, *, steps: int, lr: float) -> list[float]:
+    """A learned purifier's objective along some plain Adam steps."""
+    draws, losses = torch.Generator().manual_seed(0), []
+    optimiser = torch.optim.Adam(purifier.network.parameters(), lr=lr)
+    for _ in range(steps):
+        loss = purifier.objective(images, draws)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
 @pytest.fixture
 def linear() -> tuple[LinearVictim, Images]:
     """A linear victim and 64 images away from the borders of [0, 1], all classified correctly."""

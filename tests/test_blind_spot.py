@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import linear_victim, random_images
+from conftest import linear_victim, losses_of, random_images
 from torch import Tensor, nn
 
 from data.errors import InputError
@@ -135,15 +135,7 @@ def test_objective_falls(settings):
     rows = torch.linspace(0, 3, 16)
     phase = torch.arange(8).view(8, 1, 1, 1)
     images = (0.5 + 0.4 * torch.sin(rows.view(1, 1, -1, 1) * 2 + rows + phase)).expand(8, 3, 16, 16)
-    generator = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam(purifier.network.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(30):
-        loss = purifier.objective(images, generator)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(purifier, images, steps=30, lr=1e-2)
     assert losses[-1] < 0.7 * losses[0]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_images
+from conftest import losses_of, random_images
 from torch import nn
 
 from data.errors import InputError
@@ -92,15 +92,7 @@ def test_perturbation_against_linear_features_is_as_large_as_can_be():
 @pytest.mark.parametrize("adversarial_weight", [0.0, 5e-3])
 def test_objective_falls(network, adversarial_weight):
     purifier = small(network=network, adversarial_weight=adversarial_weight)
-    images, draws = random_images(8), generator()
-    optimiser = torch.optim.Adam(purifier.network.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(30):
-        loss = purifier.objective(images, draws)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(purifier, random_images(8), steps=30, lr=1e-2)
     assert losses[-1] < 0.7 * losses[0]
     assert (purifier.critic is not None) == (adversarial_weight > 0)
 

@@ -8,6 +8,8 @@ from data.errors import InputError
 from data.images import Dataset, Images
 from purifiers.comdefend import ComDefend
 from purifiers.ncis import NCIS
+from purifiers.pixelcnn import PixelCNN
+from purifiers.pixeldefend import PixelDefend
 from purifiers.training import EVERY, Training
 
 
@@ -53,13 +55,15 @@ def test_training_is_repeatable_and_leaves_global_randomness_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("kind", ["ncis", "comdefend"])
+@pytest.mark.parametrize("kind", ["ncis", "comdefend", "pixeldefend with dropout"])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(kind):
     def fresh():
         if kind == "ncis":
             return purifier(steps=EVERY + 30)
         weights = Training(dataset=Waves(), batch=4, steps=EVERY + 30)
-        return ComDefend(weights=weights, widen=0.05)
+        if kind == "comdefend":
+            return ComDefend(weights=weights, widen=0.05)
+        return PixelDefend(weights=weights, network=PixelCNN(filters=4, blocks=1, dropout=0.5))
 
     whole = (p := fresh()).weights.fit(p)
     notes, stopped, resumed = Notes(stop=True), fresh(), fresh()
@@ -100,13 +104,14 @@ def test_a_batch_larger_than_the_data_is_refused():
 def test_a_cell_trains_its_purifier_once(tmp_path):
     words = ["purifier.weights.steps=3", "purifier.filters=4", "purifier.layers=2"]
     learned = cell("attack=clean", "purifier=ncis", *words)
+    once = cell("attack=clean", "purifier=ncis", *words, "purifier.iterations=1")
+    inside = ["purifier=dynamic", "purifier@purifier.purifier=ncis"]
+    inside += [word.replace("purifier.", "purifier.purifier.") for word in words]
     first, _ = run(tmp_path, [learned])
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "weights").rglob("*") if path.is_file()}
-    again, _ = run(
-        tmp_path, [learned, cell("attack=clean", "purifier=ncis", *words, "purifier.iterations=1")]
-    )
+    again, _ = run(tmp_path, [learned, once, cell("attack=clean", *inside)])
+    assert all(result.records is not None for result in again), [result.failed for result in again]
     assert first[0].records.purified.tolist() == again[0].records.purified.tolist()
-    assert again[1].records is not None
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "weights").rglob("*") if path.is_file()}
     assert len(kept) == 2, "a victim and a purifier"
-    assert now == kept, "neither for a second run, nor for a parameter that only purifying reads"
+    assert now == kept, "not for a second run, nor for what only purifying reads, nor inside another"

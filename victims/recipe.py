@@ -1,7 +1,6 @@
 """The trainer of victims whose weights nobody ships."""
 
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +8,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.images import Dataset, Images
-
-# Threads change the order of floating-point sums. One number for all machines keeps training
-# repeatable; two suit a laptop.
-THREADS = 2
+from data.repeatable import repeatable
 
 
 class Recipe:
@@ -57,8 +53,7 @@ class Recipe:
         if not 1 <= self.batch <= len(data):
             raise InputError(f"victim.weights.batch: expected 1 to {len(data)}, got {self.batch}")
         steps_per_epoch = len(data) // self.batch
-        with _repeatable(self.seed):
-            _initialise(network)
+        with repeatable(network, self.seed):
             network.train()
             optimiser = torch.optim.SGD(
                 network.parameters(),
@@ -83,24 +78,6 @@ class Recipe:
                 progress((epoch + 1) / self.epochs)
         network.eval()
         return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-@contextmanager
-def _repeatable(seed: int):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _initialise(network: nn.Module) -> None:
-    for module in network.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
 
 
 def _translate(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,28 @@
+"""Training that gives the same weights every time, for victims and purifiers alike."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+# Threads change the order of floating-point sums. One number for all machines keeps training
+# repeatable; two suit a laptop.
+THREADS = 2
+
+
+@contextmanager
+def repeatable(network: nn.Module, seed: int) -> Iterator[None]:
+    """Draw the network's weights anew from `seed`, and train it within: what torch draws globally is seeded
+    and then put back, and so is the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in network.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+            yield
+    finally:
+        torch.set_num_threads(threads)
