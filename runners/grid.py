@@ -1,7 +1,7 @@
 """Evaluates cells: plans what the store lacks, estimates it, runs it, assembles the records."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,9 @@ class Grid:
         device = settle(self.settings.device, tf32=self.settings.tf32)
         self.bench = Bench(Store(self.settings.store), device, self.settings.precision)
         results = [CellResult(cell) for cell in cells]
-        for part in ("attack", "knowledge", "purifier"):
+        for part in ("attack", "knowledge", "purifier"):  # bad parameters are told before any training
             for config in {key_of(c.configs[part]): c.configs[part] for c in cells}.values():
-                self._valid(config)
+                build(config)
         plans = {i: self._plan(cell) for i, cell in enumerate(cells)}
         specs = {i: self._purifier(result) for i, result in enumerate(results)}
         ready = {i: (plans[i], spec) for i, spec in specs.items() if spec is not None}
@@ -62,11 +62,6 @@ class Grid:
         for i, (plan, spec) in ready.items():
             self._assemble(results[i], plan, spec, failures)
         return results
-
-    def _valid(self, config: Config) -> None:
-        """Bad parameters are told before anything is trained; a missing file costs its cells only."""
-        with suppress(MissingError):
-            build(config)
 
     def _purifier(self, result: CellResult) -> Spec | None:
         """The cell's purifier; a cell whose purifier's files are missing is skipped."""
