@@ -2,12 +2,13 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import InputError
@@ -86,6 +87,13 @@ def check_images(images: Tensor, *, name: str) -> None:
         raise InputError(
             f"{name}: expected values in [0, 1], got [{images.min().item():.4g}, {images.max().item():.4g}]"
         )
+
+
+def resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Images of that height and width: bicubic, antialiased, within [0, 1]; the same if they have it."""
+    if list(images.shape[2:]) == list(size):
+        return images
+    return F.interpolate(images, size=list(size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 class Dataset(ABC):

@@ -1,8 +1,9 @@
-"""Training that gives the same weights every time, for victims and purifiers alike."""
+"""Training that gives the same weights every time, and libraries that draw from NumPy's global numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,3 +27,14 @@ def repeatable(network: nn.Module, seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def numpy_seeded(seed: int) -> Iterator[None]:
+    """NumPy's global random numbers start from `seed` within, and are put back after."""
+    state = np.random.get_state()
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,22 @@ class WeightFile:
 
     Args:
         path: where it lies; usually under DATA_DIR.
-        sha256: of the whole file; nothing is read from a file that differs.
+        sha256: of the whole file, or its first digits (8 or more: PyTorch's checkpoints have those in their
+            names, and some are published with no more); nothing is read from a file that differs.
         source: what to tell a user who does not have it.
     """
 
     path: str
     sha256: str
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{8,64}", self.sha256):
+            raise InputError(f"weights.sha256: expected 8 to 64 hexadecimal digits, got {self.sha256!r}")
+
+    def digest(self) -> str:
+        """The file's whole sha256; raises as `load` does."""
+        return hashlib.sha256(self._verified()).hexdigest()
 
     def load(self) -> dict[str, Tensor]:
         """Names to tensors. Raises MissingError when absent, InputError when not what it should be."""
@@ -58,7 +68,7 @@ class WeightFile:
             raise MissingError(f"weights {path} do not exist (set DATA_DIR, or give a path){hint}")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
-        if found != self.sha256:
+        if not found.startswith(self.sha256):
             looks = " It is a web page." if content[:200].lstrip()[:1] == b"<" else ""
             raise InputError(
                 f"weights {path}: expected sha256 {self.sha256}, got {found} "

@@ -37,6 +37,7 @@ class Dynamic(Purifier):
         self.gradient = purifier.gradient
         self.uses_victim = purifier.uses_victim
         self.batch_coupled = purifier.batch_coupled
+        self.scale = purifier.scale
 
     @property
     def weights(self) -> Any:

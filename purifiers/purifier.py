@@ -29,6 +29,8 @@ class Purifier(ABC):
         gradient: "exact" where autograd is right through `purify`, else "bpda" or "none".
         uses_victim: reads the victim's outputs.
         batch_coupled: an image's result depends on its batch (none of ours should).
+        scale: the result is this many times as high and wide; 1 for all but super-resolution that hands
+            its large image on.
     """
 
     version: ClassVar[int] = 1
@@ -36,6 +38,7 @@ class Purifier(ABC):
     gradient: ClassVar[Literal["exact", "bpda", "none"]] = "bpda"
     uses_victim: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
+    scale: int = 1
 
     @abstractmethod
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
@@ -99,13 +102,15 @@ def purify_together(
         if len(purifiers) != 1:
             raise ValueError("purifiers without a shared run are called one at a time")
         results = [purifiers[0].purify(images.clone(), seeds, given)]
-    return [_checked(type(p).__name__, images, r) for p, r in zip(purifiers, results, strict=True)]
+    return [_checked(p, images, r) for p, r in zip(purifiers, results, strict=True)]
 
 
-def _checked(name: str, images: Tensor, result: Tensor) -> Tensor | PurifierError:
-    if result.shape != images.shape or result.dtype != images.dtype:
+def _checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | PurifierError:
+    name = type(purifier).__name__
+    shape = (*images.shape[:2], *(purifier.scale * side for side in images.shape[2:]))
+    if result.shape != shape or result.dtype != images.dtype:
         return PurifierError(
-            f"{name}: expected {images.dtype} of shape {tuple(images.shape)}, "
+            f"{name}: expected {images.dtype} of shape {shape}, "
             f"got {result.dtype} of shape {tuple(result.shape)}"
         )
     broken = (~torch.isfinite(result)).flatten(1).any(1)

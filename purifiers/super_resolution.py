@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.images import resized
 from data.weights import WeightFile
 from purifiers.learned import Learned
 from purifiers.training import Training
@@ -22,22 +23,32 @@ class SuperResolution(Learned):
     """Wavelet denoising, x2 super-resolution, and back to the image's size; RGB images of any size.
 
     The released code stores the denoised image as a JPEG, and hands the large image to a victim that
-    takes it. Here nothing is compressed, and since a purifier keeps the image's shape (the victim owns
-    its input size) the large image is made small again: bicubic, with antialiasing.
+    takes it. Here nothing is compressed, and the large image is made small again (bicubic, with
+    antialiasing) for victims that expect the size they were trained on.
 
     Args:
         network: RGB in [0, 1] to the same, twice as large.
         weights: its checkpoint, or how we train it.
         sigma: of the denoising, see purifiers/wavelet.py; 0 leaves it out. The papers that compare
             with this defense take 0.04, its released code 0.01.
+        shrink: back to the image's size; without, the victim classifies at double size as in the
+            original.
     """
 
-    afterwards = frozenset({"sigma"})
+    afterwards = frozenset({"sigma", "shrink"})
 
-    def __init__(self, *, network: nn.Module, weights: WeightFile | Training, sigma: float = 0.04) -> None:
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        weights: WeightFile | Training,
+        sigma: float = 0.04,
+        shrink: bool = True,
+    ) -> None:
         check_sigma(sigma)
         super().__init__(weights=weights, network=network)
         self.sigma = sigma
+        self.scale = 1 if shrink else 2
 
     def freeze(self, state: Mapping[str, Tensor]) -> Self:
         """As of every learned purifier; checkpoints of torch.nn.DataParallel too."""
@@ -46,14 +57,13 @@ class SuperResolution(Learned):
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Mean absolute error of images made half as large and enlarged again."""
         size = [side // 2 for side in images.shape[2:]]
-        small = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        small = resized(images, size)
         large = self.network(small)
         return F.l1_loss(large, images[:, :, : large.shape[2], : large.shape[3]])
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Denoise, enlarge, shrink."""
+        """Denoise, enlarge, shrink; (N, 3, H, W) to (N, 3, scale H, scale W)."""
         if images.shape[1] != 3:
             raise InputError(f"super-resolution: expected RGB images, got {images.shape[1]} channels")
         large = self.network(denoise(images, self.sigma)).clamp(0, 1)
-        small = F.interpolate(large, size=images.shape[2:], mode="bicubic", antialias=True)
-        return small.clamp(0, 1)
+        return large if self.scale > 1 else resized(large, images.shape[2:])

@@ -142,7 +142,7 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
         return Spec(config)
     if isinstance(weights, WeightFile):
         component.freeze(weights.load())
-        return Spec(config, weights.sha256)
+        return Spec(config, weights.digest())
     afterwards = getattr(component, "afterwards", frozenset())
     learnt = {name: item for name, item in config.items() if name not in afterwards}
     trained = {"stage": "weights", "component": identity(learnt)}

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from data.images import Images
+from data.images import Images, resized
 from data.similarity import ssim
 from runners import metrics
 
@@ -42,6 +42,7 @@ def score(
             raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
     decided, confidence = logits.argmax(1), logits.softmax(1).amax(1)
     linf, l2 = metrics.norms(adversarial, chunk.images)
+    seen = resized(purified, chunk.images.shape[2:])
     return pd.DataFrame(
         {
             "id": list(chunk.ids),
@@ -53,8 +54,8 @@ def score(
             "correct": (decided == chunk.labels).tolist(),
             "linf": linf.tolist(),
             "l2": l2.tolist(),
-            "ssim": ssim(purified, chunk.images).tolist(),
-            "psnr": metrics.psnr(purified, chunk.images).tolist(),
+            "ssim": ssim(seen, chunk.images).tolist(),
+            "psnr": metrics.psnr(seen, chunk.images).tolist(),
             "seed": seeds,
             "adversarial": keys[0],
             "purified": keys[1],

@@ -13,6 +13,7 @@ from rich.text import Text
 from data.errors import InputError
 
 SMALL_N = 500
+MOST_ACROSS = 6
 
 
 @dataclass(frozen=True)
@@ -171,14 +172,25 @@ def latex(frame: pd.DataFrame, heading: Heading) -> str:
 
 
 def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
-    """Attacks down, defenses across, since 80 columns hold six; many defenses against few attacks the other
-    way. In a cell ours, its interval, the paper's."""
-    places = digits(frame)
-    table = Table(title=heading.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
+    """Whichever are fewer go across, defenses or attacks; what 80 columns cannot hold goes into a block
+    below. In a cell ours, its interval, the paper's."""
     frame = frame.assign(attack=frame.apply(column_name, axis=1))
-    down, across = ("attack", "row") if frame.row.nunique() <= 6 else ("row", "attack")
+    down, across = ("attack", "row") if frame.row.nunique() <= frame.attack.nunique() else ("row", "attack")
     names = list(dict.fromkeys(frame[across]))
+    count = -(-len(names) // MOST_ACROSS)
+    blocks = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
+    tables = [_block(frame[frame[across].isin(block)], block, down, across) for block in blocks]
+    tables[0].title = heading.title
+    notes = [_dim(line) for line in legend(frame, heading)]
+    head = [Text(heading.note, style="bold yellow")] if heading.note else []
+    return Group(*tables, *head, *notes)
+
+
+def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Table:
+    """The entries of `names`, side by side."""
+    places = digits(frame)
+    table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(Text(name), justify="right")
     for name, entries in frame.groupby(down, sort=False):
@@ -190,9 +202,7 @@ def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
         if any(text.plain for text in theirs) or down == "attack":
             table.add_row(Text("paper", style="cyan"), *theirs)
         table.add_section()
-    notes = [_dim(line) for line in legend(frame, heading)]
-    head = [Text(heading.note, style="bold yellow")] if heading.note else []
-    return Group(table, *head, *notes)
+    return table
 
 
 def _dim(text: str) -> Text:

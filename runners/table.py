@@ -73,8 +73,9 @@ def main(config: DictConfig) -> None:
     published_figures(table)
     folder = render.writable(Path(config.tables))
     composer = Composer(config)
+    dataset = HydraConfig.get().runtime.choices["dataset"]
     cells = [
-        (row, column, composer.cell([*row.cell, *column.cell]))
+        (row, column, composer.cell([*row.get("on", {}).get(dataset, row.cell), *column.cell]))
         for row in table.rows
         for column in table.columns
     ]

@@ -1,5 +1,9 @@
 """What the tests share: a linear victim with known answers, small images, a short trace."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: two test processes share the cores
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +11,8 @@ from torch import Tensor, nn
 from data.images import Images
 from purifiers.dip import DIPTrace
 from purifiers.skipnet import SkipNet
+
+torch.set_num_threads(1)  # a process a core, as the runners have it
 
 
 class LinearVictim(nn.Module):

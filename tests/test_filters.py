@@ -14,6 +14,7 @@ from purifiers.feature_squeezing import FeatureSqueezing
 from purifiers.mean import Mean
 from purifiers.median import Median
 from purifiers.tvm import TVM, Bregman, Chambolle, inpaint
+from purifiers.tvm_art import TVMArt
 
 SEEDS = [0, 1, 2]
 
@@ -91,6 +92,24 @@ def test_tvm_finds_the_minimum(drop):
         ]
         theirs = torch.from_numpy(np.stack(theirs)).permute(0, 3, 1, 2)
         assert (least <= energy(theirs, images, kept, weight) + 1e-3).all()
+
+
+def test_arts_tvm_lowers_what_it_minimises_and_leaves_numpys_numbers_alone():
+    images = random_images(2)
+
+    def objective(image):  # of all values kept, so that nothing is random
+        away = (image - images).flatten(2).norm(dim=2)
+        rows, columns = torch.diff(image, dim=2).norm(dim=3), torch.diff(image, dim=3).norm(dim=2)
+        return away + 0.5 * (rows.sum(2) + columns.sum(2))
+
+    np.random.seed(7)
+    before = np.random.get_state()[1].copy()
+    smooth = TVMArt(kept=1.0)(images, seeds=[0, 1])
+    assert (np.random.get_state()[1] == before).all()
+    assert (objective(smooth) < 0.6 * objective(images)).all()
+    large = 2**40  # seeds have 63 bits: all of them count
+    drawn = [TVMArt()(images[:1], seeds=[seed]) for seed in (1, 1 + large)]
+    assert not torch.equal(*drawn)
 
 
 def test_tvm_restores_what_is_dropped():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.table import Table
 
 from runners import render
 from runners.cell import Cell
@@ -131,6 +132,19 @@ def test_console_puts_many_defenses_down(frame):
     assert [line.split("  ")[0].strip() for line in text.splitlines() if "No defense" in line] == [
         f"No defense {i}" for i in range(4)
     ]
+
+
+def test_console_puts_what_80_columns_cannot_hold_into_a_block_below(frame):
+    many = pd.concat(
+        [frame.assign(row=frame.row + f" {i}", column=frame.column + f" {j}") for i in "ab" for j in "cde"]
+    )
+    group = render.for_console(many, HEADING)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(group)
+    tables = [part for part in group.renderables if isinstance(part, Table)]
+    assert [len(table.columns) for table in tables] == [1 + 4, 1 + 4]
+    assert [table.row_count for table in tables] == [9 * 3, 9 * 3]
+    assert "…" not in console.export_text()
 
 
 def test_ssim_from_the_same_records():

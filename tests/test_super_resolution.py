@@ -42,6 +42,8 @@ def test_super_resolution_denoises_enlarges_clips_and_shrinks(tmp_path):
     large = Nearest()(denoise(images, 0.1)).clamp(0, 1)
     expected = F.interpolate(large, size=(20, 20), mode="bicubic", antialias=True).clamp(0, 1)
     assert torch.equal(p(images, seeds=[0, 1]), expected)
+    unshrunk = SuperResolution(network=Nearest(), weights=p.weights, sigma=0.1, shrink=False)
+    assert torch.equal(unshrunk.freeze(p.weights.load())(images, seeds=[0, 1]), large)
     with pytest.raises(InputError, match="RGB images, got 1"):
         p(images[:, :1], seeds=[0, 1])
 

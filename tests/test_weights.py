@@ -37,6 +37,19 @@ def test_tensors_come_back(tmp_path, suffix):
     assert torch.equal(loaded["a"], tensor)
 
 
+def test_the_first_digits_will_do_and_the_whole_digest_is_told(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pt")
+    whole = hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
+    file = WeightFile(str(tmp_path / "w.pt"), whole[:8])
+    assert torch.equal(file.load()["a"], torch.ones(2))
+    assert file.digest() == whole
+    with pytest.raises(InputError, match="expected sha256 00000000, got"):
+        WeightFile(str(tmp_path / "w.pt"), "0" * 8).load()
+    for wrong in (whole[:7], whole + "0", "x" * 64):
+        with pytest.raises(InputError, match="8 to 64 hexadecimal"):
+            WeightFile(str(tmp_path / "w.pt"), wrong)
+
+
 def test_missing_file_names_path_and_source(tmp_path):
     with pytest.raises(MissingError, match=r"w\.pt do not exist.*DATA_DIR.*the moon"):
         WeightFile(str(tmp_path / "w.pt"), "0" * 64, "the moon").load()
