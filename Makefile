@@ -29,8 +29,8 @@ test: $(READY)   ## the tests, in under ten minutes on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(RUN) pytest -n 2
 
-bench: $(READY)  ## time the engine beside other ways, into results/bench/
-	@$(RUN) scripts.bench_engine && $(VENV)/bin/python -m scripts.bench_memory
+bench: $(READY)  ## time the engine beside other ways, and every purifier, into results/bench/
+	@$(RUN) scripts.bench_engine && $(VENV)/bin/python -m scripts.bench_purifiers
 
 bench-table: $(READY) ## time Table 1 from an empty and from a full store, into results/bench/
 	@$(RUN) scripts.bench_table table=ddip/table1 $(OPTIONS)

@@ -213,13 +213,15 @@ def decisions(victim: Victim) -> list[dict]:
     ]
 
 
-def append(rows: list[dict]) -> None:
+def append(rows: list[dict], kind: str = "engine") -> None:
     """To the file of this torch, device and precision, and to the screen."""
-    path = BENCH / f"engine-torch{torch.__version__.split('+')[0]}-{DEVICE.type}-float32.csv"
+    path = BENCH / f"{kind}-torch{torch.__version__.split('+')[0]}-{DEVICE.type}-float32.csv"
     BENCH.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(rows).assign(date=time.strftime("%Y-%m-%d"), cores=CORES).round(4)
     frame.to_csv(path, mode="a", header=not path.exists(), index=False)
-    sys.stdout.write(frame.drop(columns=["date", "cores"]).to_string(index=False, header=False) + "\n")
+    sys.stdout.write(
+        frame.drop(columns=["date", "cores"]).to_string(index=False, header=kind != "engine") + "\n"
+    )
     sys.stdout.flush()
 
 

@@ -1,0 +1,107 @@
+"""Measures what each purifier costs: seconds and memory an image, each purifier in a process of its own.
+
+    python -m scripts.bench_purifiers
+
+Appends rows to results/bench/purifiers-torch<version>-<device>-<precision>.csv. Seconds of purifiers that fit
+a network to each image are of a few steps, times how many there are; JPEG's are measured beside each, since
+times on shared machines mean little. Learned networks have their size, not their weights.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from rich.progress import track
+
+from purifiers.learned import Learned
+from purifiers.purifier import Purifier, purify_together
+from purifiers.trace import TracePurifier
+from runners import app
+from runners.components import build
+from scripts.bench_engine import BATCH, DEVICE, append, config_of, images_of
+
+ROUNDS = 3
+LONG_ENOUGH = 5.0  # seconds after which one round must do
+
+
+def held() -> float:
+    """MiB: the most this process has had, on the GPU where there is one."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ready(name: str) -> Purifier:
+    """The purifier as its config has it; untrained where it learns, and with no file needed."""
+    purifier = build(config_of(f"purifier={name}", "purifier"))
+    inside = getattr(purifier, "purifier", purifier)
+    if isinstance(inside, Learned):
+        inside.freeze(inside.network.state_dict())
+    return purifier
+
+
+def seconds(purifier: Purifier, images: torch.Tensor, victim: torch.nn.Module) -> float:
+    """Median over the rounds, the first of which warms up; one round where that is long."""
+    rounds = []
+    for _ in range(1 + ROUNDS):
+        start = time.perf_counter()
+        purify_together([purifier], images, seeds=range(len(images)), victim=victim)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        rounds.append(time.perf_counter() - start)
+        if rounds[0] > LONG_ENOUGH:
+            break
+    return statistics.median(rounds[1:] or rounds) / len(images)
+
+
+def measure(name: str, size: int, batch: int, longer: int) -> dict[str, float | int | None]:
+    """In a process of its own. `longer` times as many steps, for purifiers that have them."""
+    victim = build(config_of("victim=digits-resnet8", "victim")).to(DEVICE).eval()
+    purifier, images = ready(name), images_of(batch, size)
+    short, factor = purifier.trial()
+    if isinstance(short, TracePurifier):
+        short.steps, factor = short.steps * longer, factor / longer
+    before = held()
+    purify_together([short], images, seeds=range(batch), victim=victim)
+    memory = (held() - before) / batch
+    jpeg, network = ready("jpeg"), getattr(getattr(purifier, "purifier", purifier), "network", None)
+    each = factor * seconds(short, images, victim)
+    return {
+        "seconds": each,
+        "jpegs": each / seconds(jpeg, images, victim),
+        "mib": memory,
+        "parameters": sum(p.numel() for p in network.parameters()) if network is not None else None,
+    }
+
+
+def apart(name: str, size: int, batch: int, longer: int = 1) -> dict[str, float | int | None]:
+    """`measure` in a fresh process."""
+    command = [sys.executable, "-m", "scripts.bench_purifiers", name, str(size), str(batch), str(longer)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"{name}: {run.stderr.strip().splitlines()[-1]}")
+    return json.loads(run.stdout)
+
+
+def main() -> None:
+    """A row a purifier; four times the steps must not take more memory."""
+    rows, batch = [], BATCH[DEVICE.type]
+    for name in track(app.names_of("purifier"), "purifiers", console=app.console):
+        size = 224 if name.endswith("-imagenet") else 32
+        found = apart(name, size, batch)
+        if isinstance(ready(name), TracePurifier):
+            found["mib_of_four_times_the_steps"] = apart(name, size, batch, longer=4)["mib"]
+        rows.append({"purifier": name, "size": size, "batch": batch, **found})
+    append(rows, "purifiers")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        name, *numbers = sys.argv[1:]
+        sys.stdout.write(json.dumps(measure(name, *map(int, numbers))))
+    else:
+        main()
