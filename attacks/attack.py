@@ -2,20 +2,33 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
+from attacks.in_step import in_step
 from attacks.randomness import per_image_randomness
+from attacks.target import Answer, Target
 from data.errors import InputError
 from data.images import check_images
 
 TOLERANCE = 1e-6  # of the ball's radius and of [0, 1], for float32 rounding
 
+Path = list[tuple[int, float]]  # after so many queries, an adversarial example at this distance
+
 
 class AttackError(RuntimeError):
-    """An attack broke its budget or its range; the cell it belongs to fails."""
+    """An attack broke its budget or its range, or never began; the cell it belongs to fails."""
+
+
+@dataclass
+class Crafted:
+    """Adversarial examples, and where the attack looks for the nearest, each one's path towards it."""
+
+    images: Tensor
+    paths: list[Path] = field(default_factory=list)
 
 
 class Attack(ABC):
@@ -23,40 +36,54 @@ class Attack(ABC):
 
     Attributes:
         version: raised on any change of behaviour.
+        needs: what it must be answered: "gradient", "score" (logits), "decision" (the class), or None
+            where it asks nothing.
         norm: "linf" or "l2"; None for the clean images.
         eps: radius of the ball; None for attacks that look for the smallest perturbation.
-        passes: forward and backward passes an image takes, at most.
+        forward, backward: passes an image takes, at most; an estimate is made of them.
+        queries: how often an image may ask; the attack is stopped there. None without a limit.
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
-            rule, say); such an attack is run one image at a time.
+            rule, say); such attacks run in step (attacks/in_step.py), one an image.
     """
 
-    version: ClassVar[int] = 1
-    norm: ClassVar[Literal["linf", "l2"] | None] = None
+    version: ClassVar[int] = 2
+    needs: ClassVar[Answer | None] = "gradient"
+    norm: Literal["linf", "l2"] | None = None
     batch_coupled: ClassVar[bool] = False
     eps: float | None = None
-    passes: int = 0
+    queries: int | None = None
+    forward: int = 0
+    backward: int = 0
 
     @abstractmethod
-    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The method itself; called through `__call__`."""
+    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | Crafted:
+        """The method itself, called through `__call__`; with one image where `batch_coupled`."""
 
     @final
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, target: Target, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Crafted:
         """Adversarial examples of `images`, each drawn from its own seed.
 
         Raises InputError for bad images, AttackError for a result outside the ball or [0, 1].
         """
         check_images(images, name="images to attack")
-        size = 1 if self.batch_coupled else len(images)
-        parts = []
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            with per_image_randomness(seeds[part]):
-                made = self.craft(model, images[part].clone(), labels[part].clone())
-            parts.append(made.detach())
-        adversarial = torch.cat(parts)
+        target.budget = self.queries
+        with torch.random.fork_rng():
+            if self.batch_coupled:
+                made = in_step(
+                    lambda model, i: self._one(model, images[i : i + 1], labels[i : i + 1]), target, seeds
+                )
+                adversarial = torch.cat([one.images for one in made]).to(images.device)
+                paths = [path for one in made for path in one.paths]
+            else:
+                with per_image_randomness(seeds):
+                    adversarial, paths = self.craft(target, images.clone(), labels.clone()), []
+        adversarial = adversarial.detach()
         self._check(images, adversarial)
-        return adversarial.clamp(0, 1)
+        return Crafted(adversarial.clamp(0, 1), paths)
+
+    def _one(self, model: nn.Module, image: Tensor, label: Tensor) -> Crafted:
+        made = self.craft(model, image.to("cpu", copy=True), label.to("cpu", copy=True))
+        return made if isinstance(made, Crafted) else Crafted(made)
 
     def _check(self, images: Tensor, adversarial: Tensor) -> None:
         name = type(self).__name__
@@ -65,21 +92,28 @@ class Attack(ABC):
         if adversarial.min() < -TOLERANCE or adversarial.max() > 1 + TOLERANCE:
             raise AttackError(f"{name}: left [0, 1]")
         if self.eps is not None:
-            order = float("inf") if self.norm == "linf" else 2
-            size = (adversarial - images).flatten(1).norm(order, dim=1).max().item()
+            size = distances(adversarial, images, self.norm).max().item()
             if size > self.eps + TOLERANCE:
                 raise AttackError(f"{name}: expected perturbations <= {self.eps:.6g}, got {size:.6g}")
 
 
-def check_eps(eps: float) -> float:
-    """`eps` if it is a radius in (0, 1]; raises InputError otherwise."""
-    if not isinstance(eps, int | float) or not 0 < eps <= 1:
-        raise InputError(f"attack.eps: expected 0 < eps <= 1 (images lie in [0, 1]), got {eps}")
+def distances(images: Tensor, references: Tensor, norm: str) -> Tensor:
+    """(N,) norms of the difference, "linf" or "l2"; a single reference serves all images."""
+    return (images - references).flatten(1).norm(float("inf") if norm == "linf" else 2, dim=1)
+
+
+def check_eps(eps: float, norm: str = "linf") -> float:
+    """`eps` if it is a radius that images in [0, 1] can have; raises InputError otherwise."""
+    most = 1 if norm == "linf" else 1000
+    if not isinstance(eps, int | float) or not 0 < eps <= most:
+        raise InputError(f"attack.eps: expected 0 < eps <= {most} (images lie in [0, 1]), got {eps}")
     return eps
 
 
 class Clean(Attack):
     """No attack: the clean images."""
+
+    needs = None
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The images as they are."""

@@ -1,7 +1,5 @@
 """Attacks of foolbox (Rauber et al. 2020, https://doi.org/10.21105/joss.02607)."""
 
-from typing import ClassVar
-
 import foolbox
 from torch import Tensor, nn
 
@@ -15,7 +13,7 @@ class DDN(Attack):
     An image for which none is found is returned unchanged.
     """
 
-    norm: ClassVar = "l2"
+    norm = "l2"
 
     def __init__(self, *, init_epsilon: float = 1.0, steps: int = 100, gamma: float = 0.05) -> None:
         if init_epsilon <= 0 or steps < 1 or not 0 < gamma < 1:
@@ -23,7 +21,8 @@ class DDN(Attack):
                 "attack: expected init_epsilon > 0, steps >= 1 and 0 < gamma < 1, "
                 f"got init_epsilon={init_epsilon} steps={steps} gamma={gamma}"
             )
-        self.init_epsilon, self.steps, self.gamma, self.passes = init_epsilon, steps, gamma, steps
+        self.init_epsilon, self.steps, self.gamma = init_epsilon, steps, gamma
+        self.forward = self.backward = steps
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Gradient steps on a sphere whose radius follows success."""

@@ -1,34 +1,53 @@
-"""Attacks of torchattacks (Kim 2020, https://arxiv.org/abs/2010.01950), with parameters spelled out.
+"""Gradient attacks of torchattacks (Kim 2020, https://arxiv.org/abs/2010.01950), parameters spelled out.
 
 Defaults are those of torchattacks 3.5.1; a table states its own where a paper's time had others.
 """
 
-from typing import ClassVar
+from typing import Literal
 
+import torch
 import torchattacks
 from torch import Tensor, nn
 
 from attacks.attack import Attack, check_eps
 from data.errors import InputError
 
+Norm = Literal["linf", "l2"]
 
-class _InBall(Attack):
-    """What the l-infinity attacks share: a radius, a step size, a number of steps."""
 
-    norm: ClassVar = "linf"
+class _Steps(Attack):
+    """What the attacks share that walk in a ball: radius, step size, number of steps, the goal.
 
-    def __init__(self, *, eps: float, alpha: float, steps: int) -> None:
-        self.eps = check_eps(eps)
+    Targeted, an image is led towards another class, drawn for it at random.
+    """
+
+    norm = "linf"
+
+    def __init__(self, *, eps: float, alpha: float, steps: int, targeted: bool = False) -> None:
+        self.eps = check_eps(eps, self.norm)
         if alpha <= 0 or steps < 1:
             raise InputError(f"attack: expected alpha > 0 and steps >= 1, got alpha={alpha} steps={steps}")
-        self.alpha, self.steps, self.passes = alpha, steps, steps
+        self.alpha, self.steps, self.targeted = alpha, steps, targeted
+        self.forward, self.backward = steps + targeted, steps
+
+    def led(
+        self, attack: torchattacks.attack.Attack, model: nn.Module, images: Tensor, labels: Tensor
+    ) -> Tensor:
+        """The library's attack, away from the label or towards another one."""
+        if not self.targeted:
+            return attack(images, labels)
+        attack.set_mode_targeted_by_label(quiet=True)
+        with torch.no_grad():
+            classes = model(images).shape[1]
+        further = (torch.rand(len(labels), device=labels.device) * (classes - 1)).long()
+        return attack(images, (labels + 1 + further) % classes)
 
 
 class FGSM(Attack):
     """FGSM: Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572. One step of size eps."""
 
-    norm: ClassVar = "linf"
-    passes = 1
+    norm = "linf"
+    forward = backward = 1
 
     def __init__(self, *, eps: float = 8 / 255) -> None:
         self.eps = check_eps(eps)
@@ -38,8 +57,8 @@ class FGSM(Attack):
         return torchattacks.FGSM(model, eps=self.eps)(images, labels)
 
 
-class PGD(_InBall):
-    """PGD: Madry et al. 2018, https://arxiv.org/abs/1706.06083."""
+class PGD(_Steps):
+    """PGD: Madry et al. 2018, https://arxiv.org/abs/1706.06083; in an l-infinity or an l2 ball."""
 
     def __init__(
         self,
@@ -48,36 +67,87 @@ class PGD(_InBall):
         alpha: float = 2 / 255,
         steps: int = 10,
         random_start: bool = True,
+        targeted: bool = False,
+        norm: Norm = "linf",
     ) -> None:
-        super().__init__(eps=eps, alpha=alpha, steps=steps)
+        self.norm = norm
+        super().__init__(eps=eps, alpha=alpha, steps=steps, targeted=targeted)
         self.random_start = random_start
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Signed gradient steps of size alpha, projected onto the ball."""
-        attack = torchattacks.PGD(
-            model, eps=self.eps, alpha=self.alpha, steps=self.steps, random_start=self.random_start
+        """Signed or normalised gradient steps of size alpha, projected onto the ball."""
+        kind = torchattacks.PGD if self.norm == "linf" else torchattacks.PGDL2
+        attack = kind(model, eps=self.eps, alpha=self.alpha, steps=self.steps, random_start=self.random_start)
+        return self.led(attack, model, images, labels)
+
+
+class EOTPGD(_Steps):
+    """PGD whose every step follows the mean gradient of several draws of the defense: the reference
+    attack on stochastic purifiers of Lee and Kim 2023, https://arxiv.org/abs/2303.09051 (200 steps of 20
+    draws). The gradients are averaged; knowledge's `eot` averages logits instead.
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float = 8 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 200,
+        draws: int = 20,
+        random_start: bool = True,
+    ) -> None:
+        super().__init__(eps=eps, alpha=alpha, steps=steps)
+        if draws < 1:
+            raise InputError(f"attack.draws: expected at least 1, got {draws}")
+        self.draws, self.random_start = draws, random_start
+        self.forward = self.backward = steps * draws
+
+    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Signed steps along mean gradients."""
+        attack = torchattacks.EOTPGD(
+            model,
+            eps=self.eps,
+            alpha=self.alpha,
+            steps=self.steps,
+            eot_iter=self.draws,
+            random_start=self.random_start,
         )
         return attack(images, labels)
 
 
-class BIM(_InBall):
-    """BIM: Kurakin et al. 2017, https://arxiv.org/abs/1607.02533. PGD from the image itself."""
+class BIM(_Steps):
+    """BIM or I-FGSM: Kurakin et al. 2017, https://arxiv.org/abs/1607.02533. PGD from the image itself.
 
-    def __init__(self, *, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10) -> None:
-        super().__init__(eps=eps, alpha=alpha, steps=steps)
+    Without `steps`, their rule: min(255 eps + 4, 1.25 * 255 eps) of them, rounded down.
+    """
+
+    def __init__(
+        self, *, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int | None = 10, targeted: bool = False
+    ) -> None:
+        if steps is None:
+            levels = 255 * check_eps(eps)
+            steps = max(1, int(min(levels + 4, 1.25 * levels) + 1e-9))
+        super().__init__(eps=eps, alpha=alpha, steps=steps, targeted=targeted)
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Signed gradient steps of size alpha, clipped to the ball."""
-        return torchattacks.BIM(model, eps=self.eps, alpha=self.alpha, steps=self.steps)(images, labels)
+        attack = torchattacks.BIM(model, eps=self.eps, alpha=self.alpha, steps=self.steps)
+        return self.led(attack, model, images, labels)
 
 
-class MIFGSM(_InBall):
+class MIFGSM(_Steps):
     """MI-FGSM: Dong et al. 2018, https://arxiv.org/abs/1710.06081. BIM with momentum `decay`."""
 
     def __init__(
-        self, *, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, decay: float = 1.0
+        self,
+        *,
+        eps: float = 8 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 10,
+        decay: float = 1.0,
+        targeted: bool = False,
     ) -> None:
-        super().__init__(eps=eps, alpha=alpha, steps=steps)
+        super().__init__(eps=eps, alpha=alpha, steps=steps, targeted=targeted)
         self.decay = decay
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -85,19 +155,64 @@ class MIFGSM(_InBall):
         attack = torchattacks.MIFGSM(
             model, eps=self.eps, alpha=self.alpha, steps=self.steps, decay=self.decay
         )
-        return attack(images, labels)
+        return self.led(attack, model, images, labels)
+
+
+class DIFGSM(_Steps):
+    """DI-FGSM: Xie et al. 2019, https://arxiv.org/abs/1803.06978. Each step sees the image resized and
+    padded with probability `diversity`; the library draws once for a batch, hence one attack an image.
+
+    Args:
+        resize: the other end of the sizes that are drawn, relative to the image's.
+    """
+
+    batch_coupled = True
+
+    def __init__(
+        self,
+        *,
+        eps: float = 8 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 10,
+        decay: float = 0.0,
+        resize: float = 0.9,
+        diversity: float = 0.5,
+        random_start: bool = False,
+        targeted: bool = False,
+    ) -> None:
+        super().__init__(eps=eps, alpha=alpha, steps=steps, targeted=targeted)
+        if not 0 < resize != 1 or not 0 <= diversity <= 1:
+            raise InputError(
+                "attack: expected resize > 0 other than 1 and a probability diversity, "
+                f"got resize={resize} diversity={diversity}"
+            )
+        self.decay, self.resize, self.diversity, self.random_start = decay, resize, diversity, random_start
+
+    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Signed steps along gradients of transformed images."""
+        attack = torchattacks.DIFGSM(
+            model,
+            eps=self.eps,
+            alpha=self.alpha,
+            steps=self.steps,
+            decay=self.decay,
+            resize_rate=self.resize,
+            diversity_prob=self.diversity,
+            random_start=self.random_start,
+        )
+        return self.led(attack, model, images, labels)
 
 
 class CW(Attack):
     """C&W l2: Carlini & Wagner 2017, https://arxiv.org/abs/1608.04644.
 
     torchattacks' version: a fixed constant c (no binary search) and a stop when the batch's loss
-    rises, which couples the images of a batch; hence one image at a time. Its margin takes the larger
+    rises, which couples the images of a batch; hence one attack an image. Its margin takes the larger
     of a logit and 0, so it finds nothing where the deciding logits are negative. An image for which no
     adversarial example is found is returned unchanged.
     """
 
-    norm: ClassVar = "l2"
+    norm = "l2"
     batch_coupled = True
 
     def __init__(self, *, c: float = 1.0, kappa: float = 0.0, steps: int = 50, lr: float = 0.01) -> None:
@@ -105,7 +220,8 @@ class CW(Attack):
             raise InputError(
                 f"attack: expected c > 0, steps >= 1 and lr > 0, got c={c} steps={steps} lr={lr}"
             )
-        self.c, self.kappa, self.steps, self.lr, self.passes = c, kappa, steps, lr, steps
+        self.c, self.kappa, self.steps, self.lr = c, kappa, steps, lr
+        self.forward = self.backward = steps
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Adam on distance + c * margin, in tanh space."""

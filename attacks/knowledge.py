@@ -1,25 +1,74 @@
-"""What the attacker knows."""
+"""What the attacker knows: which part of a defense an attack can evaluate, and with which answers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from attacks.attack import Attack
+from attacks.bpda import BPDAWrapper
+from attacks.target import Answer, Target, View
+from data.errors import InputError
+from purifiers.purifier import Purifier
+
+ANSWERS: tuple[Answer, ...] = ("decision", "score", "gradient")  # each gives what those before it give
+
+
+class UnsuitedError(InputError):
+    """This attack cannot be run with this knowledge on this purifier."""
 
 
 class Knowledge(ABC):
-    """Turns a cell's victim into the model that an attack sees.
+    """Makes the target of an attack from a cell's victim and purifier.
 
     Attributes:
+        version: raised on any change of behaviour.
+        gives: the most it answers: "gradient", "score" or "decision".
         uses_purifier: whether the purifier has a part in crafting; where it has none, one set of
             adversarial examples serves all purifiers.
+        uses_victim: whether the victim itself has.
+        eot: draws of the defense that each answer is the mean of.
     """
 
     version: ClassVar[int] = 1
-    uses_purifier: ClassVar[bool]
+    gives: ClassVar[Answer] = "gradient"
+    uses_purifier: ClassVar[bool] = True
+    uses_victim: ClassVar[bool] = True
+    eot: int = 1
 
     @abstractmethod
-    def model(self, victim: nn.Module) -> nn.Module:
-        """Images to logits, as far as the attacker can see."""
+    def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
+        """Images and one seed an image to logits; `others` are the classifiers of a transfer attack."""
+
+    def check(self, attack: Attack, purifier: Purifier) -> None:
+        """Raise UnsuitedError where the attack needs more than this gives."""
+        if attack.needs is not None and ANSWERS.index(attack.needs) > ANSWERS.index(self.gives):
+            raise UnsuitedError(
+                f"attack {type(attack).__name__} needs a {attack.needs}, knowledge {type(self).__name__} "
+                f"gives a {self.gives} at most: take an attack that needs no more, or other knowledge"
+            )
+
+    def target(
+        self,
+        victim: nn.Module,
+        purifier: Purifier | None,
+        others: Sequence[nn.Module],
+        *,
+        seeds: Sequence[int],
+        batch: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Target:
+        """What the attack sees; `seeds` are for the defense's draws, one an image."""
+        return Target(
+            self.view(victim, purifier, others),
+            seeds=seeds,
+            eot=self.eot,
+            gives=self.gives,
+            batch=batch,
+            device=device,
+        )
 
 
 class Blind(Knowledge):
@@ -27,6 +76,103 @@ class Blind(Knowledge):
 
     uses_purifier = False
 
-    def model(self, victim: nn.Module) -> nn.Module:
+    def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
         """The bare victim."""
-        return victim
+        return lambda images, seeds: victim(images)
+
+
+class Transfer(Knowledge):
+    """Other classifiers, neither the victim nor the purifier (Liu et al. 2017,
+    https://arxiv.org/abs/1611.02770): the mean of their logits.
+
+    The config's `victims` names them.
+    """
+
+    uses_purifier = False
+    uses_victim = False
+
+    def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
+        """The mean logits of the other classifiers."""
+        if not others:
+            raise InputError("knowledge.victims: expected at least one classifier to attack, got none")
+        return lambda images, seeds: torch.stack([other(images) for other in others]).mean(0)
+
+
+class _WholeDefense(Knowledge):
+    """Purifier and victim, with fresh draws at every answer."""
+
+    def __init__(self, *, eot: int = 1) -> None:
+        if eot < 1:
+            raise InputError(f"knowledge.eot: expected at least 1 draw, got {eot}")
+        self.eot = eot
+
+    def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
+        """The defense as it is."""
+        return lambda images, seeds: victim(purifier(images, seeds=seeds, victim=victim))
+
+    def check(self, attack: Attack, purifier: Purifier) -> None:
+        """Several draws of what draws nothing would be the same draw."""
+        super().check(attack, purifier)
+        if self.eot > 1 and not purifier.stochastic:
+            raise UnsuitedError(
+                f"knowledge.eot: {type(purifier).__name__} draws nothing, so its {self.eot} draws would be "
+                "equal: expected eot=1"
+            )
+
+
+class BPDA(_WholeDefense):
+    """Backward pass differentiable approximation: Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
+
+    Forward through the purifier, backward through a substitute, by advertorch's BPDAWrapper.
+
+    Args:
+        substitute: what the purifier is differentiated as; the identity where None, or enlargement, whose
+            backward pass is down-sampling, for a purifier that enlarges.
+        eot: draws that each gradient is the mean of.
+    """
+
+    def __init__(self, *, substitute: nn.Module | None = None, eot: int = 1) -> None:
+        super().__init__(eot=eot)
+        self.substitute = substitute
+
+    def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
+        """The defense, with another gradient."""
+
+        def answer(images: Tensor, seeds: Sequence[int]) -> Tensor:
+            like = self.substitute or (nn.Identity() if purifier.scale == 1 else _enlarged(purifier.scale))
+            purified = BPDAWrapper(
+                lambda rows: purifier(rows.detach(), seeds=seeds, victim=victim),
+                forwardsub=like,
+            )
+            return victim(purified(images))
+
+        return answer
+
+
+class Full(_WholeDefense):
+    """The exact gradient through the purifier, for purifiers that declare it."""
+
+    def check(self, attack: Attack, purifier: Purifier) -> None:
+        """Only where autograd is right."""
+        super().check(attack, purifier)
+        if purifier.gradient != "exact":
+            raise UnsuitedError(
+                f"knowledge full: expected a purifier whose gradient is exact, {type(purifier).__name__} "
+                f"declares {purifier.gradient!r}; take knowledge=bpda"
+            )
+
+
+class Score(_WholeDefense):
+    """Queries to the whole defense, answered with logits."""
+
+    gives = "score"
+
+
+class Decision(_WholeDefense):
+    """Queries to the whole defense, answered with the decided class."""
+
+    gives = "decision"
+
+
+def _enlarged(scale: int) -> nn.Module:
+    return nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False)

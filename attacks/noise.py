@@ -14,6 +14,8 @@ class GaussianNoise(Attack):
         std: its standard deviation, of images in [0, 1].
     """
 
+    needs = None
+
     def __init__(self, *, std: float = 0.05) -> None:
         if not isinstance(std, int | float) or not 0 < std <= 1:
             raise InputError(f"attack.std: expected 0 < std <= 1, got {std}")

@@ -3,7 +3,7 @@
 Attack libraries draw for the whole batch from a global generator, so that an image's random start
 depends on the images beside it. Inside `per_image_randomness`, every random operation whose first
 dimension is the batch is drawn row by row from one generator an image; any other random operation
-is an error, because no image owns it.
+is an error, because no image owns it, unless there is only one image: then it owns all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,11 +45,17 @@ class _PerImage(TorchDispatchMode):
             empty = torch.empty(shape, device=device, dtype=kwargs.get("dtype") or _dtype(args[0]))
             return self._fill(empty, method, extra, func)
         if torch.Tag.nondeterministic_seeded in func.tags:
+            if len(self.generators) == 1 and str(kwargs.get("device", "cpu")) == "cpu":
+                return self._alone(func, args, kwargs)
             raise RuntimeError(f"this attack draws {func} for the whole batch: no image owns it")
         return func(*args, **kwargs)
 
     def _fill(self, tensor: Tensor, method: str, extra: Sequence[Any], func: Any) -> Tensor:
         if tensor.ndim < 1 or len(tensor) != len(self.generators):
+            if len(self.generators) == 1:
+                drawn = torch.empty(tensor.shape, dtype=tensor.dtype)
+                with torch.no_grad():
+                    return tensor.copy_(getattr(drawn, method)(*extra, generator=self.generators[0]))
             raise RuntimeError(
                 f"this attack draws {func} of shape {tuple(tensor.shape)}: "
                 f"no image owns it, expected the batch ({len(self.generators)}) as its first dimension"
@@ -60,6 +66,16 @@ class _PerImage(TorchDispatchMode):
                 row.copy_(getattr(drawn, method)(*extra, generator=generator))
         return tensor
 
+    def _alone(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Any random operation of the only image, on the CPU."""
+        generator, before = self.generators[0], torch.get_rng_state()
+        torch.set_rng_state(generator.get_state())
+        try:
+            return func(*args, **kwargs)
+        finally:
+            generator.set_state(torch.get_rng_state())
+            torch.set_rng_state(before)
+
 
 def _dtype(like: Any) -> torch.dtype | None:
     return like.dtype if isinstance(like, Tensor) else None
@@ -67,6 +83,6 @@ def _dtype(like: Any) -> torch.dtype | None:
 
 @contextmanager
 def per_image_randomness(seeds: Sequence[int]) -> Iterator[None]:
-    """Within, random rows belong to images; the global generators are left as they were."""
-    with torch.random.fork_rng(), _PerImage(seeds):
+    """Within, in this thread, random rows belong to images; seeding the global generators does nothing."""
+    with _PerImage(seeds):
         yield

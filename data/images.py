@@ -96,6 +96,11 @@ def resized(images: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, size=list(size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
+def rounded(images: Tensor) -> Tensor:
+    """The nearest images of 8 bits a value, as a file or a camera would have them."""
+    return (images * 255).round() / 255
+
+
 class Dataset(ABC):
     """Where images come from. `label_space` names what a label means; victims name the same."""
 

@@ -1,15 +1,16 @@
 """Cells and the work that they need: which artefacts, made from what."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from hydra.utils import get_class
 
 from data.images import Images
 from runners.components import Config, Spec, identity
 from runners.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 2  # raised when what a record holds changes
+SCORING = 3  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,46 @@ class Cell:
         """For people: dataset/victim/attack/knowledge/purifier."""
         return "/".join(self.names[part] for part in PARTS)
 
+    @property
+    def knowledge(self) -> Config:
+        """Of the attacker, without the other classifiers that it knows."""
+        return {name: item for name, item in self.configs["knowledge"].items() if name != "victims"}
+
+    @property
+    def others(self) -> list[Config]:
+        """The classifiers that a transfer attack knows instead of the victim."""
+        return list(self.configs["knowledge"].get("victims", {}).values())
+
 
 @dataclass(frozen=True)
 class Crafting:
-    """Adversarial examples of one chunk; shared by all purifiers of a blind attack."""
+    """Adversarial examples of one chunk; shared by all cells whose attacker sees the same.
+
+    `seen` is the purifier if it has a part in crafting; `others` are a transfer attack's classifiers.
+    """
 
     chunk: Images
     victim: Spec
     attack: Config
     knowledge: Config
+    seen: Spec | None
+    others: tuple[Spec, ...]
     seed: int
     precision: str
 
     @property
     def recipe(self) -> Recipe:
         """What they are made from."""
-        return {
-            "stage": "adversarial",
-            "images": self.chunk.digest,
-            "victim": self.victim.identity,
-            "attack": identity(self.attack),
-            "knowledge": identity(self.knowledge),
-            "seed": self.seed,
-            "precision": self.precision,
-        }
+        made_of = {"images": self.chunk.digest, "attack": identity(self.attack), "seed": self.seed}
+        if get_class(self.attack["_target_"]).needs is not None:  # else nothing is asked
+            made_of["knowledge"] = identity(self.knowledge)
+            if get_class(self.knowledge["_target_"]).uses_victim:
+                made_of["victim"] = self.victim.identity
+            if self.seen is not None:
+                made_of["purifier"] = self.seen.identity
+            if self.others:
+                made_of["others"] = [other.identity for other in self.others]
+        return {"stage": "adversarial", **made_of, "precision": self.precision}
 
 
 @dataclass(frozen=True)
@@ -78,14 +95,6 @@ class Purifying:
             "scoring": SCORING,
             "precision": self.crafting.precision,
         }
-
-
-def craftings(
-    cell: Cell, victim: Spec, chunks: Iterable[Images], *, seed: int, precision: str
-) -> list[Crafting]:
-    """The chunks of a cell's adversarial examples, in order."""
-    attack, knowledge = cell.configs["attack"], cell.configs["knowledge"]
-    return [Crafting(chunk, victim, attack, knowledge, seed, precision) for chunk in chunks]
 
 
 def describe(cell: Cell) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from attacks.attack import Attack
+from attacks.knowledge import Knowledge
 from purifiers.purifier import purify_together
 from runners.cell import Crafting, Purifying
-from runners.components import build
+from runners.components import Spec, build
 from runners.store import key_of
 from runners.work import Bench
 
@@ -32,24 +34,32 @@ class Estimator:
         return per_image * len(crafting.chunk)
 
     def _craft(self, task: Crafting) -> float:
+        """Passes of the attack, each through all that its knowledge sees."""
         attack: Attack = build(task.attack)
-        if attack.passes == 0:
-            return 0.0
-        batch = 1 if attack.batch_coupled else len(task.chunk)
-        name = key_of({"pass": task.victim.identity, "batch": batch})
-        return attack.passes * self._once(name, batch, lambda: self._pass(task, batch))
+        knowledge: Knowledge = build(task.knowledge)
+        batch, seconds = len(task.chunk), 0.0
+        for spec in task.others or (task.victim,):
+            name = key_of({"pass": spec.identity, "batch": batch})
+            both = self._once(name, batch, partial(self._pass, task, spec))
+            seconds += (attack.forward + 2 * attack.backward) / 3 * both  # a backward pass is two forward
+        if task.seen is not None:
+            seconds += attack.forward * self._purifying(task, (task.seen,))
+        return knowledge.eot * seconds
 
-    def _pass(self, task: Crafting, batch: int) -> None:
-        images = task.chunk.images[:batch].to(self.bench.device).requires_grad_()
-        labels = task.chunk.labels[:batch].to(self.bench.device)
-        F.cross_entropy(self.bench.component(task.victim)(images), labels).backward()
+    def _pass(self, task: Crafting, spec: Spec) -> None:
+        images = task.chunk.images.to(self.bench.device).requires_grad_()
+        labels = task.chunk.labels.to(self.bench.device)
+        F.cross_entropy(self.bench.component(spec)(images), labels).backward()
 
     def _purify(self, task: Purifying) -> float:
-        crafting, batch = task.crafting, len(task.crafting.chunk)
-        trials, factors = zip(*(self.bench.component(p).trial() for p in task.purifiers), strict=True)
+        return self._purifying(task.crafting, task.purifiers)
+
+    def _purifying(self, crafting: Crafting, purifiers: Sequence[Spec]) -> float:
+        batch = len(crafting.chunk)
+        trials, factors = zip(*(self.bench.component(p).trial() for p in purifiers), strict=True)
         images = crafting.chunk.images.to(self.bench.device)
         victim = self.bench.component(crafting.victim)
-        identities = [p.identity for p in task.purifiers]
+        identities = [p.identity for p in purifiers]
         name = key_of({"purifiers": identities, "victim": crafting.victim.identity, "batch": batch})
         return max(factors) * self._once(
             name,

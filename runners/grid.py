@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from attacks.attack import Attack
+from attacks.knowledge import Knowledge, UnsuitedError
 from data.errors import InputError, MissingError
 from data.images import Dataset, Images
 from purifiers.purifier import Purifier
 from runners import pool
-from runners.cell import Cell, Crafting, Purifying, craftings, describe
+from runners.cell import Cell, Crafting, Purifying, describe
 from runners.components import Config, Spec, build, prepare
 from runners.estimate import Estimator, spoken, total
 from runners.records import from_parquet
@@ -52,45 +54,69 @@ class Grid:
         device = settle(self.settings.device, tf32=self.settings.tf32)
         self.bench = Bench(Store(self.settings.store), device, self.settings.precision)
         results = [CellResult(cell) for cell in cells]
-        for part in ("attack", "knowledge", "purifier"):  # bad parameters are told before any training
-            for config in {key_of(c.configs[part]): c.configs[part] for c in cells}.values():
+        for parts in (  # bad parameters are told before any training
+            [cell.configs["attack"] for cell in cells],
+            [cell.knowledge for cell in cells],
+            [cell.configs["purifier"] for cell in cells],
+        ):
+            for config in {key_of(part): part for part in parts}.values():
                 build(config)
-        plans = {i: self._plan(cell) for i, cell in enumerate(cells)}
-        specs = {i: self._purifier(result) for i, result in enumerate(results)}
-        ready = {i: (plans[i], spec) for i, spec in specs.items() if spec is not None}
+        ready = {i: plan for i, result in enumerate(results) if (plan := self._plan(result)) is not None}
         failures = self._run(self._groups(ready)) if ready else {}
         for i, (plan, spec) in ready.items():
             self._assemble(results[i], plan, spec, failures)
         return results
 
-    def _purifier(self, result: CellResult) -> Spec | None:
-        """The cell's purifier; a cell whose purifier's files are missing is skipped."""
+    def _plan(self, result: CellResult) -> tuple[list[Crafting], Spec] | None:
+        """What a cell needs; it is skipped where files that it needs are missing, and where the attack cannot
+        be run with this knowledge on this purifier."""
+        cell, settings = result.cell, self.settings
+        chunks = self._chunks(cell)
+        victim = self._prepared(cell.configs["victim"], "victim")
+        attack: Attack = build(cell.configs["attack"])
+        knowledge: Knowledge = build(cell.knowledge)
         try:
-            return self._prepared(result.cell.configs["purifier"], result.cell.names["purifier"])
-        except MissingError as error:
+            purifier = self._prepared(cell.configs["purifier"], cell.names["purifier"])
+            for other in cell.others:
+                self._same_labels("knowledge.victims", other["label_space"], cell)
+            others = [self._prepared(other, "another victim") for other in cell.others]
+            knowledge.check(attack, self.bench.component(purifier))
+        except (MissingError, UnsuitedError) as error:
             result.skipped = str(error)
             return None
+        seen = purifier if knowledge.uses_purifier and attack.needs is not None else None
+        return [
+            Crafting(
+                chunk=chunk,
+                victim=victim,
+                attack=cell.configs["attack"],
+                knowledge=cell.knowledge,
+                seen=seen,
+                others=tuple(others),
+                seed=settings.seed,
+                precision=settings.precision,
+            )
+            for chunk in chunks
+        ], purifier
 
-    def _plan(self, cell: Cell) -> list[Crafting]:
+    def _chunks(self, cell: Cell) -> list[Images]:
         dataset = cell.configs["dataset"]
         name = key_of(dataset)
+        self._same_labels("victim " + cell.names["victim"], cell.configs["victim"]["label_space"], cell)
         if name not in self.images:
-            source: Dataset = build(dataset)
-            self._same_labels(cell, source.label_space)
             with usable(f"dataset {cell.names['dataset']}"):
-                subset = source.load(self.settings.split)
+                subset = build(dataset).load(self.settings.split)
             subset = subset.subset(self.settings.n, seed=self.settings.seed)
             self.images[name] = list(subset.chunks(self.settings.chunk))
-        victim, settings = self._prepared(cell.configs["victim"], "victim"), self.settings
-        return craftings(cell, victim, self.images[name], seed=settings.seed, precision=settings.precision)
+        return self.images[name]
 
-    def _same_labels(self, cell: Cell, label_space: str) -> None:
-        expected = cell.configs["victim"]["label_space"]
-        if expected != label_space:
+    def _same_labels(self, what: str, known: str, cell: Cell) -> None:
+        source: Dataset = build(cell.configs["dataset"])
+        if known != source.label_space:
+            fitting = ", ".join(victims_for(source.label_space)) or "none"
             raise InputError(
-                f"victim {cell.names['victim']} knows the labels of {expected!r}, but dataset "
-                f"{cell.names['dataset']} has those of {label_space!r}; victims for it: "
-                f"{', '.join(victims_for(label_space)) or 'none'}"
+                f"{what} knows the labels of {known!r}, but dataset {cell.names['dataset']} has those of "
+                f"{source.label_space!r}; victims for it: {fitting}"
             )
 
     def _prepared(self, config: Config, what: str) -> Spec:
@@ -142,6 +168,7 @@ class Grid:
             seconds = {id(task): estimator.seconds(task) for task in [*lacking, *groups]}
         expected = total([seconds[id(t)] for t in lacking], workers)
         expected += total([seconds[id(t)] for t in groups], workers)
+        self._affordable(expected)
         self.console.print(
             f"estimate: {spoken(expected)} for {len(lacking)} chunks to craft and {len(groups)} to "
             f"purify, {workers} {'process' if workers == 1 else 'processes'} on "
@@ -168,6 +195,17 @@ class Grid:
             if reason:
                 failures.update({key_of(group.records(p)): reason for p in group.purifiers})
         return failures
+
+    def _affordable(self, expected: float) -> None:
+        """Raise InputError for work that would take longer than the user allows."""
+        allowed = 3600 * self.settings.budget_hours
+        if expected > allowed:
+            fitting = int(self.settings.n * allowed / expected)
+            raise InputError(
+                f"estimate: {spoken(expected)}, above budget_hours={self.settings.budget_hours:g}; "
+                + (f"n={fitting} would fit, or " if fitting else "not even n=1 would fit: ")
+                + "fewer steps, queries or draws of the attack, or a larger budget_hours"
+            )
 
     def _assemble(
         self, result: CellResult, plan: list[Crafting], spec: Spec, failures: dict[str, str]

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from data.images import Images, resized
+from data.images import Images, resized, rounded
 from data.similarity import ssim
 from runners import metrics
 
@@ -16,11 +16,9 @@ TIMINGS = ("craft_seconds", "purify_seconds")
 def score(
     victim: nn.Module,
     chunk: Images,
-    adversarial: Tensor,
-    purified: Tensor,
+    crafted: dict[str, Tensor],
+    made: dict[str, Tensor],
     *,
-    seconds: tuple[float, float],
-    batch: int,
     precision: str,
     keys: tuple[str, str],
     seeds: list[int],
@@ -28,30 +26,45 @@ def score(
     """Records of one chunk of one cell.
 
     Args:
-        seconds: wall seconds an image of crafting and of purifying.
-        batch: how many images were purified at once.
+        crafted: adversarial images; seconds an image; passes (N, 3), which are queries, forward and backward
+            passes; paths (rows of image, queries, distance) of attacks that look for the nearest.
+        made: purified images; seconds an image; how many were purified at once (batch); and what became of
+            the adversarial images rounded to 8 bits (of_8_bit), if they were purified too.
         precision: "float32" or "tf32".
         keys: the store's names of the adversarial and the purified images.
         seeds: of each image's purification.
     """
-    clean, attacked, logits = (
-        metrics.in_batches(victim, images).cpu() for images in (chunk.images, adversarial, purified)
-    )
-    for name, outputs in (("clean", clean), ("adversarial", attacked), ("purified", logits)):
+    adversarial, purified = crafted["images"], made["images"]
+    given = {
+        "clean": chunk.images,
+        "adversarial": adversarial,
+        "adversarial 8-bit": rounded(adversarial),
+        "purified": purified,
+    }
+    if "of_8_bit" in made:
+        given["purified 8-bit"] = made["of_8_bit"]
+    logits = {name: metrics.in_batches(victim, images).cpu() for name, images in given.items()}
+    for name, outputs in logits.items():
         if not torch.isfinite(outputs).all():
             raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
-    decided, confidence = logits.argmax(1), logits.softmax(1).amax(1)
+    decided = {name: outputs.argmax(1) for name, outputs in logits.items()}
+    right = {name: (labels == chunk.labels.cpu()) for name, labels in decided.items()}
     linf, l2 = metrics.norms(adversarial, chunk.images)
+    passes, paths = crafted["passes"].tolist(), crafted["paths"].tolist()
     seen = resized(purified, chunk.images.shape[2:])
     return pd.DataFrame(
         {
             "id": list(chunk.ids),
             "label": chunk.labels.tolist(),
-            "clean_label": clean.argmax(1).tolist(),
-            "adversarial_label": attacked.argmax(1).tolist(),
-            "purified_label": decided.tolist(),
-            "confidence": confidence.tolist(),
-            "correct": (decided == chunk.labels).tolist(),
+            "clean_label": decided["clean"].tolist(),
+            "adversarial_label": decided["adversarial"].tolist(),
+            "adversarial_label_8bit": decided["adversarial 8-bit"].tolist(),
+            "purified_label": decided["purified"].tolist(),
+            "confidence": logits["purified"].softmax(1).amax(1).tolist(),
+            "correct": right["purified"].tolist(),
+            "correct_8bit": pd.array(
+                right["purified 8-bit"].tolist() if "of_8_bit" in made else [None] * len(chunk), "boolean"
+            ),
             "linf": linf.tolist(),
             "l2": l2.tolist(),
             "ssim": ssim(seen, chunk.images).tolist(),
@@ -62,9 +75,13 @@ def score(
             "row": range(len(chunk)),
             "scored_on": purified.device.type,
             "scored_with": f"torch {torch.__version__}",
-            "craft_seconds": seconds[0],
-            "purify_seconds": seconds[1],
-            "purify_batch": batch,
+            "craft_seconds": crafted["seconds"].item(),
+            "purify_seconds": made["seconds"].item(),
+            "purify_batch": int(made["batch"]),
+            "queries": [of_one[0] for of_one in passes],
+            "forward_passes": [of_one[1] for of_one in passes],
+            "backward_passes": [of_one[2] for of_one in passes],
+            "path": [[point[1:] for point in paths if point[0] == i] for i in range(len(chunk))],
             "precision": precision,
         }
     )

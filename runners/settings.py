@@ -17,6 +17,7 @@ class Settings:
     device: str
     tf32: bool
     workers: int | str
+    budget_hours: float
 
     def __post_init__(self) -> None:
         for name in ("n", "seed", "chunk"):
@@ -27,6 +28,8 @@ class Settings:
             raise InputError(f"seed: expected 0 or more, got {self.seed}")
         if not isinstance(self.store, str) or not self.store:
             raise InputError(f"store: expected a folder, got {self.store!r}")
+        if not isinstance(self.budget_hours, int | float) or not self.budget_hours > 0:
+            raise InputError(f"budget_hours: expected hours above 0, got {self.budget_hours!r}")
         if not isinstance(self.tf32, bool):
             raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
 

@@ -3,7 +3,7 @@
 import ctypes
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge
 from data.errors import InputError
-from purifiers.purifier import PurifierError, purify_together
+from data.images import rounded
+from purifiers.purifier import Purifier, PurifierError, purify_together
 from runners import records
 from runners.cell import Crafting, Purifying
 from runners.components import Spec, build, seed_of
@@ -86,13 +87,30 @@ class Bench:
         if stored is None:
             attack: Attack = build(task.attack)
             knowledge: Knowledge = build(task.knowledge)
-            seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
+            drawn = {
+                stage: [seed_of(task.seed, image_id, stage) for image_id in task.chunk.ids]
+                for stage in ("craft", "attacked")
+            }
             images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
             start = time.perf_counter()
-            made = attack(knowledge.model(self.component(task.victim)), images, labels, seeds=seeds)
+            target = knowledge.target(
+                self.component(task.victim),
+                self.component(task.seen) if task.seen is not None else None,
+                [self.component(other) for other in task.others],
+                seeds=drawn["attacked"],
+                batch=len(images),
+                device=self.device,
+            )
+            made = attack(target, images, labels, seeds=drawn["craft"])
             self._finish()
-            seconds = torch.tensor((time.perf_counter() - start) / len(images))
-            stored = {"images": made.cpu(), "seconds": seconds}
+            stored = {
+                "images": made.images.cpu(),
+                "seconds": torch.tensor((time.perf_counter() - start) / len(images)),
+                "passes": torch.tensor([[c.queries, c.forward, c.backward] for c in target.counts]),
+                "paths": torch.tensor(
+                    [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
+                ),
+            }
             self.store.put_tensors(task.recipe, stored)
         return stored
 
@@ -107,39 +125,21 @@ class Bench:
         seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
         victim = self.component(task.crafting.victim)
         broken: list[PurifierError] = []
-        if lacking:
-            start = time.perf_counter()
-            purifiers = [self.component(spec) for spec in lacking]
-            name = key_of({"purifiers": [spec.identity for spec in lacking]})
-            parts, batch = within_memory(
-                lambda part: purify_together(purifiers, attacked[part], seeds=seeds[part], victim=victim),
-                len(chunk),
-                min(len(chunk), self.fitting.get(name, len(chunk))),
-            )
-            if batch < len(chunk):
-                self.fitting[name] = batch
-            results = [whole(of_one) for of_one in zip(*parts, strict=True)]
-            self._finish()
-            seconds = torch.tensor((time.perf_counter() - start) / len(chunk))
-            for spec, result in zip(lacking, results, strict=True):
-                if isinstance(result, PurifierError):
-                    broken.append(result)
-                    continue
-                made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
-                self.store.put_tensors(task.purified(spec), made)
-                purified[key_of(task.purified(spec))] = made
-        on_device = chunk.to(self.device)
+        for spec, made in self._purified(lacking, attacked, seeds, victim):
+            if isinstance(made, PurifierError):
+                broken.append(made)
+                continue
+            self.store.put_tensors(task.purified(spec), made)
+            purified[key_of(task.purified(spec))] = made
         for spec in wanted:
             made = purified[key_of(task.purified(spec))]
             if made is None:
                 continue
             rows = records.score(
                 victim,
-                on_device,
-                attacked,
-                made["images"].to(self.device),
-                seconds=(adversarial["seconds"].item(), made["seconds"].item()),
-                batch=int(made["batch"]),
+                chunk.to(self.device),
+                {name: tensor.to(self.device) for name, tensor in adversarial.items()},
+                {name: tensor.to(self.device) for name, tensor in made.items()},
                 precision=task.crafting.precision,
                 keys=(key_of(task.crafting.recipe), key_of(task.purified(spec))),
                 seeds=seeds,
@@ -147,6 +147,53 @@ class Bench:
             self.store.put(task.records(spec), records.to_parquet(rows))
         if broken:  # only now: what the others made is kept
             raise broken[0]
+
+    def _purified(
+        self, specs: Sequence[Spec], attacked: Tensor, seeds: Sequence[int], victim: Victim
+    ) -> Iterator[tuple[Spec, dict[str, Tensor] | PurifierError]]:
+        """What each purifier makes of the images, or why it does not; and of their 8-bit rounding, unless it
+        fits a network to each image, which would double the cost of a table."""
+        if not specs:
+            return
+        purifiers = [self.component(spec) for spec in specs]
+        start = time.perf_counter()
+        results, batch = self._batches(specs, purifiers, attacked, seeds, victim)
+        self._finish()
+        seconds = torch.tensor((time.perf_counter() - start) / len(attacked))
+        eight_bit = rounded(attacked)
+        for spec, purifier, result in zip(specs, purifiers, results, strict=True):
+            if isinstance(result, PurifierError):
+                yield spec, result
+                continue
+            made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
+            if torch.equal(eight_bit, attacked):
+                made["of_8_bit"] = made["images"].clone()
+            elif purifier.shared_run() is None:
+                again = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
+                if isinstance(again, PurifierError):
+                    yield spec, again
+                    continue
+                made["of_8_bit"] = again.cpu()
+            yield spec, made
+
+    def _batches(
+        self,
+        specs: Sequence[Spec],
+        purifiers: Sequence[Purifier],
+        images: Tensor,
+        seeds: Sequence[int],
+        victim: Victim,
+    ) -> tuple[list[Tensor | PurifierError], int]:
+        """Each purifier's result, and how many images at once memory held."""
+        name = key_of({"purifiers": [spec.identity for spec in specs]})
+        parts, batch = within_memory(
+            lambda part: purify_together(purifiers, images[part], seeds=seeds[part], victim=victim),
+            len(images),
+            min(len(images), self.fitting.get(name, len(images))),
+        )
+        if batch < len(images):
+            self.fitting[name] = batch
+        return [whole(of_one) for of_one in zip(*parts, strict=True)], batch
 
     def _finish(self) -> None:
         if self.device.type == "cuda":

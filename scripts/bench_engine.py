@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from attacks.knowledge import Blind
 from purifiers import engine
 from purifiers.purifier import purify_together
 from purifiers.trace import Trace
@@ -192,7 +193,8 @@ def decisions(victim: Victim) -> list[dict]:
         build(config_of("dataset=digits-photos", "dataset")).load("evaluation").subset(24, seed=0).to(DEVICE)
     )
     attack = build(config_of("attack=pgd", "attack"))
-    images = attack(victim, attacked.images, attacked.labels, seeds=range(24))
+    target = Blind().target(victim, None, [], seeds=range(24), device=DEVICE)
+    images = attack(target, attacked.images, attacked.labels, seeds=range(24)).images
     purifiers = [build(config_of(f"purifier={name}", "purifier")) for name in ("dip", "dipdefend", "ddip")]
     for purifier in purifiers:
         purifier.steps = 1000

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from conftest import LinearVictim, random_images
+from conftest import random_images
 from torch import nn
 
 from attacks.attack import Attack, AttackError, Clean
 from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import BIM, CW, FGSM, MIFGSM, PGD
-from attacks.knowledge import Blind
 from attacks.noise import GaussianNoise
 from attacks.randomness import per_image_randomness
+from attacks.target import Target
 from data.errors import InputError
 
 EPS = 2 / 255
@@ -31,6 +31,11 @@ def network() -> nn.Module:
     return layers.eval().requires_grad_(False)
 
 
+def craft(attack: Attack, model: nn.Module, images, labels, *, seeds):
+    target = Target(lambda rows, drawn: model(rows), seeds=seeds)
+    return attack(target, images, labels, seeds=seeds).images
+
+
 def seeds(n: int) -> list[int]:
     return list(range(100, 100 + n))
 
@@ -39,7 +44,7 @@ def seeds(n: int) -> list[int]:
 def test_linf_robust_accuracy_of_a_linear_victim_is_exact(linear, name):
     """An image falls if and only if its margin is below eps * |w|_1."""
     victim, data = linear
-    adversarial = LINF[name](victim, data.images, data.labels, seeds=seeds(len(data)))
+    adversarial = craft(LINF[name], victim, data.images, data.labels, seeds=seeds(len(data)))
     stands = victim.margin(data.images).abs() > EPS * victim.weight.abs().sum()
     assert 0.1 < stands.float().mean() < 0.9, "a test that could not fail"
     assert torch.equal(victim(adversarial).argmax(1) == data.labels, stands)
@@ -47,7 +52,7 @@ def test_linf_robust_accuracy_of_a_linear_victim_is_exact(linear, name):
 
 def test_fgsm_on_a_linear_victim_is_the_known_step(linear):
     victim, data = linear
-    adversarial = LINF["fgsm"](victim, data.images, data.labels, seeds=seeds(len(data)))
+    adversarial = craft(LINF["fgsm"], victim, data.images, data.labels, seeds=seeds(len(data)))
     direction = torch.where(data.labels == 1, -1.0, 1.0).view(-1, 1) * victim.weight.sign()
     expected = (data.images + EPS * direction.view_as(data.images)).clamp(0, 1)
     torch.testing.assert_close(adversarial, expected)
@@ -59,7 +64,7 @@ def test_fgsm_on_a_linear_victim_is_the_known_step(linear):
 def test_l2_attacks_find_the_distance_to_a_linear_boundary(linear, attack, slack):
     victim, data = linear
     picked = data.take(list(range(6)))
-    adversarial = attack(victim, picked.images, picked.labels, seeds=seeds(6))
+    adversarial = craft(attack, victim, picked.images, picked.labels, seeds=seeds(6))
     found = (adversarial - picked.images).flatten(1).norm(dim=1)
     distance = victim.margin(picked.images).abs() / victim.weight.norm()
     assert (victim(adversarial).argmax(1) != picked.labels).all()
@@ -70,10 +75,10 @@ def test_l2_attacks_find_the_distance_to_a_linear_boundary(linear, attack, slack
 @pytest.mark.parametrize("name", ALL)
 def test_an_image_does_not_depend_on_its_batch_or_on_global_randomness(network, name):
     images, labels, attack = random_images(6), torch.arange(6), ALL[name]
-    together = attack(network, images, labels, seeds=seeds(6))
+    together = craft(attack, network, images, labels, seeds=seeds(6))
     torch.manual_seed(123)
-    turned = attack(network, images.flip(0), labels.flip(0), seeds=seeds(6)[::-1]).flip(0)
-    alone = attack(network, images[2:3], labels[2:3], seeds=[102])
+    turned = craft(attack, network, images.flip(0), labels.flip(0), seeds=seeds(6)[::-1]).flip(0)
+    alone = craft(attack, network, images[2:3], labels[2:3], seeds=[102])
     torch.testing.assert_close(together, turned, atol=1e-5, rtol=0)
     torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=0)
 
@@ -82,7 +87,7 @@ def test_an_image_does_not_depend_on_its_batch_or_on_global_randomness(network, 
 def test_attacks_stay_valid_and_leave_the_world_alone(network, name):
     images, labels = random_images(4), torch.arange(4)
     before, state = images.clone(), torch.random.get_rng_state()
-    out = ALL[name](network, images, labels, seeds=seeds(4))
+    out = craft(ALL[name], network, images, labels, seeds=seeds(4))
     assert torch.equal(images, before)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not out.requires_grad
@@ -93,7 +98,7 @@ def test_attacks_stay_valid_and_leave_the_world_alone(network, name):
 def test_random_starts_follow_seeds(network):
     images, labels = random_images(2), torch.arange(2)
     start = PGD(eps=EPS, alpha=1e-9, steps=1)
-    first, second = (start(network, images, labels, seeds=s) for s in ([1, 2], [1, 3]))
+    first, second = (craft(start, network, images, labels, seeds=s) for s in ([1, 2], [1, 3]))
     assert torch.equal(first[0], second[0])
     assert not torch.equal(first[1], second[1])
 
@@ -150,17 +155,12 @@ class Leaves(Attack):
     ],
 )
 def test_invalid_adversarial_examples_never_pass(change, message):
+    grey, labels = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2).long()
     with pytest.raises(AttackError, match=message):
-        Leaves(change)(nn.Identity(), torch.full((2, 3, 4, 4), 0.5), torch.zeros(2).long(), seeds=[0, 1])
+        craft(Leaves(change), nn.Identity(), grey, labels, seeds=[0, 1])
 
 
 @pytest.mark.parametrize("images", [torch.full((1, 3, 4, 4), 2.0), torch.full((1, 3, 4, 4), float("nan"))])
 def test_bad_images_are_refused(images):
     with pytest.raises(InputError):
-        Clean()(nn.Identity(), images, torch.zeros(1).long(), seeds=[0])
-
-
-def test_blind_sees_the_bare_victim():
-    victim = LinearVictim(torch.ones(3), 0.0)
-    assert Blind().model(victim) is victim
-    assert not Blind.uses_purifier
+        craft(Clean(), nn.Identity(), images, torch.zeros(1).long(), seeds=[0])

@@ -60,6 +60,7 @@ def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
         "device": "cpu",
         "tf32": False,
         "workers": 1,
+        "budget_hours": 1.0,
     }
     settings = Settings(store=str(store), **(settings | changes))
     console = Console(file=io.StringIO(), width=200)

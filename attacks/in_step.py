@@ -1,0 +1,196 @@
+"""Runs a library's attack on each image as if it were alone, and answers what they ask together.
+
+Many attacks let images of a batch depend on each other (they pick the images that still stand, stop when the
+batch's loss rises, draw once for all), or take one image at a time. Here every image has an attack of its
+own, in a thread of its own. One thread runs at a time, until it asks the defense something. When all have
+asked, the questions go to the defense as one batch; so a slow purifier is asked for many images at once, and
+each image gets what it would get alone.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks.randomness import per_image_randomness
+from attacks.target import BudgetSpentError, Target
+
+
+def in_step(work: Callable[[nn.Module, int], Any], target: Target, seeds: Sequence[int]) -> list[Any]:
+    """`work(model, i)` of every image i, all in step; their results in order.
+
+    `model` is what image i's attack sees: rows of that image only, on the CPU, with gradients where the
+    target has them. It raises BudgetSpentError when the image's queries are spent. What `work` draws
+    from torch or from NumPy comes from seeds[i].
+
+    Raises what a `work` or the target raises, after the others have been ended.
+    """
+    lanes = [_Lane(target, i, seed) for i, seed in enumerate(seeds)]
+    numpys_own = np.random.get_state()
+    try:
+        for lane in lanes:
+            lane.start(work)
+        while asking := [lane for lane in lanes if lane.question is not None]:
+            _answer(target, asking)
+            for lane in asking:
+                lane.go_on()
+        return [lane.result for lane in lanes]
+    finally:
+        for lane in lanes:
+            lane.end()
+        np.random.set_state(numpys_own)
+
+
+@dataclass
+class _Together:
+    """One differentiable evaluation of rows of several images."""
+
+    rows: Tensor
+    logits: Tensor
+    waiting: int  # lanes that may still ask for its gradient
+
+
+@dataclass
+class _Question:
+    kind: Literal["value", "differentiable", "gradient"]
+    rows: Tensor
+    together: _Together | None = None
+    where: slice = field(default_factory=lambda: slice(None))
+
+
+class _Ended(BaseException):
+    """Unwinds a thread that is not needed any more."""
+
+
+class _Lane(nn.Module):
+    """One image's attack: its thread, its question, its random numbers."""
+
+    def __init__(self, target: Target, owner: int, seed: int) -> None:
+        super().__init__()
+        self.owner, self.seed = owner, seed
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # libraries ask where a model lives
+        self.eval()
+        self.numpy = np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32]).get_state()
+        self.question: _Question | None = None
+        self.answer: Any = None
+        self.result: Any = None
+        self.problem: BaseException | None = None
+        self.thread: threading.Thread | None = None
+        self.mine, self.others = threading.Semaphore(0), threading.Semaphore(0)
+
+    # In the thread
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of these rows."""
+        if torch.is_grad_enabled() and images.requires_grad:
+            return _Differentiable.apply(images, self)
+        return self.ask(_Question("value", images.detach()))
+
+    def ask(self, question: _Question) -> Any:
+        """Wait for the others, and for the answer."""
+        self.question = question
+        self.others.release()
+        self.mine.acquire()
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    def _run(self, work: Callable[[nn.Module, int], Any]) -> None:
+        self.mine.acquire()
+        try:
+            with per_image_randomness([self.seed]):
+                self.result = work(self, self.owner)
+        except BaseException as error:
+            self.problem = error
+        self.others.release()
+
+    # Outside
+
+    def start(self, work: Callable[[nn.Module, int], Any]) -> None:
+        """Until its first question."""
+        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self.thread.start()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Let the thread run until it asks again or is done."""
+        self.question = None
+        np.random.set_state(self.numpy)
+        self.mine.release()
+        self.others.acquire()
+        self.numpy = np.random.get_state()
+        if self.problem is not None:
+            raise self.problem
+
+    def end(self) -> None:
+        """Unwind the thread if it still waits."""
+        if self.thread is not None and self.thread.is_alive() and self.question is not None:
+            self.question, self.answer = None, _Ended()
+            self.mine.release()
+            self.others.acquire()
+            self.thread.join()
+
+
+class _Differentiable(torch.autograd.Function):
+    """Asks for logits, and in the backward pass for their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, lane: _Lane) -> Tensor:
+        """Logits."""
+        logits, ctx.together, ctx.where = lane.ask(_Question("differentiable", images.detach()))
+        ctx.lane = lane
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the rows."""
+        return ctx.lane.ask(_Question("gradient", gradient, ctx.together, ctx.where)), None
+
+
+def _answer(target: Target, asking: list[_Lane]) -> None:
+    """One evaluation for each kind of question, whoever asks it."""
+    for kind in ("value", "differentiable"):
+        lanes = []
+        for lane in asking:
+            if lane.question.kind == kind:
+                if target.affords(lane.owner, len(lane.question.rows)):
+                    lanes.append(lane)
+                else:
+                    lane.answer = BudgetSpentError()
+        if lanes:
+            _evaluate(target, lanes, differentiable=kind == "differentiable")
+    shared = {
+        id(lane.question.together): lane.question.together
+        for lane in asking
+        if lane.question.kind == "gradient"
+    }
+    for together in shared.values():
+        _differentiate(target, together, [lane for lane in asking if lane.question.together is together])
+
+
+def _evaluate(target: Target, lanes: list[_Lane], *, differentiable: bool) -> None:
+    rows = torch.cat([lane.question.rows for lane in lanes]).requires_grad_(differentiable)
+    owners = [lane.owner for lane in lanes for _ in lane.question.rows]
+    with torch.set_grad_enabled(differentiable):
+        logits = target.ask(rows, owners)
+    together, start = _Together(rows, logits, len(lanes)), 0
+    for lane in lanes:
+        where = slice(start, start := start + len(lane.question.rows))
+        own = logits[where].detach().clone()
+        lane.answer = (own, together, where) if differentiable else own
+
+
+def _differentiate(target: Target, together: _Together, lanes: list[_Lane]) -> None:
+    together.waiting -= len(lanes)
+    wanted = torch.zeros_like(together.logits)
+    for lane in lanes:
+        wanted[lane.question.where] = lane.question.rows
+        target.count_backward([lane.owner] * len(lane.question.rows))
+    keep = together.waiting > 0
+    (gradient,) = torch.autograd.grad(together.logits, together.rows, wanted, retain_graph=keep)
+    for lane in lanes:
+        lane.answer = gradient[lane.question.where].clone()

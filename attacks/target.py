@@ -1,0 +1,118 @@
+"""What an attack sees of a defense: one object that answers, counts, and stops at the budget."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+Answer = Literal["decision", "score", "gradient"]
+View = Callable[[Tensor, Sequence[int]], Tensor]  # images and one seed an image to logits
+
+
+class BudgetSpentError(Exception):
+    """An image has no queries left; the attack goes with what it has."""
+
+
+@dataclass
+class Counts:
+    """Of one image: passes through the defense, and calls as the attacker counts them."""
+
+    queries: int = 0
+    forward: int = 0
+    backward: int = 0
+
+
+class Target(nn.Module):
+    """Images (N, C, H, W) in [0, 1] to logits (N, classes), as far as the attacker knows the defense.
+
+    Every answer about an image draws afresh, from that image's own seed and the number of the draw, so that
+    neither the batch nor other images change it. Row i of a direct call is image i; `ask` takes any rows.
+
+    Args:
+        view: what the attacker can evaluate, see attacks/knowledge.py.
+        seeds: one an image, for what the view draws.
+        eot: draws that each answer is the mean of, and each gradient with it (expectation over
+            transformation, Athalye et al. 2018, https://arxiv.org/abs/1707.07397: here of the logits).
+        gives: "gradient" for logits that have one, "score" for logits, "decision" for the class alone, as
+            one-hot logits.
+        batch: rows that the view is given at once; all of them where None.
+        device: where the view computes.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        *,
+        seeds: Sequence[int],
+        eot: int = 1,
+        gives: Answer = "gradient",
+        batch: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.view, self.seeds, self.eot, self.gives, self.batch = view, list(seeds), eot, gives, batch
+        self.budget: int | None = None  # queries an image has, where the attack sets a limit
+        self.counts = [Counts() for _ in self.seeds]
+        # Attack libraries ask a model's parameters where it lives.
+        self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of all images, in their order."""
+        if len(images) != len(self.seeds):
+            raise ValueError(
+                f"expected all {len(self.seeds)} images in their order, got {len(images)} rows: "
+                "an attack that picks among its images must say `batch_coupled = True`"
+            )
+        owners = range(len(images))
+        logits = self.ask(images, owners)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self.count_backward(owners))
+        return logits
+
+    def affords(self, owner: int, rows: int) -> bool:
+        """Whether the image has so many queries left."""
+        return self.budget is None or self.counts[owner].queries + rows <= self.budget
+
+    def ask(self, images: Tensor, owners: Sequence[int]) -> Tensor:
+        """Logits of rows that belong to the images `owners`; differentiable where the view is.
+
+        Raises BudgetSpentError, having asked nothing, where an owner cannot afford its rows.
+        """
+        for owner in set(owners):
+            if not self.affords(owner, sum(o == owner for o in owners)):
+                raise BudgetSpentError
+        seeds = []
+        for owner in owners:
+            counts = self.counts[owner]
+            seeds += [draw_seed(self.seeds[owner], counts.forward + draw) for draw in range(self.eot)]
+            counts.queries += 1
+            counts.forward += self.eot
+        rows = images.to(self.place.device)
+        rows = rows.repeat_interleave(self.eot, 0) if self.eot > 1 else rows
+        size = self.batch or len(rows)
+        differentiable = self.gives == "gradient" and torch.is_grad_enabled()
+        # An attack's randomness is not the defense's.
+        with _disable_current_modes(), torch.set_grad_enabled(differentiable):
+            parts = [self.view(rows[i : i + size], seeds[i : i + size]) for i in range(0, len(rows), size)]
+            logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if self.eot > 1:
+                logits = logits.unflatten(0, (-1, self.eot)).mean(1)
+        if self.gives == "decision":
+            logits = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(images.dtype)
+        return logits.to(images.device)
+
+    def count_backward(self, owners: Sequence[int]) -> None:
+        """A gradient was taken through the rows of `owners`."""
+        for owner in owners:
+            self.counts[owner].backward += self.eot
+
+
+def draw_seed(seed: int, draw: int) -> int:
+    """The seed of one draw under an image's seed."""
+    digest = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
