@@ -39,3 +39,11 @@ def average(parts: list[pd.Series], scale: float) -> Figure:
     """The mean of several columns over the same images; images are resampled whole."""
     per_image = np.mean([part.to_numpy(float) for part in parts], axis=0) * scale
     return Figure(float(per_image.mean()), *bootstrap(per_image), len(per_image))
+
+
+def survived(paths: pd.Series, *, eps: float, queries: int) -> pd.Series:
+    """Whether a decision attack had found nothing within eps after so many queries, one row an image.
+
+    A path's points are (queries, distance); an image that the defense gets wrong itself has one at 0.
+    """
+    return paths.map(lambda path: all(asked > queries or distance > eps for asked, distance in path))

@@ -13,7 +13,7 @@ from runners import app, render
 from runners.cell import PARTS, Cell
 from runners.components import Config, plain
 from runners.evaluate import settings_of
-from runners.figures import Figure, accuracy, average, mean
+from runners.figures import Figure, accuracy, average, mean, survived
 from runners.grid import CellResult, Grid
 from runners.records import to_parquet
 
@@ -75,7 +75,7 @@ def main(config: DictConfig) -> None:
     composer = Composer(config)
     dataset = HydraConfig.get().runtime.choices["dataset"]
     cells = [
-        (row, column, composer.cell([*row.get("on", {}).get(dataset, row.cell), *column.cell]))
+        (row, column, composer.cell([*words(row, dataset), *words(column, dataset)]))
         for row in table.rows
         for column in table.columns
     ]
@@ -107,6 +107,11 @@ def main(config: DictConfig) -> None:
             f"{len(failed)} of {len(frame)} cells failed; the others are done and the next run retries "
             f"only these. First: {failed.iloc[0].row} / {failed.iloc[0].column}: {failed.iloc[0].note}"
         )
+
+
+def words(entry: DictConfig, dataset: str) -> list[str]:
+    """What a row or column sets, on this data set."""
+    return list(entry.get("on", {}).get(dataset, entry.cell))
 
 
 def comparability(table: DictConfig, choices: Any, n: int) -> str:
@@ -153,27 +158,28 @@ def frame_of(
     for row in table.rows:
         mine = [(column, result) for r, column, result in placed if r is row]
         for column, result in mine:
-            figure = _figure(table.metric, result.records) if result.records is not None else None
+            figure = _figure(table.metric, result.records, column) if result.records is not None else None
             entry = _entry(table, row, column, figure, paper, comparable)
             rows.append(entry | _outcome(result))
         if table.get("average"):
-            records = [result.records for _, result in mine]
             figure = None
-            if all(r is not None for r in records):
-                scale = 100 if table.metric == "accuracy" else 1
-                figure = average([_values(table.metric, r) for r in records], scale)
+            if all(result.records is not None for _, result in mine):
+                values = [_values(table.metric, result.records, column) for column, result in mine]
+                figure = average(values, 100 if table.metric == "accuracy" else 1)
             entry = _entry(table, row, table.average, figure, paper, comparable)
             status = {"status": "done" if figure else "absent", "knowledge": "", "command": ""}
             rows.append(entry | status)
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
-def _values(metric: str, records: pd.DataFrame) -> pd.Series:
+def _values(metric: str, records: pd.DataFrame, column: DictConfig) -> pd.Series:
+    if column.get("queries") is not None:  # read off the path of an attack that looks for the nearest
+        return survived(records.path, eps=column.eps / 255, queries=column.queries)
     return records[METRICS[metric]]
 
 
-def _figure(metric: str, records: pd.DataFrame) -> Figure:
-    values = _values(metric, records)
+def _figure(metric: str, records: pd.DataFrame, column: DictConfig) -> Figure:
+    values = _values(metric, records, column)
     return accuracy(values) if metric == "accuracy" else mean(values)
 
 
@@ -188,6 +194,8 @@ def _entry(
     eps = column.get("eps")
     found = paper[(paper.defense == row.get("defense")) & (paper.attack == column.attack)]
     found = found[found.eps_255 == eps] if eps is not None else found
+    if column.get("queries") is not None:
+        found = found[found.params == f"queries={column.queries}"]
     theirs = float(found.value.iloc[0]) if len(found) else None
     note = found.note.iloc[0] if len(found) and isinstance(found.note.iloc[0], str) else ""
     verdict = ""

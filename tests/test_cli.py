@@ -115,7 +115,7 @@ def test_tables_refuse_what_they_cannot_make(run, words, expected):
 def test_unknown_table(run):
     status, _, err = run(table.main, "table", "table=ddip/table9")
     assert status == 2
-    assert "there are ddip/table1, ddip/table2, ddip/tuning" in err
+    assert "ddip/fig5, ddip/table1, ddip/table2, ddip/tuning" in err
 
 
 def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):

@@ -46,7 +46,8 @@ def test_table_composes_and_its_cells_too(name):
     assert len({row.label for row in table.rows}) == len(table.rows)
     for column in table.columns:
         compose("evaluate", list(column.cell))
-        assert column.get("eps") is None or f"attack.eps={column.eps}/255" in column.cell
+        read_off = column.get("queries") is not None  # off a path, at any eps
+        assert column.get("eps") is None or read_off or f"attack.eps={column.eps}/255" in column.cell
     for row in table.rows:
         compose("evaluate", list(row.cell))
 
