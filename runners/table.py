@@ -111,7 +111,7 @@ def main(config: DictConfig) -> None:
 
 def words(entry: DictConfig, dataset: str) -> list[str]:
     """What a row or column sets, on this data set."""
-    return list(entry.get("on", {}).get(dataset, entry.cell))
+    return list(entry.get("for", {}).get(dataset, entry.cell))
 
 
 def comparability(table: DictConfig, choices: Any, n: int) -> str:

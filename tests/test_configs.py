@@ -9,7 +9,7 @@ from data.errors import MissingError
 from runners.app import CONFIGS, names_of
 from runners.components import build, identity, plain
 from runners.grid import victims_for
-from runners.table import published_figures
+from runners.table import published_figures, words
 
 GROUPS = ("dataset", "victim", "attack", "knowledge", "purifier")
 
@@ -83,3 +83,15 @@ def test_identity_knows_content_not_places():
 def test_victims_are_listed_by_what_they_know():
     assert victims_for("cifar10") == ["resnet20", "resnet56"]
     assert victims_for("nothing") == []
+
+
+@pytest.mark.parametrize("name", names_of("table"))
+def test_what_a_data_set_has_of_its_own_composes_too(name):
+    table = compose("table", [f"table={name}"]).table
+    known = {"label", "defense", "eps", "queries", "attack", "cell", "for"}
+    for entry in [*table.rows, *table.columns]:
+        assert set(entry) <= known
+        for dataset in entry.get("for", {}):
+            assert dataset in names_of("dataset")
+            assert words(entry, dataset) != words(entry, "digits-photos") == list(entry.cell)
+            compose("evaluate", [f"dataset={dataset}", *words(entry, dataset)])
