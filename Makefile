@@ -22,8 +22,10 @@ table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
 table2: $(READY) ## DDIP Table 2: SSIM, of the same cells
 	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
 
+# RIDE's full run takes minutes for any number of images, so here it has 50 iterations a checkpoint.
 smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
-	@$(RUN) runners.evaluate purifier=$(purifier) n=4 chunk=4 $(ARGS)
+	@$(RUN) runners.evaluate purifier=$(purifier) n=4 chunk=4 \
+	  $(if $(filter ride%,$(purifier)),purifier.trace.iterations=50) $(ARGS)
 
 test: $(READY)   ## the tests, in under ten minutes on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -61,6 +61,9 @@ def _summary(result: CellResult) -> Table:
     table = Table(title=result.cell.label, show_header=False, title_justify="left")
     rows = {
         "accuracy": accuracy(records.correct).text(1),
+        "of the examples in 8 bits": "not scored, it would double the cost"
+        if records.correct_8bit.isna().any()
+        else accuracy(records.correct_8bit.astype(bool)).text(1),
         "without the purifier": bare.text(1),
         "victim on clean images": clean.text(1),
         "SSIM to clean": mean(records.ssim).text(3),
@@ -68,6 +71,8 @@ def _summary(result: CellResult) -> Table:
         "attacker": f"{names['attack']}, knowledge: {names['knowledge']}"
         + (f", eps {eps * 255:g}/255" if eps else ""),
         "largest norms": f"linf {records.linf.max() * 255:.2f}/255, l2 {records.l2.max():.3f}",
+        "the attack, an image": f"at most {records.queries.max()} queries, "
+        f"{records.forward_passes.max()} forward and {records.backward_passes.max()} backward passes",
         "seconds an image": f"craft {records.craft_seconds.mean():.2f}, "
         f"purify {records.purify_seconds.mean():.2f}",
     }

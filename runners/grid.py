@@ -28,6 +28,8 @@ from runners.work import Bench, settle
 
 VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
 
+SHORT = 10  # seconds of work, for which starting processes does not pay
+
 
 @dataclass
 class CellResult:
@@ -169,6 +171,8 @@ class Grid:
         expected = total([seconds[id(t)] for t in lacking], workers)
         expected += total([seconds[id(t)] for t in groups], workers)
         self._affordable(expected)
+        if expected < SHORT and self.settings.workers == "auto":
+            workers = 1
         self.console.print(
             f"estimate: {spoken(expected)} for {len(lacking)} chunks to craft and {len(groups)} to "
             f"purify, {workers} {'process' if workers == 1 else 'processes'} on "

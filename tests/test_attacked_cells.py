@@ -1,0 +1,108 @@
+"""Cells whose attacker knows more: what is shared, what is recorded, what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_grid import QUICK, cell, files, run, same
+
+PGD = ["attack=pgd", "attack.steps=2"]
+OTHER = [word.replace("victim.", "knowledge.victims.first.") for word in QUICK]
+CELLS = {
+    "blind none": cell(*PGD, "purifier=none"),
+    "blind jpeg": cell(*PGD, "purifier=jpeg"),
+    "bpda none": cell(*PGD, "knowledge=bpda", "purifier=none"),
+    "bpda jpeg": cell(*PGD, "knowledge=bpda", "purifier=jpeg"),
+    "transfer jpeg": cell(*PGD, "knowledge=transfer", *OTHER, "purifier=jpeg"),
+    "full gs": cell(*PGD, "knowledge=full", "purifier=gs"),
+    "eot": cell(*PGD, "knowledge=full", "knowledge.eot=3", "purifier=randomization"),
+    "square": cell("attack=square", "attack.queries=20", "knowledge=score", "purifier=jpeg"),
+    "hopskipjump": cell("attack=hopskipjump", "attack.queries=150", "knowledge=decision", "purifier=jpeg"),
+    "bpda dip": cell(*PGD, "knowledge=bpda", "purifier=dip", "purifier.steps=4"),
+    "clean": cell("attack=clean", "purifier=jpeg"),
+    "clean bpda": cell("attack=clean", "knowledge=bpda", "purifier=jpeg"),
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    store = tmp_path_factory.mktemp("attacked") / "store"
+    results, _ = run(store, list(CELLS.values()))
+    assert [r.failed or r.skipped for r in results] == [None] * len(CELLS)
+    return store, dict(zip(CELLS, results, strict=True))
+
+
+def records(done, name: str) -> pd.DataFrame:
+    return done[1][name].records
+
+
+def test_bpda_through_the_identity_is_blind(done):
+    blind, bpda = records(done, "blind none"), records(done, "bpda none")
+    assert blind.linf.tolist() == bpda.linf.tolist()
+    assert blind.l2.tolist() == bpda.l2.tolist()
+
+
+def test_who_shares_adversarial_examples(done):
+    def made(name: str) -> list[str]:
+        return records(done, name).adversarial.tolist()
+
+    assert made("blind none") == made("blind jpeg"), "blind: all purifiers"
+    assert made("clean") == made("clean bpda"), "an attack that asks nothing: all knowledge"
+    apart = [made(name)[0] for name in CELLS if not name.startswith(("blind", "clean"))]
+    assert len(set(apart)) == len(apart), "what depends on the purifier is its own"
+    distinct = len(set(apart)) + 2  # and blind, and clean
+    assert len(files(done[0], "adversarial")) == 3 * distinct
+
+
+def test_passes_are_recorded(done):
+    blind, eot = records(done, "blind none"), records(done, "eot")
+    assert (blind[["queries", "forward_passes", "backward_passes"]] == [2, 2, 2]).all().all()
+    assert (eot[["queries", "forward_passes", "backward_passes"]] == [2, 6, 6]).all().all()
+    asked = records(done, "square")
+    assert (asked.backward_passes == 0).all()
+    assert asked.queries.between(1, 20).all()
+    assert (records(done, "clean").queries == 0).all()
+
+
+def test_a_decision_attacks_path_is_recorded_and_ends_at_its_example(done):
+    rows = records(done, "hopskipjump")
+    for row in rows.itertuples():
+        queries, distances = np.array([list(point) for point in row.path]).T
+        assert (np.diff(queries) > 0).all()
+        assert (np.diff(distances) < 0).all()
+        assert queries[-1] <= row.queries <= 150
+        assert row.l2 == pytest.approx(distances[-1], abs=1e-5)
+    assert not rows.correct.any(), "the nearest misclassified image is misclassified"
+
+
+def test_eight_bits_are_scored_where_it_costs_little(done):
+    assert records(done, "bpda jpeg").correct_8bit.notna().all()
+    assert records(done, "bpda dip").correct_8bit.isna().all()
+    clean = records(done, "clean")
+    assert (clean.correct_8bit == clean.correct).all(), "8-bit images are their own rounding"
+
+
+def test_order_and_processes_do_not_matter(done, tmp_path):
+    names = ["hopskipjump", "eot", "bpda dip"]
+    again, _ = run(tmp_path / "store", [CELLS[name] for name in names], workers=2)
+    same(again, [done[1][name] for name in names])
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["knowledge=full", "purifier=jpeg"], "declares 'bpda'"),
+        (["knowledge=decision", "purifier=jpeg"], "gives a decision at most"),
+        (["knowledge=bpda", "knowledge.eot=2", "purifier=jpeg"], "draws nothing"),
+    ],
+)
+def test_what_cannot_be_attacked_so_is_skipped_and_the_others_go_on(done, words, reason):
+    results, _ = run(done[0], [cell(*PGD, *words), CELLS["blind jpeg"]])
+    assert reason in results[0].skipped
+    assert results[1].records is not None
+
+
+def test_a_run_above_the_budget_is_refused_and_says_what_fits(tmp_path):
+    from data.errors import InputError
+
+    with pytest.raises(InputError, match=r"above budget_hours=0.001; (n=\d+ would fit|not even n=1)"):
+        run(tmp_path / "store", [cell(*PGD, "knowledge=bpda", "purifier=ddip")], budget_hours=0.001)
