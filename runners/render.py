@@ -14,6 +14,14 @@ from data.errors import InputError
 
 SMALL_N = 500
 MOST_ACROSS = 6
+MEANING = {  # of the attacker's knowledge, see attacks/knowledge.py
+    "blind": "the victim with its weights, no purifier",
+    "transfer": "other classifiers, no purifier",
+    "bpda": "the whole defense, with a substitute for the purifier's gradient",
+    "full": "the whole defense with its gradient",
+    "score": "the logits of the whole defense",
+    "decision": "the class that the whole defense decides",
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def column_name(entry: pd.Series) -> str:
-    """FGSM 8, Clean."""
-    return f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
+    """FGSM 8, Clean, and with another attacker than a blind one PGD 8 bpda."""
+    name = f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
+    return name if entry.knowledge in ("", "blind") else f"{name} {entry.knowledge}"
 
 
 def digits(frame: pd.DataFrame) -> int:
@@ -115,8 +124,7 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     unit = "Wilson" if frame.metric.iloc[0] == "accuracy" else "bootstrap"
     lines = [
         heading.setting + ".",
-        f"Attacker's knowledge: {', '.join(attackers)}."
-        + (" Blind: it has the victim's weights and knows of no purifier." if attackers == ["blind"] else ""),
+        "Attacker's knowledge: " + "; ".join(f"{name}: {MEANING.get(name, '')}" for name in attackers) + ".",
         f"95 %: {unit} interval over the images; averages: bootstrap over the images.",
     ]
     if (frame.n.dropna() < SMALL_N).any():

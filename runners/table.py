@@ -168,6 +168,9 @@ def frame_of(
                 figure = average(values, 100 if table.metric == "accuracy" else 1)
             entry = _entry(table, row, table.average, figure, paper, comparable)
             status = {"status": "done" if figure else "absent", "knowledge": "", "command": ""}
+            known = sorted({result.cell.names["knowledge"] for _, result in mine})
+            if len(known) > 1:
+                status["note"] = f"the average mixes attackers of different knowledge: {', '.join(known)}"
             rows.append(entry | status)
     return pd.DataFrame(rows)[list(COLUMNS)]
 

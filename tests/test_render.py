@@ -9,6 +9,7 @@ from rich.table import Table
 
 from runners import render
 from runners.cell import Cell
+from runners.figures import survived
 from runners.grid import CellResult
 from runners.table import comparability, frame_of
 
@@ -83,7 +84,7 @@ GOLDEN = """\
 |  | 95 % | 70–97 |  |  |
 
 - dataset cifar10.
-- Attacker's knowledge: blind. Blind: it has the victim's weights and knows of no purifier.
+- Attacker's knowledge: blind: the victim with its weights, no purifier.
 - 95 %: Wilson interval over the images; averages: bootstrap over the images.
 - * fewer than 500 images: the interval is wide.
 - = the paper's figure lies inside our interval; ≠ it does not.
@@ -145,6 +146,42 @@ def test_console_puts_what_80_columns_cannot_hold_into_a_block_below(frame):
     assert [len(table.columns) for table in tables] == [1 + 4, 1 + 4]
     assert [table.row_count for table in tables] == [9 * 3, 9 * 3]
     assert "…" not in console.export_text()
+
+
+def test_knowledge_stands_on_every_column_that_is_not_blind(frame):
+    aware = frame.assign(knowledge=["blind", "bpda", ""] * 4)
+    text = render.markdown(aware, HEADING)
+    assert "| Clean | PGD 8 bpda | Average |" in text
+    assert "knowledge: blind: the victim with its weights, no purifier; bpda: the whole defense, with" in text
+
+
+def test_an_average_over_different_knowledge_says_so():
+    table, cells = placed()
+    aware = Cell({**NAMES, "knowledge": "bpda"}, {}, "")
+    mixed = [
+        (row, column, CellResult(aware, x.records, x.skipped, x.failed) if column.label == "PGD" else x)
+        for row, column, x in cells
+    ]
+    notes = frame_of(table, mixed, comparable=True)
+    average = notes[notes.column == "Average"]
+    assert average.note.str.contains("mixes attackers of different knowledge: blind, bpda").all()
+
+
+def test_decision_attacks_are_read_off_their_paths():
+    paths = pd.Series([[[1, 0.0]], [[40, 9 / 255], [250, 3 / 255]], [[300, 20 / 255]], []])
+    for eps, queries, expected in [
+        (8, 200, [False, True, True, True]),
+        (8, 300, [False, False, True, True]),
+        (25, 300, [False, False, False, True]),
+    ]:
+        assert survived(paths, eps=eps / 255, queries=queries).tolist() == expected
+    table, cells = placed()
+    column = OmegaConf.create({"label": "HSJ", "eps": 8, "queries": 200, "attack": "hopskipjump"})
+    records = pd.DataFrame({"path": paths, "correct": [False] * 4})
+    table.columns, table.rows, table.average = [column], table.rows[:1], None
+    one = table.rows[0], table.columns[0], CellResult(cells[0][2].cell, records)
+    frame = frame_of(table, [one], comparable=False)
+    assert frame.value.tolist() == [75.0]
 
 
 def test_ssim_from_the_same_records():
