@@ -1,6 +1,7 @@
 """What an attack sees of a defense: one object that answers, counts, and stops at the budget."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -83,9 +84,8 @@ class Target(nn.Module):
 
         Raises BudgetSpentError, having asked nothing, where an owner cannot afford its rows.
         """
-        for owner in set(owners):
-            if not self.affords(owner, sum(o == owner for o in owners)):
-                raise BudgetSpentError
+        if not all(self.affords(owner, rows) for owner, rows in Counter(owners).items()):
+            raise BudgetSpentError
         seeds = []
         for owner in owners:
             counts = self.counts[owner]
