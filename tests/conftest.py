@@ -119,6 +119,15 @@ def linear() -> tuple[LinearVictim, Images]:
 
 
 @pytest.fixture
+def network() -> nn.Module:
+    """A convolutional network that nobody trained, of ten classes; images are 16 wide."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
+    return layers.eval().requires_grad_(False)
+
+
+@pytest.fixture
 def small_trace() -> DIPTrace:
     return DIPTrace(
         network=SkipNet(down=[8, 8], up=[8, 8], skip=[2, 2], kernel_down=[3, 3], kernel_up=[3, 3])

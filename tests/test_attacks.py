@@ -24,13 +24,6 @@ LINF = {
 ALL = {**LINF, "cw": CW(), "ddn": DDN(steps=50), "clean": Clean(), "gaussian": GaussianNoise()}
 
 
-@pytest.fixture
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
-    return layers.eval().requires_grad_(False)
-
-
 def craft(attack: Attack, model: nn.Module, images, labels, *, seeds):
     target = Target(lambda rows, drawn: model(rows), seeds=seeds)
     return attack(target, images, labels, seeds=seeds).images
