@@ -187,7 +187,7 @@ def _evaluate(target: Target, lanes: list[_Lane], *, differentiable: bool) -> No
 def _differentiate(target: Target, together: _Together, lanes: list[_Lane]) -> None:
     if not together.waiting:
         raise RuntimeError(
-            "expected one gradient of an answer, got asked for a second: its graph is not kept, to save memory"
+            "expected one gradient of an answer, got asked for a second: its graph is gone, to save memory"
         )
     together.waiting -= {lane.owner for lane in lanes}
     wanted = torch.zeros_like(together.logits)

@@ -122,4 +122,5 @@ def _checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | Pur
     if result.min() < -ROUNDING or result.max() > 1 + ROUNDING:
         low, high = result.min().item(), result.max().item()
         return PurifierError(f"{name}: expected values in [0, 1], got [{low:.7g}, {high:.7g}]")
-    return result.clamp(0, 1)
+    # Not clamp alone: its gradient is 0 at 0 and at 1 themselves, and many pixels are just that.
+    return torch.where((result >= 0) & (result <= 1), result, result.clamp(0, 1))

@@ -148,7 +148,7 @@ def test_square_hands_out_the_smallest_margin_that_it_saw(linear):
 
 def test_square_agrees_with_arts(network):
     """The same images, radius and number of queries: neither library leaves clearly more standing."""
-    images, n, eps, queries = random_images(40, seed=5), 40, 1.5 / 255, 150
+    images, n, eps, queries = random_images(32, seed=5), 32, 6 / 255, 60
     labels = network(images).argmax(1)
     ours = ask(Square(eps=eps, queries=queries), network, images, labels, knowledge=Score)[0].images
     classifier = PyTorchClassifier(
