@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+ROUNDING = 1e-6  # so far attacks' own resizing and sums leave [0, 1], where purifiers take nothing else
+
 Answer = Literal["decision", "score", "gradient"]
 View = Callable[[Tensor, Sequence[int]], Tensor]  # images and one seed an image to logits
 
@@ -92,7 +94,7 @@ class Target(nn.Module):
             seeds += [draw_seed(self.seeds[owner], counts.forward + draw) for draw in range(self.eot)]
             counts.queries += 1
             counts.forward += self.eot
-        rows = images.to(self.place.device)
+        rows = _within_range(images.to(self.place.device))
         rows = rows.repeat_interleave(self.eot, 0) if self.eot > 1 else rows
         size = self.batch or len(rows)
         differentiable = self.gives == "gradient" and torch.is_grad_enabled()
@@ -110,6 +112,12 @@ class Target(nn.Module):
         """A gradient was taken through the rows of `owners`."""
         for owner in owners:
             self.counts[owner].backward += self.eot
+
+
+def _within_range(images: Tensor) -> Tensor:
+    """The images, those values clipped that left [0, 1] by rounding; the gradient is the images' own."""
+    outside = (images - images.clamp(0, 1)).detach()
+    return images - outside.where(outside.abs() <= ROUNDING, 0.0)
 
 
 def draw_seed(seed: int, draw: int) -> int:

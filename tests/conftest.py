@@ -85,6 +85,13 @@ def small_attack(name: str, **changes) -> Attack:
     return build({key: changes.get(key, SMALL.get(key, value)) for key, value in config.items()})
 
 
+def crafted(attack, knowledge, victim, purifier, images, labels, others=()) -> Tensor:
+    """Adversarial examples under some knowledge."""
+    seeds = list(range(40, 40 + len(images)))
+    target = knowledge.target(victim, purifier, list(others), seeds=seeds)
+    return attack(target, images, labels, seeds=seeds).images
+
+
 def random_images(n: int, size: int = 16, seed: int = 0) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
 

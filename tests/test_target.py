@@ -11,6 +11,8 @@ from torch import nn
 from attacks.attack import Attack
 from attacks.knowledge import Blind, Decision, Full, Score
 from attacks.target import BudgetSpentError, Target, draw_seed
+from data.errors import InputError
+from purifiers.identity import Identity
 from runners.app import names_of
 
 N = 3
@@ -193,3 +195,17 @@ def test_an_attack_that_picks_among_its_images_must_say_so():
     target = Target(lambda rows, drawn: RowByRow()(rows), seeds=SEEDS)
     with pytest.raises(ValueError, match=r"expected all 3 images .* got 2 rows.*batch_coupled = True"):
         Picks()(target, random_images(3), torch.zeros(3).long(), seeds=SEEDS)
+
+
+def test_what_leaves_the_range_by_rounding_is_clipped_and_what_leaves_it_is_refused():
+    images = random_images(1)
+    images[0, 0, 0, :4] = torch.tensor([1 + 2e-7, -3e-8, 0.0, 1.0])
+    asked = images.clone().requires_grad_()
+    answer = Full().target(RowByRow(), Identity(), [], seeds=[1])(asked)
+    assert torch.equal(answer, RowByRow()(images.clamp(0, 1)))
+    (gradient,) = torch.autograd.grad(answer[:, 0].sum(), asked)
+    assert torch.equal(gradient.flatten(), RowByRow().weight[0].float())
+    for far in (1 + 1e-5, -1e-5, float("nan")):
+        images[0, 0, 0, 0] = far
+        with pytest.raises(InputError, match="images to purify"):
+            Full().target(RowByRow(), Identity(), [], seeds=[1])(images)
