@@ -22,7 +22,7 @@ class DDN(Attack):
                 f"got init_epsilon={init_epsilon} steps={steps} gamma={gamma}"
             )
         self.init_epsilon, self.steps, self.gamma = init_epsilon, steps, gamma
-        self.forward = self.backward = steps
+        self.forward, self.backward = steps + 1, steps  # foolbox asks about its result once more
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Gradient steps on a sphere whose radius follows success."""

@@ -24,8 +24,8 @@ def in_step(work: Callable[[nn.Module, int], Any], target: Target, seeds: Sequen
     """`work(model, i)` of every image i, all in step; their results in order.
 
     `model` is what image i's attack sees: rows of that image only, on the CPU, with gradients where the
-    target has them. It raises BudgetSpentError when the image's queries are spent. What `work` draws
-    from torch or from NumPy comes from seeds[i].
+    target has them (one of each answer, whose graph is then gone). It raises BudgetSpentError when the
+    image's queries are spent. What `work` draws from torch or from NumPy comes from seeds[i].
 
     Raises what a `work` or the target raises, after the others have been ended.
     """
@@ -51,7 +51,7 @@ class _Together:
 
     rows: Tensor
     logits: Tensor
-    waiting: int  # lanes that may still ask for its gradient
+    waiting: set[int]  # images whose lanes have not asked for its gradient yet
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _evaluate(target: Target, lanes: list[_Lane], *, differentiable: bool) -> No
     owners = [lane.owner for lane in lanes for _ in lane.question.rows]
     with torch.set_grad_enabled(differentiable):
         logits = target.ask(rows, owners)
-    together, start = _Together(rows, logits, len(lanes)), 0
+    together, start = _Together(rows, logits, set(owners)), 0
     for lane in lanes:
         where = slice(start, start := start + len(lane.question.rows))
         own = logits[where].detach().clone()
@@ -185,12 +185,16 @@ def _evaluate(target: Target, lanes: list[_Lane], *, differentiable: bool) -> No
 
 
 def _differentiate(target: Target, together: _Together, lanes: list[_Lane]) -> None:
-    together.waiting -= len(lanes)
+    if not together.waiting:
+        raise RuntimeError(
+            "expected one gradient of an answer, got asked for a second: its graph is gone, to save memory"
+        )
+    together.waiting -= {lane.owner for lane in lanes}
     wanted = torch.zeros_like(together.logits)
     for lane in lanes:
         wanted[lane.question.where] = lane.question.rows
         target.count_backward([lane.owner] * len(lane.question.rows))
-    keep = together.waiting > 0
+    keep = bool(together.waiting)
     (gradient,) = torch.autograd.grad(together.logits, together.rows, wanted, retain_graph=keep)
     for lane in lanes:
         lane.answer = gradient[lane.question.where].clone()

@@ -152,6 +152,8 @@ class BPDA(_WholeDefense):
 class Full(_WholeDefense):
     """The exact gradient through the purifier, for purifiers that declare it."""
 
+    version = 2
+
     def check(self, attack: Attack, purifier: Purifier) -> None:
         """Only where autograd is right."""
         super().check(attack, purifier)

@@ -1,6 +1,7 @@
 """What an attack sees of a defense: one object that answers, counts, and stops at the budget."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
+
+ROUNDING = 1e-6  # so far attacks' own resizing and sums leave [0, 1], where purifiers take nothing else
 
 Answer = Literal["decision", "score", "gradient"]
 View = Callable[[Tensor, Sequence[int]], Tensor]  # images and one seed an image to logits
@@ -83,16 +86,15 @@ class Target(nn.Module):
 
         Raises BudgetSpentError, having asked nothing, where an owner cannot afford its rows.
         """
-        for owner in set(owners):
-            if not self.affords(owner, sum(o == owner for o in owners)):
-                raise BudgetSpentError
+        if not all(self.affords(owner, rows) for owner, rows in Counter(owners).items()):
+            raise BudgetSpentError
         seeds = []
         for owner in owners:
             counts = self.counts[owner]
             seeds += [draw_seed(self.seeds[owner], counts.forward + draw) for draw in range(self.eot)]
             counts.queries += 1
             counts.forward += self.eot
-        rows = images.to(self.place.device)
+        rows = _within_range(images.to(self.place.device))
         rows = rows.repeat_interleave(self.eot, 0) if self.eot > 1 else rows
         size = self.batch or len(rows)
         differentiable = self.gives == "gradient" and torch.is_grad_enabled()
@@ -110,6 +112,12 @@ class Target(nn.Module):
         """A gradient was taken through the rows of `owners`."""
         for owner in owners:
             self.counts[owner].backward += self.eot
+
+
+def _within_range(images: Tensor) -> Tensor:
+    """The images, those values clipped that left [0, 1] by rounding; the gradient is the images' own."""
+    outside = (images - images.clamp(0, 1)).detach()
+    return images - outside.where(outside.abs() <= ROUNDING, 0.0)
 
 
 def draw_seed(seed: int, draw: int) -> int:

@@ -96,6 +96,12 @@ def resized(images: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, size=list(size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
+def clipped(images: Tensor) -> Tensor:
+    """Within [0, 1], with the gradient of what was there already: that of `clamp` is 0 at 0 and at 1
+    themselves in some versions of PyTorch, and black and white pixels are many."""
+    return torch.where((images >= 0) & (images <= 1), images, images.clamp(0, 1))
+
+
 def rounded(images: Tensor) -> Tensor:
     """The nearest images of 8 bits a value, as a file or a camera would have them."""
     return (images * 255).round() / 255

@@ -8,6 +8,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.images import clipped
 from purifiers.draws import Draws
 from purifiers.purifier import Purifier
 
@@ -57,7 +58,7 @@ class Dynamic(Purifier):
         """What is given to the purifier inside, (N, C, H, W) in [0, 1]."""
         draws = Draws([seed ^ OWN_STREAM for seed in seeds], images.device)
         noise = (self.sigma * draws.normal(images.shape[1:])).clamp(-self.eps, self.eps)
-        return (images + noise).clamp(0, 1)
+        return clipped(images + noise)
 
     def trial(self) -> tuple[Purifier, float]:
         """The noise costs nothing beside the purifier inside."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.images import clipped
 from purifiers.purifier import Purifier
 
 
@@ -32,7 +33,7 @@ class GaussianSmoothing(Purifier):
         """Smoothed images; rounding may leave [0, 1] by a little and is clipped."""
         for _ in range(self.iterations):
             images = smooth(images, self.kernel)
-        return images.clamp(0, 1)
+        return clipped(images)
 
 
 def gaussian(size: int, *, name: str) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import InputError
+from data.images import clipped
 from data.weights import WeightFile
 from purifiers.blind_spot import BlindSpotNet
 from purifiers.gaussian_smoothing import gaussian, smooth
@@ -70,7 +71,7 @@ class NCIS(Learned):
         """All iterations, then clipped to [0, 1]."""
         for _ in range(self.iterations):
             images = self.step(images)
-        return images.clamp(0, 1)
+        return clipped(images)
 
     def step(self, images: Tensor) -> Tensor:
         """One iteration, F(x) + G(x) of Eq. 10, not clipped."""

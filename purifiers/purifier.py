@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from data.images import check_images
+from data.images import check_images, clipped
 
 ROUNDING = 1e-6  # a sum of float32 weights may leave [0, 1] by this much; it is clipped
 
@@ -122,4 +122,4 @@ def _checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | Pur
     if result.min() < -ROUNDING or result.max() > 1 + ROUNDING:
         low, high = result.min().item(), result.max().item()
         return PurifierError(f"{name}: expected values in [0, 1], got [{low:.7g}, {high:.7g}]")
-    return result.clamp(0, 1)
+    return clipped(result)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.images import clipped
 from purifiers.draws import Draws
 from purifiers.purifier import Purifier
 
@@ -47,7 +48,7 @@ class Randomization(Purifier):
         """Enlarge and pad each image by its own draws, then bring all back to their size."""
         size = images.shape[2:]
         canvas = self.canvas(images, seeds)
-        return F.interpolate(canvas, size=size, mode="bilinear", align_corners=False).clamp(0, 1)
+        return clipped(F.interpolate(canvas, size=size, mode="bilinear", align_corners=False))
 
     def canvas(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """(N, C, H, W) to the padded images (N, C, T, U), what the paper's classifier sees."""

@@ -6,11 +6,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: two test pro
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from data.images import Images
 from purifiers.dip import DIPTrace
+from purifiers.draws import Draws
+from purifiers.purifier import Purifier
 from purifiers.skipnet import SkipNet
+from runners.app import CONFIGS
+from runners.components import build, plain
 
 torch.set_num_threads(1)  # a process a core, as the runners have it
 
@@ -31,6 +37,59 @@ class LinearVictim(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         score = self.margin(images)
         return torch.stack([torch.zeros_like(score), score], 1) + 50
+
+
+class RowByRow(nn.Module):
+    """Linear, several classes, and to the bit the same logits for a row in whatever batch it comes."""
+
+    def __init__(self, size: int = 16, classes: int = 5) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        weight = torch.randn(classes, 3 * size * size, generator=generator, dtype=torch.float64)
+        self.weight = nn.Parameter(weight - weight.mean(1, keepdim=True), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([self.weight @ row for row in images.flatten(1).double()]).float() + 50
+
+
+class Noise(Purifier):
+    """Adds normal noise, and notes the seeds that it was given."""
+
+    stochastic = True
+    gradient = "exact"
+
+    def __init__(self, *, sigma: float = 0.05) -> None:
+        self.sigma = sigma
+        self.seen: list[int] = []
+
+    def purify(self, images: Tensor, seeds, victim) -> Tensor:
+        self.seen += seeds
+        noise = Draws(seeds, images.device).normal(images.shape[1:])
+        return (images + self.sigma * noise).clamp(0, 1)
+
+
+SMALL = {
+    "steps": 3,
+    "queries": 60,
+    "draws": 2,
+    "queries_of_square": 20,
+    "first_evaluations": 10,
+    "kappa": 1000.0,  # so that C&W has a gradient at every step
+}
+
+
+def small_attack(name: str, **changes) -> Attack:
+    """An attack of configs/attack with a small budget."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = plain(compose("evaluate", [f"attack={name}"]).attack)
+    return build({key: changes.get(key, SMALL.get(key, value)) for key, value in config.items()})
+
+
+def crafted(attack, knowledge, victim, purifier, images, labels, others=()) -> Tensor:
+    """Adversarial examples under some knowledge."""
+    seeds = list(range(40, 40 + len(images)))
+    target = knowledge.target(victim, purifier, list(others), seeds=seeds)
+    return attack(target, images, labels, seeds=seeds).images
 
 
 def random_images(n: int, size: int = 16, seed: int = 0) -> Tensor:
@@ -64,6 +123,15 @@ def linear() -> tuple[LinearVictim, Images]:
     victim = LinearVictim(weight, float(-(images.flatten(1) @ weight).median()) - 1e-3)
     labels = (victim.margin(images) > 0).long()
     return victim, Images(tuple(f"t/{i}" for i in range(64)), images, labels)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """A convolutional network that nobody trained, of ten classes; images are 16 wide."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
+    return layers.eval().requires_grad_(False)
 
 
 @pytest.fixture

@@ -1,17 +1,22 @@
-"""Library attacks through our protocol, against a linear victim whose answers are known."""
+"""Library attacks through our protocol: known answers of a linear victim, and a second library."""
 
+import foolbox
 import pytest
 import torch
-from conftest import random_images
+from conftest import Noise, RowByRow, random_images, small_attack
 from torch import nn
 
 from attacks.attack import Attack, AttackError, Clean
+from attacks.auto_attack import APGD
 from attacks.from_foolbox import DDN
-from attacks.from_torchattacks import BIM, CW, FGSM, MIFGSM, PGD
+from attacks.from_torchattacks import BIM, CW, DIFGSM, EOTPGD, FGSM, MIFGSM, PGD
+from attacks.knowledge import Decision, Full, Score
 from attacks.noise import GaussianNoise
 from attacks.randomness import per_image_randomness
 from attacks.target import Target
 from data.errors import InputError
+from runners.app import names_of
+from runners.metrics import wilson
 
 EPS = 2 / 255
 LINF = {
@@ -20,15 +25,11 @@ LINF = {
     "pgd without a random start": PGD(eps=EPS, alpha=EPS / 4, steps=10, random_start=False),
     "bim": BIM(eps=EPS, alpha=EPS / 4, steps=10),
     "mifgsm": MIFGSM(eps=EPS, alpha=EPS / 4, steps=10),
+    "difgsm": DIFGSM(eps=EPS, alpha=EPS / 4, steps=10, diversity=0.0),
+    "eotpgd": EOTPGD(eps=EPS, alpha=EPS / 4, steps=20, draws=2),
+    "apgd": APGD(eps=EPS, steps=10),
 }
 ALL = {**LINF, "cw": CW(), "ddn": DDN(steps=50), "clean": Clean(), "gaussian": GaussianNoise()}
-
-
-@pytest.fixture
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
-    return layers.eval().requires_grad_(False)
 
 
 def craft(attack: Attack, model: nn.Module, images, labels, *, seeds):
@@ -56,6 +57,25 @@ def test_fgsm_on_a_linear_victim_is_the_known_step(linear):
     direction = torch.where(data.labels == 1, -1.0, 1.0).view(-1, 1) * victim.weight.sign()
     expected = (data.images + EPS * direction.view_as(data.images)).clamp(0, 1)
     torch.testing.assert_close(adversarial, expected)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(norm="l2", eps=0.08, alpha=0.02, steps=10, random_start=False),
+        PGD(norm="l2", eps=0.08, alpha=0.04, steps=60),
+        APGD(norm="l2", eps=0.08, steps=12),
+    ],
+    ids=["pgd", "pgd with a random start", "apgd"],
+)
+def test_l2_robust_accuracy_of_a_linear_victim_is_exact(linear, attack):
+    """An image falls if and only if the boundary is nearer than eps; no step meets the border of [0, 1]."""
+    victim, data = linear
+    assert 0.08 < 0.3 <= min(data.images.min(), 1 - data.images.max()), "a step could meet the border"
+    adversarial = craft(attack, victim, data.images, data.labels, seeds=seeds(len(data)))
+    stands = victim.margin(data.images).abs() / victim.weight.norm() > 0.08
+    assert 0.1 < stands.float().mean() < 0.9, "a test that could not fail"
+    assert torch.equal(victim(adversarial).argmax(1) == data.labels, stands)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +113,58 @@ def test_attacks_stay_valid_and_leave_the_world_alone(network, name):
     assert not out.requires_grad
     assert not network.training
     assert 0 <= out.min() <= out.max() <= 1
+
+
+@pytest.mark.parametrize("name", names_of("attack"))
+def test_every_configured_attack_yields_valid_examples_and_reaches_what_it_is_given(name):
+    images, victim, attack = random_images(4), RowByRow(), small_attack(name, steps=4, lr=0.3)
+    images[0, :, :4], images[1, :, :4] = 0, 1  # the border of the range
+    labels, before = victim(images).argmax(1), images.clone()
+    kind = {"decision": Decision, "score": Score}.get(attack.needs, Full)
+    target = kind().target(victim, Noise(sigma=0.01), [], seeds=seeds(4))
+    made = attack(target, images, labels, seeds=seeds(4)).images
+    assert torch.equal(images, before)
+    assert made.shape == images.shape
+    assert made.dtype == torch.float32
+    assert torch.isfinite(made).all()
+    assert 0 <= made.min() <= made.max() <= 1
+    if attack.eps is not None:
+        order = 2 if attack.norm == "l2" else torch.inf
+        assert (made - images).flatten(1).norm(order, dim=1).max() <= attack.eps + 1e-6
+    assert torch.equal(made, images) == (name == "clean")
+
+
+@pytest.mark.parametrize("kind", [PGD, BIM, MIFGSM, DIFGSM])
+def test_targeted_attacks_lead_to_another_class_drawn_for_each_image(kind):
+    images, victim = random_images(24), RowByRow()
+    labels = victim(images).argmax(1)
+    attack = kind(eps=0.05, alpha=0.0125, steps=8, targeted=True)
+    logits = victim(craft(attack, victim, images, labels, seeds=seeds(24)))
+    reached = logits.argmax(1)
+    assert (reached != labels).all()
+    assert len(set(((reached - labels) % 5).tolist())) == 4, "not any of the others"
+    again = victim(craft(attack, victim, images, labels, seeds=list(range(24)))).argmax(1)
+    assert (again != reached).any(), "the class does not follow the seed"
+    untargeted = kind(eps=0.05, alpha=0.0125, steps=8)
+    led = victim(craft(untargeted, victim, images, labels, seeds=seeds(24)))
+    assert not torch.equal(led, logits)
+
+
+def test_pgd_agrees_with_foolboxs(network):
+    """The same images, radius and steps: neither library leaves clearly more standing."""
+    n, eps, images = 48, 1.5 / 255, random_images(48, seed=4)
+    labels = network(images).argmax(1)
+    ours = craft(PGD(eps=eps, alpha=eps / 4, steps=10), network, images, labels, seeds=seeds(n))
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=eps / 4, steps=10, random_start=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+        _, theirs, _ = attack(model, images, labels, epsilons=eps)
+    standing = [int((network(made).argmax(1) == labels).sum()) for made in (ours, theirs)]
+    assert 4 < standing[0] < n - 4, "a test that could not fail"
+    for one, other in (standing, standing[::-1]):
+        low, high = wilson(other, n)
+        assert low <= one / n <= high, f"{standing} of {n}"
 
 
 def test_random_starts_follow_seeds(network):

@@ -1,0 +1,211 @@
+"""What an attack sees of a defense: every row is counted, every draw is another, the budget is the limit."""
+
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+import torch
+from conftest import Noise, RowByRow, random_images, small_attack
+from torch import nn
+
+from attacks.attack import Attack
+from attacks.knowledge import Blind, Decision, Full, Score
+from attacks.target import BudgetSpentError, Target, draw_seed
+from data.errors import InputError
+from purifiers.identity import Identity
+from runners.app import names_of
+
+N = 3
+SEEDS = [11, 12, 13]
+OWNERS = {draw_seed(seed, draw): i for i, seed in enumerate(SEEDS) for draw in range(3000)}
+NAMES = names_of("attack")
+
+
+class Counted(nn.Module):
+    """A classifier that notes how many rows it evaluated, and how many of them a gradient came back to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows, self.gradients = model, 0, 0
+
+    def forward(self, images):
+        self.rows += len(images)
+        logits = self.model(images)
+        if logits.requires_grad:
+            logits.register_hook(self._note)
+        return logits
+
+    def _note(self, gradient):
+        self.gradients += int(gradient.flatten(1).any(1).sum())
+
+
+def standing(images):
+    """A classifier and labels such that no small budget leads to an end before time."""
+    victim = RowByRow(images.shape[-1])
+    return victim, victim(images).argmax(1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_counts_are_the_rows_that_were_evaluated(name):
+    images, purifier = random_images(N), Noise(sigma=1e-4)
+    victim, labels = standing(images)
+    victim, attack = Counted(victim), small_attack(name, eps=1e-3, alpha=1e-4)
+    kind = {"decision": Decision, "score": Score}.get(attack.needs, Full)
+    target = kind().target(victim, purifier, [], seeds=SEEDS)
+    attack(target, images, labels, seeds=[1, 2, 3])
+    owned = Counter(OWNERS[seed] for seed in purifier.seen)
+    assert [count.forward for count in target.counts] == [owned[i] for i in range(N)]
+    assert [count.queries for count in target.counts] == [owned[i] for i in range(N)]
+    assert sum(count.forward for count in target.counts) == victim.rows
+    assert sum(count.backward for count in target.counts) == victim.gradients
+    assert len(set(purifier.seen)) == len(purifier.seen), "a draw was given twice"
+    forward = max(count.forward for count in target.counts)
+    backward = max(count.backward for count in target.counts)
+    assert forward <= attack.forward, "more than the attack declares"
+    assert backward <= attack.backward, "more than the attack declares"
+    assert forward <= (attack.queries or forward)
+    assert (forward > 0) == (attack.needs is not None)
+    assert (backward > 0) == (attack.needs == "gradient")
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "eotpgd", "bim", "mifgsm", "difgsm", "cw", "ddn", "apgd"])
+def test_declared_passes_are_those_of_an_image_that_stands(name):
+    images = random_images(2)
+    victim, labels = standing(images)
+    attack = small_attack(name, eps=1e-3, alpha=1e-4, steps=7)
+    target = Blind().target(victim, None, [], seeds=SEEDS[:2])
+    attack(target, images, labels, seeds=[1, 2])
+    assert (target.counts[0].forward, target.counts[0].backward) == (attack.forward, attack.backward)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(("steps", "classes"), [(1, 10), (4, 10), (7, 12), (2, 5)])
+def test_autoattack_declares_what_ten_classes_take(norm, steps, classes):
+    """Of more classes it takes ten, of fewer it takes less."""
+    images, victim = random_images(1), RowByRow(classes=classes)
+    attack = small_attack("autoattack", eps=1e-3, norm=norm, steps=steps)
+    target = Blind().target(victim, None, [], seeds=[1])
+    attack(target, images, victim(images).argmax(1), seeds=[1])
+    made, declared = target.counts[0], (attack.forward, attack.backward)
+    assert ((made.forward, made.backward) == declared) == (classes >= 10)
+    assert made.forward <= declared[0]
+    assert made.backward <= declared[1]
+
+
+class Greedy(Attack):
+    """Asks `rows` rows at a time, more often than any budget here allows."""
+
+    needs = "score"
+    batch_coupled = True
+
+    def __init__(self, *, queries: int, rows: int) -> None:
+        self.queries, self.rows = queries, rows
+
+    def craft(self, model, images, labels):
+        with suppress(BudgetSpentError):
+            for _ in range(50):
+                model(images.repeat(self.rows, 1, 1, 1))
+        return images
+
+
+@pytest.mark.parametrize(("queries", "rows", "asked"), [(7, 1, 7), (7, 7, 7), (7, 3, 6), (7, 8, 0)])
+def test_one_query_more_than_the_budget_is_refused(queries, rows, asked):
+    images, victim = random_images(2), Counted(RowByRow())
+    target = Score().target(victim, Noise(), [], seeds=SEEDS[:2])
+    Greedy(queries=queries, rows=rows)(target, images, torch.zeros(2).long(), seeds=[1, 2])
+    assert [count.queries for count in target.counts] == [asked, asked]
+    assert victim.rows == 2 * asked
+
+
+def test_a_refused_question_asks_nothing():
+    victim = Counted(RowByRow())
+    target = Blind().target(victim, None, [], seeds=SEEDS)
+    target.budget = 2
+    target.ask(random_images(3), [0, 0, 1])
+    with pytest.raises(BudgetSpentError):
+        target.ask(random_images(2), [1, 0])
+    assert [count.queries for count in target.counts] == [2, 1, 0]
+    assert victim.rows == 3
+    target.ask(random_images(1), [1])
+
+
+def test_a_budget_is_of_queries_however_many_draws_each_takes():
+    images, purifier = random_images(2), Noise()
+    target = Score(eot=4).target(RowByRow(), purifier, [], seeds=SEEDS[:2])
+    Greedy(queries=5, rows=1)(target, images, torch.zeros(2).long(), seeds=[1, 2])
+    assert [(count.queries, count.forward) for count in target.counts] == [(5, 20), (5, 20)]
+    assert len(set(purifier.seen)) == 40
+
+
+def test_an_answer_is_the_mean_of_its_draws_and_so_is_its_gradient():
+    images, victim, purifier = random_images(2), RowByRow(), Noise()
+    target = Full(eot=3).target(victim, purifier, [], seeds=[5, 6])
+    asked = images.clone().requires_grad_()
+    logits = target(asked)
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), asked)
+    expected, slopes = torch.zeros(2, 5), torch.zeros_like(images)
+    for draw in range(3):
+        one = images.clone().requires_grad_()
+        part = victim(purifier(one, seeds=[draw_seed(5, draw), draw_seed(6, draw)]))
+        slopes += torch.autograd.grad(part[:, 1].sum(), one)[0] / 3
+        expected += part.detach() / 3
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(gradient, slopes)
+    assert [count.backward for count in target.counts] == [3, 3]
+
+
+def test_an_image_draws_the_same_whoever_is_asked_beside_it():
+    images, victim = random_images(3), RowByRow()
+    together = Score(eot=2).target(victim, Noise(), [], seeds=SEEDS)
+    alone = Score(eot=2).target(victim, Noise(), [], seeds=SEEDS[1:2])
+    for owners in ([0, 1, 2], [2, 1], [1, 1, 0]):
+        answer = together.ask(images[owners], owners)
+        of_one = [row for row, owner in enumerate(owners) if owner == 1]
+        assert torch.equal(answer[of_one], alone.ask(images[[1] * len(of_one)], [0] * len(of_one)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 100])
+def test_the_size_of_the_parts_changes_nothing(batch):
+    images, owners = random_images(5), [0, 0, 1, 2, 1]
+    whole = Score(eot=3).target(RowByRow(), Noise(), [], seeds=SEEDS)
+    parts = Score(eot=3).target(RowByRow(), Noise(), [], seeds=SEEDS, batch=batch)
+    assert torch.equal(whole.ask(images, owners), parts.ask(images, owners))
+
+
+def test_a_decision_tells_the_class_alone_and_neither_it_nor_a_score_has_a_gradient():
+    images, victim = random_images(3).requires_grad_(), RowByRow()
+    decided = Decision().target(victim, Noise(sigma=1e-6), [], seeds=SEEDS)(images)
+    assert torch.equal(decided.argmax(1), victim(images).argmax(1))
+    assert torch.equal(decided.sort(1).values, torch.eye(5)[-1].expand(3, 5))
+    scored = Score().target(victim, Noise(), [], seeds=SEEDS)(images)
+    assert not decided.requires_grad
+    assert not scored.requires_grad
+    assert Full().target(victim, Noise(), [], seeds=SEEDS)(images).requires_grad
+
+
+class Picks(Attack):
+    """Goes on with some of the images, as many libraries' attacks do."""
+
+    def craft(self, model, images, labels):
+        model(images[1:])
+        return images
+
+
+def test_an_attack_that_picks_among_its_images_must_say_so():
+    target = Target(lambda rows, drawn: RowByRow()(rows), seeds=SEEDS)
+    with pytest.raises(ValueError, match=r"expected all 3 images .* got 2 rows.*batch_coupled = True"):
+        Picks()(target, random_images(3), torch.zeros(3).long(), seeds=SEEDS)
+
+
+def test_what_leaves_the_range_by_rounding_is_clipped_and_what_leaves_it_is_refused():
+    images = random_images(1)
+    images[0, 0, 0, :4] = torch.tensor([1 + 2e-7, -3e-8, 0.0, 1.0])
+    asked = images.clone().requires_grad_()
+    answer = Full().target(RowByRow(), Identity(), [], seeds=[1])(asked)
+    assert torch.equal(answer, RowByRow()(images.clamp(0, 1)))
+    (gradient,) = torch.autograd.grad(answer[:, 0].sum(), asked)
+    assert torch.equal(gradient.flatten(), RowByRow().weight[0].float())
+    for far in (1 + 1e-5, -1e-5, float("nan")):
+        images[0, 0, 0, 0] = far
+        with pytest.raises(InputError, match="images to purify"):
+            Full().target(RowByRow(), Identity(), [], seeds=[1])(images)
