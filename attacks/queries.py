@@ -76,7 +76,8 @@ class HopSkipJump(Attack):
     Args:
         eps: radius of the ball; None for the nearest at any distance.
         norm: the distance that is made small.
-        queries: an image's budget; ART's own limits of iterations and evaluations are not reached.
+        queries: an image's budget; ART's own limits of iterations and evaluations are not reached. An
+            estimate of a gradient that the rest cannot pay is not begun, so some stay unused.
         first_evaluations: queries of the first estimate of a gradient.
         starts: images that are tried as a start.
     """

@@ -10,7 +10,7 @@ from data.weights import WeightFile
 from purifiers.nrp import NRP, relativistic_loss
 from purifiers.nrp_networks import RandomFeatures
 
-WEIGHTS = WeightFile(path="nowhere.pt", sha256="")
+WEIGHTS = WeightFile(path="nowhere.pt", sha256="0" * 64)
 EPS = 16 / 255
 
 
