@@ -22,11 +22,12 @@ class BudgetSpentError(Exception):
 
 @dataclass
 class Counts:
-    """Of one image: passes through the defense, and calls as the attacker counts them."""
+    """Of one image: calls as the attacker counts them, passes, and backward passes that gave zero."""
 
     queries: int = 0
     forward: int = 0
     backward: int = 0
+    zero: int = 0
 
 
 class Target(nn.Module):
@@ -72,9 +73,10 @@ class Target(nn.Module):
                 "an attack that picks among its images must say `batch_coupled = True`"
             )
         owners = range(len(images))
-        logits = self.ask(images, owners)
+        rows = images.view_as(images)
+        logits = self.ask(rows, owners)
         if logits.requires_grad:
-            logits.register_hook(lambda gradient: self.count_backward(owners))
+            rows.register_hook(lambda gradient: self.count_gradient(gradient, owners))
         return logits
 
     def affords(self, owner: int, rows: int) -> bool:
@@ -108,10 +110,11 @@ class Target(nn.Module):
             logits = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(images.dtype)
         return logits.to(images.device)
 
-    def count_backward(self, owners: Sequence[int]) -> None:
-        """A gradient was taken through the rows of `owners`."""
-        for owner in owners:
+    def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
+        """A gradient was taken with respect to rows of `owners`."""
+        for owner, zero in zip(owners, (gradient == 0).flatten(1).all(1).tolist(), strict=True):
             self.counts[owner].backward += self.eot
+            self.counts[owner].zero += self.eot * zero
 
 
 def _within_range(images: Tensor) -> Tensor:

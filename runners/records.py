@@ -26,8 +26,9 @@ def score(
     """Records of one chunk of one cell.
 
     Args:
-        crafted: adversarial images; seconds an image; passes (N, 3), which are queries, forward and backward
-            passes; paths (rows of image, queries, distance) of attacks that look for the nearest.
+        crafted: adversarial images; seconds an image; passes (N, 4), which are queries, forward and backward
+            passes and gradients that were zero; paths (rows of image, queries, distance) of attacks that look
+            for the nearest.
         made: purified images; seconds an image; how many were purified at once (batch); and what became of
             the adversarial images rounded to 8 bits (of_8_bit), if they were purified too.
         precision: "float32" or "tf32".
@@ -67,6 +68,7 @@ def score(
             ),
             "linf": linf.tolist(),
             "l2": l2.tolist(),
+            "moved": (seen - adversarial).square().flatten(1).mean(1).sqrt().tolist(),
             "ssim": ssim(seen, chunk.images).tolist(),
             "psnr": metrics.psnr(seen, chunk.images).tolist(),
             "seed": seeds,
@@ -81,6 +83,7 @@ def score(
             "queries": [of_one[0] for of_one in passes],
             "forward_passes": [of_one[1] for of_one in passes],
             "backward_passes": [of_one[2] for of_one in passes],
+            "zero_gradients": [of_one[3] for of_one in passes],
             "path": [[point[1:] for point in paths if point[0] == i] for i in range(len(chunk))],
             "precision": precision,
         }

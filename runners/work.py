@@ -106,7 +106,7 @@ class Bench:
             stored = {
                 "images": made.images.cpu(),
                 "seconds": torch.tensor((time.perf_counter() - start) / len(images)),
-                "passes": torch.tensor([[c.queries, c.forward, c.backward] for c in target.counts]),
+                "passes": torch.tensor([[c.queries, c.forward, c.backward, c.zero] for c in target.counts]),
                 "paths": torch.tensor(
                     [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
                 ),
