@@ -31,6 +31,11 @@ def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return low, high
 
 
+def standard_error(share: float, n: int, other: float, m: int) -> float:
+    """Of the difference of two shares of n and m images."""
+    return math.sqrt(share * (1 - share) / n + other * (1 - other) / m)
+
+
 def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of a mean over images, by resampling them (Efron 1979)."""
     picked = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))

@@ -30,7 +30,8 @@ def score(
             passes and gradients that were zero; paths (rows of image, queries, distance) of attacks that look
             for the nearest.
         made: purified images; seconds an image; how many were purified at once (batch); and what became of
-            the adversarial images rounded to 8 bits (of_8_bit), if they were purified too.
+            the adversarial images rounded to 8 bits (of_8_bit), if they were purified too; the victim's
+            decisions under each draw of the purifier (decided).
         precision: "float32" or "tf32".
         keys: the store's names of the adversarial and the purified images.
         seeds: of each image's purification.
@@ -50,6 +51,8 @@ def score(
             raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
     decided = {name: outputs.argmax(1) for name, outputs in logits.items()}
     right = {name: (labels == chunk.labels.cpu()) for name, labels in decided.items()}
+    draws = made["decided"].cpu()
+    right_draws = draws == chunk.labels.cpu()
     linf, l2 = metrics.norms(adversarial, chunk.images)
     passes, paths = crafted["passes"].tolist(), crafted["paths"].tolist()
     seen = resized(purified, chunk.images.shape[2:])
@@ -66,6 +69,11 @@ def score(
             "correct_8bit": pd.array(
                 right["purified 8-bit"].tolist() if "of_8_bit" in made else [None] * len(chunk), "boolean"
             ),
+            "draws": len(draws),
+            "correct_mean": right_draws.float().mean(0).tolist(),
+            "correct_majority": (draws.mode(0).values == chunk.labels.cpu()).tolist(),
+            "correct_any": right_draws.any(0).tolist(),
+            "correct_all": right_draws.all(0).tolist(),
             "linf": linf.tolist(),
             "l2": l2.tolist(),
             "moved": (seen - adversarial).square().flatten(1).mean(1).sqrt().tolist(),
