@@ -41,6 +41,7 @@ class Target(nn.Module):
         seeds: one an image, for what the view draws.
         eot: draws that each answer is the mean of, and each gradient with it (expectation over
             transformation, Athalye et al. 2018, https://arxiv.org/abs/1707.07397: here of the logits).
+        fixed: every answer has the same draw, that of `seeds` themselves.
         gives: "gradient" for logits that have one, "score" for logits, "decision" for the class alone, as
             one-hot logits.
         batch: rows that the view is given at once; all of them where None.
@@ -53,12 +54,14 @@ class Target(nn.Module):
         *,
         seeds: Sequence[int],
         eot: int = 1,
+        fixed: bool = False,
         gives: Answer = "gradient",
         batch: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.view, self.seeds, self.eot, self.gives, self.batch = view, list(seeds), eot, gives, batch
+        self.fixed = fixed
         self.budget: int | None = None  # queries an image has, where the attack sets a limit
         self.counts = [Counts() for _ in self.seeds]
         # Attack libraries ask a model's parameters where it lives.
@@ -93,7 +96,8 @@ class Target(nn.Module):
         seeds = []
         for owner in owners:
             counts = self.counts[owner]
-            seeds += [draw_seed(self.seeds[owner], counts.forward + draw) for draw in range(self.eot)]
+            own, first = self.seeds[owner], counts.forward
+            seeds += [own if self.fixed else draw_seed(own, first + draw) for draw in range(self.eot)]
             counts.queries += 1
             counts.forward += self.eot
         rows = _within_range(images.to(self.place.device))

@@ -105,8 +105,9 @@ class Bench:
         return stored
 
     def target(self, task: Crafting, stage: str) -> Target:
-        """What the attack of this task sees; `stage` names the defense's draws."""
+        """What the attack of this task sees; `stage` names the defense's draws, unless they are known."""
         knowledge: Knowledge = build(task.knowledge)
+        stage = "purify" if knowledge.known_draw else stage
         return knowledge.target(
             self.component(task.victim),
             self.component(task.seen) if task.seen is not None else None,

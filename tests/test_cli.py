@@ -34,7 +34,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["dataset=mnist"], "there are cifar10, digits-photos"),
         (["attack.epz=1"], "(did you mean 'eps'?); attack pgd has alpha, eps, norm, random_start, steps"),
         (["purifier=jpeg", "purifier.qality=3"], "(did you mean 'quality'?); purifier jpeg has quality"),
-        (["nonsense=1"], "no option is called 'nonsense'; there are attack, budget_hours, chunk,"),
+        (["nonsense=1"], "no option is called 'nonsense'; there are attack, audit, budget_hours, chunk,"),
         (["attack.eps=-1/255"], "attack.eps: expected 0 < eps <= 1"),
         (["attack.eps=300/255"], "attack.eps: expected 0 < eps <= 1 (images lie in [0, 1]), got 1.17"),
         (["attack.eps=8/0"], "expected a number or a fraction, got '8/0'"),
@@ -58,7 +58,10 @@ def run(monkeypatch, capsys, tmp_path):
         ),
         (["knowledge=score"], "attack PGD needs a gradient, knowledge Score gives a score at most"),
         (["knowledge=bpda", "knowledge.eot=2", "purifier=jpeg"], "JPEG draws nothing"),
-        (["knowledge=bpda", "knowledge.eot=0"], "knowledge.eot: expected at least 1 draw, got 0"),
+        (
+            ["knowledge=bpda", "knowledge.eot=0"],
+            "knowledge.eot: expected at least 1 draw, 1 if",
+        ),
         (
             ["knowledge=decision", "attack=square"],
             "attack Square needs a score, knowledge Decision gives a decision",
@@ -67,7 +70,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["budget_hours=0"], "budget_hours: expected hours above 0, got 0"),
         (["n"], "expected name=value"),
         (["purifier.trace.lrr=1"], "(did you mean 'lr'?); purifier ddip trace has input_scale, jitter, lr,"),
-        (["table=ddip/table1"], "no option is called 'table'; there are attack, budget_hours, chunk,"),
+        (["table=ddip/table1"], "no option is called 'table'; there are attack, audit, budget_hours, chunk,"),
         (["purifier=null"], "Config group override must be a string"),
         (["seed=-1"], "seed: expected 0 or more, got -1"),
         (["attack.alpha=nan"], "expected finite numbers, got nan"),
@@ -100,7 +103,7 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
         (["table.rows=[{label:A,cell:['purifier=none','victim=resnet20']}]"], "got victim=resnet20"),
         (
             ["purifier=none"],
-            "no option is called 'purifier'; there are budget_hours, chunk, data_dir, dataset,",
+            "no option is called 'purifier'; there are audit, budget_hours, chunk, data_dir, dataset,",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
