@@ -88,11 +88,12 @@ def zero_grad(evidence: Evidence) -> str | None:
 
 
 def quantisation_gap(evidence: Evidence) -> str | None:
-    """Rounding the adversarial images to 8 bits moves the accuracy by more than 2 points."""
+    """Rounding the adversarial images to 8 bits moves the accuracy by more than 2 points and one image."""
     if evidence.records.correct_8bit.isna().any():
         return None
     gap = 100 * (evidence.records.correct_8bit.astype(float).mean() - evidence.accuracy)
-    return f"8-bit rounding moves it by {gap:+.1f} points" if abs(gap) > 2 else None
+    images = abs(gap) / 100 * len(evidence.records)
+    return f"8-bit rounding moves it by {gap:+.1f} points" if abs(gap) > 2 and images > 1.5 else None
 
 
 def bpda_poor(evidence: Evidence) -> str | None:

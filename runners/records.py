@@ -49,6 +49,8 @@ def score(
     for name, outputs in logits.items():
         if not torch.isfinite(outputs).all():
             raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
+    if metrics.probabilities(logits["clean"]):
+        raise ArithmeticError("the victim answers with probabilities; expected logits, before a softmax")
     decided = {name: outputs.argmax(1) for name, outputs in logits.items()}
     right = {name: (labels == chunk.labels.cpu()) for name, labels in decided.items()}
     draws = made["decided"].cpu()
