@@ -38,7 +38,7 @@ def write(frame: pd.DataFrame, heading: Heading, stem: Path) -> list[Path]:
     """Write stem.md, stem.csv and stem.tex; their paths."""
     contents = {
         ".md": markdown(frame, heading),
-        ".csv": complete(frame).to_csv(index=False),
+        ".csv": frame.to_csv(index=False),
         ".tex": latex(frame, heading),
     }
     paths = []

@@ -50,12 +50,12 @@ def explained(frame: pd.DataFrame) -> list[str]:
     lines = []
     if len(alone):
         lines.append(
-            "▲ the best purifier: higher than every other in McNemar's exact test on the same images, "
-            f"p < {ALPHA:g} (p at most {alone.p_best.max():.2g})."
+            "▲ the best purifier: above every other by McNemar's exact test on the same images "
+            f"(p < {ALPHA:g}, at most {alone.p_best.max():.2g})."
         )
     if len(others):
         lines.append(
-            "~ the highest purifier and those that McNemar's exact test on the same images cannot tell from "
-            f"it (p at least {others.p_best.min():.2g}): the difference may be chance."
+            "~ the highest purifier and those that McNemar's exact test does not tell from it "
+            f"(p at least {others.p_best.min():.2g})."
         )
     return lines

@@ -89,7 +89,7 @@ GOLDEN = """\
 - Attacker's knowledge: blind: the victim with its weights, no purifier.
 - 95 %: Wilson interval over the images; averages: bootstrap over the images.
 - * fewer than 500 images: the interval is wide.
-- ~ the highest purifier and those that McNemar's exact test on the same images cannot tell from it (p at least 1): the difference may be chance.
+- ~ the highest purifier and those that McNemar's exact test does not tell from it (p at least 1).
 - = the paper's figure lies inside our interval; ≠ it does not.
 - DIPDefend: the paper: printed average differs from the mean of the row's 15 entries (72.453).
 - SR: skipped: no weights.
