@@ -99,6 +99,7 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
         (["tables=/proc/x"], "cannot write there"),
         (["table.rows=[]"], "expected rows, columns and a metric"),
         (["table.metric=foo"], "(accuracy, ssim)"),
+        (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),
         (["table.rows=[{label:A,cell:['purifier=none','victim=resnet20']}]"], "got victim=resnet20"),
         (
