@@ -190,6 +190,12 @@ CELL: tuple[Callable[[Evidence], str | None], ...] = (
 )
 
 
+def meaning(name: str) -> str:
+    """What a flag is raised by, in a line."""
+    check = next(check for check in (*CELL, *ROW) if check.__name__ == name)
+    return " ".join(check.__doc__.split()).rstrip(".")
+
+
 def of_row(row: Sequence[Evidence]) -> list[list[Flag]]:
     """The flags that cells of one defense raise beside each other, a list for each."""
     raised: list[list[Flag]] = [[] for _ in row]

@@ -11,10 +11,26 @@ from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
+from runners.flags import SMALL_N, meaning
 from runners.winners import ALPHA, explained
 
-SMALL_N = 500
 MOST_ACROSS = 6
+MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
+    "incomplete": "†",
+    "attack_weak": "w",
+    "zero_grad": "z",
+    "not_converged": "c",
+    "non_monotone": "m",
+    "unbounded_fails": "u",
+    "blackbox_wins": "b",
+    "noise_wins": "n",
+    "eot_too_small": "e",
+    "quantisation_gap": "q",
+    "bpda_poor": "p",
+    "eps_violation": "!",
+    "noop_attack": "o",
+    "clean_acc_off": "v",
+}
 MEANING = {  # of the attacker's knowledge, see attacks/knowledge.py
     "blind": "the victim with its weights, no purifier",
     "transfer": "other classifiers, no purifier",
@@ -91,11 +107,13 @@ def digits(frame: pd.DataFrame) -> int:
 
 
 def value_text(entry: pd.Series, places: int) -> str:
-    """The figure, or why there is none; `▲` and `~` mark the best, `*` few images, `=` and `≠` a verdict."""
+    """The figure, or why there is none; `▲` and `~` mark the best, `*` few images, letters other flags, `=`
+    and `≠` a verdict."""
     if pd.isna(entry.value):
         return {"failed": "failed", "skipped": "–", "absent": ""}[entry.status]
     marks = ("▲" if entry.p_best < ALPHA else "~") if entry.best else ""
     marks += "*" if entry.n < SMALL_N else ""
+    marks += "".join(mark for name, mark in MARKS.items() if name in entry["flags"].split())
     return f"{entry.value:.{places}f}{marks}{ {'matches': ' =', 'differs': ' ≠'}.get(entry.verdict, '') }"
 
 
@@ -140,6 +158,8 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     ]
     if (frame.n.dropna() < SMALL_N).any():
         lines.append(f"* fewer than {SMALL_N} images: the interval is wide.")
+    raised = set(" ".join(frame["flags"]).split())
+    lines += [f"{mark} {name}: {meaning(name)}." for name, mark in MARKS.items() if name in raised]
     lines += [*_over(frame), *explained(frame)]
     if frame.verdict.any():
         lines.append("= the paper's figure lies inside our interval; ≠ it does not.")

@@ -21,7 +21,8 @@ from runners.winners import marked
 PAPERS = Path("results/papers")
 METRICS = {"accuracy": "correct", "ssim": "ssim"}  # and the records' column
 COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
-           "n", "paper", "delta", "verdict", "best", "p_best", "status", "note", "command")  # fmt: skip
+           "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
+           "command")  # fmt: skip
 
 
 class Composer:
@@ -168,7 +169,7 @@ def frame_of(
             entry = _entry(table, row, column, _figure(table.metric, part), paper, comparable)
             rows.append(entry | _outcome(result))
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] != "done"]
-        status = {"status": "done" if whole else "absent", "knowledge": "", "command": ""}
+        status = {"status": "done" if whole else "absent", "knowledge": "", "command": "", "flags": ""}
         if table.get("average"):
             figure = average(values, 100 if table.metric == "accuracy" else 1) if whole else None
             known = sorted({result.cell.names["knowledge"] for _, result in mine})
@@ -240,6 +241,7 @@ def _entry(
 
 def _outcome(result: CellResult) -> dict[str, Any]:
     outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
+    outcome["flags"] = " ".join(flag.name for flag in result.flags)
     if result.failed is not None:
         return outcome | {"status": "failed", "note": result.failed}
     if result.skipped is not None:

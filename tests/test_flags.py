@@ -156,3 +156,22 @@ def test_every_flag_is_explained():
     text = (Path(__file__).parent.parent / "docs" / "flags.md").read_text()
     for check in (*CELL, *ROW):
         assert f"| `{check.__name__}` |" in text
+
+
+def test_flags_stand_on_the_figures_with_a_legend():
+    from test_render import HEADING, placed
+
+    from runners import render
+    from runners.flags import Flag
+    from runners.table import frame_of
+
+    table, cells = placed()
+    cells[1][2].flags = [Flag("attack_weak", "the bare victim keeps 12.0 %"), Flag("small_n", "20 images")]
+    cells[3][2].flags = [Flag("incomplete", "without bpda")]
+    text = render.markdown(frame_of(table, cells, comparable=False), HEADING)
+    assert "| 0.0*w |" in text
+    assert "75.0*† |" in text
+    assert "- w attack_weak: The bare victim keeps more than 10 %" in text
+    assert text.count("small_n") == 0, "read off n, and said once"
+    assert set(render.MARKS) | {"small_n"} == {check.__name__ for check in (*CELL, *ROW)}
+    assert len(set(render.MARKS.values())) == len(render.MARKS)
