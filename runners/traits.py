@@ -41,7 +41,7 @@ class Traits:
         }
 
     def untried(self, groups: list[Purifying]) -> list[tuple[Spec, Spec, Images]]:
-        """The purifiers of these groups, each with its victim and the images of a chunk, that did not pass."""
+        """The purifiers of these groups, each with its victim and a chunk, that did not pass yet."""
         found = {}
         for group in groups:
             victim, like = group.crafting.victim, group.crafting.chunk
@@ -63,7 +63,7 @@ class Traits:
         try:
             checks.check(
                 self.bench.component(purifier),
-                self._images(like.images).to(self.bench.device),
+                self.images(like.images).to(self.bench.device),
                 self.bench.component(victim),
             )
         except InputError:
@@ -78,7 +78,7 @@ class Traits:
         if reason is None:
             self.bench.store.put(recipe, b"passed")
 
-    def _images(self, like: Tensor) -> Tensor:
+    def images(self, like: Tensor) -> Tensor:
         """Embedded images in the shape of the cell's."""
         if self.digits is None:
             self.digits = DigitsPhotos().load("tuning")
