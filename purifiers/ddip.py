@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
+from purifiers.purifier import TRIAL_STEPS
 from purifiers.trace import Iterate, Readout, Trace, TracePurifier
 
 
@@ -81,9 +82,9 @@ class DDIP(TracePurifier):
         """The iteration from which crossings count."""
         return self.warmup * (self.interval if self.warmup_unit == "maps" else 1)
 
-    def trial(self) -> tuple["DDIP", float]:
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple["DDIP", float]:
         """Few iterations, mapped as often as in the full run."""
-        short, factor = super().trial()
+        short, factor = super().trial(steps=steps)
         short.maps = max(1, round(self.maps / factor))
         return short, factor
 

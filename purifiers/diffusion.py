@@ -2,6 +2,7 @@
 https://arxiv.org/abs/2205.07460, on a model of Ho et al. 2020, https://arxiv.org/abs/2006.11239.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.draws import Draws
 from purifiers.learned import Learned
+from purifiers.purifier import TRIAL_STEPS, Purifier
 from purifiers.training import Training
 
 FIRST, LAST = 1e-4, 0.02  # the variances added at the first and the last time, linear between
@@ -63,6 +65,12 @@ class Diffusion(Learned):
         for time in reversed(range(self.until)):
             x = self._back(x, time, draws)
         return (x / 2 + 0.5).clamp(0, 1)
+
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+        """The same up to an early time, from which there are few steps back."""
+        short = copy.copy(self)
+        short.until = min(self.until, steps)
+        return short, self.until / short.until
 
     def _back(self, x: Tensor, time: int, draws: Draws) -> Tensor:
         """One step of ancestral sampling, from `time` to the one before."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.images import clipped
 from purifiers.draws import Draws
-from purifiers.purifier import Purifier
+from purifiers.purifier import TRIAL_STEPS, Purifier
 
 OWN_STREAM = 0x64796E616D6963  # so that the purifier inside does not draw the same numbers
 
@@ -53,7 +53,7 @@ class Dynamic(Purifier):
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """The purified noisy images."""
-        return self.purifier(self.noisy(images, seeds), seeds=seeds, victim=victim)
+        return self.purifier.purify(self.noisy(images, seeds), seeds, victim)
 
     def noisy(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """What is given to the purifier inside, (N, C, H, W) in [0, 1]."""
@@ -61,7 +61,7 @@ class Dynamic(Purifier):
         noise = (self.sigma * draws.normal(images.shape[1:])).clamp(-self.eps, self.eps)
         return clipped(images + noise)
 
-    def trial(self) -> tuple[Purifier, float]:
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The noise costs nothing beside the purifier inside."""
-        short, factor = self.purifier.trial()
+        short, factor = self.purifier.trial(steps=steps)
         return Dynamic(purifier=short, sigma=self.sigma, eps=self.eps), factor

@@ -12,8 +12,15 @@ from data.images import check_images, clipped
 ROUNDING = 1e-6  # a sum of float32 weights may leave [0, 1] by this much; it is clipped
 
 
+TRIAL_STEPS = 12
+
+
 class PurifierError(RuntimeError):
     """A purifier broke its contract; the cell it belongs to fails."""
+
+    def __init__(self, purifier: "Purifier", check: str, *, expected: str, came: str) -> None:
+        super().__init__(f"{type(purifier).__name__}: expected {expected}, got {came}")
+        self.check, self.expected, self.came = check, expected, came
 
 
 class Purifier(ABC):
@@ -50,8 +57,8 @@ class Purifier(ABC):
         """The costly computation this purifier only reads off, equal for all that can share it."""
         return None
 
-    def trial(self) -> tuple["Purifier", float]:
-        """A cheap copy for measuring speed, and how many times longer the real one takes."""
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple["Purifier", float]:
+        """A cheap copy of at most so many steps, if it has any, and how many times longer this one takes."""
         return self, 1.0
 
     @final
@@ -108,20 +115,19 @@ def purify_together(
 
 
 def _checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | PurifierError:
-    name = type(purifier).__name__
     shape = (*images.shape[:2], *(purifier.scale * side for side in images.shape[2:]))
     if result.shape != shape or result.dtype != images.dtype:
-        return PurifierError(
-            f"{name}: expected {images.dtype} of shape {shape}, "
-            f"got {result.dtype} of shape {tuple(result.shape)}"
-        )
+        expected = f"{images.dtype} of shape {shape}"
+        came = f"{result.dtype} of shape {tuple(result.shape)}"
+        return PurifierError(purifier, "shape", expected=expected, came=came)
     broken = (~torch.isfinite(result)).flatten(1).any(1)
     if broken.any():
-        return PurifierError(
-            f"{name}: expected finite images, got NaN or infinity in {int(broken.sum())} of "
-            f"{len(images)} (positions {broken.nonzero().flatten().tolist()[:8]})"
+        came = (
+            f"NaN or infinity in {int(broken.sum())} of {len(images)} "
+            f"(positions {broken.nonzero().flatten().tolist()[:8]})"
         )
+        return PurifierError(purifier, "finite", expected="finite images", came=came)
     if result.min() < -ROUNDING or result.max() > 1 + ROUNDING:
-        low, high = result.min().item(), result.max().item()
-        return PurifierError(f"{name}: expected values in [0, 1], got [{low:.7g}, {high:.7g}]")
+        came = f"[{result.min().item():.7g}, {result.max().item():.7g}]"
+        return PurifierError(purifier, "range", expected="values in [0, 1]", came=came)
     return clipped(result)

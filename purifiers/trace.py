@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.similarity import ssim
-from purifiers.purifier import Purifier
-
-TRIAL_STEPS = 12
+from purifiers.purifier import TRIAL_STEPS, Purifier
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,10 @@ class TracePurifier(Purifier):
         """The optimisation; the longest of those who share it sets its length."""
         return self.trace
 
-    def trial(self) -> tuple[Purifier, float]:
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same with few iterations; reading them off costs little beside them."""
         short = copy.copy(self)
-        short.steps = min(self.steps, TRIAL_STEPS)
+        short.steps = min(self.steps, steps)
         return short, self.steps / short.steps
 
 

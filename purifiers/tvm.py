@@ -85,6 +85,7 @@ class TVM(Purifier):
         if not 0 <= drop < 1:
             raise InputError(f"purifier.drop: expected at least 0 and below 1, got {drop}")
         self.drop, self.weight = drop, positive("weight", weight)
+        self.stochastic = drop > 0
         self.iterations, self.sweeps = iterations, sweeps
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:

@@ -35,6 +35,7 @@ class TVMArt(Purifier):
                 "purifier: expected 0 < kept <= 1, weight > 0 and iterations >= 1, "
                 f"got kept={kept} weight={weight} iterations={iterations}"
             )
+        self.stochastic = kept < 1
         self.minimise = TotalVarMin(prob=kept, lamb=weight, max_iter=iterations, clip_values=(0, 1))
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:

@@ -26,6 +26,7 @@ from runners.flags import Flag
 from runners.records import from_parquet
 from runners.settings import Settings
 from runners.store import Store, key_of
+from runners.traits import Traits
 from runners.work import Bench, settle
 
 VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
@@ -179,6 +180,9 @@ class Grid:
         if not groups:
             self.console.print("[dim]all records are in the store; nothing to compute[/]")
             return {}
+        groups, failures = self._sound(groups)
+        if not groups:
+            return failures
         store = self.bench.store
         needed = {key_of(group.crafting.recipe): group.crafting for group in groups}
         lacking = [c for c in needed.values() if not store.path(c.recipe).exists()]
@@ -196,7 +200,6 @@ class Grid:
             f"purify, {workers} {'process' if workers == 1 else 'processes'} on "
             f"{self.bench.device.type}; finished chunks are kept if you stop"
         )
-        failures: dict[str, str] = {}
         with self._progress() as progress:
             bar = progress.add_task("crafting", total=sum(seconds.values()))
 
@@ -217,6 +220,26 @@ class Grid:
             if reason:
                 failures.update({key_of(group.records(p)): reason for p in group.purifiers})
         return failures
+
+    def _sound(self, groups: list[Purifying]) -> tuple[list[Purifying], dict[str, str]]:
+        """The groups without purifiers that break what they declare; these records' reasons."""
+        traits, failures, sound = Traits(self.bench), {}, []
+        untried = traits.untried(groups)
+        with self.console.status("checking purifiers") as status:
+            for purifier, victim, like in untried:
+                status.update(f"checking {purifier.config['_target_'].rpartition('.')[2]}")
+                traits.attempt(purifier, victim, like)
+        for group in groups:
+            kept = []
+            for purifier in group.purifiers:
+                reason = traits.reason(purifier, group.crafting.victim, group.crafting.chunk)
+                if reason is None:
+                    kept.append(purifier)
+                else:
+                    failures[key_of(group.records(purifier))] = reason
+            if kept:
+                sound.append(Purifying(group.crafting, tuple(kept)))
+        return sound, failures
 
     def _affordable(self, expected: float) -> None:
         """Raise InputError for work that would take longer than the user allows."""

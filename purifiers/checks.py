@@ -1,0 +1,193 @@
+"""What a purifier declares, and what every purifier must hold, tried on a few images.
+
+One function a promise, in the order of `CHECKS`: the first that is broken is named.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from data.images import Images
+from purifiers.purifier import Purifier
+from purifiers.trial import TraitError, Trial, in_float64
+
+VERSION = 1  # raised when a check changes: what had passed is tried again
+STEPS = 6  # of a purifier that fits a network to each image; CUDA replays a graph from the fourth on
+RELATIVE = 1e-2  # error of a gradient
+STEP = 1e-7  # of central differences; small, since a median has kinks close by
+NOTHING = 1e-4  # size of a slope that is taken for 0; that of a change of 1 in all values is above 100
+
+
+def result(trial: Trial) -> None:
+    """The images' shape and type, finite, in [0, 1]: `purify_together` says so."""
+    _ = trial.first
+
+
+def random_state(trial: Trial) -> None:
+    """Draws come from the seeds alone."""
+    if drawn := trial.drawn():
+        came = f"a change of {', '.join(drawn)}"
+        raise TraitError("random state", expected="draws from the seeds alone", came=came)
+
+
+def its_input(trial: Trial) -> None:
+    """The tensor that it is given is read only."""
+    _ = trial.bare
+    if trial.wrote:
+        raise TraitError("input", expected="images that are only read", came="a write into them")
+
+
+def victim(trial: Trial) -> None:
+    """The victim's tensors, mode and gradient flags stay as they are."""
+    if changed := trial.changed():
+        raise TraitError(
+            "victim", expected="a victim as it was", came=f"a change of {', '.join(changed[:3])}"
+        )
+
+
+def same_seed(trial: Trial) -> None:
+    """Equal images and seeds give equal bits."""
+    _same("same seed", trial.first, trial.bare, "one result twice", trial.repeatable)
+
+
+def history(trial: Trial) -> None:
+    """What ran before does not matter."""
+    trial(*trial.others)
+    again = trial(trial.images, trial.seeds)
+    _same("A, B, A", trial.first, again, "the result of A again after B", trial.repeatable)
+
+
+def later_writes(trial: Trial) -> None:
+    """A tensor that was given or handed over is not written to by a later call."""
+    if any(not torch.equal(tensor, kept) for tensor, kept in trial.lent):
+        raise TraitError(
+            "later writes", expected="images and results let go", came="one changed by a later call"
+        )
+
+
+def batch(trial: Trial) -> None:
+    """An image's result is its own, whatever the other images are and however many."""
+    if trial.purifier.batch_coupled:
+        return
+    half = len(trial.images) // 2
+    images, seeds = trial.others
+    mixed = trial(torch.cat([trial.images[:half], images[half:]]), [*trial.seeds[:half], *seeds[half:]])
+    same = "an image's result whatever else is in its batch"
+    _same("batch", trial.first[:half], mixed[:half], same, trial.repeatable)
+    off = 1.0
+    for i in (1, 2, 3):  # where values are rounded or compared, rounding may tip one of them in one image
+        alone = trial(trial.images[i : i + 1], trial.seeds[i : i + 1])
+        off = min(off, (alone - trial.first[i : i + 1]).abs().max().item())
+        if off <= trial.rounding:
+            return
+    raise TraitError("batch", expected="an image's result alone as in a batch", came=f"another {_by(off)}")
+
+
+def stochastic(trial: Trial) -> None:
+    """Other seeds give another result if and only if the purifier says so."""
+    declared = trial.purifier.stochastic
+    off = (trial(trial.images, trial.others[1]) - trial.first).abs().max().item()
+    if (off > trial.repeatable) != declared:
+        same, another = "the same result", "another result"
+        raise TraitError(
+            "stochastic",
+            expected=f"{another if declared else same} with other seeds, as it declares {declared}",
+            came=f"{same if declared else another}",
+        )
+
+
+def clean_image(trial: Trial) -> None:
+    """Clean images and labels that the callers hold have no part in the result."""
+    noise = torch.rand(trial.images.shape, generator=torch.Generator().manual_seed(3)).to(trial.images)
+    clean = (trial.images + (noise - 0.5) * 16 / 255).clamp(0, 1)
+    labels = torch.arange(len(clean), device=clean.device) % 10
+    chunk = Images(tuple(f"clean/{i}" for i in range(len(clean))), clean, labels)
+    task = SimpleNamespace(crafting=SimpleNamespace(chunk=chunk))
+    made = _held(
+        lambda: trial(trial.images, trial.seeds),
+        clean=clean, original=clean, images=clean, x=clean, label=labels, labels=labels, y=labels,
+        chunk=chunk, task=task,
+    )  # fmt: skip
+    what = "the same result where a caller holds clean images and labels"
+    _same("clean image", trial.first, made, what, trial.repeatable)
+
+
+def gradient(trial: Trial) -> None:
+    """Where it is declared exact, autograd agrees with central differences in float64.
+
+    Images are away from 0 and 1 and no two values are equal: a median has no gradient where values tie.
+    """
+    if trial.purifier.gradient != "exact":
+        return
+    purifier, victim = in_float64(trial.purifier), in_float64(trial.victim)
+    drawn = torch.Generator().manual_seed(4)
+
+    def normal(shape: Sequence[int]) -> Tensor:
+        return torch.randn(shape, generator=drawn, dtype=torch.float64).to(trial.images.device)
+
+    images = 0.3 + 0.4 * trial.images[:2].double()
+    images = images + 0.01 * normal(images.shape).clamp(-3, 3)
+
+    def purified(images: Tensor) -> Tensor:
+        return purifier.purify(images, trial.seeds[:2], victim if purifier.uses_victim else None)
+
+    asked = images.clone().requires_grad_()
+    made = purified(asked)
+    true = "the gradient of central differences, since it is declared exact"
+    if not made.requires_grad:
+        raise TraitError("gradient", expected=true, came="none: the result is cut off from the images")
+    onward = normal(made.shape)
+    (found,) = torch.autograd.grad((made * onward).sum(), asked)
+    ours, theirs, far = [], [], []
+    with torch.no_grad():
+        for _ in range(4):
+            along = normal(images.shape)
+            up, down, away = (
+                (purified(images + step * along) - made).mul(onward).sum() for step in (STEP, -STEP, 0.05)
+            )
+            ours.append((found * along).sum())
+            theirs.append((up - down) / (2 * STEP))
+            far.append(away)
+    a, b = torch.stack(ours), torch.stack(theirs)
+    error = ((a - b).norm() / torch.maximum(a.norm(), b.norm()).clamp_min(NOTHING)).item()
+    if not error < RELATIVE:
+        raise TraitError("gradient", expected=true, came=f"a relative error of {error:.2g}")
+    if not found.any() and torch.stack(far).any():
+        raise TraitError("gradient", expected=true, came="0 everywhere, though the result changes")
+
+
+CHECKS: tuple[Callable[[Trial], None], ...] = (
+    result, random_state, its_input, victim, same_seed, history, later_writes, batch, stochastic,
+    clean_image, gradient,
+)  # fmt: skip
+
+
+def check(purifier: Purifier, images: Tensor, victim: nn.Module, *, steps: int = STEPS) -> None:
+    """Raise TraitError for the first promise that a short copy of the purifier breaks on these images.
+
+    The victim is safe: a copy of it is given.
+    """
+    trial = Trial(purifier.trial(steps=steps)[0], images, copy.deepcopy(victim))
+    for one in CHECKS:
+        one(trial)
+
+
+def _held(
+    ask: Callable[[], Tensor], *, clean: Tensor, original: Tensor, images: Tensor, x: Tensor, label: Tensor,
+    labels: Tensor, y: Tensor, chunk: Images, task: SimpleNamespace,
+) -> Tensor:  # fmt: skip
+    """Asks from a frame that holds clean images and labels by the names that callers give them."""
+    return ask()
+
+
+def _same(name: str, expected: Tensor, came: Tensor, what: str, rounding: float) -> None:
+    off = (came - expected).abs().max().item()
+    if not off <= rounding:
+        raise TraitError(name, expected=what, came=f"another {_by(off)}")
+
+
+def _by(off: float) -> str:
+    return f"(by up to {off:.2g})"

@@ -1,0 +1,154 @@
+"""A purifier on a few images with a victim: what comes out, and what its calls touch."""
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.images import clipped
+from purifiers.purifier import Purifier, PurifierError
+from purifiers.trace import TracePurifier
+
+# A convolution may round otherwise for another batch; a fit amplifies that, so on a CPU it must not.
+ROUNDING = 2e-6
+ROUNDING_OF_A_FIT = {"cpu": 0.0, "cuda": 0.05}  # on CUDA some gradients are not repeatable to the bit
+
+
+class TraitError(RuntimeError):
+    """A purifier does not hold what it declares; the cells that it belongs to fail."""
+
+    def __init__(self, check: str, *, expected: str, came: str) -> None:
+        super().__init__(f"{check}: expected {expected}, got {came}")
+        self.check = check
+
+
+@dataclass
+class Trial:
+    """A purifier on a few images with a victim, and what is known of it so far.
+
+    Args:
+        purifier: it may be a short copy (`Purifier.trial`).
+        images: (N, C, H, W) in [0, 1], N at least 4, no two alike.
+        victim: frozen, on the images' device.
+    """
+
+    purifier: Purifier
+    images: Tensor
+    victim: nn.Module
+    lent: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # tensors, and what they must stay
+
+    def __post_init__(self) -> None:
+        self.before = touchable(self.victim), random_states(self.images.device)
+
+    @property
+    def seeds(self) -> list[int]:
+        """One an image."""
+        return list(range(1, 1 + len(self.images)))
+
+    @property
+    def others(self) -> tuple[Tensor, list[int]]:
+        """As many other images, and other seeds."""
+        return self.images.flip(0, 3), [seed + 1000 for seed in self.seeds]
+
+    @property
+    def rounding(self) -> float:
+        """What two runs of one kind of device may differ by."""
+        if isinstance(inside(self.purifier), TracePurifier):
+            return ROUNDING_OF_A_FIT[self.images.device.type]
+        return ROUNDING
+
+    def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The result, as a cell gets it."""
+        try:
+            result = self.purifier(images, seeds=seeds, victim=self.victim)
+        except PurifierError as error:
+            raise TraitError(error.check, expected=error.expected, came=error.came) from error
+        kept = result.detach().clone()
+        self.lent.append((result, kept))
+        return kept
+
+    @property
+    def repeatable(self) -> float:
+        """What the same call twice may differ by: nothing, but for fits on CUDA."""
+        return 0.0 if self.images.device.type == "cpu" else self.rounding
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Of the images, with their seeds."""
+        return self(self.images, self.seeds)
+
+    @cached_property
+    def bare(self) -> Tensor:
+        """The same once more, of a tensor that nothing shields; `wrote` tells whether it was written to."""
+        given = self.images.clone()
+        made = self.purifier.purify(given, self.seeds, self.victim if self.purifier.uses_victim else None)
+        self.wrote = not torch.equal(given, self.images)
+        self.lent.append((given, self.images.clone()))
+        return clipped(made.detach()).clone()
+
+    def changed(self) -> list[str]:
+        """What of the victim is not as it was before the first call."""
+        return _differences(self.before[0], touchable(self.victim))
+
+    def drawn(self) -> list[str]:
+        """The global generators that are not as they were before the first call."""
+        return _differences(self.before[1], random_states(self.images.device))
+
+
+def inside(purifier: Purifier) -> Purifier:
+    """The purifier itself, or the one that it wraps."""
+    within = getattr(purifier, "purifier", None)
+    return inside(within) if isinstance(within, Purifier) else purifier
+
+
+def in_float64(component: Any) -> Any:
+    """A copy of a purifier or a victim that computes in float64; other things as they are."""
+    if isinstance(component, nn.Module):
+        return copy.deepcopy(component).double()
+    if isinstance(component, Tensor):
+        return component.double() if component.is_floating_point() else component
+    if not isinstance(component, Purifier):
+        return component
+    copied = copy.copy(component)
+    for name, item in vars(component).items():
+        setattr(copied, name, in_float64(item))
+    return copied
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Of the global generators."""
+    name, keys, place, *rest = np.random.get_state()
+    states = {
+        "torch's global generator": torch.get_rng_state().numpy().tobytes(),
+        "NumPy's global generator": (name, keys.tobytes(), place, *rest),
+        "Python's global generator": random.getstate(),
+    }
+    if device.type == "cuda":
+        states["CUDA's global generator"] = torch.cuda.get_rng_state(device).numpy().tobytes()
+    return states
+
+
+def touchable(module: nn.Module) -> dict[str, Any]:
+    """A network's tensors, their gradient flags, and its parts' modes."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return (
+        {name: tensor.detach().clone() for name, tensor in tensors}
+        | {f"requires_grad of {name}": tensor.requires_grad for name, tensor in tensors}
+        | {f"mode of {name or 'it'}": part.training for name, part in module.named_modules()}
+    )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    def same(name: str) -> bool:
+        if name not in before or name not in now:
+            return False
+        old, new = before[name], now[name]
+        return torch.equal(old, new) if isinstance(old, Tensor) else old == new
+
+    return [name for name in before | now if not same(name)]

@@ -1,0 +1,127 @@
+"""What a purifier declares is tried before its first cell: each lie is caught by its name."""
+
+import pytest
+import torch
+from conftest import linear_victim
+from test_grid import cell, files, run
+
+from data.digits_photos import DigitsPhotos
+from purifiers import checks
+from purifiers.checks import check
+from purifiers.dynamic import Dynamic
+from purifiers.gaussian_smoothing import GaussianSmoothing
+from purifiers.jpeg import JPEG
+from purifiers.trial import TraitError
+from tests import broken
+
+
+class ExactJPEG(JPEG):
+    gradient = "exact"
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return DigitsPhotos().load("tuning").images[:8]
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    broken.LAST.clear()
+
+
+LIARS = [
+    (broken.Halves(), "shape", "(8, 3, 16, 16)"),
+    (broken.NaNWhereBright(), "finite", "NaN or infinity in"),
+    (broken.Sharpens(), "range", "values in [0, 1]"),
+    (broken.TorchGlobal(), "random state", "torch's global generator"),
+    (broken.NumPyGlobal(), "random state", "NumPy's"),
+    (broken.PythonGlobal(), "random state", "Python's"),
+    (broken.WritesIntoInput(), "input", "a write into them"),
+    (broken.Trains(), "victim", "mode of it"),
+    (broken.Turns(), "victim", "weight"),
+    (broken.Counts(), "same seed", "another"),
+    (broken.Remembers(), "A, B, A", "another"),
+    (broken.WritesLater(), "later writes", "changed by a later call"),
+    (broken.Couples(), "batch", "whatever else is in its batch"),
+    (broken.CountsTheBatch(), "batch", "alone as in a batch"),
+    (broken.SaysItDraws(), "stochastic", "got the same result"),
+    (broken.DrawsInSilence(), "stochastic", "got another result"),
+    (broken.Peeks(), "clean image", "another"),
+    (broken.PeeksAtLabels(), "clean image", "another"),
+    (broken.StraightThrough(), "gradient", "a relative error of 1"),
+    (broken.Flat(), "gradient", "0 everywhere"),
+    (broken.HalfDetached(), "gradient", "a relative error of 0.0"),
+    (ExactJPEG(), "gradient", "cut off"),
+    (Dynamic(purifier=ExactJPEG()), "gradient", "cut off"),
+]
+
+
+@pytest.mark.parametrize(("liar", "name", "came"), LIARS, ids=[type(liar).__name__ for liar, *_ in LIARS])
+def test_each_lie_is_caught_by_its_name(images, liar, name, came):
+    with pytest.raises(TraitError) as caught:
+        check(liar, images, linear_victim().eval())
+    assert caught.value.check == name, str(caught.value)
+    assert str(caught.value).startswith(f"{name}: expected ")
+    assert came in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_check_has_its_liar():
+    caught = {name for _, name, _ in LIARS}
+    assert len(checks.CHECKS) == len(caught - {"shape", "finite", "range"}) + 1
+
+
+@pytest.mark.parametrize(
+    "sound", [broken.SaysItCouples(), Dynamic(purifier=GaussianSmoothing())], ids=lambda p: type(p).__name__
+)
+def test_what_is_declared_is_allowed(images, sound):
+    check(sound, images, linear_victim())
+
+
+def test_the_victim_given_is_a_copy(images):
+    victim = linear_victim().eval()
+    before = victim.weight.clone()
+    for purifier in (broken.Trains(), broken.Turns()):
+        with pytest.raises(TraitError):
+            check(purifier, images, victim)
+    assert torch.equal(victim.weight, before)
+    assert not victim.training
+
+
+def test_a_lying_purifiers_cell_fails_by_the_checks_name_and_what_passed_is_not_tried_again(
+    tmp_path, monkeypatch
+):
+    tried = []
+    monkeypatch.setattr(
+        checks, "check", lambda purifier, *rest: tried.append(purifier) or check(purifier, *rest)
+    )
+    cells = [cell("attack=clean", purifier="Peeks"), cell("attack=clean", "purifier=jpeg")]
+    (peeks, sound), _ = run(tmp_path, cells, n=3)
+    assert peeks.records is None
+    assert peeks.failed.startswith("traits: clean image: expected the same result where a caller holds")
+    assert len(sound.records) == 3
+    assert [type(p).__name__ for p in tried] == ["Peeks", "JPEG"]
+    assert len(files(tmp_path, "traits")) == 1, "what failed is not kept as passed"
+    assert not any(b"Peeks" in path.read_bytes() for path in files(tmp_path, "purified"))
+    tried.clear()
+    again, _ = run(tmp_path, [*cells, cell("attack=gaussian", "purifier=jpeg")], n=3)
+    assert [type(p).__name__ for p in tried] == ["Peeks"], "tried again: what had failed, nothing else"
+    assert [result.failed is None for result in again] == [False, True, True]
+
+
+def test_finished_cells_are_not_tried(tmp_path, monkeypatch):
+    run(tmp_path, [cell("attack=clean", "purifier=jpeg")], n=3)
+    for path in files(tmp_path, "traits"):
+        path.unlink()
+    monkeypatch.setattr(checks, "check", lambda *rest: pytest.fail("nothing is left to try for"))
+    assert len(run(tmp_path, [cell("attack=clean", "purifier=jpeg")], n=3)[0][0].records) == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 20), (3, 224, 224)], ids=str)
+def test_images_have_the_cells_shape(shape):
+    from runners.traits import Traits
+
+    images = Traits(bench=None).images(torch.zeros(2, *shape))
+    assert tuple(images.shape[1:]) == shape
+    assert len(images) == (8 if shape[1] < 64 else 4)
+    assert len({image.numpy().tobytes() for image in images}) == len(images), "two are alike"
