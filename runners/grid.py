@@ -17,7 +17,7 @@ from attacks.knowledge import Knowledge, UnsuitedError
 from data.errors import InputError, MissingError
 from data.images import Dataset, Images
 from purifiers.purifier import Purifier
-from runners import pool
+from runners import pool, provenance
 from runners.cell import Cell, Crafting, Purifying, describe
 from runners.components import Config, Spec, build, prepare
 from runners.estimate import Estimator, spoken, total
@@ -39,6 +39,7 @@ class CellResult:
     records: pd.DataFrame | None = None
     skipped: str | None = None
     failed: str | None = None
+    provenance: dict[str, Any] | None = None  # of the records
 
 
 @dataclass
@@ -54,7 +55,9 @@ class Grid:
     def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run."""
         device = settle(self.settings.device, tf32=self.settings.tf32)
-        self.bench = Bench(Store(self.settings.store), device, self.settings.precision)
+        self.facts = provenance.of_process(device)
+        store = Store(self.settings.store, made_by=provenance.maker(self.facts))
+        self.bench = Bench(store, device, self.settings.precision)
         results = [CellResult(cell) for cell in cells]
         for parts in (  # bad parameters are told before any training
             [cell.configs["attack"] for cell in cells],
@@ -224,6 +227,15 @@ class Grid:
             parts.append(from_parquet(content))
         result.records = pd.concat(parts, ignore_index=True).assign(
             **describe(result.cell), weights_sha256=plan[0].victim.weights_sha256
+        )
+        result.provenance = provenance.of_cell(
+            result.cell,
+            plan,
+            spec,
+            records=result.records,
+            settings=self.settings,
+            store=self.bench.store,
+            facts=self.facts,
         )
 
     def _log(self, bar: rich.progress.Task) -> None:

@@ -12,7 +12,7 @@ from data.errors import InputError
 from runners import app, render
 from runners.cell import PARTS, Cell
 from runners.components import Config, plain
-from runners.evaluate import settings_of
+from runners.evaluate import save_records, settings_of
 from runners.figures import Figure, accuracy, average, mean, survived
 from runners.grid import CellResult, Grid
 from runners.records import to_parquet
@@ -20,7 +20,7 @@ from runners.records import to_parquet
 PAPERS = Path("results/papers")
 METRICS = {"accuracy": "correct", "ssim": "ssim"}  # and the records' column
 COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
-           "n", "paper", "delta", "verdict", "status", "note", "command")  # fmt: skip
+           "n", "paper", "delta", "verdict", "status", "note", "command", "record")  # fmt: skip
 
 
 class Composer:
@@ -72,6 +72,7 @@ def main(config: DictConfig) -> None:
         raise InputError(f"table: expected rows, columns and a metric ({', '.join(METRICS)})")
     published_figures(table)
     folder = render.writable(Path(config.tables))
+    render.writable(Path(config.records))
     composer = Composer(config)
     dataset = HydraConfig.get().runtime.choices["dataset"]
     cells = [
@@ -99,6 +100,9 @@ def main(config: DictConfig) -> None:
         path = folder / f"{stem}-records.parquet"
         render.write_whole(path, to_parquet(pd.concat(records, ignore_index=True)))
         files.append(path)
+    for result in results:
+        if result.records is not None:
+            save_records(result, Path(config.records))
     app.console.print(render.for_console(frame, heading))
     app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
     failed = frame[frame.status == "failed"]
@@ -167,7 +171,7 @@ def frame_of(
                 values = [_values(table.metric, result.records, column) for column, result in mine]
                 figure = average(values, 100 if table.metric == "accuracy" else 1)
             entry = _entry(table, row, table.average, figure, paper, comparable)
-            status = {"status": "done" if figure else "absent", "knowledge": "", "command": ""}
+            status = {"status": "done" if figure else "absent", "knowledge": "", "command": "", "record": ""}
             known = sorted({result.cell.names["knowledge"] for _, result in mine})
             if len(known) > 1:
                 status["note"] = f"the average mixes attackers of different knowledge: {', '.join(known)}"
@@ -224,6 +228,7 @@ def _entry(
 
 def _outcome(result: CellResult) -> dict[str, Any]:
     outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
+    outcome["record"] = result.provenance["key"][:8] if result.provenance else ""  # for runners.replay
     if result.failed is not None:
         return outcome | {"status": "failed", "note": result.failed}
     if result.skipped is not None:
