@@ -37,6 +37,8 @@ PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robu
             "scikit-image", "numpy")  # fmt: skip
 MAKER = ("commit", "dirty", "versions", "device")  # what an artefact's header says of who made it
 UNKNOWN = "unknown"
+NEEDED = ("key", "names", "configs", "command", "component_versions", "scoring", "settings", "weights",
+          "image_ids_sha256", "commit", "dirty", "versions", "device", "time", "made_elsewhere")  # fmt: skip
 
 Facts = dict[str, Any]
 
@@ -148,7 +150,9 @@ def _made_elsewhere(plan: Sequence[Crafting], spec: Spec, store: Store, here: Fa
         for recipe in (crafting.recipe, task.purified(spec), task.records(spec)):
             by = store.made_by(recipe)
             if by != here:
-                differs = {name: pair[0] for name, pair in differing(by, here, MAKER).items()} if by else UNKNOWN
+                differs = (
+                    {name: pair[0] for name, pair in differing(by, here, MAKER).items()} if by else UNKNOWN
+                )
                 found[recipe["stage"], json.dumps(differs, sort_keys=True)] += 1
     return [{"stage": stage, "chunks": n, "by": json.loads(by)} for (stage, by), n in sorted(found.items())]
 
@@ -187,6 +191,10 @@ class RecordFile:
     provenance: Facts
 
     def __post_init__(self) -> None:
+        if lacking := [name for name in NEEDED if name not in self.provenance]:
+            raise InputError(
+                f"{self.path}: its provenance lacks {', '.join(lacking)}; make the records again"
+            )
         ids = of_ids(self.records["id"].to_pylist()) if "id" in self.records.column_names else None
         if ids != self["image_ids_sha256"]:
             raise InputError(
@@ -194,20 +202,17 @@ class RecordFile:
             )
 
     def __getitem__(self, name: str) -> Any:
-        """A part of the provenance. Raises InputError where it is not there."""
-        try:
-            return self.provenance[name]
-        except (KeyError, TypeError):
-            raise InputError(f"{self.path}: its provenance lacks {name!r}; make the records again") from None
+        """A part of the provenance."""
+        return self.provenance[name]
 
     @classmethod
     def read(cls, path: Path) -> "RecordFile":
-        """Raises InputError for a file that is absent, damaged, or that says nothing of where it comes from."""
+        """Raises InputError for a file that is absent or damaged, or does not say where it comes from."""
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: expected a Parquet file of records, cannot read it: {reason}") from error
+            raise InputError(f"{path}: expected a Parquet file of records, got {reason}") from error
         held = (table.schema.metadata or {}).get(PROVENANCE)
         if held is None:
             raise InputError(

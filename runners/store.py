@@ -105,7 +105,7 @@ class Store:
         try:
             with self.path(made_from).open("rb") as file:
                 return json.loads(file.readline()).get("made_by")
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):  # none, or damaged: `get` says so
             return None
 
     def put_tensors(self, made_from: Recipe, tensors: dict[str, Tensor]) -> None:

@@ -13,7 +13,9 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("DATA_DIR", raising=False)
 
     def call(main, config, *words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["purifybench", *words, f"store={tmp_path}/store", f"records={tmp_path}/records"])
+        monkeypatch.setattr(
+            sys, "argv", ["purifybench", *words, f"store={tmp_path}/store", f"records={tmp_path}/records"]
+        )
         try:
             app.run(main, config)
             status = 0
