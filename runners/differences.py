@@ -1,6 +1,6 @@
 """What differs between a cell's recorded records and those of its replay."""
 
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from runners.records import TIMINGS
 DECISIONS = ("clean_label", "adversarial_label", "adversarial_label_8bit", "purified_label", "correct",
              "correct_8bit")  # fmt: skip
 TOLD = ("commit", "dirty", "versions", "device", "precision", "platform", "threads", "images_sha256")
-LONG = 200  # of a value, as it is shown
+LONG = 60  # characters of a value that are shown before and after what differs
 DECISIVE = ("versions", "device", "precision")  # of how numbers are rounded
 
 
@@ -21,26 +21,32 @@ class Difference:
 
     column: str
     count: int
+    total: int
     image: str
     recorded: str
     now: str
 
     def __str__(self) -> str:
-        was, is_ = (f"{text[:LONG]}..." if len(text) > LONG else text for text in (self.recorded, self.now))
-        return f"{self.column} of {self.image}: {was} -> {is_} (in all {self.count} images)"
+        start = max(
+            0, len(os.path.commonprefix([self.recorded, self.now])) - LONG
+        )  # of a long list the place
+        was, is_ = (
+            f"{'...' if start else ''}{text[start : start + 2 * LONG]}" for text in (self.recorded, self.now)
+        )
+        return f"{self.column} of {self.image}: {was} -> {is_} ({self.count} of {self.total} images)"
 
 
-def of_records(recorded: pa.Table, now: pa.Table, columns: Sequence[str] | None = None) -> list[Difference]:
+def of_records(recorded: pa.Table, now: pa.Table) -> list[Difference]:
     """The columns (all but timings) that are not equal to the bit, in the records' order."""
     ids = recorded["id"].to_pylist()
     names = dict.fromkeys([*recorded.column_names, *now.column_names])
     found = []
-    for column in columns or [name for name in names if name not in TIMINGS]:
+    for column in [name for name in names if name not in TIMINGS]:
         was, is_ = _values(recorded, column), _values(now, column)
         differs = [i for i, (a, b) in enumerate(zip(was, is_, strict=True)) if a != b]
         if differs:
             first = differs[0]
-            found.append(Difference(column, len(differs), ids[first], was[first], is_[first]))
+            found.append(Difference(column, len(differs), len(ids), ids[first], was[first], is_[first]))
     return found
 
 
@@ -64,10 +70,10 @@ def of_provenance(recorded: Facts, now: Facts) -> list[tuple[str, str]]:
     told = [(name, f"{was} -> {is_}") for name, (was, is_) in differing(recorded, now, TOLD).items()]
     return told + [
         (
-            entry["stage"],
-            f"{entry['chunks']} chunks of the recorded run came from a store, made by {entry['by']}",
+            part["stage"],
+            f"{part['chunks']} chunks of the recorded run came from a store, made by {part['by']}",
         )
-        for entry in recorded["made_elsewhere"]
+        for part in recorded["made_elsewhere"]
     ]
 
 

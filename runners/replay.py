@@ -46,6 +46,10 @@ def main(config: DictConfig) -> None:
         raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
     if result.failed is not None:
         raise app.FailedCellsError(f"{recorded.path}: the cell failed now: {result.failed}")
+    if (ids := result.provenance["image_ids_sha256"]) != recorded["image_ids_sha256"]:
+        raise InputError(
+            f"dataset {cell.names['dataset']}: expected image ids of sha256 {recorded['image_ids_sha256']}, got {ids}"
+        )
     report(recorded, result, weights)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+import runpy
 import subprocess
 import sys
 from hashlib import sha256
@@ -145,7 +145,7 @@ def test_one_changed_value_is_found_and_named(made, again, tmp_path, name, colum
     assert err == f"error: not equal: {column}\n"
     image = from_parquet(made[1][name].read_bytes()).id[1]
     assert f"differs {column} of {image}:" in out
-    assert "(in all 1 images)" in out
+    assert "(1 of 3 images)" in out
 
 
 OLDER = {"torch": "1.0"}
@@ -213,6 +213,7 @@ def of(part: str, **changes):
         ({"told": of("purifier", _target_="subprocess.Popen")}, "not one of this project's"),
         ({"told": of("purifier", _target_="runners.replay.Path")}, "not a class of that module"),
         ({"told": of("purifier", quality=75, level=3)}, "purifiers.jpeg.JPEG: "),
+        ({"told": lambda f: f["settings"].update(n=2)}, "expected image ids of sha256"),
         ({"told": of("victim", label_space="letters")}, "knows the labels of 'letters'"),
         (
             {"told": lambda f: f["component_versions"].update(attack=1)},
@@ -387,8 +388,17 @@ def test_a_bare_word_is_the_record(typed, expected):
     assert replay.words(typed) == expected
 
 
-def test_a_command_line_replay_exits_with_its_status(made):
-    words = [sys.executable, "-m", "runners.replay", "00000000", f"records={made[0]}/records"]
-    done = subprocess.run(words, cwd=app.CONFIGS.parent, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 2
-    assert "no record has the key '00000000'" in done.stderr
+def test_the_command_line_takes_a_bare_key(made, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["replay", "00000000", f"records={made[0]}/records"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(replay.__file__, run_name="__main__")
+    assert "no record has the key '00000000'" in capsys.readouterr().err
+
+
+def test_of_a_long_path_the_place_is_shown():
+    long = [[float(i), 0.5] for i in range(500)]
+    tables = [pa.table({"id": ["a"], "path": [[*long, [500.0, end]]]}) for end in (0.25, 0.125)]
+    text = str(differences.of_records(*tables)[0])
+    assert "[500.0, 0.25]" in text
+    assert "[500.0, 0.125]" in text
+    assert len(text) < 400
