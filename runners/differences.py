@@ -1,6 +1,5 @@
 """What differs between a cell's recorded records and those of its replay."""
 
-import os
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -27,9 +26,8 @@ class Difference:
     now: str
 
     def __str__(self) -> str:
-        start = max(
-            0, len(os.path.commonprefix([self.recorded, self.now])) - LONG
-        )  # of a long list the place
+        pairs = enumerate(zip(self.recorded, self.now, strict=False))
+        start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - LONG)  # of a long list the place
         was, is_ = (
             f"{'...' if start else ''}{text[start : start + 2 * LONG]}" for text in (self.recorded, self.now)
         )
@@ -69,10 +67,7 @@ def of_provenance(recorded: Facts, now: Facts) -> list[tuple[str, str]]:
     """What is worth telling about the two runs."""
     told = [(name, f"{was} -> {is_}") for name, (was, is_) in differing(recorded, now, TOLD).items()]
     return told + [
-        (
-            part["stage"],
-            f"{part['chunks']} chunks of the recorded run came from a store, made by {part['by']}",
-        )
+        (part["stage"], f"{part['chunks']} chunks of the recorded run were in a store, made by {part['by']}")
         for part in recorded["made_elsewhere"]
     ]
 

@@ -48,7 +48,8 @@ def main(config: DictConfig) -> None:
         raise app.FailedCellsError(f"{recorded.path}: the cell failed now: {result.failed}")
     if (ids := result.provenance["image_ids_sha256"]) != recorded["image_ids_sha256"]:
         raise InputError(
-            f"dataset {cell.names['dataset']}: expected image ids of sha256 {recorded['image_ids_sha256']}, got {ids}"
+            f"dataset {cell.names['dataset']}: expected image ids of sha256 "
+            f"{recorded['image_ids_sha256']}, got {ids}"
         )
     report(recorded, result, weights)
 
