@@ -21,7 +21,7 @@ from data.errors import InputError
 from runners import app, differences
 from runners.cell import SCORING, Cell
 from runners.components import Config, prepare
-from runners.grid import CellResult, Grid
+from runners.grid import CellResult, Grid, usable
 from runners.provenance import ROOT, Facts, RecordFile, targets
 from runners.records import to_parquet
 from runners.settings import Settings
@@ -166,7 +166,8 @@ def ready_weights(recorded: RecordFile, cell: Cell, *, kept: Store, fresh: Store
         with Progress(console=app.console, transient=True) as progress:
             bar = progress.add_task(f"weights of {where}", total=1.0, visible=False)
             told = partial(_tell, progress, bar)
-            got = prepare(_part(cell, where), fresh, progress=told).weights_sha256
+            with usable(f"weights of {where}"):
+                got = prepare(_part(cell, where), fresh, progress=told).weights_sha256
         if got != weights["sha256"]:
             raise InputError(
                 f"weights of {where}: expected sha256 {weights['sha256']}, got {got} ({source}); name a "
