@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import rich.progress
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge, UnsuitedError
@@ -23,6 +21,7 @@ from runners.cell import Cell, Crafting, Purifying, describe
 from runners.components import Config, Spec, build, prepare
 from runners.estimate import Estimator, spoken, total
 from runners.flags import Flag
+from runners.progress import Log, progress_of
 from runners.records import from_parquet
 from runners.settings import Settings
 from runners.store import Store, key_of
@@ -54,7 +53,6 @@ class Grid:
     console: Console
     images: dict[str, list[Images]] = field(default_factory=dict)
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
-    logged: float = 0.0  # seconds into the run when progress was last written to a log
 
     def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run."""
@@ -83,6 +81,7 @@ class Grid:
         with self.console.status("auditing"):
             for i, flags in zip(done, audit(self.bench, cells, self.settings.audit), strict=True):
                 results[i].flags = flags
+                results[i].provenance["flags"] = {flag.name: flag.seen for flag in flags}
 
     def _plan(self, result: CellResult) -> tuple[list[Crafting], Spec] | None:
         """What a cell needs; it is skipped where files that it needs are missing, and where the attack cannot
@@ -140,7 +139,7 @@ class Grid:
         """A component with its weights verified, or trained; each once."""
         name = key_of(config)
         if name not in self.specs:
-            with self._progress() as progress:
+            with progress_of(self.console) as progress:
                 bar = progress.add_task(f"training {what}", total=1.0, visible=False)
 
                 def told(share: float) -> None:
@@ -183,7 +182,7 @@ class Grid:
         if not groups:
             self.console.print("[dim]all records are in the store; nothing to compute[/]")
             return {}
-        groups, failures = self._sound(groups)
+        groups, failures = Traits(self.bench).sound(groups, self.console)
         if not groups:
             return failures
         store = self.bench.store
@@ -203,13 +202,13 @@ class Grid:
             f"purify, {workers} {'process' if workers == 1 else 'processes'} on "
             f"{self.bench.device.type}; finished chunks are kept if you stop"
         )
-        with self._progress() as progress:
+        log = Log(self.console)
+        with progress_of(self.console) as progress:
             bar = progress.add_task("crafting", total=sum(seconds.values()))
 
             def done(task: Crafting | Purifying, reason: str | None) -> None:
                 progress.advance(bar, seconds[id(task)])
-                if not self.console.is_terminal:
-                    self._log(progress.tasks[bar])
+                log.tell(progress.tasks[bar])
                 if reason is not None:
                     failures[id_of(task)] = reason
 
@@ -223,26 +222,6 @@ class Grid:
             if reason:
                 failures.update({key_of(group.records(p)): reason for p in group.purifiers})
         return failures
-
-    def _sound(self, groups: list[Purifying]) -> tuple[list[Purifying], dict[str, str]]:
-        """The groups without purifiers that break what they declare; these records' reasons."""
-        traits, failures, sound = Traits(self.bench), {}, []
-        untried = traits.untried(groups)
-        with self.console.status("checking purifiers") as status:
-            for purifier, victim, like in untried:
-                status.update(f"checking {purifier.config['_target_'].rpartition('.')[2]}")
-                traits.attempt(purifier, victim, like)
-        for group in groups:
-            kept = []
-            for purifier in group.purifiers:
-                reason = traits.reason(purifier, group.crafting.victim, group.crafting.chunk)
-                if reason is None:
-                    kept.append(purifier)
-                else:
-                    failures[key_of(group.records(purifier))] = reason
-            if kept:
-                sound.append(Purifying(group.crafting, tuple(kept)))
-        return sound, failures
 
     def _affordable(self, expected: float) -> None:
         """Raise InputError for work that would take longer than the user allows."""
@@ -259,8 +238,9 @@ class Grid:
         self, result: CellResult, plan: list[Crafting], spec: Spec, failures: dict[str, str]
     ) -> None:
         parts = []
-        for crafting in plan:
-            recipe = self._alone(crafting, spec).records(spec)
+        tasks = [self._alone(crafting, spec) for crafting in plan]
+        for task in tasks:
+            recipe = task.records(spec)
             content = self.bench.store.get(recipe)
             if content is None:
                 result.failed = failures.get(key_of(recipe), "its records are not in the store")
@@ -271,30 +251,11 @@ class Grid:
         )
         result.provenance = provenance.of_cell(
             result.cell,
-            plan,
-            spec,
+            tasks,
             records=result.records,
             settings=self.settings,
             store=self.bench.store,
             facts=self.facts,
-        )
-
-    def _log(self, bar: rich.progress.Task) -> None:
-        """A line every half minute where no bar can be drawn: a log file, a cluster."""
-        if bar.elapsed - self.logged > 30 and not bar.finished:
-            self.logged = bar.elapsed
-            left = bar.elapsed * (100 / max(bar.percentage, 1) - 1)
-            self.console.print(f"{bar.description}: {bar.percentage:.0f} %, {spoken(left)} left")
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
         )
 
 

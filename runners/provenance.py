@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import torch
 
 from data.errors import InputError
-from runners.cell import SCORING, Cell, Crafting, Purifying
-from runners.components import Spec, identity
+from runners.cell import SCORING, Cell, Purifying
+from runners.components import identity
 from runners.records import PROVENANCE
 from runners.settings import Settings
 from runners.store import Store, key_of
@@ -80,8 +80,7 @@ def maker(facts: Facts) -> Facts:
 
 def of_cell(
     cell: Cell,
-    plan: Sequence[Crafting],
-    purifier: Spec,
+    tasks: Sequence[Purifying],
     *,
     records: pd.DataFrame,
     settings: Settings,
@@ -90,8 +89,9 @@ def of_cell(
 ) -> Facts:
     """All that it takes to make a cell's records again, and the facts of the process that assembled them."""
     others = cell.configs["knowledge"].get("victims", {})
-    specs = {"victim": plan[0].victim, "purifier": purifier}
-    specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, plan[0].others, strict=True)}
+    crafting, (purifier,) = tasks[0].crafting, tasks[0].purifiers
+    specs = {"victim": crafting.victim, "purifier": purifier}
+    specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
     return {
         "format": FORMAT,
         "key": key_of({"cell": identity(cell.configs), "images": list(records.purified.unique())}),
@@ -106,9 +106,9 @@ def of_cell(
             where: {"sha256": spec.weights_sha256, "trained": spec.trained} for where, spec in specs.items()
         },
         "image_ids_sha256": of_ids(records.id),
-        "images_sha256": key_of({"chunks": [crafting.chunk.digest for crafting in plan]}),
+        "images_sha256": key_of({"chunks": [task.crafting.chunk.digest for task in tasks]}),
         **facts,
-        "made_elsewhere": _made_elsewhere(plan, purifier, store, maker(facts)),
+        "made_elsewhere": _made_elsewhere(tasks, store, maker(facts)),
     }
 
 
@@ -142,12 +142,12 @@ def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], names: Sequen
     return found
 
 
-def _made_elsewhere(plan: Sequence[Crafting], spec: Spec, store: Store, here: Facts) -> list[Facts]:
+def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> list[Facts]:
     """Chunks from the store that another commit, other versions or another device made, and what differs."""
     found: Counter[tuple[str, str]] = Counter()
-    for crafting in plan:
-        task = Purifying(crafting, (spec,))
-        for recipe in (crafting.recipe, task.purified(spec), task.records(spec)):
+    for task in tasks:
+        (spec,) = task.purifiers
+        for recipe in (task.crafting.recipe, task.purified(spec), task.records(spec)):
             by = store.made_by(recipe)
             if by != here:
                 differs = (

@@ -1,8 +1,9 @@
 """Tries what each purifier declares, before its first cell; what passed is remembered in the store."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from rich.console import Console
 from torch import Tensor
 
 from data.digits_photos import DigitsPhotos
@@ -55,6 +56,26 @@ class Traits:
     def reason(self, purifier: Spec, victim: Spec, like: Images) -> str | None:
         """None where all checks passed before; else that of `attempt`."""
         return self.reasons.get(key_of(self.recipe(purifier, victim, like)))
+
+    def sound(self, groups: list[Purifying], console: Console) -> tuple[list[Purifying], dict[str, str]]:
+        """The groups without purifiers that break what they declare; those records' reasons."""
+        with console.status("checking purifiers") as status:
+            for purifier, victim, like in self.untried(groups):
+                status.update(f"checking {purifier.config['_target_'].rpartition('.')[2]}")
+                self.attempt(purifier, victim, like)
+        failures: dict[str, str] = {}
+        sound = []
+        for group in groups:
+            kept = []
+            for purifier in group.purifiers:
+                reason = self.reason(purifier, group.crafting.victim, group.crafting.chunk)
+                if reason is None:
+                    kept.append(purifier)
+                else:
+                    failures[key_of(group.records(purifier))] = reason
+            if kept:
+                sound.append(replace(group, purifiers=tuple(kept)))
+        return sound, failures
 
     def attempt(self, purifier: Spec, victim: Spec, like: Images) -> None:
         """Run the checks. Only what passed is stored: the next run tries again what did not."""

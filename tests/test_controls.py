@@ -39,23 +39,30 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("controls")
 
 
-def test_a_gradient_killer_is_noticed_by_its_zeros_and_by_black_boxes(store):
-    raised = flags(store, ["clean", "full", "transfer", "score"], purifier="Quantises")
-    assert {"zero_grad", "blackbox_wins"} <= raised["full"]
-    assert raised["clean"] == raised["transfer"] == raised["score"] == set()
+def test_a_gradient_killer_is_noticed_before_its_first_cell(store):
+    results, _ = run(store, [cell(*DECENT, *ROW["full"], purifier="Flat")], n=24, chunk=8)
+    assert results[0].failed.startswith("traits: gradient: expected the gradient of central differences")
+    assert results[0].records is None
 
 
-def test_bpda_takes_the_killers_gradient_for_the_identity_and_raises_none(store):
-    assert flags(store, ["blind", "bpda", "transfer", "score"], purifier="Quantises")["bpda"] == set()
+def test_a_victim_without_gradients_is_noticed_by_its_zeros_and_by_black_boxes(store, monkeypatch):
+    """Logits so far apart that the loss of an image that is right is 0, and its gradient too."""
+    logits = Victim.forward
+    monkeypatch.setattr(Victim, "forward", lambda self, images: 1000 * logits(self, images))
+    raised = flags(store / "steep", ["clean", "blind", "score"], "purifier=none")
+    assert raised["blind"] == {"zero_grad", "blackbox_wins"}
+    assert raised["clean"] == raised["score"] == set()
 
 
 def test_the_bare_victim_raises_none(store):
     assert flags(store, ["clean", "blind"], "purifier=none") == {"clean": set(), "blind": set()}
 
 
-def test_an_attack_that_does_nothing_is_noticed(store):
-    raised = flags(store, ["full"], "attack.random_start=false", purifier="Quantises")
-    assert {"noop_attack", "zero_grad"} <= raised["full"]
+def test_an_attack_that_does_nothing_is_noticed(store, monkeypatch):
+    logits = Victim.forward
+    monkeypatch.setattr(Victim, "forward", lambda self, images: 1000 * logits(self, images))
+    raised = flags(store / "steep", ["blind"], "attack.random_start=false", "purifier=none")
+    assert raised["blind"] == {"noop_attack", "zero_grad"}
 
 
 def test_a_blind_evaluation_of_jpeg_is_incomplete_and_a_complete_one_is_not(store):
