@@ -25,7 +25,7 @@ from runners.app import CONFIGS
 from runners.components import build, plain
 
 NAMES = sorted(p.stem for p in (CONFIGS / "purifier").glob("*.yaml"))
-STEPS = 18
+STEPS = 12
 
 
 def purifier(name: str) -> Purifier:
