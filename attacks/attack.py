@@ -38,6 +38,7 @@ class Attack(ABC):
         version: raised on any change of behaviour.
         needs: what it must be answered: "gradient", "score" (logits), "decision" (the class), or None
             where it asks nothing.
+        may_return_image: where it finds nothing, the result is the image itself.
         norm: "linf" or "l2"; None for the clean images.
         eps: radius of the ball; None for attacks that look for the smallest perturbation.
         forward, backward: passes an image takes, at most; an estimate is made of them.
@@ -46,8 +47,9 @@ class Attack(ABC):
             rule, say); such attacks run in step (attacks/in_step.py), one an image.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[Answer | None] = "gradient"
+    may_return_image: ClassVar[bool] = False
     norm: Literal["linf", "l2"] | None = None
     batch_coupled: ClassVar[bool] = False
     eps: float | None = None
@@ -114,6 +116,7 @@ class Clean(Attack):
     """No attack: the clean images."""
 
     needs = None
+    may_return_image = True
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The images as they are."""

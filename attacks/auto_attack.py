@@ -23,6 +23,7 @@ class APGD(Attack):
     """
 
     batch_coupled = True
+    may_return_image = True
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class AutoAttack(Attack):
     """
 
     batch_coupled = True
+    may_return_image = True
 
     def __init__(
         self,

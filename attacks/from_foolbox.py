@@ -14,6 +14,7 @@ class DDN(Attack):
     """
 
     norm = "l2"
+    may_return_image = True
 
     def __init__(self, *, init_epsilon: float = 1.0, steps: int = 100, gamma: float = 0.05) -> None:
         if init_epsilon <= 0 or steps < 1 or not 0 < gamma < 1:

@@ -214,6 +214,7 @@ class CW(Attack):
 
     norm = "l2"
     batch_coupled = True
+    may_return_image = True
 
     def __init__(self, *, c: float = 1.0, kappa: float = 0.0, steps: int = 50, lr: float = 0.01) -> None:
         if c <= 0 or steps < 1 or lr <= 0:

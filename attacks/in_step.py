@@ -80,6 +80,7 @@ class _Lane(nn.Module):
         self.result: Any = None
         self.problem: BaseException | None = None
         self.thread: threading.Thread | None = None
+        self.ended = False
         self.mine, self.others = threading.Semaphore(0), threading.Semaphore(0)
 
     # In the thread
@@ -95,6 +96,8 @@ class _Lane(nn.Module):
         self.question = question
         self.others.release()
         self.mine.acquire()
+        if self.ended:
+            raise _Ended
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
@@ -127,11 +130,10 @@ class _Lane(nn.Module):
             raise self.problem
 
     def end(self) -> None:
-        """Unwind the thread if it still waits."""
-        if self.thread is not None and self.thread.is_alive() and self.question is not None:
-            self.question, self.answer = None, _Ended()
+        """Unwind the thread, wherever it is."""
+        if self.thread is not None:
+            self.ended = True
             self.mine.release()
-            self.others.acquire()
             self.thread.join()
 
 
@@ -193,8 +195,8 @@ def _differentiate(target: Target, together: _Together, lanes: list[_Lane]) -> N
     wanted = torch.zeros_like(together.logits)
     for lane in lanes:
         wanted[lane.question.where] = lane.question.rows
-        target.count_backward([lane.owner] * len(lane.question.rows))
     keep = bool(together.waiting)
     (gradient,) = torch.autograd.grad(together.logits, together.rows, wanted, retain_graph=keep)
     for lane in lanes:
         lane.answer = gradient[lane.question.where].clone()
+        target.count_gradient(lane.answer, [lane.owner] * len(lane.answer))

@@ -30,6 +30,7 @@ class Knowledge(ABC):
             adversarial examples serves all purifiers.
         uses_victim: whether the victim itself has.
         eot: draws of the defense that each answer is the mean of.
+        known_draw: the defense draws once, and the attacker knows what: the draw that is scored.
     """
 
     version: ClassVar[int] = 1
@@ -37,6 +38,7 @@ class Knowledge(ABC):
     uses_purifier: ClassVar[bool] = True
     uses_victim: ClassVar[bool] = True
     eot: int = 1
+    known_draw: bool = False
 
     @abstractmethod
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
@@ -65,6 +67,7 @@ class Knowledge(ABC):
             self.view(victim, purifier, others),
             seeds=seeds,
             eot=self.eot,
+            fixed=self.known_draw,
             gives=self.gives,
             batch=batch,
             device=device,
@@ -99,12 +102,12 @@ class Transfer(Knowledge):
 
 
 class _WholeDefense(Knowledge):
-    """Purifier and victim, with fresh draws at every answer."""
+    """Purifier and victim, with fresh draws at every answer unless the draw is known."""
 
-    def __init__(self, *, eot: int = 1) -> None:
-        if eot < 1:
-            raise InputError(f"knowledge.eot: expected at least 1 draw, got {eot}")
-        self.eot = eot
+    def __init__(self, *, eot: int = 1, known_draw: bool = False) -> None:
+        if eot < 1 or (known_draw and eot > 1):
+            raise InputError(f"knowledge.eot: expected at least 1 draw, 1 if it is known, got {eot}")
+        self.eot, self.known_draw = eot, known_draw
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
         """The defense as it is."""
@@ -131,8 +134,10 @@ class BPDA(_WholeDefense):
         eot: draws that each gradient is the mean of.
     """
 
-    def __init__(self, *, substitute: nn.Module | None = None, eot: int = 1) -> None:
-        super().__init__(eot=eot)
+    def __init__(
+        self, *, substitute: nn.Module | None = None, eot: int = 1, known_draw: bool = False
+    ) -> None:
+        super().__init__(eot=eot, known_draw=known_draw)
         self.substitute = substitute
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:

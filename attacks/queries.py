@@ -33,6 +33,7 @@ class Square(Attack):
 
     needs = "score"
     batch_coupled = True
+    may_return_image = True
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class HopSkipJump(Attack):
 
     needs = "decision"
     batch_coupled = True
+    may_return_image = True
 
     def __init__(
         self,

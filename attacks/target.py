@@ -22,11 +22,12 @@ class BudgetSpentError(Exception):
 
 @dataclass
 class Counts:
-    """Of one image: passes through the defense, and calls as the attacker counts them."""
+    """Of one image: calls as the attacker counts them, passes, and backward passes that gave zero."""
 
     queries: int = 0
     forward: int = 0
     backward: int = 0
+    zero: int = 0
 
 
 class Target(nn.Module):
@@ -40,6 +41,7 @@ class Target(nn.Module):
         seeds: one an image, for what the view draws.
         eot: draws that each answer is the mean of, and each gradient with it (expectation over
             transformation, Athalye et al. 2018, https://arxiv.org/abs/1707.07397: here of the logits).
+        fixed: every answer has the same draw, that of `seeds` themselves.
         gives: "gradient" for logits that have one, "score" for logits, "decision" for the class alone, as
             one-hot logits.
         batch: rows that the view is given at once; all of them where None.
@@ -52,12 +54,14 @@ class Target(nn.Module):
         *,
         seeds: Sequence[int],
         eot: int = 1,
+        fixed: bool = False,
         gives: Answer = "gradient",
         batch: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.view, self.seeds, self.eot, self.gives, self.batch = view, list(seeds), eot, gives, batch
+        self.fixed = fixed
         self.budget: int | None = None  # queries an image has, where the attack sets a limit
         self.counts = [Counts() for _ in self.seeds]
         # Attack libraries ask a model's parameters where it lives.
@@ -72,9 +76,10 @@ class Target(nn.Module):
                 "an attack that picks among its images must say `batch_coupled = True`"
             )
         owners = range(len(images))
-        logits = self.ask(images, owners)
+        rows = images.view_as(images)
+        logits = self.ask(rows, owners)
         if logits.requires_grad:
-            logits.register_hook(lambda gradient: self.count_backward(owners))
+            rows.register_hook(lambda gradient: self.count_gradient(gradient, owners))
         return logits
 
     def affords(self, owner: int, rows: int) -> bool:
@@ -91,7 +96,8 @@ class Target(nn.Module):
         seeds = []
         for owner in owners:
             counts = self.counts[owner]
-            seeds += [draw_seed(self.seeds[owner], counts.forward + draw) for draw in range(self.eot)]
+            own, first = self.seeds[owner], counts.forward
+            seeds += [own if self.fixed else draw_seed(own, first + draw) for draw in range(self.eot)]
             counts.queries += 1
             counts.forward += self.eot
         rows = _within_range(images.to(self.place.device))
@@ -108,10 +114,11 @@ class Target(nn.Module):
             logits = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(images.dtype)
         return logits.to(images.device)
 
-    def count_backward(self, owners: Sequence[int]) -> None:
-        """A gradient was taken through the rows of `owners`."""
-        for owner in owners:
+    def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
+        """A gradient was taken with respect to rows of `owners`."""
+        for owner, zero in zip(owners, (gradient == 0).flatten(1).all(1).tolist(), strict=True):
             self.counts[owner].backward += self.eot
+            self.counts[owner].zero += self.eot * zero
 
 
 def _within_range(images: Tensor) -> Tensor:

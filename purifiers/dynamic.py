@@ -39,6 +39,7 @@ class Dynamic(Purifier):
         self.uses_victim = purifier.uses_victim
         self.batch_coupled = purifier.batch_coupled
         self.scale = purifier.scale
+        self.fits = purifier.fits
 
     @property
     def weights(self) -> Any:

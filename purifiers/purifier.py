@@ -36,6 +36,7 @@ class Purifier(ABC):
         gradient: "exact" where autograd is right through `purify`, else "bpda" or "none".
         uses_victim: reads the victim's outputs.
         batch_coupled: an image's result depends on its batch (none of ours should).
+        fits: a network is fitted to each image, so that another draw costs as much again.
         scale: the result is this many times as high and wide; 1 for all but super-resolution that hands
             its large image on.
     """
@@ -45,6 +46,7 @@ class Purifier(ABC):
     gradient: ClassVar[Literal["exact", "bpda", "none"]] = "bpda"
     uses_victim: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
+    fits: bool = False
     scale: int = 1
 
     @abstractmethod

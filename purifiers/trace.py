@@ -69,6 +69,7 @@ class TracePurifier(Purifier):
     """A purifier that reads its result off the first `steps` reconstructions of a trace."""
 
     stochastic = True
+    fits = True
 
     def __init__(self, *, trace: "Trace", steps: int) -> None:
         if not isinstance(steps, int) or steps < 1:

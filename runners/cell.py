@@ -10,7 +10,7 @@ from runners.components import Config, Spec, identity
 from runners.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 3  # raised when what a record holds changes
+SCORING = 4  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Purifying:
 
     crafting: Crafting
     purifiers: tuple[Spec, ...]
+    draws: int = 1  # fresh ones of a random purifier, each scored
 
     def purified(self, purifier: Spec) -> Recipe:
         """What the purified images are made from."""
@@ -84,6 +85,7 @@ class Purifying:
             "victim": self.crafting.victim.identity,
             "seed": self.crafting.seed,
             "precision": self.crafting.precision,
+            "draws": self.draws,
         }
 
     def records(self, purifier: Spec) -> Recipe:

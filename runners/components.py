@@ -18,7 +18,7 @@ from data.weights import WeightFile
 from runners.store import Recipe, Store, key_of
 
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
-WHERE = {"path", "root", "source"}  # where something lies is not what it is
+WHERE = {"path", "root", "source", "published"}  # where something lies, what is said of it, is not what it is
 
 Config = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
@@ -61,6 +62,7 @@ def _summary(result: CellResult) -> Table:
     table = Table(title=result.cell.label, show_header=False, title_justify="left")
     rows = {
         "accuracy": accuracy(records.correct).text(1),
+        **_draws(records),
         "of the examples in 8 bits": "not scored, it would double the cost"
         if records.correct_8bit.isna().any()
         else accuracy(records.correct_8bit.astype(bool)).text(1),
@@ -76,9 +78,23 @@ def _summary(result: CellResult) -> Table:
         "seconds an image": f"craft {records.craft_seconds.mean():.2f}, "
         f"purify {records.purify_seconds.mean():.2f}",
     }
+    rows |= {f"! {flag.name}": flag.seen for flag in result.flags}
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _draws(records: pd.DataFrame) -> dict[str, str]:
+    """What fresh draws of a random purifier come to."""
+    draws = records.draws.iloc[0]
+    if draws == 1:
+        return {}
+    return {
+        f"mean of {draws} draws": mean(100 * records.correct_mean).text(1),
+        "majority, any, all of them": ", ".join(
+            accuracy(records[f"correct_{what}"]).text(1) for what in ("majority", "any", "all")
+        ),
+    }
 
 
 if __name__ == "__main__":

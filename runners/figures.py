@@ -1,5 +1,6 @@
 """A printed figure: its value, its interval, how many images it rests on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,29 @@ def average(parts: list[pd.Series], scale: float) -> Figure:
     """The mean of several columns over the same images; images are resampled whole."""
     per_image = np.mean([part.to_numpy(float) for part in parts], axis=0) * scale
     return Figure(float(per_image.mean()), *bootstrap(per_image), len(per_image))
+
+
+def matched(parts: Sequence[pd.Series]) -> np.ndarray:
+    """(parts, images) right or wrong, from series indexed by the images' ids, whatever their order.
+
+    Raises ValueError where they are not of the very same images.
+    """
+    ids = parts[0].index
+    for part in parts:
+        if part.dtype != bool:
+            raise ValueError(f"expected right or wrong, true or false, for every image; got {part.dtype}")
+        if not part.index.is_unique or set(part.index) != set(ids):
+            differing = len(set(part.index) ^ set(ids))
+            raise ValueError(
+                f"expected the same images in every column, each once; got {len(ids)} and {len(part)} ids, "
+                f"{differing} of them in one only"
+            )
+    return np.stack([part.loc[ids].to_numpy() for part in parts])
+
+
+def under_all(parts: Sequence[pd.Series]) -> pd.Series:
+    """Whether an image is right under every attack: the AND over columns, by id."""
+    return pd.Series(matched(parts).all(0), index=parts[0].index)
 
 
 def survived(paths: pd.Series, *, eps: float, queries: int) -> pd.Series:

@@ -18,9 +18,11 @@ from data.errors import InputError, MissingError
 from data.images import Dataset, Images
 from purifiers.purifier import Purifier
 from runners import pool
+from runners.audit import audit
 from runners.cell import Cell, Crafting, Purifying, describe
 from runners.components import Config, Spec, build, prepare
 from runners.estimate import Estimator, spoken, total
+from runners.flags import Flag
 from runners.records import from_parquet
 from runners.settings import Settings
 from runners.store import Store, key_of
@@ -40,6 +42,7 @@ class CellResult:
     records: pd.DataFrame | None = None
     skipped: str | None = None
     failed: str | None = None
+    flags: list[Flag] = field(default_factory=list)
 
 
 @dataclass
@@ -68,7 +71,15 @@ class Grid:
         failures = self._run(self._groups(ready)) if ready else {}
         for i, (plan, spec) in ready.items():
             self._assemble(results[i], plan, spec, failures)
+        self._audit(results, ready)
         return results
+
+    def _audit(self, results: list[CellResult], ready: dict[int, tuple[list[Crafting], Spec]]) -> None:
+        done = [i for i in ready if results[i].records is not None]
+        cells = [(results[i].cell, results[i].records, *ready[i]) for i in done]
+        with self.console.status("auditing"):
+            for i, flags in zip(done, audit(self.bench, cells, self.settings.audit), strict=True):
+                results[i].flags = flags
 
     def _plan(self, result: CellResult) -> tuple[list[Crafting], Spec] | None:
         """What a cell needs; it is skipped where files that it needs are missing, and where the attack cannot
@@ -149,13 +160,20 @@ class Grid:
             purifier: Purifier = self.bench.component(spec)
             run = purifier.shared_run()
             for crafting in plan:
-                if self.bench.store.get(Purifying(crafting, (spec,)).records(spec)) is not None:
+                if self.bench.store.get(self._alone(crafting, spec).records(spec)) is not None:
                     continue
                 name = (key_of(crafting.recipe), key_of(spec.identity) if run is None else run)
                 _, specs = shared.setdefault(name, (crafting, []))
                 if spec not in specs:
                     specs.append(spec)
-        return [Purifying(crafting, tuple(specs)) for crafting, specs in shared.values()]
+        return [
+            Purifying(crafting, tuple(specs), self._alone(crafting, specs[0]).draws)
+            for crafting, specs in shared.values()
+        ]
+
+    def _alone(self, crafting: Crafting, spec: Spec) -> Purifying:
+        """The work on one purifier."""
+        return Purifying(crafting, (spec,), self.settings.draws_of(self.bench.component(spec)))
 
     def _run(self, groups: list[Purifying]) -> dict[str, str]:
         """Craft, then purify; reasons of failure by the recipes' keys."""
@@ -239,7 +257,7 @@ class Grid:
     ) -> None:
         parts = []
         for crafting in plan:
-            recipe = Purifying(crafting, (spec,)).records(spec)
+            recipe = self._alone(crafting, spec).records(spec)
             content = self.bench.store.get(recipe)
             if content is None:
                 result.failed = failures.get(key_of(recipe), "its records are not in the store")

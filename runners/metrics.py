@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 
@@ -31,11 +32,36 @@ def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return low, high
 
 
+def probabilities(outputs: Tensor) -> bool:
+    """Whether (N, classes) outputs can only be those of a softmax."""
+    return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())
+
+
+def standard_error(share: float, n: int, other: float, m: int) -> float:
+    """Of the difference of two shares of n and m images."""
+    return math.sqrt(share * (1 - share) / n + other * (1 - other) / m)
+
+
 def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of a mean over images, by resampling them (Efron 1979)."""
     picked = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     low, high = np.percentile(values[picked].mean(1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """The exact two-sided p of McNemar's test (1947) that two defenses are equally good on the same images.
+
+    Only images that one gets right and the other wrong count: under the hypothesis each is a fair coin.
+    """
+    if first.shape != second.shape or first.dtype != bool or second.dtype != bool:
+        raise ValueError(
+            f"expected two boolean arrays of one shape, got {first.dtype} {first.shape} and "
+            f"{second.dtype} {second.shape}"
+        )
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    differ = only_first + only_second
+    return float(binomtest(only_first, differ).pvalue) if differ else 1.0
 
 
 def in_batches(model: Callable[[Tensor], Tensor], images: Tensor, size: int = 256) -> Tensor:

@@ -26,10 +26,12 @@ def score(
     """Records of one chunk of one cell.
 
     Args:
-        crafted: adversarial images; seconds an image; passes (N, 3), which are queries, forward and backward
-            passes; paths (rows of image, queries, distance) of attacks that look for the nearest.
+        crafted: adversarial images; seconds an image; passes (N, 4), which are queries, forward and backward
+            passes and gradients that were zero; paths (rows of image, queries, distance) of attacks that look
+            for the nearest.
         made: purified images; seconds an image; how many were purified at once (batch); and what became of
-            the adversarial images rounded to 8 bits (of_8_bit), if they were purified too.
+            the adversarial images rounded to 8 bits (of_8_bit), if they were purified too; the victim's
+            decisions under each draw of the purifier (decided).
         precision: "float32" or "tf32".
         keys: the store's names of the adversarial and the purified images.
         seeds: of each image's purification.
@@ -47,8 +49,12 @@ def score(
     for name, outputs in logits.items():
         if not torch.isfinite(outputs).all():
             raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
+    if metrics.probabilities(logits["clean"]):
+        raise ArithmeticError("the victim answers with probabilities; expected logits, before a softmax")
     decided = {name: outputs.argmax(1) for name, outputs in logits.items()}
     right = {name: (labels == chunk.labels.cpu()) for name, labels in decided.items()}
+    draws = made["decided"].cpu()
+    right_draws = draws == chunk.labels.cpu()
     linf, l2 = metrics.norms(adversarial, chunk.images)
     passes, paths = crafted["passes"].tolist(), crafted["paths"].tolist()
     seen = resized(purified, chunk.images.shape[2:])
@@ -65,8 +71,14 @@ def score(
             "correct_8bit": pd.array(
                 right["purified 8-bit"].tolist() if "of_8_bit" in made else [None] * len(chunk), "boolean"
             ),
+            "draws": len(draws),
+            "correct_mean": right_draws.float().mean(0).tolist(),
+            "correct_majority": (draws.mode(0).values == chunk.labels.cpu()).tolist(),
+            "correct_any": right_draws.any(0).tolist(),
+            "correct_all": right_draws.all(0).tolist(),
             "linf": linf.tolist(),
             "l2": l2.tolist(),
+            "moved": (seen - adversarial).square().flatten(1).mean(1).sqrt().tolist(),
             "ssim": ssim(seen, chunk.images).tolist(),
             "psnr": metrics.psnr(seen, chunk.images).tolist(),
             "seed": seeds,
@@ -81,6 +93,7 @@ def score(
             "queries": [of_one[0] for of_one in passes],
             "forward_passes": [of_one[1] for of_one in passes],
             "backward_passes": [of_one[2] for of_one in passes],
+            "zero_gradients": [of_one[3] for of_one in passes],
             "path": [[point[1:] for point in paths if point[0] == i] for i in range(len(chunk))],
             "precision": precision,
         }

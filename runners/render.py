@@ -11,9 +11,26 @@ from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
+from runners.flags import SMALL_N, meaning
+from runners.winners import ALPHA, explained
 
-SMALL_N = 500
 MOST_ACROSS = 6
+MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
+    "incomplete": "†",
+    "attack_weak": "w",
+    "zero_grad": "z",
+    "not_converged": "c",
+    "non_monotone": "m",
+    "unbounded_fails": "u",
+    "blackbox_wins": "b",
+    "noise_wins": "n",
+    "eot_too_small": "e",
+    "quantisation_gap": "q",
+    "bpda_poor": "p",
+    "eps_violation": "!",
+    "noop_attack": "o",
+    "clean_acc_off": "v",
+}
 MEANING = {  # of the attacker's knowledge, see attacks/knowledge.py
     "blind": "the victim with its weights, no purifier",
     "transfer": "other classifiers, no purifier",
@@ -69,6 +86,15 @@ def write_whole(path: Path, content: bytes) -> None:
         raise InputError(f"{path}: cannot write ({error.strerror or error}); the store is intact") from error
 
 
+def complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame. Raises ValueError where a figure comes without its interval or number of images."""
+    bare = frame[frame.value.notna() & frame[["low", "high", "n"]].isna().any(axis=1)]
+    if len(bare):
+        first = bare.iloc[0]
+        raise ValueError(f"expected an interval and n with every figure; {first.row}, {first.column}: none")
+    return frame
+
+
 def column_name(entry: pd.Series) -> str:
     """FGSM 8, Clean, and with another attacker than a blind one PGD 8 bpda."""
     name = f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
@@ -81,10 +107,13 @@ def digits(frame: pd.DataFrame) -> int:
 
 
 def value_text(entry: pd.Series, places: int) -> str:
-    """The figure, or why there is none; `*` marks few images, `=` and `≠` a verdict."""
+    """The figure, or why there is none; `▲` and `~` mark the best, `*` few images, letters other flags, `=`
+    and `≠` a verdict."""
     if pd.isna(entry.value):
         return {"failed": "failed", "skipped": "–", "absent": ""}[entry.status]
-    marks = "*" if entry.n < SMALL_N else ""
+    marks = ("▲" if entry.p_best < ALPHA else "~") if entry.best else ""
+    marks += "*" if entry.n < SMALL_N else ""
+    marks += "".join(mark for name, mark in MARKS.items() if name in entry["flags"].split())
     return f"{entry.value:.{places}f}{marks}{ {'matches': ' =', 'differs': ' ≠'}.get(entry.verdict, '') }"
 
 
@@ -109,7 +138,7 @@ LINES = {"ours": value_text, "95 %": interval_text, "paper": paper_text, "Δ": d
 
 def grid(frame: pd.DataFrame) -> pd.DataFrame:
     """Text in the shape of the paper: a defense's lines below one another, attacks across."""
-    places, rows = digits(frame), []
+    places, rows = digits(complete(frame)), []
     for name, entries in frame.groupby("row", sort=False):
         for line, text in LINES.items():
             cells = {column_name(e): text(e, places) for _, e in entries.iterrows()}
@@ -129,12 +158,33 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     ]
     if (frame.n.dropna() < SMALL_N).any():
         lines.append(f"* fewer than {SMALL_N} images: the interval is wide.")
+    raised = set(" ".join(frame["flags"]).split())
+    lines += [f"{mark} {name}: {meaning(name)}." for name, mark in MARKS.items() if name in raised]
+    lines += [*_over(frame), *explained(frame)]
     if frame.verdict.any():
         lines.append("= the paper's figure lies inside our interval; ≠ it does not.")
     for (status, note), part in frame[frame.note != ""].groupby(["status", "note"], sort=False):
         rows = ", ".join(dict.fromkeys(part.row))
-        lines.append(f"{rows}: {'' if status == 'done' else status + ': '}{note}.")
+        lines.append(f"{rows}: {status + ': ' if status in ('failed', 'skipped') else ''}{note}.")
     return lines
+
+
+def _over(frame: pd.DataFrame) -> list[str]:
+    """What the worst figures are over."""
+    worst, cells = frame[frame.attack == "worst"], frame[frame.knowledge != ""]
+    if worst.value.isna().all():
+        return []
+    known = []
+    for knowledge, part in cells.assign(knowledge="").groupby(cells.knowledge, sort=False):
+        names = dict.fromkeys(column_name(entry) for _, entry in part.iterrows())
+        known.append(f"{knowledge}: {', '.join(names)}")
+    return [f"{worst.column.iloc[0]}: images that are right in every column ({'; '.join(known)})."]
+
+
+def lacking(missing: list[dict], across: int) -> str:
+    """Why a row has no worst figure: the entries without records, of so many."""
+    names = "all columns" if len(missing) == across else ", ".join(column_name(pd.Series(e)) for e in missing)
+    return f"no worst figure: missing {names}" if missing else ""
 
 
 def markdown(frame: pd.DataFrame, heading: Heading) -> str:
@@ -150,7 +200,7 @@ def markdown(frame: pd.DataFrame, heading: Heading) -> str:
 def latex(frame: pd.DataFrame, heading: Heading) -> str:
     """A booktabs table."""
     escape = str.maketrans({c: f"\\{c}" for c in "%&_#$"})
-    text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$"}
+    text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$", "▲": "$\\triangle$", "~": "$\\sim$", "<": "$<$"}
 
     def clean(cell: str) -> str:
         cell = cell.translate(escape)
@@ -182,6 +232,7 @@ def latex(frame: pd.DataFrame, heading: Heading) -> str:
 def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
     """Whichever are fewer go across, defenses or attacks; what 80 columns cannot hold goes into a block
     below. In a cell ours, its interval, the paper's."""
+    notes = [_dim(line) for line in legend(complete(frame), heading)]
     frame = frame.assign(attack=frame.apply(column_name, axis=1))
     down, across = ("attack", "row") if frame.row.nunique() <= frame.attack.nunique() else ("row", "attack")
     names = list(dict.fromkeys(frame[across]))
@@ -189,7 +240,6 @@ def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
     blocks = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
     tables = [_block(frame[frame[across].isin(block)], block, down, across) for block in blocks]
     tables[0].title = heading.title
-    notes = [_dim(line) for line in legend(frame, heading)]
     head = [Text(heading.note, style="bold yellow")] if heading.note else []
     return Group(*tables, *head, *notes)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from data.errors import InputError
+from purifiers.purifier import Purifier
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Settings:
     device: str
     tf32: bool
     workers: int | str
+    draws: int | str
     budget_hours: float
+    audit: str
 
     def __post_init__(self) -> None:
         for name in ("n", "seed", "chunk"):
@@ -28,8 +31,12 @@ class Settings:
             raise InputError(f"seed: expected 0 or more, got {self.seed}")
         if not isinstance(self.store, str) or not self.store:
             raise InputError(f"store: expected a folder, got {self.store!r}")
+        if self.draws != "auto" and (not isinstance(self.draws, int) or self.draws < 1):
+            raise InputError(f"draws: expected auto or at least 1, got {self.draws!r}")
         if not isinstance(self.budget_hours, int | float) or not self.budget_hours > 0:
             raise InputError(f"budget_hours: expected hours above 0, got {self.budget_hours!r}")
+        if self.audit not in ("off", "cheap", "full"):
+            raise InputError(f"audit: expected off, cheap or full, got {self.audit!r}")
         if not isinstance(self.tf32, bool):
             raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
 
@@ -37,3 +44,11 @@ class Settings:
     def precision(self) -> str:
         """Of products in convolutions and matrices; part of what results depend on."""
         return "tf32" if self.tf32 else "float32"
+
+    def draws_of(self, purifier: Purifier) -> int:
+        """How often a purifier is scored: "auto" is ten fresh draws, one where each fits a network anew."""
+        if not purifier.stochastic:
+            return 1
+        if self.draws == "auto":
+            return 1 if purifier.fits else 10
+        return int(self.draws)

@@ -13,14 +13,16 @@ from runners import app, render
 from runners.cell import PARTS, Cell
 from runners.components import Config, plain
 from runners.evaluate import settings_of
-from runners.figures import Figure, accuracy, average, mean, survived
+from runners.figures import Figure, accuracy, average, mean, survived, under_all
 from runners.grid import CellResult, Grid
 from runners.records import to_parquet
+from runners.winners import marked
 
 PAPERS = Path("results/papers")
 METRICS = {"accuracy": "correct", "ssim": "ssim"}  # and the records' column
 COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
-           "n", "paper", "delta", "verdict", "status", "note", "command")  # fmt: skip
+           "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
+           "command")  # fmt: skip
 
 
 class Composer:
@@ -70,6 +72,8 @@ def main(config: DictConfig) -> None:
     table = config.table
     if not table.rows or not table.columns or table.metric not in METRICS:
         raise InputError(f"table: expected rows, columns and a metric ({', '.join(METRICS)})")
+    if table.get("worst") and table.metric != "accuracy":
+        raise InputError(f"table.worst: expected metric accuracy, got {table.metric}; set table.worst=null")
     published_figures(table)
     folder = render.writable(Path(config.tables))
     composer = Composer(config)
@@ -104,7 +108,7 @@ def main(config: DictConfig) -> None:
     failed = frame[frame.status == "failed"]
     if len(failed):
         raise app.FailedCellsError(
-            f"{len(failed)} of {len(frame)} cells failed; the others are done and the next run retries "
+            f"{len(failed)} of {len(cells)} cells failed; the others are done and the next run retries "
             f"only these. First: {failed.iloc[0].row} / {failed.iloc[0].column}: {failed.iloc[0].note}"
         )
 
@@ -154,35 +158,48 @@ def frame_of(
 ) -> pd.DataFrame:
     """One row an entry: figures, the paper's, and where comparable a verdict."""
     paper = published_figures(table)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
     for row in table.rows:
         mine = [(column, result) for r, column, result in placed if r is row]
-        for column, result in mine:
-            figure = _figure(table.metric, result.records, column) if result.records is not None else None
-            entry = _entry(table, row, column, figure, paper, comparable)
+        values = [_values(table.metric, result.records, column) for column, result in mine]
+        parts = dict(enumerate(values, len(rows)))
+        whole = all(part is not None for part in values)
+        for (column, result), part in zip(mine, values, strict=True):
+            entry = _entry(table, row, column, _figure(table.metric, part), paper, comparable)
             rows.append(entry | _outcome(result))
+        missing = [entry for entry in rows[-len(mine) :] if entry["status"] != "done"]
+        status = {"status": "done" if whole else "absent", "knowledge": "", "command": "", "flags": ""}
         if table.get("average"):
-            figure = None
-            if all(result.records is not None for _, result in mine):
-                values = [_values(table.metric, result.records, column) for column, result in mine]
-                figure = average(values, 100 if table.metric == "accuracy" else 1)
-            entry = _entry(table, row, table.average, figure, paper, comparable)
-            status = {"status": "done" if figure else "absent", "knowledge": "", "command": ""}
+            figure = average(values, 100 if table.metric == "accuracy" else 1) if whole else None
             known = sorted({result.cell.names["knowledge"] for _, result in mine})
-            if len(known) > 1:
-                status["note"] = f"the average mixes attackers of different knowledge: {', '.join(known)}"
-            rows.append(entry | status)
-    return pd.DataFrame(rows)[list(COLUMNS)]
+            mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
+            entry = _entry(table, row, table.average, figure, paper, comparable)
+            rows.append(entry | status | ({"note": mixed} if len(known) > 1 else {}))
+        if table.get("worst"):
+            parts[len(rows)] = under_all(values) if whole else None
+            figure = _figure(table.metric, parts[len(rows)])
+            entry = _entry(table, row, table.worst, figure, paper, comparable)
+            rows.append(entry | status | {"note": render.lacking(missing, len(mine))})
+        if table.metric == "accuracy" and mine[0][1].cell.names["purifier"] != "none":
+            right |= {place: part for place, part in parts.items() if part is not None}
+    return marked(pd.DataFrame(rows), right, len(rows) // len(table.rows))[list(COLUMNS)]
 
 
-def _values(metric: str, records: pd.DataFrame, column: DictConfig) -> pd.Series:
+def _values(metric: str, records: pd.DataFrame | None, column: DictConfig) -> pd.Series | None:
+    """One value an image, by its id."""
+    if records is None:
+        return None
     if column.get("queries") is not None:  # read off the path of an attack that looks for the nearest
-        return survived(records.path, eps=column.eps / 255, queries=column.queries)
-    return records[METRICS[metric]]
+        values = survived(records.path, eps=column.eps / 255, queries=column.queries)
+    else:
+        values = records[METRICS[metric]]
+    return values.set_axis(records.id)
 
 
-def _figure(metric: str, records: pd.DataFrame, column: DictConfig) -> Figure:
-    values = _values(metric, records, column)
+def _figure(metric: str, values: pd.Series | None) -> Figure | None:
+    if values is None:
+        return None
     return accuracy(values) if metric == "accuracy" else mean(values)
 
 
@@ -224,6 +241,7 @@ def _entry(
 
 def _outcome(result: CellResult) -> dict[str, Any]:
     outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
+    outcome["flags"] = " ".join(flag.name for flag in result.flags)
     if result.failed is not None:
         return outcome | {"status": "failed", "note": result.failed}
     if result.skipped is not None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge
+from attacks.target import Target
 from data.errors import InputError
 from data.images import rounded
 from purifiers.purifier import Purifier, PurifierError, purify_together
-from runners import records
+from runners import metrics, records
 from runners.cell import Crafting, Purifying
 from runners.components import Spec, build, seed_of
 from runners.memory import within_memory
@@ -86,33 +87,35 @@ class Bench:
         stored = self.store.get_tensors(task.recipe)
         if stored is None:
             attack: Attack = build(task.attack)
-            knowledge: Knowledge = build(task.knowledge)
-            drawn = {
-                stage: [seed_of(task.seed, image_id, stage) for image_id in task.chunk.ids]
-                for stage in ("craft", "attacked")
-            }
+            seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
             images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
             start = time.perf_counter()
-            target = knowledge.target(
-                self.component(task.victim),
-                self.component(task.seen) if task.seen is not None else None,
-                [self.component(other) for other in task.others],
-                seeds=drawn["attacked"],
-                batch=len(images),
-                device=self.device,
-            )
-            made = attack(target, images, labels, seeds=drawn["craft"])
+            target = self.target(task, "attacked")
+            made = attack(target, images, labels, seeds=seeds)
             self._finish()
             stored = {
                 "images": made.images.cpu(),
                 "seconds": torch.tensor((time.perf_counter() - start) / len(images)),
-                "passes": torch.tensor([[c.queries, c.forward, c.backward] for c in target.counts]),
+                "passes": torch.tensor([[c.queries, c.forward, c.backward, c.zero] for c in target.counts]),
                 "paths": torch.tensor(
                     [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
                 ),
             }
             self.store.put_tensors(task.recipe, stored)
         return stored
+
+    def target(self, task: Crafting, stage: str) -> Target:
+        """What the attack of this task sees; `stage` names the defense's draws, unless they are known."""
+        knowledge: Knowledge = build(task.knowledge)
+        stage = "purify" if knowledge.known_draw else stage
+        return knowledge.target(
+            self.component(task.victim),
+            self.component(task.seen) if task.seen is not None else None,
+            [self.component(other) for other in task.others],
+            seeds=[seed_of(task.seed, image_id, stage) for image_id in task.chunk.ids],
+            batch=len(task.chunk),
+            device=self.device,
+        )
 
     def purify(self, task: Purifying) -> None:
         """Purified images and records of every purifier of the task."""
@@ -125,7 +128,11 @@ class Bench:
         seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
         victim = self.component(task.crafting.victim)
         broken: list[PurifierError] = []
-        for spec, made in self._purified(lacking, attacked, seeds, victim):
+        fresh = [
+            [seed_of(task.crafting.seed, image_id, "purify", draw) for image_id in chunk.ids]
+            for draw in range(1, task.draws)
+        ]
+        for spec, made in self._purified(lacking, attacked, [seeds, *fresh], victim):
             if isinstance(made, PurifierError):
                 broken.append(made)
                 continue
@@ -149,12 +156,13 @@ class Bench:
             raise broken[0]
 
     def _purified(
-        self, specs: Sequence[Spec], attacked: Tensor, seeds: Sequence[int], victim: Victim
+        self, specs: Sequence[Spec], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Victim
     ) -> Iterator[tuple[Spec, dict[str, Tensor] | PurifierError]]:
         """What each purifier makes of the images, or why it does not; and of their 8-bit rounding, unless it
-        fits a network to each image, which would double the cost of a table."""
+        fits a network to each image, which would double the cost. Of further draws only the decision."""
         if not specs:
             return
+        seeds, *fresh = draws
         purifiers = [self.component(spec) for spec in specs]
         start = time.perf_counter()
         results, batch = self._batches(specs, purifiers, attacked, seeds, victim)
@@ -168,13 +176,18 @@ class Bench:
             made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
             if torch.equal(eight_bit, attacked):
                 made["of_8_bit"] = made["images"].clone()
-            elif purifier.shared_run() is None:
+            elif not purifier.fits:
                 again = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
                 if isinstance(again, PurifierError):
                     yield spec, again
                     continue
                 made["of_8_bit"] = again.cpu()
-            yield spec, made
+            further = [self._batches([spec], [purifier], attacked, other, victim)[0][0] for other in fresh]
+            if errors := [one for one in further if isinstance(one, PurifierError)]:
+                yield spec, errors[0]
+                continue
+            decided = [metrics.in_batches(victim, images).argmax(1) for images in [result, *further]]
+            yield spec, made | {"decided": torch.stack(decided).cpu()}
 
     def _batches(
         self,

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hydra.utils import instantiate
 from test_grid import QUICK, cell, files, run, same
 
 PGD = ["attack=pgd", "attack.steps=2"]
@@ -15,6 +17,7 @@ CELLS = {
     "transfer jpeg": cell(*PGD, "knowledge=transfer", *OTHER, "purifier=jpeg"),
     "full gs": cell(*PGD, "knowledge=full", "purifier=gs"),
     "eot": cell(*PGD, "knowledge=full", "knowledge.eot=3", "purifier=randomization"),
+    "known draw": cell(*PGD, "knowledge=full", "knowledge.known_draw=true", "purifier=randomization"),
     "square": cell("attack=square", "attack.queries=20", "knowledge=score", "purifier=jpeg"),
     "hopskipjump": cell("attack=hopskipjump", "attack.queries=150", "knowledge=decision", "purifier=jpeg"),
     "bpda dip": cell(*PGD, "knowledge=bpda", "purifier=dip", "purifier.steps=4"),
@@ -72,6 +75,23 @@ def test_a_decision_attacks_path_is_recorded_and_ends_at_its_example(done):
         assert queries[-1] <= row.queries <= 150
         assert row.l2 == pytest.approx(distances[-1], abs=1e-5)
     assert not rows.correct.any(), "the nearest misclassified image is misclassified"
+
+
+def test_draws_are_scored_and_a_known_draw_is_the_first_of_them(done):
+    fresh, known = records(done, "eot"), records(done, "known draw")
+    for rows in (fresh, known):
+        assert (rows.draws == 3).all()
+        assert (rows.correct_all <= rows.correct_majority).all()
+        assert (rows.correct_majority <= rows.correct_any).all()
+        assert ((rows.correct_mean > 0) == rows.correct_any).all()
+        assert ((rows.correct_mean > 0.99) == rows.correct_all).all()
+    assert (records(done, "bpda jpeg").draws == 1).all()
+    configs = CELLS["known draw"]
+    purifier = instantiate(configs.configs["purifier"])
+    target = instantiate(configs.knowledge).target(torch.nn.Flatten(), purifier, [], seeds=[5, 6])
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(target(images), target(images)), "always the same draw"
+    assert torch.equal(target(images), purifier(images, seeds=[5, 6]).flatten(1)), "that of the seeds"
 
 
 def test_eight_bits_are_scored_where_it_costs_little(done):

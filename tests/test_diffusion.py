@@ -10,7 +10,7 @@ from data.weights import WeightFile
 from purifiers.diffusion import Diffusion
 from purifiers.diffusion_unet import DiffusionUNet
 
-NOWHERE = WeightFile("nowhere.pt", "")
+NOWHERE = WeightFile("nowhere.pt", "0" * 64)
 
 
 class Oracle(nn.Module):

@@ -61,6 +61,8 @@ def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
         "tf32": False,
         "workers": 1,
         "budget_hours": 1.0,
+        "audit": "cheap",
+        "draws": 3,
     }
     settings = Settings(store=str(store), **(settings | changes))
     console = Console(file=io.StringIO(), width=200)

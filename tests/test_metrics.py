@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,41 @@ def test_wilson_reaches_its_ends():
     assert metrics.wilson(7, 7)[1] == 1.0
     with pytest.raises(ValueError, match="at least 1"):
         metrics.wilson(0, 0)
+
+
+def pair(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two defenses on the same images: how often both are right, one only, neither."""
+    counts = [both, first, second, neither]
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [
+        (0, 0, 1.0),  # they never disagree
+        (0, 5, 2 / 2**5),
+        (0, 6, 2 / 2**6),
+        (7, 7, 1.0),
+        (5, 15, 2 * (1 + 20 + 190 + 1140 + 4845 + 15504) / 2**20),  # Pascal's row 20: 0.041
+        (1, 1, 1.0),
+    ],
+)
+def test_mcnemar_is_the_sign_test_on_the_images_that_differ(first, second, p):
+    found = metrics.mcnemar(*pair(11, first, second, 4))
+    n, rarer = first + second, min(first, second)
+    closed_form = min(1.0, 2 * sum(math.comb(n, k) for k in range(rarer + 1)) / 2**n)
+    assert found == pytest.approx(p)
+    assert found == pytest.approx(closed_form)
+    assert found == metrics.mcnemar(*reversed(pair(11, first, second, 4))), "symmetric"
+    assert found == metrics.mcnemar(*pair(0, first, second, 900)), "images on which they agree do not count"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([True], [True, False]), ([1.0], [0.0]), ([True], [0.5])], ids=str
+)
+def test_mcnemar_takes_right_and_wrong_of_the_same_images(first, second):
+    with pytest.raises(ValueError, match="expected two boolean arrays of one shape"):
+        metrics.mcnemar(np.array(first), np.array(second))
 
 
 def test_ssim_and_psnr_equal_scikit_image():

@@ -12,7 +12,7 @@ from data.weights import WeightFile
 from purifiers.pixelcnn import LEVELS, PixelCNN
 from purifiers.pixeldefend import PixelDefend
 
-NOWHERE = WeightFile("nowhere.pt", "")
+NOWHERE = WeightFile("nowhere.pt", "0" * 64)
 
 
 @pytest.fixture

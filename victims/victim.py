@@ -18,6 +18,7 @@ class Victim(nn.Module):
         label_space: what its labels mean; a data set must name the same.
         mean, std: the normalisation, one value a channel.
         weights: a verified file, or the recipe by which we train the network ourselves.
+        published: its clean accuracy in %, where whoever published the weights says so.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Victim(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         weights: WeightFile | Recipe,
+        published: float | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.label_space = label_space
         self.weights = weights
+        self.published = published
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
 

@@ -1,0 +1,78 @@
+"""Evaluations that are known to be wrong, and what the harness says of each."""
+
+import pytest
+from test_grid import QUICK, cell, run
+
+from victims.victim import Victim
+
+BALL = "attack.eps=16/255"
+ROW = {
+    "clean": ["attack=clean"],
+    "full": ["attack=pgd", BALL, "knowledge=full"],
+    "bpda": ["attack=pgd", BALL, "knowledge=bpda"],
+    "blind": ["attack=pgd", BALL],
+    "transfer": ["attack=pgd", BALL, "knowledge=transfer"],
+    "score": ["attack=square", BALL, "attack.queries=60", "knowledge=score"],
+}
+DECENT = [
+    "victim.weights.epochs=4",
+    "victim.weights.dataset.copies=2",
+]  # trained in some seconds, not at chance
+OTHER = [word.replace("victim.", "knowledge.victims.first.") for word in QUICK]
+
+
+def flags(store, columns: list[str], *words: str, purifier: str | None = None) -> dict[str, set[str]]:
+    cells = [
+        cell(*DECENT, *ROW[name], *(OTHER if name == "transfer" else []), *words, purifier=purifier)
+        for name in columns
+    ]
+    results, _ = run(store, cells, n=24, chunk=8)
+    assert [result.failed or result.skipped for result in results] == [None] * len(cells)
+    return {
+        name: {flag.name for flag in result.flags} - {"small_n"}
+        for name, result in zip(columns, results, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("controls")
+
+
+def test_a_gradient_killer_is_noticed_by_its_zeros_and_by_black_boxes(store):
+    raised = flags(store, ["clean", "full", "transfer", "score"], purifier="Quantises")
+    assert {"zero_grad", "blackbox_wins"} <= raised["full"]
+    assert raised["clean"] == raised["transfer"] == raised["score"] == set()
+
+
+def test_bpda_takes_the_killers_gradient_for_the_identity_and_raises_none(store):
+    assert flags(store, ["blind", "bpda", "transfer", "score"], purifier="Quantises")["bpda"] == set()
+
+
+def test_the_bare_victim_raises_none(store):
+    assert flags(store, ["clean", "blind"], "purifier=none") == {"clean": set(), "blind": set()}
+
+
+def test_an_attack_that_does_nothing_is_noticed(store):
+    raised = flags(store, ["full"], "attack.random_start=false", purifier="Quantises")
+    assert {"noop_attack", "zero_grad"} <= raised["full"]
+
+
+def test_a_blind_evaluation_of_jpeg_is_incomplete_and_a_complete_one_is_not(store):
+    assert flags(store, ["clean", "blind"], "purifier=jpeg") == {"clean": set(), "blind": {"incomplete"}}
+    complete = flags(store, ["clean", "blind", "transfer", "score", "bpda"], "purifier=jpeg")
+    assert not any("incomplete" in raised for raised in complete.values())
+
+
+def test_a_victim_that_answers_probabilities_fails_its_cells(store, monkeypatch):
+    logits = Victim.forward
+    monkeypatch.setattr(Victim, "forward", lambda self, images: logits(self, images).softmax(1))
+    results, _ = run(
+        store, [cell("attack=clean", "purifier=none", "attack._target_=attacks.attack.Clean")], seed=7
+    )
+    assert "the victim answers with probabilities" in results[0].failed
+
+
+def test_audit_off_raises_nothing(store):
+    results, _ = run(store, [cell(*ROW["blind"], "purifier=jpeg")], n=24, chunk=8, audit="off")
+    assert results[0].flags == []

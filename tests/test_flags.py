@@ -1,0 +1,177 @@
+"""Each flag is raised by what it is there for, and by nothing else."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from attacks.attack import Clean
+from attacks.from_torchattacks import PGD
+from attacks.knowledge import BPDA, Blind, Decision, Full, Transfer
+from attacks.queries import HopSkipJump
+from purifiers.gaussian_smoothing import GaussianSmoothing
+from purifiers.identity import Identity
+from purifiers.jpeg import JPEG
+from runners.cell import Cell
+from runners.flags import CELL, ROW, Evidence, of_cell, of_row
+
+N = 600
+VICTIM = {"network": {"classes": 10}}
+
+
+def evidence(
+    *,
+    n=N,
+    right=0.3,
+    bare=0.0,
+    attack=None,
+    knowledge=None,
+    purifier=None,
+    published=None,
+    probes=None,
+    **columns,
+) -> Evidence:
+    """A cell on which nothing is amiss, but for what is given."""
+    attack, knowledge = attack or PGD(eps=8 / 255), knowledge or Blind()
+    correct = np.arange(n) < right * n
+    records = pd.DataFrame(
+        {
+            "id": [f"image {i}" for i in range(n)],
+            "label": 1,
+            "clean_label": 1,
+            "adversarial_label": np.where(np.arange(n) < bare * n, 1, 0),
+            "correct": correct,
+            "correct_8bit": pd.array(correct, "boolean"),
+            "linf": attack.eps or 0.1,
+            "l2": 1.0,
+            "moved": 0.01,
+            "backward_passes": attack.backward,
+            "zero_gradients": 0,
+        }
+    ).assign(**columns)
+    names = {
+        "attack": type(attack).__name__.lower(),
+        "knowledge": type(knowledge).__name__.lower(),
+        "purifier": "none" if isinstance(purifier, Identity) else "some",
+    }
+    config = {"eps": attack.eps, "norm": attack.norm}
+    cell = Cell(names, {"attack": config, "victim": VICTIM}, "")
+    purifier = purifier or GaussianSmoothing()
+    return Evidence(cell, records, attack, knowledge, purifier, published, probes or {})
+
+
+def seen(first: float, second: float, n: int = 64) -> torch.Tensor:
+    """Of a probe: how many of each column were misled."""
+    at = torch.arange(n) / n
+    return torch.stack([at < first, at < second], 1)
+
+
+ALONE = {
+    "small_n": evidence(n=499),
+    "attack_weak": evidence(bare=0.12),
+    "zero_grad": evidence(zero_gradients=np.where(np.arange(N) < 10, 6, 0)),
+    "quantisation_gap": evidence(correct_8bit=pd.array(np.arange(N) < 0.33 * N, "boolean")),
+    "bpda_poor": evidence(knowledge=BPDA(), moved=0.1),
+    "eps_violation": evidence(linf=8.1 / 255),
+    "noop_attack": evidence(linf=np.where(np.arange(N) < 7, 0, 8 / 255)),
+    "clean_acc_off": evidence(published=92.0),
+    "noise_wins": evidence(probes={"noise": seen(0.5, 0.4)}),
+    "not_converged": evidence(probes={"twice": seen(0.9, 0.5)}),
+    "unbounded_fails": evidence(probes={"unbounded": seen(0.6, 0.5)}),
+    "eot_too_small": evidence(probes={"eot": torch.full((8,), 0.2)}),
+}
+SOUND = {
+    "as it should be": evidence(),
+    "clean": evidence(attack=Clean(), right=0.95, bare=1.0, linf=0.0),
+    "a defense that keeps its victim": evidence(knowledge=BPDA(), bare=0.5),
+    "few zero gradients": evidence(zero_gradients=np.where(np.arange(N) < 6, 6, 0)),
+    "half of the gradients": evidence(zero_gradients=5),
+    "8 bits not scored": evidence(correct_8bit=pd.array([None] * N, "boolean")),
+    "a substitute": evidence(knowledge=BPDA(substitute=torch.nn.Identity()), moved=0.1),
+    "moved, blind": evidence(moved=0.1),
+    "rounding of norms": evidence(linf=8 / 255 + 1e-6),
+    "may return the image": evidence(
+        attack=HopSkipJump(eps=0.1, norm="linf"), knowledge=Decision(), linf=0.0
+    ),
+    "published, by chance": evidence(n=501, published=99.5),
+    "the attack wins": evidence(
+        probes={"noise": seen(0.4, 0.5), "twice": seen(0.52, 0.5), "eot": torch.ones(8)}
+    ),
+    "unbounded reaches chance": evidence(probes={"unbounded": seen(0.9, 0.5)}),
+}
+
+
+def test_every_flag_of_a_cell_has_a_case():
+    assert set(ALONE) == {check.__name__ for check in CELL}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_cell_raises_exactly_its_flag(name):
+    flags = of_cell(ALONE[name])
+    assert [flag.name for flag in flags] == [name]
+    assert any(character.isdigit() for character in flags[0].seen), "says what was seen"
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_cell_raises_none(name):
+    assert of_cell(SOUND[name]) == []
+
+
+def names_of_row(*row: Evidence) -> list[list[str]]:
+    return [[flag.name for flag in flags] for flags in of_row(row)]
+
+
+def test_accuracy_that_rises_with_eps():
+    low, high = evidence(attack=PGD(eps=4 / 255), right=0.3), evidence(attack=PGD(eps=8 / 255), right=0.4)
+    assert names_of_row(low, high) == [[], ["non_monotone"]]
+    assert names_of_row(low, evidence(attack=PGD(eps=8 / 255), right=0.33)) == [[], []], "within 2 errors"
+    assert names_of_row(low, evidence(attack=PGD(eps=8 / 255), knowledge=Full(), right=0.4)) == [[], []]
+
+
+def test_a_black_box_that_breaks_more_than_the_white_box():
+    white = evidence(knowledge=Full(), right=0.4)
+    query = evidence(attack=HopSkipJump(norm="linf", eps=8 / 255), knowledge=Decision(), right=0.3)
+    assert names_of_row(white, query) == [["blackbox_wins"], []]
+    weaker = evidence(attack=HopSkipJump(norm="linf", eps=8 / 255), knowledge=Decision(), right=0.5)
+    assert names_of_row(white, weaker) == [[], []]
+    other_ball = evidence(attack=PGD(eps=16 / 255), knowledge=Transfer(), right=0.1)
+    assert names_of_row(white, other_ball) == [[], []]
+    assert names_of_row(evidence(right=0.4), query) == [[], []], "blind knows too little to be beaten"
+    bare = evidence(purifier=Identity(), right=0.4, bare=0.05)
+    assert names_of_row(bare, query) == [["blackbox_wins"], []], "but for the bare victim it is the white box"
+
+
+def test_what_is_missing_for_a_defense_without_a_gradient():
+    blind, clean = evidence(purifier=JPEG()), evidence(attack=Clean(), purifier=JPEG())
+    assert names_of_row(clean, blind) == [[], ["incomplete"]]
+    assert of_row([clean, blind])[1][0].seen == "without transfer, bpda, a query attack"
+    others = [evidence(purifier=JPEG(), knowledge=k) for k in (Transfer(), BPDA(), Decision())]
+    assert names_of_row(clean, blind, *others) == [[]] * 5
+    assert names_of_row(evidence()) == [[]], "an exact gradient needs no more"
+
+
+def test_every_flag_is_explained():
+    from pathlib import Path
+
+    text = (Path(__file__).parent.parent / "docs" / "flags.md").read_text()
+    for check in (*CELL, *ROW):
+        assert f"| `{check.__name__}` |" in text
+
+
+def test_flags_stand_on_the_figures_with_a_legend():
+    from test_render import HEADING, placed
+
+    from runners import render
+    from runners.flags import Flag
+    from runners.table import frame_of
+
+    table, cells = placed()
+    cells[1][2].flags = [Flag("attack_weak", "the bare victim keeps 12.0 %"), Flag("small_n", "20 images")]
+    cells[3][2].flags = [Flag("incomplete", "without bpda")]
+    text = render.markdown(frame_of(table, cells, comparable=False), HEADING)
+    assert "| 0.0*w |" in text
+    assert "75.0*† |" in text
+    assert "- w attack_weak: The bare victim keeps more than 10 %" in text
+    assert text.count("small_n") == 0, "read off n, and said once"
+    assert set(render.MARKS) | {"small_n"} == {check.__name__ for check in (*CELL, *ROW)}
+    assert len(set(render.MARKS.values())) == len(render.MARKS)

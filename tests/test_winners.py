@@ -1,0 +1,49 @@
+"""Which purifiers of one column are best, on the same images."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from runners.winners import ALPHA, best_of
+
+
+def right(count: int, n: int = 40) -> list[int]:
+    """The first `count` of n images."""
+    return [1] * count + [0] * (n - count)
+
+
+@pytest.mark.parametrize(
+    ("answers", "marked"),
+    [
+        ({0: right(5), 1: right(5)}, {0: 1.0, 1: 1.0}),  # the very same images
+        ({0: right(20), 1: right(20)[::-1]}, {0: 1.0, 1: 1.0}),  # as many, others
+        ({0: right(0), 1: right(0), 2: right(6)}, {2: 2 / 2**6}),
+        ({0: right(9)}, {}),
+        ({}, {}),
+    ],
+)
+def test_ties_share_the_mark_and_one_purifier_has_none(answers, marked):
+    found = best_of({name: pd.Series(np.array(of, bool)) for name, of in answers.items()})
+    assert {name: p for name, (best, p) in found.items() if best} == marked
+
+
+def test_the_highest_must_pass_against_every_other_one_not_only_the_next():
+    """y is below z, but on other images than x is wrong on: x and y cannot be told apart."""
+    x, z = right(30), right(24)
+    y = [0] * 17 + [1] * 23  # 13 with x, 10 without
+    found = best_of({name: pd.Series(np.array(of, bool)) for name, of in enumerate([x, y, z])})
+    assert found[2] == (False, 2 / 2**6)
+    assert found[1][0]
+    assert found[0] == (True, found[1][1])
+    assert found[0][1] > ALPHA
+
+
+def test_luck_seldom_makes_a_winner_of_one_of_equal_purifiers():
+    draws = np.random.default_rng(0)
+    for purifiers in (2, 3, 8):
+        wins = 0
+        for _ in range(200):
+            answers = draws.random((purifiers, 150)) < 0.6
+            found = best_of({i: pd.Series(answers[i]) for i in range(purifiers)})
+            wins += any(best and p < ALPHA for best, p in found.values())
+        assert wins <= 0.05 * 200
