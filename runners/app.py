@@ -91,7 +91,8 @@ def _unknown_option(name: str, config: str) -> str:
     groups = {group: leaf for group, leaf in groups.items() if "/" not in group}
     group, *path = name.split(".")
     if group not in groups or not path:
-        known = {*groups, *own, *OmegaConf.load(CONFIGS / "settings.yaml")} - {"hydra", "defaults"}
+        shared = OmegaConf.load(CONFIGS / "settings.yaml") if "settings" in own.defaults else {}
+        known = {*groups, *own, *shared} - {"hydra", "defaults"}
         return f"no option is called {name!r}{_near(name, sorted(known))}"
     typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     chosen = typed.get(group, groups[group]).split(",")[0]

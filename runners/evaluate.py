@@ -9,14 +9,11 @@ from rich.table import Table
 
 from runners import app, render
 from runners.cell import PARTS, Cell
-from runners.components import identity, plain
+from runners.components import plain
 from runners.figures import accuracy, mean
 from runners.grid import CellResult, Grid
 from runners.records import to_parquet
 from runners.settings import Settings
-from runners.store import key_of
-
-RECORDS = Path("results/records")
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -25,13 +22,12 @@ def settings_of(config: DictConfig) -> Settings:
     return Settings(**{name: config[name] for name in names})
 
 
-def save_records(result: CellResult) -> Path:
-    """Write a cell's records as a plain Parquet file, named by what they are of."""
-    key = key_of({"cell": identity(result.cell.configs), "images": list(result.records.purified.unique())})
-    path = RECORDS / (
-        "-".join([*result.cell.names.values(), f"n{len(result.records)}", key[:8]]) + ".parquet"
-    )
-    render.write_whole(render.writable(RECORDS) / path.name, to_parquet(result.records))
+def save_records(result: CellResult, folder: Path) -> Path:
+    """Write a cell's records and their provenance as a Parquet file, named by what they are of."""
+    key = result.provenance["key"]
+    name = "-".join([*result.cell.names.values(), f"n{len(result.records)}", key[:8]]).replace("/", "-")
+    path = render.writable(folder) / f"{name}.parquet"
+    render.write_whole(path, to_parquet(result.records, result.provenance))
     return path
 
 
@@ -51,7 +47,7 @@ def main(config: DictConfig) -> None:
     if result.failed is not None:
         raise app.FailedCellsError(f"failed cell {cell.label}: {result.failed}")
     app.console.print(_summary(result))
-    app.console.print(f"records: {save_records(result)}")
+    app.console.print(f"records: {save_records(result, Path(config.records))}")
 
 
 def _summary(result: CellResult) -> Table:

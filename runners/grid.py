@@ -17,7 +17,7 @@ from attacks.knowledge import Knowledge, UnsuitedError
 from data.errors import InputError, MissingError
 from data.images import Dataset, Images
 from purifiers.purifier import Purifier
-from runners import pool
+from runners import pool, provenance
 from runners.audit import audit
 from runners.cell import Cell, Crafting, Purifying, describe
 from runners.components import Config, Spec, build, prepare
@@ -43,6 +43,7 @@ class CellResult:
     skipped: str | None = None
     failed: str | None = None
     flags: list[Flag] = field(default_factory=list)
+    provenance: dict[str, Any] | None = None  # of the records
 
 
 @dataclass
@@ -58,7 +59,9 @@ class Grid:
     def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run."""
         device = settle(self.settings.device, tf32=self.settings.tf32)
-        self.bench = Bench(Store(self.settings.store), device, self.settings.precision)
+        self.facts = provenance.of_process(device)
+        store = Store(self.settings.store, made_by=provenance.maker(self.facts))
+        self.bench = Bench(store, device, self.settings.precision)
         results = [CellResult(cell) for cell in cells]
         for parts in (  # bad parameters are told before any training
             [cell.configs["attack"] for cell in cells],
@@ -265,6 +268,15 @@ class Grid:
             parts.append(from_parquet(content))
         result.records = pd.concat(parts, ignore_index=True).assign(
             **describe(result.cell), weights_sha256=plan[0].victim.weights_sha256
+        )
+        result.provenance = provenance.of_cell(
+            result.cell,
+            plan,
+            spec,
+            records=result.records,
+            settings=self.settings,
+            store=self.bench.store,
+            facts=self.facts,
         )
 
     def _log(self, bar: rich.progress.Task) -> None:

@@ -69,7 +69,7 @@ def _run_pool(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin,
-        initargs=(str(bench.store.root), bench.device.type, bench.precision),
+        initargs=(bench.store, bench.device.type, bench.precision),
     )
     running: dict[Future[Any], Task] = {}
     try:
@@ -107,11 +107,11 @@ def _attempt(bench: Bench, task: Task) -> str | None:
     return None
 
 
-def _begin(store: str, device: str, precision: str) -> None:
+def _begin(store: Store, device: str, precision: str) -> None:
     global _bench
     parent = multiprocessing.parent_process()
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-    _bench = Bench(Store(store), settle(device, tf32=precision == "tf32"), precision)
+    _bench = Bench(store, settle(device, tf32=precision == "tf32"), precision)
 
 
 def _die_with(sentinel: int) -> None:

@@ -1,8 +1,13 @@
 """Records: one Parquet row an image of a cell, and what reads them back."""
 
 import io
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +16,7 @@ from data.similarity import ssim
 from runners import metrics
 
 TIMINGS = ("craft_seconds", "purify_seconds")
+PROVENANCE = b"purifybench"  # its key in the metadata of a Parquet file
 
 
 def score(
@@ -100,10 +106,13 @@ def score(
     )
 
 
-def to_parquet(records: pd.DataFrame) -> bytes:
-    """Parquet bytes."""
-    file = io.BytesIO()
-    records.to_parquet(file, index=False)
+def to_parquet(records: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> bytes:
+    """Parquet bytes; with `provenance` as JSON in the file's metadata."""
+    table, file = pa.Table.from_pandas(records, preserve_index=False), io.BytesIO()
+    if provenance is not None:
+        told = {PROVENANCE: json.dumps(provenance, sort_keys=True, allow_nan=False).encode()}
+        table = table.replace_schema_metadata({**table.schema.metadata, **told})
+    pq.write_table(table, file)
     return file.getvalue()
 
 

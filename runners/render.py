@@ -1,5 +1,6 @@
 """A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def writable(folder: Path) -> Path:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises InputError where it cannot be written."""
-    part = path.parent / f".{path.name}.part"
+    part = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
         part.write_bytes(content)
         part.replace(path)

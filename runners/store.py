@@ -38,10 +38,14 @@ class Store:
 
     Raises InputError where the folder cannot be written; a full disk raises InputError too, and
     what was stored before stays as it was.
+
+    Args:
+        made_by: code, versions and device of the writer, for the headers of what is written. It is part of
+            neither names nor contents.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, *, made_by: Mapping[str, Any] | None = None) -> None:
+        self.root, self.writer = Path(root), made_by
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -57,6 +61,8 @@ class Store:
         """Write an artefact whole."""
         path = self.path(made_from)
         header = {"sha256": hashlib.sha256(content).hexdigest(), "made_from": made_from}
+        if self.writer is not None:
+            header["made_by"] = self.writer
         part = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +99,14 @@ class Store:
             log.warning("damaged: %s does not match its checksum; it will be made again", path)
             return None
         return content
+
+    def made_by(self, made_from: Recipe) -> Mapping[str, Any] | None:
+        """Who wrote an artefact, or None where that is not known."""
+        try:
+            with self.path(made_from).open("rb") as file:
+                return json.loads(file.readline()).get("made_by")
+        except (OSError, ValueError, AttributeError):  # none, or damaged: `get` says so
+            return None
 
     def put_tensors(self, made_from: Recipe, tensors: dict[str, Tensor]) -> None:
         """Write tensors as safetensors."""

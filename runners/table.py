@@ -12,7 +12,7 @@ from data.errors import InputError
 from runners import app, render
 from runners.cell import PARTS, Cell
 from runners.components import Config, plain
-from runners.evaluate import settings_of
+from runners.evaluate import save_records, settings_of
 from runners.figures import Figure, accuracy, average, mean, survived, under_all
 from runners.grid import CellResult, Grid
 from runners.records import to_parquet
@@ -22,7 +22,7 @@ PAPERS = Path("results/papers")
 METRICS = {"accuracy": "correct", "ssim": "ssim"}  # and the records' column
 COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
            "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
-           "command")  # fmt: skip
+           "command", "record")  # fmt: skip
 
 
 class Composer:
@@ -76,6 +76,7 @@ def main(config: DictConfig) -> None:
         raise InputError(f"table.worst: expected metric accuracy, got {table.metric}; set table.worst=null")
     published_figures(table)
     folder = render.writable(Path(config.tables))
+    render.writable(Path(config.records))
     composer = Composer(config)
     dataset = HydraConfig.get().runtime.choices["dataset"]
     cells = [
@@ -103,6 +104,9 @@ def main(config: DictConfig) -> None:
         path = folder / f"{stem}-records.parquet"
         render.write_whole(path, to_parquet(pd.concat(records, ignore_index=True)))
         files.append(path)
+    for result in results:
+        if result.records is not None:
+            save_records(result, Path(config.records))
     app.console.print(render.for_console(frame, heading))
     app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
     failed = frame[frame.status == "failed"]
@@ -169,7 +173,8 @@ def frame_of(
             entry = _entry(table, row, column, _figure(table.metric, part), paper, comparable)
             rows.append(entry | _outcome(result))
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] != "done"]
-        status = {"status": "done" if whole else "absent", "knowledge": "", "command": "", "flags": ""}
+        empty = dict.fromkeys(("knowledge", "command", "flags", "record"), "")
+        status = {"status": "done" if whole else "absent", **empty}
         if table.get("average"):
             figure = average(values, 100 if table.metric == "accuracy" else 1) if whole else None
             known = sorted({result.cell.names["knowledge"] for _, result in mine})
@@ -242,6 +247,7 @@ def _entry(
 def _outcome(result: CellResult) -> dict[str, Any]:
     outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
     outcome["flags"] = " ".join(flag.name for flag in result.flags)
+    outcome["record"] = result.provenance["key"][:8] if result.provenance else ""  # for runners.replay
     if result.failed is not None:
         return outcome | {"status": "failed", "note": result.failed}
     if result.skipped is not None:

@@ -11,10 +11,11 @@ from scripts import train
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("DATA_DIR", raising=False)
-    monkeypatch.setattr(evaluate, "RECORDS", tmp_path / "records")
 
     def call(main, config, *words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["purifybench", *words, f"store={tmp_path}/store"])
+        monkeypatch.setattr(
+            sys, "argv", ["purifybench", *words, f"store={tmp_path}/store", f"records={tmp_path}/records"]
+        )
         try:
             app.run(main, config)
             status = 0

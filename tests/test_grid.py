@@ -219,8 +219,8 @@ def table_records(folder: Path, kill_after: float | None = None) -> pd.DataFrame
     """Make the small table with results below `folder`; None if it was killed."""
     environment = {**os.environ, "PURIFYBENCH_STORE": str(folder / "store"), "COLUMNS": "100"}
     process = subprocess.Popen(
-        [*TABLE, f"tables={folder}/tables"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, start_new_session=True,
+        [*TABLE, f"tables={folder}/tables", f"records={folder}/records"], cwd=ROOT, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
         _, err = process.communicate(timeout=kill_after)

@@ -1,0 +1,238 @@
+"""Run one cell again from its record file alone, and compare: python -m runners.replay <key or file>"""
+
+import hashlib
+import io
+import string
+import sys
+import tempfile
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from omegaconf import DictConfig
+from rich.progress import Progress, TaskID
+from rich.table import Table
+from rich.text import Text
+
+from data.errors import InputError
+from runners import app, differences
+from runners.cell import SCORING, Cell
+from runners.components import Config, prepare
+from runners.grid import CellResult, Grid, usable
+from runners.provenance import ROOT, Facts, RecordFile, targets
+from runners.records import to_parquet
+from runners.settings import Settings
+from runners.store import Store
+from runners.work import settle
+
+SHOWN = 5  # differences
+
+
+def main(config: DictConfig) -> None:
+    """Exit status 0 where the records are equal, 1 where not, 2 for what cannot be run again."""
+    recorded = RecordFile.read(find(config.record, Path(config.records)))
+    check_code(recorded)
+    cell = cell_of(recorded, Path(config.data_dir))
+    device = device_for(recorded, config.device)
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        settings = settings_of(recorded, store=folder, device=device, workers=config.workers)
+        settle(settings.device, tf32=settings.tf32)  # as any training ran that made the weights
+        weights = ready_weights(recorded, cell, kept=Store(config.store), fresh=Store(folder))
+        result = Grid(settings, app.console).evaluate([cell])[0]
+    if result.skipped is not None:
+        raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
+    if result.failed is not None:
+        raise app.FailedCellsError(f"{recorded.path}: the cell failed now: {result.failed}")
+    if (ids := result.provenance["image_ids_sha256"]) != recorded["image_ids_sha256"]:
+        raise InputError(
+            f"dataset {cell.names['dataset']}: expected image ids of sha256 "
+            f"{recorded['image_ids_sha256']}, got {ids}"
+        )
+    report(recorded, result, weights)
+
+
+def find(record: str | None, folder: Path) -> Path:
+    """The record file of that name, or of a cell with that key (or its first digits)."""
+    name = str(record or "")
+    if name.endswith(".parquet") or Path(name).is_file():
+        return Path(name)
+    there = sorted(folder.glob("*.parquet"))
+    known = name[:8].lower() if name and set(name) <= set(string.hexdigits) else "-"
+    found = [path for path in there if path.stem.rpartition("-")[2].startswith(known)]
+    if len(name) > 8:
+        found = [path for path in found if RecordFile.read(path)["key"].startswith(name.lower())]
+    if len(found) == 1:
+        return found[0]
+    names = [path.name for path in found or there]
+    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    fault = f"{len(found)} records have the key {name!r}" if found else f"no record has the key {name!r}"
+    raise InputError(f"{fault}; expected its first digits, or a file; in {folder}: {listed or 'none'}")
+
+
+def check_code(recorded: RecordFile) -> None:
+    """Raise InputError unless every component is there, is ours, and has the recorded version."""
+    versions = recorded["component_versions"]
+    hint = f"the record was made by commit {recorded['commit']}"
+    for where, part in targets(recorded["configs"]):
+        target, expected = part["_target_"], versions.get(where)
+        try:
+            found = version_of(target)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"{where}: expected {target} version {expected}, got no such component ({error}); {hint}"
+            ) from error
+        if found != expected:
+            raise InputError(f"{where}: expected {target} version {expected}, got version {found}; {hint}")
+    if recorded["scoring"] != SCORING:
+        raise InputError(f"scoring: expected version {recorded['scoring']}, got {SCORING}; {hint}")
+
+
+def version_of(target: str) -> int:
+    """A component's version. A record file may come from anyone: only the project's own classes are named
+    by it, so that reading one runs nothing else."""
+    module, _, name = str(target).rpartition(".")
+    if not (ROOT / module.partition(".")[0]).is_dir():
+        raise ValueError("not one of this project's")
+    component = getattr(import_module(module), name)
+    if not isinstance(component, type) or component.__module__ != module:
+        raise ValueError("not a class of that module")
+    return getattr(component, "version", 1)
+
+
+def cell_of(recorded: RecordFile, data_dir: Path) -> Cell:
+    """The recorded cell, with files where they lie now."""
+    configs = {part: _placed(config, data_dir) for part, config in recorded["configs"].items()}
+    return Cell(names=recorded["names"], configs=configs, command=recorded["command"])
+
+
+def _placed(config: Any, data_dir: Path) -> Any:
+    if isinstance(config, list):
+        return [_placed(item, data_dir) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        name: _now_at(Path(item), data_dir)
+        if name in ("path", "root") and isinstance(item, str)
+        else _placed(item, data_dir)
+        for name, item in config.items()
+    }
+
+
+def _now_at(place: Path, data_dir: Path) -> str:
+    """Where it was, or at the same place below `data_dir`; what is there is verified by its sha256."""
+    parts = place.parts[place.is_absolute() :]
+    below = [data_dir.joinpath(*parts[i:]) for i in range(len(parts) + 1)]
+    return str(next((path for path in [place, *below] if path.exists()), place))
+
+
+def device_for(recorded: RecordFile, wanted: str | None) -> str:
+    """The device that was asked for, else that of the record, else what there is."""
+    kind = recorded["device"]["type"]
+    return wanted or ("auto" if kind == "cuda" and not torch.cuda.is_available() else kind)
+
+
+def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int | str) -> Settings:
+    """The recorded settings; TF32 only where there is such a device."""
+    names, held = set(Settings.__dataclass_fields__), recorded["settings"]
+    if set(held) != names:
+        differ = ", ".join(sorted(names ^ set(held)))
+        raise InputError(
+            f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
+        )
+    tf32 = held["tf32"] and settle(device, tf32=False).type == "cuda"
+    return Settings(**{**held, "store": store, "device": device, "workers": workers, "tf32": tf32})
+
+
+def ready_weights(recorded: RecordFile, cell: Cell, *, kept: Store, fresh: Store) -> list[str]:
+    """Trained weights from the kept store where they are the recorded ones, else trained again.
+
+    Returns where each came from. Raises InputError for weights that are not the recorded ones.
+    """
+    sources = []
+    for where, weights in recorded["weights"].items():
+        if weights["sha256"] is None:
+            continue
+        source = "their file"
+        if weights["trained"] is not None:
+            content = kept.get(weights["trained"])
+            if content is not None and hashlib.sha256(content).hexdigest() == weights["sha256"]:
+                fresh.put(weights["trained"], content)
+                source = f"from {kept.root}"
+            else:
+                source = f"trained again, {kept.root} lacks them"
+        with Progress(console=app.console, transient=True) as progress:
+            bar = progress.add_task(f"weights of {where}", total=1.0, visible=False)
+            told = partial(_tell, progress, bar)
+            with usable(f"weights of {where}"):
+                got = prepare(_part(cell, where), fresh, progress=told).weights_sha256
+        if got != weights["sha256"]:
+            raise InputError(
+                f"weights of {where}: expected sha256 {weights['sha256']}, got {got} ({source}); name a "
+                "store that has the recorded ones with store=..."
+            )
+        sources.append(f"{where}: {source}")
+    return sources
+
+
+def _tell(progress: Progress, bar: TaskID, share: float) -> None:
+    progress.update(bar, completed=share, visible=True)
+
+
+def _part(cell: Cell, where: str) -> Config:
+    node: Any = cell.configs
+    for step in where.split("."):
+        node = node[step]
+    return node
+
+
+def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None:
+    """Print what was compared and what differs. Raises FailedCellsError where the records are not equal."""
+    was, is_ = recorded.provenance, result.provenance
+    now = pq.read_table(io.BytesIO(to_parquet(result.records)))
+    found = differences.of_records(recorded.records, now)
+    same = differences.same_kind(was, is_)
+    equal = differences.equal_decisions(recorded.records, now)
+    rows = [
+        ("record", str(recorded.path)),
+        ("made by", f"commit {was['commit']}{_marked(was)}, {was['time']}, {was['device']['name']}"),
+        ("replayed by", f"commit {is_['commit']}{_marked(is_)}, {is_['device']['name']}"),
+        ("weights", "\n".join(weights) or "none"),
+        *differences.of_provenance(was, is_),
+        ("compared", f"{len(now)} images, all columns but timings, to the bit"),
+        ("result", "not equal" if found else "equal"),
+        *(("differs", str(difference)) for difference in found[:SHOWN]),
+    ]
+    if len(found) > SHOWN:
+        rows.append(("", f"and {len(found) - SHOWN} more columns"))
+    if found and not same:
+        rows.append(("decisions", f"other device or versions; equal on {equal} of {len(now)} images"))
+    table = Table(title=f"replay of {result.cell.label}", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(Text(name), Text(text))
+    app.console.print(table)
+    if found and same:
+        raise app.FailedCellsError(f"not equal: {', '.join(difference.column for difference in found)}")
+    if found and equal < len(now):
+        raise app.FailedCellsError(f"decisions differ on {len(now) - equal} of {len(now)} images")
+
+
+def _marked(facts: Facts) -> str:
+    return " (with changes that were not committed)" if facts["dirty"] is True else ""
+
+
+def words(argv: list[str]) -> list[str]:
+    """The command line, with a bare first word as the record."""
+    first, rest = argv[:1], argv[1:]
+    if first and not first[0].startswith("-") and ("=" not in first[0] or Path(first[0]).is_file()):
+        first = ["record='{}'".format(first[0].replace("\\", "\\\\").replace("'", "\\'"))]
+    return [*first, *rest]
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = words(sys.argv[1:])
+    app.run(main, "replay")

@@ -1,0 +1,158 @@
+"""What a record file says of where it comes from, and what counts as a difference."""
+
+import json
+import math
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_grid import QUICK, cell, files, run
+
+from runners import app, differences, provenance, replay, table
+from runners.evaluate import save_records
+from runners.provenance import NEEDED, PACKAGES, RecordFile
+from runners.records import PROVENANCE, from_parquet, to_parquet
+
+CELL = cell("attack=pgd", "attack.steps=2", "purifier=jpeg")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Path]:
+    """A store, and the record file of CELL."""
+    folder = tmp_path_factory.mktemp("made")
+    (result,), _ = run(folder / "store", [CELL], n=3)
+    return folder / "store", save_records(result, folder / "records")
+
+
+def test_a_record_file_says_all_that_it_takes_to_make_it_again(made):
+    store, path = made
+    told = json.loads(pq.read_schema(path).metadata[PROVENANCE])
+    assert set(NEEDED) <= set(told)
+    assert {"python", *PACKAGES} == set(told["versions"])
+    assert path.stem.endswith(told["key"][:8])
+    assert told["configs"] == CELL.configs
+    assert told["names"] == CELL.names
+    assert [told["settings"][name] for name in ("n", "seed", "split", "chunk")] == [3, 0, "evaluation", 2]
+    assert [told["precision"], told["threads"], told["device"]["type"]] == ["float32", 1, "cpu"]
+    assert "pytest" in told["command_line"]
+    assert told["time"].endswith("+00:00")
+    ids = from_parquet(path.read_bytes()).id
+    assert told["image_ids_sha256"] == sha256("\n".join(ids).encode()).hexdigest()
+    (weights,) = files(store, "weights")
+    assert told["weights"]["victim"]["sha256"] == sha256(weights.read_bytes().partition(b"\n")[2]).hexdigest()
+    assert told["weights"]["purifier"]["sha256"] is None
+    assert told["component_versions"]["victim.weights.dataset"] == 1
+    assert told["made_elsewhere"] == []
+
+
+def test_provenance_is_beside_the_records_not_in_them(made):
+    whole = RecordFile.read(made[1])
+    plain = from_parquet(made[1].read_bytes())
+    pd.testing.assert_frame_equal(plain, from_parquet(to_parquet(plain, whole.provenance)))
+    assert PROVENANCE not in pq.read_schema(pa.BufferReader(to_parquet(plain))).metadata
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(["git", "-C", folder, *who, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_commit_and_changes_are_told(tmp_path):
+    unknown = {"commit": "unknown", "dirty": "unknown"}
+    assert provenance.of_code(tmp_path) == unknown, "no repository"
+    git(tmp_path, "init", "-q")
+    assert provenance.of_code(tmp_path) == unknown, "no commit"
+    (tmp_path / "code.py").write_text("a = 1\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert provenance.of_code(tmp_path) == {"commit": commit, "dirty": False}
+    (tmp_path / "new").mkdir()
+    assert provenance.of_code(tmp_path / "new") == unknown, "a folder in someone's repository is not one"
+    (tmp_path / "new" / "purifier.py").touch()
+    assert provenance.of_code(tmp_path)["dirty"] is True, "a new file"
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "second")
+    (tmp_path / "code.py").write_text("a = 2\n")
+    assert provenance.of_code(tmp_path)["dirty"] is True, "a changed file"
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.of_code() == {"commit": "unknown", "dirty": "unknown"}
+
+
+def test_chunks_that_another_commit_made_are_told_and_are_the_same(monkeypatch, tmp_path, made):
+    subprocess.run(["cp", "-r", str(made[0] / "weights"), str(tmp_path)], check=True)
+    monkeypatch.setattr(provenance, "of_code", lambda: {"commit": "a", "dirty": False})
+    first = run(tmp_path, [CELL], n=2, workers=2)[0][0]
+    monkeypatch.setattr(provenance, "of_code", lambda: {"commit": "b", "dirty": False})
+    second = run(tmp_path, [CELL], n=4, workers=2)[0][0]
+    assert first.provenance["made_elsewhere"] == []
+    assert second.provenance["made_elsewhere"] == [
+        {"stage": stage, "chunks": 1, "by": {"commit": "a"}}
+        for stage in ("adversarial", "purified", "records")
+    ]
+    kept = from_parquet(made[1].read_bytes())
+    assert second.records.purified[:2].tolist() == kept.purified[:2].tolist(), "no name depends on the maker"
+    for path in files(tmp_path, "records"):
+        header = json.loads(path.read_bytes().partition(b"\n")[0])
+        path.write_bytes(json.dumps({k: v for k, v in header.items() if k != "made_by"}).encode()
+                         + b"\n" + path.read_bytes().partition(b"\n")[2])  # fmt: skip
+    third = run(tmp_path, [CELL], n=4)[0][0]
+    assert {"stage": "records", "chunks": 2, "by": "unknown"} in third.provenance["made_elsewhere"]
+
+
+def test_every_figure_of_a_table_has_its_record_file(monkeypatch, tmp_path, made):
+    words = [
+        "table=ddip/table1", "n=2", *QUICK, f"store={made[0]}", f"tables={tmp_path}/tables",
+        f"records={tmp_path}/records",
+        "table.rows=[{label:JPEG,cell:['purifier=jpeg']},{label:Bare,cell:['purifier=none']}]",
+        "table.columns=[{label:Clean,attack:clean,cell:['attack=clean']}]",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["table", *words])
+    app.run(table.main, "table")
+    figures = pd.read_csv(tmp_path / "tables" / "ddip-table1.csv")
+    cells = figures[figures.command.notna()]
+    assert len(cells) == 2
+    for key in cells.record:
+        found = replay.find(key, tmp_path / "records")
+        assert RecordFile.read(found)["settings"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "equal"),
+    [
+        (0.0, -0.0, False),
+        (float("nan"), float("nan"), True),
+        (None, float("nan"), False),
+        ([[1.0, 2.0]], [[1.0, 2.0]], True),
+        ([[1.0, 2.0]], [[1.0, math.nextafter(2, 3)]], False),
+        ([], [[1.0, 2.0]], False),
+        (1, 1.0, False),
+    ],
+)
+def test_equal_means_to_the_bit(was, now, equal):
+    tables = [pa.table({"id": ["a"], "value": [value]}) for value in (was, now)]
+    assert (differences.of_records(*tables) == []) == equal
+
+
+def test_a_column_of_one_side_only_is_a_difference():
+    more, fewer = pa.table({"id": ["a"], "flag": [1]}), pa.table({"id": ["a"]})
+    assert [d.column for d in differences.of_records(more, fewer)] == ["flag"]
+    assert [d.column for d in differences.of_records(fewer, more)] == ["flag"]
+
+
+def test_of_a_long_path_the_place_is_shown():
+    long = [[float(i), 0.5] for i in range(500)]
+    tables = [pa.table({"id": ["a"], "path": [[*long, [500.0, end]]]}) for end in (0.25, 0.125)]
+    text = str(differences.of_records(*tables)[0])
+    assert "[500.0, 0.25]" in text
+    assert "[500.0, 0.125]" in text
+    assert len(text) < 400
