@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,7 @@ class Grid:
                 else:
                     failures[key_of(group.records(purifier))] = reason
             if kept:
-                sound.append(Purifying(group.crafting, tuple(kept)))
+                sound.append(replace(group, purifiers=tuple(kept)))
         return sound, failures
 
     def _affordable(self, expected: float) -> None:
