@@ -217,3 +217,15 @@ class HalfDetached(Purifier):
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         return 0.95 * images + 0.05 * images.square().detach()
+
+
+class LearnsAlone(Purifier):
+    """Has a gradient, but none to the images."""
+
+    gradient = "exact"
+
+    def __init__(self) -> None:
+        self.share = nn.Parameter(torch.tensor(0.9))
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        return images.detach() * self.share.to(images)

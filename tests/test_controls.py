@@ -21,12 +21,14 @@ DECENT = [
 OTHER = [word.replace("victim.", "knowledge.victims.first.") for word in QUICK]
 
 
-def flags(store, columns: list[str], *words: str, purifier: str | None = None) -> dict[str, set[str]]:
+def flags(
+    store, columns: list[str], *words: str, purifier: str | None = None, seed: int = 0
+) -> dict[str, set[str]]:
     cells = [
         cell(*DECENT, *ROW[name], *(OTHER if name == "transfer" else []), *words, purifier=purifier)
         for name in columns
     ]
-    results, _ = run(store, cells, n=24, chunk=8)
+    results, _ = run(store, cells, n=24, chunk=8, seed=seed)
     assert [result.failed or result.skipped for result in results] == [None] * len(cells)
     return {
         name: {flag.name for flag in result.flags} - {"small_n"}
@@ -39,6 +41,13 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("controls")
 
 
+def steepen(store, monkeypatch) -> None:
+    """A trained victim gets logits so far apart that the loss of what is right is 0, and its gradient too."""
+    flags(store, ["clean"], "purifier=none")
+    logits = Victim.forward
+    monkeypatch.setattr(Victim, "forward", lambda self, images: 1000 * logits(self, images))
+
+
 def test_a_gradient_killer_is_noticed_before_its_first_cell(store):
     results, _ = run(store, [cell(*DECENT, *ROW["full"], purifier="Flat")], n=24, chunk=8)
     assert results[0].failed.startswith("traits: gradient: expected the gradient of central differences")
@@ -46,11 +55,9 @@ def test_a_gradient_killer_is_noticed_before_its_first_cell(store):
 
 
 def test_a_victim_without_gradients_is_noticed_by_its_zeros_and_by_black_boxes(store, monkeypatch):
-    """Logits so far apart that the loss of an image that is right is 0, and its gradient too."""
-    logits = Victim.forward
-    monkeypatch.setattr(Victim, "forward", lambda self, images: 1000 * logits(self, images))
-    raised = flags(store / "steep", ["clean", "blind", "score"], "purifier=none")
-    assert raised["blind"] == {"zero_grad", "blackbox_wins"}
+    steepen(store, monkeypatch)
+    raised = flags(store, ["clean", "blind", "score"], "purifier=none", seed=1)
+    assert {"zero_grad", "blackbox_wins"} <= raised["blind"] <= {"zero_grad", "blackbox_wins", "attack_weak"}
     assert raised["clean"] == raised["score"] == set()
 
 
@@ -59,10 +66,9 @@ def test_the_bare_victim_raises_none(store):
 
 
 def test_an_attack_that_does_nothing_is_noticed(store, monkeypatch):
-    logits = Victim.forward
-    monkeypatch.setattr(Victim, "forward", lambda self, images: 1000 * logits(self, images))
-    raised = flags(store / "steep", ["blind"], "attack.random_start=false", "purifier=none")
-    assert raised["blind"] == {"noop_attack", "zero_grad"}
+    steepen(store, monkeypatch)
+    raised = flags(store, ["blind"], "attack.random_start=false", "purifier=none", seed=1)
+    assert {"noop_attack", "zero_grad"} <= raised["blind"] <= {"noop_attack", "zero_grad", "attack_weak"}
 
 
 def test_a_blind_evaluation_of_jpeg_is_incomplete_and_a_complete_one_is_not(store):

@@ -25,7 +25,7 @@ from runners.app import CONFIGS
 from runners.components import build, plain
 
 NAMES = sorted(p.stem for p in (CONFIGS / "purifier").glob("*.yaml"))
-STEPS = 18
+STEPS = 12
 
 
 def purifier(name: str) -> Purifier:
@@ -46,6 +46,7 @@ def purifier(name: str) -> Purifier:
     if "until" in config.purifier:
         config.purifier.until = 3
     OmegaConf.resolve(config)
+    torch.manual_seed(0)  # of untrained networks
     try:
         built = build(plain(config.purifier))
         if isinstance(built, Learned):  # the contract holds for untrained networks too

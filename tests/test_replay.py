@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_grid import cell, run
 
-from attacks.from_torchattacks import PGD
+from attacks.attack import Attack
 from runners import app, replay
 from runners.evaluate import save_records
 from runners.provenance import RecordFile
@@ -188,7 +188,7 @@ def of(part: str, **changes):
         ({"told": of("victim", label_space="letters")}, "knows the labels of 'letters'"),
         (
             {"told": lambda f: f["component_versions"].update(attack=0)},
-            f"attack: expected attacks.from_torchattacks.PGD version 0, got version {PGD.version}",
+            f"attack: expected attacks.from_torchattacks.PGD version 0, got version {Attack.version}",
         ),
         ({"told": lambda f: f.update(scoring=0)}, "scoring: expected version 0, got"),
     ],

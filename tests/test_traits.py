@@ -51,6 +51,7 @@ LIARS = [
     (broken.StraightThrough(), "gradient", "a relative error of 1"),
     (broken.Flat(), "gradient", "0 everywhere"),
     (broken.HalfDetached(), "gradient", "a relative error of 0.0"),
+    (broken.LearnsAlone(), "gradient", "cut off"),
     (ExactJPEG(), "gradient", "cut off"),
     (Dynamic(purifier=ExactJPEG()), "gradient", "cut off"),
 ]
