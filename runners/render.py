@@ -202,6 +202,7 @@ def latex(frame: pd.DataFrame, heading: Heading) -> str:
     """A booktabs table."""
     escape = str.maketrans({c: f"\\{c}" for c in "%&_#$"})
     text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$", "▲": "$\\triangle$", "~": "$\\sim$", "<": "$<$"}
+    text["†"] = "$\\dagger$"
 
     def clean(cell: str) -> str:
         cell = cell.translate(escape)

@@ -185,7 +185,11 @@ def frame_of(
             parts[len(rows)] = under_all(values) if whole else None
             figure = _figure(table.metric, parts[len(rows)])
             entry = _entry(table, row, table.worst, figure, paper, comparable)
-            rows.append(entry | status | {"note": render.lacking(missing, len(mine))})
+            raised = {
+                flag.name: None for _, result in mine for flag in result.flags
+            }  # of any makes it doubtful
+            note = render.lacking(missing, len(mine))
+            rows.append(entry | status | {"note": note, "flags": " ".join(raised)})
         if table.metric == "accuracy" and mine[0][1].cell.names["purifier"] != "none":
             right |= {place: part for place, part in parts.items() if part is not None}
     return marked(pd.DataFrame(rows), right, len(rows) // len(table.rows))[list(COLUMNS)]
