@@ -4,6 +4,7 @@
 "full" takes up to 64 images, and attacks again with twice the steps and without a bound.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -23,6 +24,8 @@ from runners.components import Config, Spec, build, seed_of
 from runners.flags import Evidence, Flag
 from runners.store import key_of
 from runners.work import Bench
+
+log = logging.getLogger(__name__)
 
 Probe = Callable[[Bench, Crafting], Tensor]  # of one chunk: what is seen of each image
 Level = Literal["off", "cheap", "full"]
@@ -59,7 +62,10 @@ def _evidence(
         affordable = int(SHARE / 2 * len(records) * (attack.forward + attack.backward) / passes)
         count = min(MOST, len(records), affordable if level == "cheap" else MOST)
         if count > 0:
-            probes[name] = _seen(bench, name, probe, plan, count)
+            try:
+                probes[name] = _seen(bench, name, probe, plan, count)
+            except Exception as error:  # the cell is done: a probe must not take it away
+                log.warning("%s: probe %s failed, its flag is not known: %s", cell.label, name, error)
     return Evidence(
         cell=cell,
         records=records,

@@ -3,6 +3,7 @@
 import pytest
 from test_grid import QUICK, cell, run
 
+from runners import audit
 from victims.victim import Victim
 
 BALL = "attack.eps=16/255"
@@ -89,3 +90,24 @@ def test_a_victim_that_answers_probabilities_fails_its_cells(store, monkeypatch)
 def test_audit_off_raises_nothing(store):
     results, _ = run(store, [cell(*ROW["blind"], "purifier=jpeg")], n=24, chunk=8, audit="off")
     assert results[0].flags == []
+
+
+def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, caplog):
+    def broken(bench, task):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(audit, "noise", broken)
+    results, _ = run(store, [cell(*DECENT, *ROW["blind"], "purifier=none")], n=24, chunk=8, seed=5)
+    assert results[0].records is not None
+    assert "probe noise failed, its flag is not known: too large" in caplog.text
+
+
+def test_a_full_audit_looks_harder(store, monkeypatch):
+    words = [*DECENT, "attack=pgd", "attack.eps=16/255", "attack.alpha=1/255", "attack.steps=2"]
+    short = cell(*words, "attack.random_start=false", "purifier=none")
+    probed: list[str] = []
+    seen = audit._seen
+    monkeypatch.setattr(audit, "_seen", lambda b, name, *rest: probed.append(name) or seen(b, name, *rest))
+    results, _ = run(store, [short], n=24, chunk=8, seed=6, audit="full")
+    assert probed == ["noise", "twice", "unbounded"]
+    assert "unbounded_fails" not in {flag.name for flag in results[0].flags}
