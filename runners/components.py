@@ -3,8 +3,10 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from runners.store import Recipe, Store, key_of
 
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 WHERE = {"path", "root", "source", "published"}  # where something lies, what is said of it, is not what it is
+VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
 
 Config = dict[str, Any]
 
@@ -161,3 +164,20 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
         if content is None:
             raise InputError(f"store {store.root}: what was written cannot be read back")
     return Spec(config, hashlib.sha256(content).hexdigest(), trained)
+
+
+@contextmanager
+def usable(what: str) -> Iterator[None]:
+    """A component that cannot be made ready from its config is bad input, not a fault of ours."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise InputError(f"{what}: its config cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def victims_for(label_space: str) -> list[str]:
+    """Names of the victims that know these labels."""
+    leaves = sorted(VICTIMS.glob("*.yaml"))
+    return [leaf.stem for leaf in leaves if OmegaConf.load(leaf).label_space == label_space]

@@ -1,13 +1,10 @@
 """Evaluates cells: plans what the store lacks, estimates it, runs it, assembles the records."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from attacks.attack import Attack
@@ -18,7 +15,7 @@ from purifiers.purifier import Purifier
 from runners import pool, provenance
 from runners.audit import audit
 from runners.cell import Cell, Crafting, Purifying, describe
-from runners.components import Config, Spec, build, prepare
+from runners.components import Config, Spec, build, prepare, usable, victims_for
 from runners.estimate import Estimator, spoken, total
 from runners.flags import Flag
 from runners.progress import Log, progress_of
@@ -27,8 +24,6 @@ from runners.settings import Settings
 from runners.store import Store, key_of
 from runners.traits import Traits
 from runners.work import Bench, settle
-
-VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
 
 SHORT = 10  # seconds of work, for which starting processes does not pay
 
@@ -257,23 +252,6 @@ class Grid:
             store=self.bench.store,
             facts=self.facts,
         )
-
-
-@contextmanager
-def usable(what: str) -> Iterator[None]:
-    """A component that cannot be made ready from its config is bad input, not a fault of ours."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise InputError(f"{what}: its config cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def victims_for(label_space: str) -> list[str]:
-    """Names of the victims that know these labels."""
-    leaves = sorted(VICTIMS.glob("*.yaml"))
-    return [leaf.stem for leaf in leaves if OmegaConf.load(leaf).label_space == label_space]
 
 
 def id_of(task: Crafting | Purifying) -> str:

@@ -20,8 +20,8 @@ from rich.text import Text
 from data.errors import InputError
 from runners import app, differences
 from runners.cell import SCORING, Cell
-from runners.components import Config, prepare
-from runners.grid import CellResult, Grid, usable
+from runners.components import Config, prepare, usable
+from runners.grid import CellResult, Grid
 from runners.provenance import ROOT, Facts, RecordFile, targets
 from runners.records import to_parquet
 from runners.settings import Settings

@@ -7,8 +7,7 @@ from omegaconf import OmegaConf
 
 from data.errors import MissingError
 from runners.app import CONFIGS, names_of
-from runners.components import build, identity, plain
-from runners.grid import victims_for
+from runners.components import build, identity, plain, victims_for
 from runners.table import published_figures, words
 
 GROUPS = ("dataset", "victim", "attack", "knowledge", "purifier")
