@@ -6,6 +6,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -27,7 +28,7 @@ from runners.work import Bench
 
 log = logging.getLogger(__name__)
 
-Probe = Callable[[Bench, Crafting], Tensor]  # of one chunk: what is seen of each image
+Probe = Callable[[Bench, Crafting, Tensor], Tensor]  # images, adversarial ones: what is seen of each
 Level = Literal["off", "cheap", "full"]
 MOST = 64  # images of a probe
 SHARE = 0.1  # of a cell's passes, for the two cheap probes together
@@ -106,9 +107,11 @@ def _seen(bench: Bench, name: str, probe: Probe, plan: list[Crafting], count: in
     if stored is None:
         parts: list[Tensor] = []
         for crafting in plan:
-            if sum(len(part) for part in parts) < count:
-                parts.append(probe(bench, crafting))
-        stored = {"seen": torch.cat(parts)[:count]}
+            if (lacking := count - sum(len(part) for part in parts)) > 0:
+                attacked = bench.adversarial(crafting)["images"][:lacking].to(bench.device)
+                few = replace(crafting, chunk=crafting.chunk.take(list(range(len(attacked)))))
+                parts.append(probe(bench, few, attacked))
+        stored = {"seen": torch.cat(parts)}
         bench.store.put_tensors(recipe, stored)
     return stored["seen"]
 
@@ -118,7 +121,7 @@ def _misled(target: Target, images: Tensor, labels: Tensor) -> Tensor:
         return target(images).argmax(1) != labels
 
 
-def noise(bench: Bench, task: Crafting) -> Tensor:
+def noise(bench: Bench, task: Crafting, attacked: Tensor) -> Tensor:
     """(N, 2): whether noise on the ball's surface misleads what the attacker sees; whether the attack does.
 
     Signs of normal noise in an l-infinity ball, its direction in an l2 ball.
@@ -132,11 +135,10 @@ def noise(bench: Bench, task: Crafting) -> Tensor:
         drawn.append(sample.sign() if attack.norm == "linf" else sample / sample.norm())
     noisy = (images + attack.eps * torch.stack(drawn).to(images)).clamp(0, 1)
     target = bench.target(task, "noise")
-    attacked = bench.adversarial(task)["images"].to(bench.device)
     return torch.stack([_misled(target, noisy, labels), _misled(target, attacked, labels)], 1).cpu()
 
 
-def halves(bench: Bench, task: Crafting) -> Tensor:
+def halves(bench: Bench, task: Crafting, attacked: Tensor) -> Tensor:
     """(N,): the cosine between two gradients at the image, of as many draws each as a step of the attack."""
     images, labels = task.chunk.images.to(bench.device), task.chunk.labels.to(bench.device)
     attack: Attack = build(task.attack)
@@ -165,12 +167,11 @@ def unbounded(attack: Attack) -> Config:
     return {"eps": 1.0, "alpha": max(attack.alpha, 2.5 / attack.steps)}
 
 
-def again(bench: Bench, task: Crafting, *, changes: Callable[[Attack], Config]) -> Tensor:
+def again(bench: Bench, task: Crafting, attacked: Tensor, *, changes: Callable[[Attack], Config]) -> Tensor:
     """(N, 2): whether the changed attack misleads what the attacker sees; whether the attack itself does."""
     changed: Attack = build(task.attack | changes(build(task.attack)))
     images, labels = task.chunk.images.to(bench.device), task.chunk.labels.to(bench.device)
     seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
     made = changed(bench.target(task, "attacked"), images, labels, seeds=seeds).images
-    before = bench.adversarial(task)["images"].to(bench.device)
     target = bench.target(task, "probe")
-    return torch.stack([_misled(target, made, labels), _misled(target, before, labels)], 1).cpu()
+    return torch.stack([_misled(target, made, labels), _misled(target, attacked, labels)], 1).cpu()

@@ -93,7 +93,7 @@ def test_audit_off_raises_nothing(store):
 
 
 def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, caplog):
-    def broken(bench, task):
+    def broken(bench, task, attacked):
         raise MemoryError("too large")
 
     monkeypatch.setattr(audit, "noise", broken)
