@@ -47,7 +47,7 @@ class Estimator:
         return knowledge.eot * seconds
 
     def _pass(self, task: Crafting, spec: Spec) -> None:
-        images = task.chunk.images.to(self.bench.device).requires_grad_()
+        images = task.chunk.images.to(self.bench.device, copy=True).requires_grad_()
         labels = task.chunk.labels.to(self.bench.device)
         F.cross_entropy(self.bench.component(spec)(images), labels).backward()
 

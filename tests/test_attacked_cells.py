@@ -21,6 +21,7 @@ CELLS = {
     "square": cell("attack=square", "attack.queries=20", "knowledge=score", "purifier=jpeg"),
     "hopskipjump": cell("attack=hopskipjump", "attack.queries=150", "knowledge=decision", "purifier=jpeg"),
     "bpda dip": cell(*PGD, "knowledge=bpda", "purifier=dip", "purifier.steps=4"),
+    "ddn": cell("attack=ddn", "attack.steps=5", "purifier=none"),
     "clean": cell("attack=clean", "purifier=jpeg"),
     "clean bpda": cell("attack=clean", "knowledge=bpda", "purifier=jpeg"),
 }

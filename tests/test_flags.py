@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attacks.attack import Clean
+from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import PGD
 from attacks.knowledge import BPDA, Blind, Decision, Full, Transfer
 from attacks.queries import HopSkipJump
@@ -85,6 +86,7 @@ SOUND = {
     "clean": evidence(attack=Clean(), right=0.95, bare=1.0, linf=0.0),
     "a defense that keeps its victim": evidence(knowledge=BPDA(), bare=0.5),
     "few zero gradients": evidence(zero_gradients=np.where(np.arange(N) < 6, 6, 0)),
+    "no ball: zero where it succeeded": evidence(attack=DDN(), zero_gradients=9, backward_passes=10),
     "half of the gradients": evidence(zero_gradients=5),
     "8 bits not scored": evidence(correct_8bit=pd.array([None] * N, "boolean")),
     "a substitute": evidence(knowledge=BPDA(substitute=torch.nn.Identity()), moved=0.1),
