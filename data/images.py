@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,9 +47,10 @@ class Images:
         """The same images on a device."""
         return Images(self.ids, self.images.to(device), self.labels.to(device))
 
-    def take(self, indices: list[int]) -> "Images":
+    def take(self, indices: Sequence[int]) -> "Images":
         """The images at these positions, in this order."""
-        return Images(tuple(self.ids[i] for i in indices), self.images[indices], self.labels[indices])
+        picked = list(indices)
+        return Images(tuple(self.ids[i] for i in picked), self.images[picked], self.labels[picked])
 
     def subset(self, n: int, *, seed: int) -> "Images":
         """n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
@@ -107,6 +109,17 @@ def rounded(images: Tensor) -> Tensor:
     return (images * 255).round() / 255
 
 
+class Index(Protocol):
+    """A split's ids and labels, of which images can be picked; Images are an index of themselves."""
+
+    ids: tuple[str, ...]
+    labels: Tensor
+
+    def take(self, indices: Sequence[int]) -> Images:
+        """The images at these positions, in this order."""
+        ...
+
+
 class Dataset(ABC):
     """Where images come from. `label_space` names what a label means; victims name the same."""
 
@@ -117,6 +130,10 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, split: str) -> Images:
         """All images of a split: train, tuning or evaluation, which share no image."""
+
+    def index(self, split: str) -> Index:
+        """What is in a split; large sets read an image only when it is picked."""
+        return self.load(split)
 
     @staticmethod
     def check_split(split: str) -> None:
