@@ -70,7 +70,7 @@ def carry_out(
     died = store.claims.clear() & {task.key for task in [*lacking, *sound]} if launch.shards == 1 else set()
     if expected < SHORT and settings.workers == "auto":
         workers = 1
-    # In a process of its own a task that is killed fails alone. What is short, and killed no one, is done here.
+    # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
     here = workers == 1 and expected < SHORT and not died and launch.shards == 1
     console.print(
         f"estimate: {spoken(expected)} for {len(lacking)} chunks to craft and {len(sound)} to "

@@ -78,7 +78,7 @@ class Traits:
         return sound, failures
 
     def attempt(self, purifier: Spec, victim: Spec, like: Images) -> None:
-        """Run the checks, in one process at a time. Only what passed is stored: what did not is tried again."""
+        """Run the checks, one process at a time. Only what passed is stored: what did not is tried again."""
         recipe = self.recipe(purifier, victim, like)
         store, what = self.bench.store, f"checking: {purifier.config['_target_'].rpartition('.')[2]}"
         with store.claims.alone(key_of(recipe), what):
