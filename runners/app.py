@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,20 +35,25 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     problems: list[Exception] = []
+    ours = os.getpid()
 
     def guarded(composed: DictConfig) -> None:
-        """One job; in a sweep the others go on after a problem."""
+        """One job; in a sweep the others go on after a problem. A launcher may run it in another process, and
+        hands what is raised there back."""
         try:
             task(composed)
         except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
+            if os.getpid() != ours:
+                raise
             problems.append(error)
 
+    signal.signal(signal.SIGTERM, _asked_to_end)
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
-        sys.exit(130)
-    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(143 if isinstance(stopped, _EndedError) else 130)
+    except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
         problems.append(error)
     except ValueError as error:  # Hydra's own for group=null and the like; any other is our fault
         if Path(hydra.__file__).parent not in Path(extract_tb(error.__traceback__)[-1].filename).parents:
@@ -57,6 +63,14 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
         sys.stderr.write(f"error: {explain(problem, config)}\n")
     if problems:
         sys.exit(1 if all(isinstance(p, FailedCellsError) for p in problems) else 2)
+
+
+class _EndedError(KeyboardInterrupt):
+    """By SIGTERM."""
+
+
+def _asked_to_end(number: int, frame: object) -> None:
+    raise _EndedError
 
 
 def explain(error: Exception, config: str) -> str:

@@ -1,6 +1,7 @@
-"""Evaluates cells: plans what the store lacks, estimates it, runs it, assembles the records."""
+"""Evaluates cells: plans what the store lacks, has it carried out, assembles the records."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from runners.components import Config, Spec, build, prepare, usable, victims_for
 from runners.flags import Flag
 from runners.manifest import Manifest, Request
 from runners.picking import Picking
+from runners.pool import StoppedError
 from runners.progress import progress_of
 from runners.records import from_parquet
 from runners.schedule import Launch, carry_out
@@ -51,6 +53,7 @@ class Grid:
     settings: Settings
     console: Console
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)  # asks a training to end
 
     def evaluate(self, cells: Sequence[Cell], request: Request | None = None) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run.
@@ -65,6 +68,7 @@ class Grid:
 
     def share(self, cells: Sequence[Cell], request: Request, launch: Launch) -> None:
         """One job's part of the work; the records stay in the store."""
+        self.stop = launch.stop
         results, ready = self._planned(cells)
         reasons = self._carry_out(ready, request, launch)
         self._assemble_all(results, ready, reasons)
@@ -72,7 +76,8 @@ class Grid:
     def gather(self, cells: Sequence[Cell], request: Request) -> list[CellResult]:
         """Records of all cells as jobs have left them in the store; nothing is computed but what is quick."""
         results, ready = self._planned(cells)
-        self._write(request, ready, {})
+        if made_by := next(filter(None, (self._made_by(*plan) for plan in ready.values())), None):
+            self.facts |= made_by  # this process may have another device than the jobs
         reasons = {}
         for task in self._groups(ready):
             for key in failures.keys(task):
@@ -80,6 +85,9 @@ class Grid:
                 reasons[key] = found.reason if found else UNFINISHED
         self._assemble_all(results, ready, reasons)
         return results
+
+    def _made_by(self, plan: list[Crafting], spec: Spec) -> Mapping[str, Any] | None:
+        return self.bench.store.made_by(self._alone(plan[0], spec).records(spec))
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise InputError for bad parameters, before any training."""
@@ -216,9 +224,13 @@ class Grid:
                 bar = progress.add_task(f"training {what}", total=1.0, visible=False)
 
                 def told(share: float) -> None:
+                    if self.stop.is_set():
+                        raise StoppedError
                     progress.update(bar, completed=share, description=f"training {what}", visible=True)
 
                 def waiting(holder: Holder) -> None:
+                    if self.stop.is_set():
+                        raise StoppedError
                     progress.update(bar, description=f"{what}: trained by {holder.label}", visible=True)
 
                 try:

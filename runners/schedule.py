@@ -29,6 +29,7 @@ class Launch:
     name: str = field(default_factory=lambda: uuid4().hex)
     shard: int = 0
     shards: int = 1
+    here: bool = False  # in this process, which is not the user's own
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -71,7 +72,7 @@ def carry_out(
     if expected < SHORT and settings.workers == "auto":
         workers = 1
     # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
-    here = workers == 1 and expected < SHORT and not died and launch.shards == 1
+    short = workers == 1 and expected < SHORT and not died and launch.shards == 1
     console.print(
         f"estimate: {spoken(expected)} for {len(lacking)} chunks to craft and {len(sound)} to "
         f"purify, {workers} {'process' if workers == 1 else 'processes'} on {bench.device.type}"
@@ -95,7 +96,7 @@ def carry_out(
             done=done,
             lingers=launch.shards == 1,
         )
-        pool.run(turns, bench=bench, workers=0 if here else workers, stop=launch.stop)
+        pool.run(turns, bench=bench, workers=0 if short or launch.here else workers, stop=launch.stop)
     return reasons | turns.reasons
 
 
