@@ -47,7 +47,7 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
                 raise
             problems.append(error)
 
-    signal.signal(signal.SIGTERM, _asked_to_end)
+    before = signal.signal(signal.SIGTERM, _asked_to_end)
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
     except KeyboardInterrupt as stopped:
@@ -59,6 +59,12 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
         if Path(hydra.__file__).parent not in Path(extract_tb(error.__traceback__)[-1].filename).parents:
             raise
         problems.append(error)
+    except RuntimeError as error:  # submitit's, of a job that was killed; it is no dependency of ours
+        if type(error).__module__.partition(".")[0] != "submitit":
+            raise
+        problems.append(FailedCellsError(_last_line(str(error))))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for problem in problems:
         sys.stderr.write(f"error: {explain(problem, config)}\n")
     if problems:
@@ -71,6 +77,12 @@ class _EndedError(KeyboardInterrupt):
 
 def _asked_to_end(number: int, frame: object) -> None:
     raise _EndedError
+
+
+def _last_line(text: str) -> str:
+    """What a job's log ends with, and where it lies."""
+    lines = [line.strip() for line in text.splitlines() if line.strip("- ")]
+    return " ".join(lines[:1] + lines[-3:])
 
 
 def explain(error: Exception, config: str) -> str:
