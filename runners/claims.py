@@ -158,13 +158,13 @@ class Claims:
 
     def alive(self) -> dict[str, Holder]:
         """Who holds what, by name; the dead left out."""
-        now = self._now()
+        now = self.now()
         return {path.stem: holder for path, holder in self.all() if not self._dead(path, now)}
 
     def clear(self) -> set[str]:
         """Forget the dead, so that their tasks have all their chances again; the names that they held."""
         every = self.all()
-        now = self._now() if every else 0.0
+        now = self.now() if every else 0.0
         dead = [path for path, _ in every if self._dead(path, now)]
         held = {path.stem for path, _ in every} - {path.stem for path in dead}
         cleared = {path.stem for path in dead} - held
@@ -225,10 +225,10 @@ class Claims:
         known, first = self._seen.get(path, (None, 0.0))
         if known != renewed:
             self._seen[path] = (renewed, first := time.monotonic())
-        now = self._now() if now is None else now
+        now = self.now() if now is None else now
         return now - renewed > STALE or time.monotonic() - first > STALE
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """The file system's time."""
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".now-") as file:

@@ -66,10 +66,13 @@ class Store:
 
     def put(self, made_from: Recipe, content: bytes) -> None:
         """Write an artefact whole."""
-        path = self.path(made_from)
         header = {"sha256": hashlib.sha256(content).hexdigest(), "made_from": made_from}
         if self.writer is not None:
             header["made_by"] = self.writer
+        self.write(self.path(made_from), json.dumps(header, sort_keys=True).encode() + b"\n" + content)
+
+    def write(self, path: Path, raw: bytes) -> None:
+        """Write a file of the store whole, header and all."""
         part = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,7 @@ class Store:
             prefix = f"{socket.gethostname()}-{os.getpid()}-"
             with tempfile.NamedTemporaryFile(dir=parts, prefix=prefix, delete=False) as file:
                 part = Path(file.name)
-                file.write(json.dumps(header, sort_keys=True).encode() + b"\n" + content)
+                file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
