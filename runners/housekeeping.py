@@ -1,7 +1,7 @@
 """Keeping a store: python -m runners.store list | verify | gc | export NAME FILE | import FILE
 
     list                 sizes by table and by kind
-    verify               every checksum and every name; what is damaged is named, and is made again when needed
+    verify               every checksum and name; what is damaged is named, and is made again when needed
     gc [--yes]           what no table and no cell needs; without --yes it is only counted
     gc --drop NAME       also forget tables of that name (as list prints it)
     export NAME FILE     all that a table needs but data sets, as one archive
