@@ -157,7 +157,7 @@ def test_a_store_that_cannot_be_written(calm, tmp_path):
 
 @pytest.mark.parametrize("hours", [-5, 5], ids=["behind", "ahead"])
 def test_clocks_that_differ(calm, tmp_path, hours):
-    """Chunks and a dead host's claim bear times of the future, as after a clock was set back, or of the past."""
+    """Chunks and a dead host's claims are of the future, as after a clock was set back, or of the past."""
     shutil.copytree(calm / "store", tmp_path / "store")
     for path in artefacts(tmp_path, "records")[::2]:
         path.unlink()
