@@ -50,8 +50,8 @@ def slurm(tmp_path_factory):
 def sent(folder: Path, *more: str, jobs: int = 2, **sizes: int) -> list[str]:
     """The small table, in jobs of one core."""
     return words(
-        folder, "hydra/launcher=slurm", f"jobs={jobs}", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",
-        f"hydra.launcher.submitit_folder={folder}/jobs/%j", *more, **sizes,
+        folder, "hydra/launcher=slurm", f"jobs={jobs}", "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.mem_gb=1", f"hydra.launcher.submitit_folder={folder}/jobs/%j", *more, **sizes,
     )  # fmt: skip
 
 
