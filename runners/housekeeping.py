@@ -104,6 +104,7 @@ def listed(store: Store, console: Console) -> int:
         row = (f"{len(alone)} cells alone", "", str(len(names)), _mb(sum(of[name] for name in names)), "")
         table.add_row(*row)
     needed = set().union(*(each.artefacts for each in [*tables, *alone]))
+    needed |= {name for name, _, _ in _beside(store, needed)}
     rest = [size for name, size in of.items() if name not in needed and name[0] in COLLECTED]
     table.add_row("no table", "", str(len(rest)), _mb(sum(rest)), "")
     console.print(table)

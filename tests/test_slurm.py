@@ -59,7 +59,7 @@ def sent(folder: Path, *more: str, jobs: int = 2, **sizes: int) -> list[str]:
 def calm(tmp_path_factory) -> Path:
     """The small table by one process."""
     folder = tmp_path_factory.mktemp("calm")
-    status, _, err = run(words(folder, n=16, steps=100))
+    status, _, err = run(words(folder, n=8, steps=60))
     assert status == 0, err
     return folder
 
@@ -78,13 +78,13 @@ def working(folder: Path, process: subprocess.Popen) -> list[str]:
 
 
 def test_a_table_through_slurm_is_that_of_one_process(slurm, calm, tmp_path):
-    status, _, err = run(sent(tmp_path, n=16, steps=100))
+    status, _, err = run(sent(tmp_path, n=8, steps=60))
     assert status == 0, err
     same(tmp_path, calm)
 
 
 def test_a_job_killed_hard_does_not_stop_the_table(slurm, calm, tmp_path):
-    process = start(sent(tmp_path, n=16, steps=100))
+    process = start(sent(tmp_path, n=8, steps=60))
     for job in working(tmp_path, process):
         subprocess.run(["scancel", "--full", "--signal=KILL", job], check=True)
     _, err = process.communicate(timeout=600)
@@ -96,7 +96,7 @@ def test_a_job_killed_hard_does_not_stop_the_table(slurm, calm, tmp_path):
 @pytest.mark.parametrize("asked", ["USR2", "TERM"])
 def test_a_job_asked_to_end_gives_up_its_claims_and_the_work_goes_on(slurm, calm, tmp_path, asked):
     """USR2 comes before a time limit: submitit puts the job back. TERM is Slurm's own, before it preempts."""
-    process = start(sent(tmp_path, jobs=1, n=16, steps=100))
+    process = start(sent(tmp_path, jobs=1, n=8, steps=60))
     (job,) = working(tmp_path, process)
     subprocess.run(["scancel", f"--signal={asked}", job], check=True)
     _, err = process.communicate(timeout=600)
@@ -111,7 +111,7 @@ def test_a_job_asked_to_end_gives_up_its_claims_and_the_work_goes_on(slurm, calm
 
 
 def test_whoever_stops_the_command_ends_its_jobs(slurm, tmp_path):
-    process = start(sent(tmp_path, n=16, steps=100))
+    process = start(sent(tmp_path, n=8, steps=60))
     working(tmp_path, process)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
