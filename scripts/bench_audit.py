@@ -1,0 +1,107 @@
+"""Measures what audit=cheap adds to a cell: its seconds beside those of all the rest of the same run.
+
+    python -m scripts.bench_audit
+
+Each cell runs alone, in one process, from a store that holds weights and tried purifiers but nothing of the
+cell; the median of up to five rounds counts. Appends rows to
+results/bench/audit-torch<version>-<device>-<precision>.csv.
+"""
+
+import io
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.progress import track
+
+from runners import app, grid
+from runners.cell import PARTS, Cell
+from runners.components import plain
+from runners.settings import Settings
+from scripts.bench_engine import DEVICE, append
+
+ROUNDS = 5
+LONG_ENOUGH = 10.0  # seconds after which one round must do
+IMAGES = (16, 64)
+PGD = "attack=pgd attack.alpha=2/255 attack.steps=40 attack.random_start=false"  # as in ddip/table1
+CELLS = (
+    "attack=clean purifier=none",
+    "attack=fgsm purifier=none",
+    "attack=fgsm purifier=jpeg",
+    "attack=bim attack.alpha=1/255 attack.steps=10 purifier=none",
+    f"{PGD} purifier=none",
+    f"{PGD} purifier=jpeg",
+    f"{PGD} purifier=dip purifier.steps=100",
+    "attack=cw purifier=none",
+    "attack=fgsm knowledge=bpda purifier=jpeg",
+    "attack=pgd knowledge=bpda purifier=jpeg",
+    "attack=pgd knowledge=full purifier=randomization",
+    "attack=pgd knowledge=full knowledge.eot=5 purifier=randomization",
+    "attack=square attack.queries=200 knowledge=score purifier=jpeg",
+)
+
+
+def cell_of(words: str) -> Cell:
+    """The cell that these words name on the command line."""
+    with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
+        config = compose("evaluate", words.split(), return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    configs = {part: plain(config[part]) for part in PARTS}
+    return Cell({part: choices[part] for part in PARTS}, configs, f"python -m runners.evaluate {words}")
+
+
+def evaluated(cell: Cell, n: int, store: Path) -> tuple[float, float]:
+    """Seconds of the cell without its audit, and of the audit."""
+    settings = Settings(
+        n=n, seed=0, split="evaluation", chunk=8, store=str(store), device=DEVICE.type, tf32=False, workers=1,
+        draws="auto", budget_hours=24, audit="cheap",
+    )  # fmt: skip
+    runner = Timed(settings, Console(file=io.StringIO()))
+    runner._chunks(cell)  # images are made once for a whole run
+    start = time.perf_counter()
+    (result,) = runner.evaluate([cell])
+    if result.records is None:
+        raise RuntimeError(f"{cell.label}: {result.failed or result.skipped}")
+    return time.perf_counter() - start - runner.audited, runner.audited
+
+
+class Timed(grid.Grid):
+    """Notes how long the audit took."""
+
+    audited = 0.0
+
+    def _audit(self, *args) -> None:
+        start = time.perf_counter()
+        super()._audit(*args)
+        self.audited = time.perf_counter() - start
+
+
+def main() -> None:
+    """A row a cell and number of images."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        ready, fresh = Path(folder) / "ready", Path(folder) / "fresh"
+        for words in track(CELLS, "cells", console=app.console):
+            cell = cell_of(words)
+            evaluated(cell, 2, ready)  # trains, and tries the purifier
+            for n in IMAGES:
+                seconds = []
+                for _ in range(ROUNDS):
+                    shutil.rmtree(fresh, ignore_errors=True)
+                    for stage in ("weights", "traits"):
+                        shutil.copytree(ready / stage, fresh / stage)
+                    seconds.append(evaluated(cell, n, fresh))
+                    if sum(seconds[0]) > LONG_ENOUGH:
+                        break
+                rest, audit = (statistics.median(part) for part in zip(*seconds, strict=True))
+                share = statistics.median(audit / rest for rest, audit in seconds)
+                rows.append({"cell": words, "n": n, "seconds": rest, "audit": audit, "share": share})
+    append(rows, "audit")
+
+
+if __name__ == "__main__":
+    main()
