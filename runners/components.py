@@ -136,8 +136,8 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
 
     Raises MissingError for a file that is not there, InputError for one that does not fit.
     """
-    if "purifier" in config:  # one inside another: the weights are the inner one's
-        inner = prepare(config["purifier"], store, progress=progress)
+    if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
+        inner = prepare(held, store, progress=progress)  # one inside another: the weights are the inner one's
         return Spec(config, inner.weights_sha256, inner.trained)
     component = build(config)
     weights = getattr(component, "weights", None)
