@@ -26,6 +26,14 @@ VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
 Config = dict[str, Any]
 
 
+def _if_file(path: str, there: str, absent: str) -> str:
+    """In configs, ${if_file:<path>,<value>,<other value>}: the resolved config says which one it was."""
+    return there if Path(path).is_file() else absent
+
+
+OmegaConf.register_new_resolver("if_file", _if_file, replace=True)
+
+
 def plain(node: DictConfig) -> Config:
     """The resolved config as plain values; text like 8/255 becomes the number.
 

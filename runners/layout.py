@@ -43,7 +43,7 @@ class Composer:
     def __init__(self, config: DictConfig, choices: Any, words: list[str]) -> None:
         self.config = config
         self.base = {part: (choices[part], plain(config[part])) for part in OWN}
-        run = [f"{name}={config[name]}" for name in ("n", "seed", "split", "chunk")]
+        run = [f"{name}={config[name]}" for name in ("n", "seed", "split", "subset", "chunk")]
         typed = [word for word in words if word.startswith(tuple(f"{part}." for part in OWN))]
         self.before = [*(f"{part}={self.base[part][0]}" for part in OWN), *typed]
         self.after = run
