@@ -21,8 +21,9 @@ from rich.progress import track
 from runners import app, grid
 from runners.cell import PARTS, Cell
 from runners.components import plain
+from runners.evaluate import settings_of
 from runners.settings import Settings
-from scripts.bench_engine import DEVICE, append
+from scripts.bench_engine import append
 
 ROUNDS = 5
 LONG_ENOUGH = 10.0  # seconds after which one round must do
@@ -45,34 +46,38 @@ CELLS = (
 )
 
 
-def cell_of(words: str) -> Cell:
-    """The cell that these words name on the command line."""
+def composed(words: str, n: int, store: Path) -> tuple[Cell, Settings]:
+    """The cell that these words name on the command line, and how it is run."""
+    run = ["chunk=8", "workers=1", "audit=cheap", f"n={n}", f"store={store}"]
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-        config = compose("evaluate", words.split(), return_hydra_config=True)
+        config = compose("evaluate", [*words.split(), *run], return_hydra_config=True)
     choices = config.hydra.runtime.choices
     configs = {part: plain(config[part]) for part in PARTS}
-    return Cell({part: choices[part] for part in PARTS}, configs, f"python -m runners.evaluate {words}")
+    command = f"python -m runners.evaluate {words}"
+    return Cell({part: choices[part] for part in PARTS}, configs, command), settings_of(config)
 
 
-def evaluated(cell: Cell, n: int, store: Path) -> tuple[float, float]:
-    """Seconds of the cell without its audit, and of the audit."""
-    settings = Settings(
-        n=n, seed=0, split="evaluation", chunk=8, store=str(store), device=DEVICE.type, tf32=False, workers=1,
-        draws="auto", budget_hours=24, audit="cheap",
-    )  # fmt: skip
+def evaluated(words: str, n: int, store: Path) -> tuple[float, float]:
+    """Seconds of the cell without its audit, and of the audit; both without making the data set."""
+    cell, settings = composed(words, n, store)
     runner = Timed(settings, Console(file=io.StringIO()))
-    runner._chunks(cell)  # images are made once for a whole run
     start = time.perf_counter()
     (result,) = runner.evaluate([cell])
     if result.records is None:
         raise RuntimeError(f"{cell.label}: {result.failed or result.skipped}")
-    return time.perf_counter() - start - runner.audited, runner.audited
+    return time.perf_counter() - start - runner.planned - runner.audited, runner.audited
 
 
 class Timed(grid.Grid):
-    """Notes how long the audit took."""
+    """Notes how long the planning, which makes the data set, and the audit took."""
 
-    audited = 0.0
+    planned = audited = 0.0
+
+    def _plan(self, *args):
+        start = time.perf_counter()
+        plan = super()._plan(*args)
+        self.planned += time.perf_counter() - start
+        return plan
 
     def _audit(self, *args) -> None:
         start = time.perf_counter()
@@ -86,15 +91,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ready, fresh = Path(folder) / "ready", Path(folder) / "fresh"
         for words in track(CELLS, "cells", console=app.console):
-            cell = cell_of(words)
-            evaluated(cell, 2, ready)  # trains, and tries the purifier
+            evaluated(words, 2, ready)  # trains, and tries the purifier
             for n in IMAGES:
                 seconds = []
                 for _ in range(ROUNDS):
                     shutil.rmtree(fresh, ignore_errors=True)
                     for stage in ("weights", "traits"):
                         shutil.copytree(ready / stage, fresh / stage)
-                    seconds.append(evaluated(cell, n, fresh))
+                    seconds.append(evaluated(words, n, fresh))
                     if sum(seconds[0]) > LONG_ENOUGH:
                         break
                 rest, audit = (statistics.median(part) for part in zip(*seconds, strict=True))

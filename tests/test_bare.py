@@ -89,6 +89,8 @@ def test_only_the_papers_own_setting_is_held_against_it(monkeypatch, tmp_path, w
     """Whatever the number of images: the interval knows it."""
     panel = "table.panels=[{dataset:cifar10,victim:resnet56,n:50}]"
     words = ["table=ddip/table1", "dataset=cifar10", "victim=resnet56", "n=50", panel, *words]
+    words += ["table.rows=[{label:Bare,defense:none,cell:['purifier=none']}]"]
+    words += ["table.columns=[{label:FGSM,attack:fgsm,eps:8,cell:['attack=fgsm']}]"]
     words += [f"tables={tmp_path}", f"records={tmp_path}"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("table", words, return_hydra_config=True)

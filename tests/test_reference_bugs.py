@@ -19,8 +19,9 @@ from data.digits_photos import DigitsPhotos
 from data.images import Images, rounded
 from runners import app, pool
 from runners import records as records_of
+from runners.frame import frame_of
 from runners.grid import CellResult
-from runners.table import frame_of
+from runners.published import panels_of
 from runners.work import Bench
 from tests import broken
 
@@ -211,4 +212,5 @@ def entry_of(result: CellResult) -> pd.Series:
     """What a table says of the cell."""
     table = OmegaConf.load(app.CONFIGS / "table" / "ddip" / "table1.yaml")
     table.rows, table.columns, table.average, table.worst = table.rows[:1], table.columns[:1], None, None
-    return frame_of(table, [(table.rows[0], table.columns[0], result)], comparable=False).iloc[0]
+    placed = [(table.rows[0], table.columns[0], result)]
+    return frame_of(table, placed, panel=panels_of(table)[0], comparable=False).iloc[0]
