@@ -56,8 +56,7 @@ class Images:
         """n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
         if not 1 <= n <= len(self):
             raise InputError(f"n: expected 1 to {len(self)} images (the whole set), got {n}")
-        order = np.random.default_rng(seed).permutation(len(self))[:n]
-        return self.take(order.tolist())
+        return self.take(shuffled(len(self), seed)[:n])
 
     def chunks(self, size: int) -> Iterator["Images"]:
         """Consecutive chunks of `size` images (the last may be shorter): the unit of all work."""
@@ -74,6 +73,11 @@ class Images:
         digest.update(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """The positions of `count` images in a random order."""
+    return np.random.default_rng(seed).permutation(count).tolist()
 
 
 def check_images(images: Tensor, *, name: str) -> None:

@@ -1,5 +1,6 @@
 """Images that stay in their files until they are picked: what is there is listed, what is asked is read."""
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class Listing:
     size: int
     resize: int | None
     said_in: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.ids)) < len(self.ids):
+            twice = next(name for name, count in Counter(self.ids).items() if count > 1)
+            raise InputError(f"expected unique image ids, got {twice} more than once: remove the copy")
 
     def __len__(self) -> int:
         return len(self.ids)

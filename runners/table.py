@@ -46,7 +46,7 @@ class Composer:
         words = [f"{part}={parts[part][0]}" for part in self.base]
         words += [w for w in HydraConfig.get().overrides.task if w.startswith(("dataset.", "victim."))]
         run = [f"n={self.config.n}", f"seed={self.config.seed}", f"split={self.config.split}",
-               f"chunk={self.config.chunk}"]  # fmt: skip
+               f"subset={self.config.subset}", f"chunk={self.config.chunk}"]  # fmt: skip
         return Cell(
             names={part: name for part, (name, _) in parts.items()},
             configs={part: content for part, (_, content) in parts.items()},
@@ -95,7 +95,8 @@ def main(config: DictConfig) -> None:
         title=table.title,
         note=note,
         setting=f"dataset {choices['dataset']}, victim {choices['victim']}, n={config.n} images an entry, "
-        f"split {config.split}, seed {config.seed}" + (", TF32" if config.tf32 else ""),
+        f"split {config.split}, subset {config.subset}, seed {config.seed}"
+        + (", TF32" if config.tf32 else ""),
     )
     stem = choices["table"].replace("/", "-")
     files = render.write(frame, heading, folder / stem)
