@@ -150,13 +150,9 @@ def prepare(
 
     Raises MissingError for a file that is not there, InputError for one that does not fit.
     """
-<<<<<<< HEAD
-    if "purifier" in config:  # one inside another: the weights are the inner one's
-        inner = prepare(config["purifier"], store, progress=progress, device=device)
-=======
     if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
-        inner = prepare(held, store, progress=progress)  # one inside another: the weights are the inner one's
->>>>>>> 970447cd905ba7af92880998265b9fb51f6e2827
+        # one inside another: the weights are the inner one's
+        inner = prepare(held, store, progress=progress, device=device)
         return Spec(config, inner.weights_sha256, inner.trained)
     component = build(config)
     weights = getattr(component, "weights", None)
