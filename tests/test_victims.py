@@ -102,11 +102,11 @@ def test_images_are_brought_to_the_victims_size_and_gradients_go_through():
     def victim(size):
         return Victim(network=Mean(), label_space="", mean=[0] * 3, std=[1] * 3, weights=None, size=size)
 
-    images, resizing = random_images(2, 24).requires_grad_(), victim(16)
+    images, resizing = random_images(2, 48).requires_grad_(), victim(16)
     resizing(images).sum().backward()
     assert resizing.network.seen.shape[2:] == (16, 16)
     assert (images.grad > 0).all(), "antialiased: every pixel has a part"
-    for same in (victim(24), victim(None)):
+    for same in (victim(48), victim(None)):
         same(images)
         assert torch.equal(same.network.seen, images)
     with pytest.raises(InputError, match="size: expected at least 1"):
