@@ -12,7 +12,7 @@ READY    := $(VENV)/.ready
 RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(ARGS)
 
-.PHONY: help table1 table2 smoke test bench bench-table check clean
+.PHONY: help table1 table2 list tables smoke test bench bench-table check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -21,6 +21,21 @@ table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
 
 table2: $(READY) ## DDIP Table 2: SSIM, of the same cells
 	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
+
+# make ncis-table1, make ride-table2 and so on, with the same variables as table1.
+TABLES   := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*/*.yaml))
+.PHONY: $(subst /,-,$(TABLES))
+define table_target
+$(subst /,-,$(1)): $$(READY)
+	@$$(RUN) runners.table table=$(1) $$(OPTIONS)
+endef
+$(foreach table,$(TABLES),$(eval $(call table_target,$(table))))
+
+list: $(READY)   ## every table of the five papers, with its cost (make ncis-table1, make ride-table2, ...)
+	@$(RUN) scripts.tables list
+
+tables: $(READY) ## all of them on the embedded data: hours
+	@$(RUN) scripts.tables run
 
 # RIDE's full run takes minutes for any number of images, so here it has 50 iterations a checkpoint.
 smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)

@@ -92,9 +92,12 @@ def of_cell(
     crafting, (purifier,) = tasks[0].crafting, tasks[0].purifiers
     specs = {"victim": crafting.victim, "purifier": purifier}
     specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
+    made_of = {"cell": identity(cell.configs), "images": list(records.purified.unique())}
+    if settings.subset != "random":  # a few images may be the same under two rules
+        made_of["subset"] = settings.images
     return {
         "format": FORMAT,
-        "key": key_of({"cell": identity(cell.configs), "images": list(records.purified.unique())}),
+        "key": key_of(made_of),
         "names": cell.names,
         "configs": cell.configs,
         "command": cell.command,
