@@ -150,8 +150,9 @@ def test_images_are_mirrored_half_of_the_time_and_moved_over_black():
 
 
 def test_a_training_begins_from_given_weights_but_for_the_last_layer(tmp_path):
-    def mobile(classes: int, start: WeightFile | None = None) -> Victim:
-        weights = Recipe(dataset=Labelled(), epochs=1, batch=12, lr=0.05, schedule="cosine", start=start)
+    def mobile(classes: int, start: WeightFile | None = None, **more) -> Victim:
+        how = {"epochs": 1, "batch": 12, "lr": 0.05, "schedule": "cosine"} | more
+        weights = Recipe(dataset=Labelled(), start=start, **how)
         network = Torchvision(name="shufflenet_v2_x0_5", classes=classes)
         return Victim(network=network, label_space="waves", mean=[0.0] * 3, std=[1.0] * 3, weights=weights)
 
@@ -163,6 +164,9 @@ def test_a_training_begins_from_given_weights_but_for_the_last_layer(tmp_path):
     parameters = [name for name, _ in mobile(3).network.model.named_parameters()]
     assert {n for n in parameters if not torch.equal(begun[n], given[n])} == {"fc.weight", "fc.bias"}
     assert len(begun["fc.bias"]) == 3
+    head = fit(mobile(3, start, epochs=4, head_only=True))
+    assert {n for n in given if not torch.equal(head[n], given[n])} == {"fc.weight", "fc.bias"}
+    assert not torch.equal(head["fc.weight"], begun["fc.weight"])
     scratch = fit(mobile(3))
     assert not torch.equal(scratch["conv1.0.weight"], given["conv1.0.weight"])
     assert torch.equal(scratch["fc.weight"], fit(mobile(3))["fc.weight"]), "drawn from the seed"
@@ -181,6 +185,7 @@ def test_a_training_begins_from_given_weights_but_for_the_last_layer(tmp_path):
         ({"border": "white"}, "border reflect or black"),
         ({"epochs": 0}, "epochs >= 1"),
         ({"shift": -1}, "shift >= 0"),
+        ({"head_only": True}, "head_only: expected weights.start"),
         ({"batch": 13}, "batch: expected 1 to 12, got 13"),
     ],
 )
