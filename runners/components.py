@@ -139,13 +139,20 @@ class StoredCheckpoint:
         self.store.path(self.recipe).unlink(missing_ok=True)
 
 
-def prepare(config: Config, store: Store, *, progress: Callable[[float], None] | None = None) -> Spec:
-    """Verify the component's weight file, or train it unless the store has it.
+def prepare(
+    config: Config,
+    store: Store,
+    *,
+    progress: Callable[[float], None] | None = None,
+    device: torch.device | None = None,
+) -> Spec:
+    """Verify the component's weight file, or train it unless the store has it, on `device` if it can be.
 
     Raises MissingError for a file that is not there, InputError for one that does not fit.
     """
     if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
-        inner = prepare(held, store, progress=progress)  # one inside another: the weights are the inner one's
+        # one inside another: the weights are the inner one's
+        inner = prepare(held, store, progress=progress, device=device)
         return Spec(config, inner.weights_sha256, inner.trained)
     component = build(config)
     weights = getattr(component, "weights", None)
@@ -160,9 +167,11 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
     content = store.get(trained)
     if content is None:
         checkpoint = StoredCheckpoint(store, trained)
-        resumable = {"checkpoint": checkpoint} if getattr(component, "resumable", False) else {}
+        wanted = {"checkpoint": checkpoint} if getattr(component, "resumable", False) else {}
+        if getattr(weights, "gpu", False) and device is not None:
+            wanted["device"] = device
         state: Mapping[str, Tensor] = weights.fit(
-            component, progress=progress or (lambda share: None), **resumable
+            component, progress=progress or (lambda share: None), **wanted
         )
         if not all(torch.isfinite(tensor).all() for tensor in state.values()):
             raise InputError("training diverged (NaN or infinite weights): lower its lr")
@@ -187,5 +196,5 @@ def usable(what: str) -> Iterator[None]:
 
 def victims_for(label_space: str) -> list[str]:
     """Names of the victims that know these labels."""
-    leaves = sorted(VICTIMS.glob("*.yaml"))
-    return [leaf.stem for leaf in leaves if OmegaConf.load(leaf).label_space == label_space]
+    leaves = {str(leaf.relative_to(VICTIMS).with_suffix("")): leaf for leaf in VICTIMS.rglob("*.yaml")}
+    return sorted(n for n, leaf in leaves.items() if OmegaConf.load(leaf).get("label_space") == label_space)

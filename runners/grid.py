@@ -19,7 +19,7 @@ from runners.components import Config, Spec, build, prepare, usable, victims_for
 from runners.estimate import Estimator, spoken, total
 from runners.flags import Flag
 from runners.picking import Picking
-from runners.progress import Log, progress_of
+from runners.progress import Allowance, Log, progress_of
 from runners.records import from_parquet
 from runners.settings import Settings
 from runners.store import Store, key_of
@@ -131,12 +131,17 @@ class Grid:
             with progress_of(self.console) as progress:
                 bar = progress.add_task(f"training {what}", total=1.0, visible=False)
 
+                allowance = Allowance(what, self.settings.budget_hours)
+
                 def told(share: float) -> None:
+                    allowance.check(share)
                     progress.update(bar, completed=share, visible=True)
 
                 try:
                     with usable(what):
-                        self.specs[name] = prepare(config, self.bench.store, progress=told)
+                        self.specs[name] = prepare(
+                            config, self.bench.store, progress=told, device=self.bench.device
+                        )
                 except MissingError as error:
                     self.specs[name] = error
         found = self.specs[name]
