@@ -20,6 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from data.errors import InputError
+from runners.artefact import content_of, place
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,7 @@ class Store:
 
     def path(self, made_from: Recipe) -> Path:
         """Where the artefact lies, or will."""
-        key = key_of(made_from)
-        return self.root / made_from["stage"] / key[:2] / key
+        return place(self.root, made_from["stage"], key_of(made_from))
 
     def put(self, made_from: Recipe, content: bytes) -> None:
         """Write an artefact whole."""
@@ -90,14 +90,9 @@ class Store:
             return None
         except OSError as error:
             raise InputError(f"store {self.root}: cannot read {path} ({error.strerror})") from error
-        head, newline, content = raw.partition(b"\n")
-        try:
-            intact = bool(newline) and (json.loads(head)["sha256"] == hashlib.sha256(content).hexdigest())
-        except (ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
+        content = content_of(raw)
+        if content is None:
             log.warning("damaged: %s does not match its checksum; it will be made again", path)
-            return None
         return content
 
     def made_by(self, made_from: Recipe) -> Mapping[str, Any] | None:
