@@ -9,9 +9,10 @@ from rich.table import Table
 
 from runners import app, render
 from runners.cell import PARTS, Cell
-from runners.components import plain
+from runners.components import build, plain
 from runners.figures import accuracy, mean
 from runners.grid import CellResult, Grid
+from runners.observer import Observer
 from runners.records import to_parquet
 from runners.settings import Settings
 
@@ -41,7 +42,9 @@ def main(config: DictConfig) -> None:
         configs={part: plain(config[part]) for part in PARTS},
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
-    result = Grid(settings_of(config), app.console).evaluate([cell])[0]
+    logger: Observer = build(plain(config.logger))
+    result = Grid(settings_of(config), app.console, logger).evaluate([cell])[0]
+    logger.close()
     if result.skipped is not None:
         raise app.InputError(result.skipped)
     if result.failed is not None:

@@ -18,7 +18,8 @@ from runners.cell import Cell, Crafting, Purifying, describe
 from runners.components import Config, Spec, build, prepare, usable, victims_for
 from runners.estimate import Estimator, spoken, total
 from runners.flags import Flag
-from runners.progress import Log, progress_of
+from runners.observer import Observer, Planned, Tally
+from runners.progress import Log, described, progress_of
 from runners.records import from_parquet
 from runners.settings import Settings
 from runners.store import Store, key_of
@@ -38,6 +39,7 @@ class CellResult:
     failed: str | None = None
     flags: list[Flag] = field(default_factory=list)
     provenance: dict[str, Any] | None = None  # of the records
+    planned: Planned | None = None  # unless it is skipped
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Grid:
 
     settings: Settings
     console: Console
+    observer: Observer = field(default_factory=Observer)
+    table: str = ""  # that the cells belong to
     images: dict[str, list[Images]] = field(default_factory=dict)
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
 
@@ -64,10 +68,16 @@ class Grid:
             for config in {key_of(part): part for part in parts}.values():
                 build(config)
         ready = {i: plan for i, result in enumerate(results) if (plan := self._plan(result)) is not None}
-        failures = self._run(self._groups(ready)) if ready else {}
+        for i, (plan, spec) in ready.items():
+            results[i].planned = self._planned(results[i].cell, plan, spec)
+        planned = [result.planned for result in results if result.planned is not None]
+        self.observer.planned(self.table, planned)
+        failures = self._run(self._groups(ready), Tally(planned)) if ready else {}
         for i, (plan, spec) in ready.items():
             self._assemble(results[i], plan, spec, failures)
         self._audit(results, ready)
+        for i in ready:
+            self.observer.finished(results[i].planned, results[i])
         return results
 
     def _audit(self, results: list[CellResult], ready: dict[int, tuple[list[Crafting], Spec]]) -> None:
@@ -172,7 +182,19 @@ class Grid:
         """The work on one purifier."""
         return Purifying(crafting, (spec,), self.settings.draws_of(self.bench.component(spec)))
 
-    def _run(self, groups: list[Purifying]) -> dict[str, str]:
+    def _planned(self, cell: Cell, plan: list[Crafting], spec: Spec) -> Planned:
+        """What its observers are told of a cell."""
+        tasks = [self._alone(crafting, spec) for crafting in plan]
+        recipes = [task.records(spec) for task in tasks]
+        there = {key_of(recipe) for recipe in recipes if self.bench.store.path(recipe).exists()}
+        return Planned(
+            cell,
+            provenance.cell_key(cell, [key_of(task.purified(spec)) for task in tasks]),
+            {key_of(recipe): len(crafting.chunk) for recipe, crafting in zip(recipes, plan, strict=True)},
+            frozenset(there),
+        )
+
+    def _run(self, groups: list[Purifying], tally: Tally) -> dict[str, str]:
         """Craft, then purify; reasons of failure by the recipes' keys."""
         if not groups:
             self.console.print("[dim]all records are in the store; nothing to compute[/]")
@@ -199,16 +221,20 @@ class Grid:
         )
         log = Log(self.console)
         with progress_of(self.console) as progress:
-            bar = progress.add_task("crafting", total=sum(seconds.values()))
+            bar = progress.add_task(described("crafting", tally), total=sum(seconds.values()))
 
             def done(task: Crafting | Purifying, reason: str | None) -> None:
-                progress.advance(bar, seconds[id(task)])
-                log.tell(progress.tasks[bar])
                 if reason is not None:
                     failures[id_of(task)] = reason
+                elif isinstance(task, Purifying):
+                    for part in (key_of(task.records(p)) for p in task.purifiers):
+                        for cell, images in tally.done(part):
+                            self.observer.advanced(cell, images)
+                stage = "crafting" if isinstance(task, Crafting) else "purifying"
+                progress.update(bar, advance=seconds[id(task)], description=described(stage, tally))
+                log.tell(progress.tasks[bar])
 
             pool.run(lacking, bench=self.bench, workers=workers, done=done)
-            progress.update(bar, description="purifying")
             ready = [g for g in groups if key_of(g.crafting.recipe) not in failures]
             ready.sort(key=lambda group: -seconds[id(group)])
             pool.run(ready, bench=self.bench, workers=workers, done=done)

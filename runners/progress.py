@@ -1,4 +1,4 @@
-"""Progress of a run: a bar with the time left, or lines where no bar can be drawn."""
+"""Progress of a run: a bar with what is done and the time left, or lines where no bar can be drawn."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from runners.estimate import spoken
+from runners.observer import Tally
 
 EVERY = 30  # seconds between lines
 
 
 def progress_of(console: Console) -> Progress:
-    """A bar that goes when it is done."""
+    """A bar that goes when it is done; nothing where there is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -20,7 +21,15 @@ def progress_of(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=600,  # chunks may take minutes
     )
+
+
+def described(stage: str, tally: Tally) -> str:
+    """What is done of how much: purifying 3/90 cells, 1,204/90,000 images."""
+    done, of_all = tally.images
+    return f"{stage} {tally.finished}/{len(tally.cells)} cells, {done:,}/{of_all:,} images"
 
 
 @dataclass

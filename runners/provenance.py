@@ -73,6 +73,11 @@ def of_code(root: Path = ROOT) -> Facts:
     return {"commit": UNKNOWN, "dirty": UNKNOWN}
 
 
+def cell_key(cell: Cell, purified: Sequence[str]) -> str:
+    """A cell's name, from its configs and the store's names of its purified images."""
+    return key_of({"cell": identity(cell.configs), "images": list(purified)})
+
+
 def maker(facts: Facts) -> Facts:
     """The facts that an artefact's header holds."""
     return {name: facts[name] for name in MAKER}
@@ -94,7 +99,7 @@ def of_cell(
     specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
     return {
         "format": FORMAT,
-        "key": key_of({"cell": identity(cell.configs), "images": list(records.purified.unique())}),
+        "key": cell_key(cell, list(records.purified.unique())),
         "names": cell.names,
         "configs": cell.configs,
         "command": cell.command,

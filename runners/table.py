@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 from data.errors import InputError
 from runners import app, render
 from runners.cell import PARTS, Cell
-from runners.components import Config, plain
+from runners.components import Config, build, plain
 from runners.evaluate import save_records, settings_of
 from runners.figures import Figure, accuracy, average, mean, survived, under_all
 from runners.grid import CellResult, Grid
+from runners.observer import Observer
 from runners.records import to_parquet
 from runners.winners import marked
 
@@ -84,11 +85,12 @@ def main(config: DictConfig) -> None:
         for row in table.rows
         for column in table.columns
     ]
-    grid = Grid(settings_of(config), app.console)
+    choices = HydraConfig.get().runtime.choices
+    logger: Observer = build(plain(config.logger))
+    grid = Grid(settings_of(config), app.console, logger, choices["table"])
     app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
     results = grid.evaluate([cell for *_, cell in cells])
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
-    choices = HydraConfig.get().runtime.choices
     note = comparability(table, choices, config.n)
     frame = frame_of(table, placed, comparable=not note)
     heading = render.Heading(
@@ -107,8 +109,10 @@ def main(config: DictConfig) -> None:
     for result in results:
         if result.records is not None:
             save_records(result, Path(config.records))
+    logger.made(stem, frame, files, [r.planned.key for r in results if r.records is not None])
     app.console.print(render.for_console(frame, heading))
     app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+    logger.close()
     failed = frame[frame.status == "failed"]
     if len(failed):
         raise app.FailedCellsError(
