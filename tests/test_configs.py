@@ -93,5 +93,5 @@ def test_identity_knows_content_not_places():
 
 
 def test_victims_are_listed_by_what_they_know():
-    assert victims_for("cifar10") == ["resnet20", "resnet56"]
+    assert {"resnet20", "resnet56"} <= set(victims_for("cifar10"))
     assert victims_for("nothing") == []
