@@ -183,7 +183,7 @@ class Grid:
         there = {key_of(recipe) for recipe in recipes if self.bench.store.path(recipe).exists()}
         return Planned(
             cell,
-            provenance.cell_key(cell, [key_of(task.purified(spec)) for task in tasks]),
+            provenance.cell_key(cell, [key_of(task.purified(spec)) for task in tasks], self.settings),
             {key_of(recipe): len(crafting.chunk) for recipe, crafting in zip(recipes, plan, strict=True)},
             frozenset(there),
         )

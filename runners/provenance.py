@@ -73,9 +73,12 @@ def of_code(root: Path = ROOT) -> Facts:
     return {"commit": UNKNOWN, "dirty": UNKNOWN}
 
 
-def cell_key(cell: Cell, purified: Sequence[str]) -> str:
+def cell_key(cell: Cell, purified: Sequence[str], settings: Settings) -> str:
     """A cell's name, from its configs and the store's names of its purified images."""
-    return key_of({"cell": identity(cell.configs), "images": list(purified)})
+    made_of = {"cell": identity(cell.configs), "images": list(purified)}
+    if settings.subset != "random":  # a few images may be the same under two rules
+        made_of["subset"] = settings.images
+    return key_of(made_of)
 
 
 def maker(facts: Facts) -> Facts:
@@ -99,7 +102,7 @@ def of_cell(
     specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
     return {
         "format": FORMAT,
-        "key": cell_key(cell, list(records.purified.unique())),
+        "key": cell_key(cell, list(records.purified.unique()), settings),
         "names": cell.names,
         "configs": cell.configs,
         "command": cell.command,

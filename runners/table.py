@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
 from runners import app, render
+from runners.bare import flag_weak
 from runners.components import build, plain
 from runners.evaluate import save_records, settings_of
 from runners.frame import METRICS, frame_of
@@ -67,6 +68,9 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
     results = grid.evaluate([cell for *_, cell in cells])
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
+    ours, papers = (dataset, victim, config.subset), (panel.dataset, panel.victim, panel.subset)
+    if config.audit != "off" and ours == papers:
+        flag_weak(placed, printed(table, panel))
     note = comparability(panel, choices, config)
     frame = frame_of(table, placed, panel=panel, comparable=not note)
     heading = render.Heading(

@@ -32,7 +32,10 @@ def run(monkeypatch, capsys, tmp_path):
     [
         (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are apgd, apgd-dlr,"),
         (["purifier=nothing"], "there are comdefend, comdefend-released, ddip"),
-        (["dataset=mnist"], "there are cifar10, digits-photos"),
+        (["dataset=svhn"], "there are cifar10, digits-photos, flower17, imagenet, mnist, neurips2017"),
+        (["dataset=mnist"], "knows the labels of 'digits', but dataset mnist has those of 'mnist'; victims"),
+        (["subset=all"], "subset: expected one of random, two-per-class, two-correct-per-class, got 'all'"),
+        (["subset=two-per-class", "n=21"], "n: expected 1 to 20, all that subset=two-per-class gives of 600"),
         (["attack.epz=1"], "(did you mean 'eps'?); attack pgd has alpha, eps, norm, random_start, steps"),
         (["purifier=jpeg", "purifier.qality=3"], "(did you mean 'quality'?); purifier jpeg has quality"),
         (["nonsense=1"], "no option is called 'nonsense'; there are attack, audit, budget_hours, chunk,"),

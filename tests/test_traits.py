@@ -73,7 +73,9 @@ def test_every_check_has_its_liar():
 
 
 @pytest.mark.parametrize(
-    "sound", [broken.SaysItCouples(), Dynamic(purifier=GaussianSmoothing())], ids=lambda p: type(p).__name__
+    "sound",
+    [broken.SaysItCouples(), broken.OneBuffer(), Dynamic(purifier=GaussianSmoothing())],
+    ids=lambda p: type(p).__name__,
 )
 def test_what_is_declared_is_allowed(images, sound):
     check(sound, images, linear_victim())
