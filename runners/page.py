@@ -156,10 +156,10 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
         facts.append(("note", entry.note))
     if records is not None:
         wrong, bare = ~records.correct, records.adversarial_label != records.label
-        facts.append(
-            ("images", f"{len(records):,}: {wrong.sum():,} wrong; {(wrong & ~bare).sum():,} of these right without "
-             f"the purifier, {(~wrong & bare).sum():,} wrong only without it")
-        )  # fmt: skip
+        of_all = (
+            f"{len(records):,}: {wrong.sum():,} wrong, {(wrong & ~bare).sum():,} of them right without the"
+        )
+        facts.append(("images", f"{of_all} purifier; {(~wrong & bare).sum():,} wrong only without it"))
         facts.append(
             (
                 "seconds an image",

@@ -24,11 +24,11 @@ function picture(of) {
 function show(i, move = true) {
   shown = i;
   const figure = told.figures[i];
-  const list = element("dl", figure.facts.flatMap(([name, value, code]) =>
-    [element("dt", name), element("dd", code ? element("code", value) : value)]));
+  const list = (typed) => element("dl", figure.facts.filter(([, , code]) => code === typed).flatMap(
+    ([name, value]) => [element("dt", name), element("dd", typed ? element("code", value) : value)]));
   dialog.querySelector("h2").textContent = figure.name;
   dialog.querySelector(".inside").replaceChildren(
-    list, ...figure.pictures.map(picture), element("p", figure.shows, { class: "dim" }));
+    list(false), ...figure.pictures.map(picture), element("p", figure.shows, { class: "dim" }), list(true));
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
   if (move) history.replaceState(null, "", `#f${i}`);
