@@ -53,7 +53,7 @@ class Pictures:
         clean, adversarial, purified = (chunk[record["row"]] for chunk in chunks)
         left = _sized(purified, clean.shape[1:])
         views = (clean, adversarial, _amplified(adversarial - clean), purified, _amplified(left - clean))
-        return Picture(record, {kind: _bytes(view) for kind, view in zip(KINDS, views, strict=True)})
+        return Picture(record, {kind: as_bytes(view) for kind, view in zip(KINDS, views, strict=True)})
 
     def _chunk(self, stage: str, key: Any) -> np.ndarray | None:
         """(N, C, H, W), or None where the store does not have it whole."""
@@ -93,7 +93,7 @@ def _amplified(difference: np.ndarray) -> np.ndarray:
     return np.clip(0.5 + AMPLIFIED * difference, 0, 1)
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
+def as_bytes(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) of 8 bits; one channel is shown as grey."""
     rounded = np.rint(image * 255).astype(np.uint8).transpose(1, 2, 0)
     return np.broadcast_to(rounded, (*rounded.shape[:2], 3)) if rounded.shape[2] == 1 else rounded

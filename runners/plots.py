@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -121,6 +122,28 @@ def _dress(axes: Axes, panel: Panel) -> None:
         axes.set_xscale("log")
     if panel.y_label.endswith("%"):
         axes.set_ylim(-3, 103)
+
+
+def traced(steps: Sequence[int], confidence: np.ndarray, label: int, crossings: Sequence[int],
+           used: Sequence[int]) -> Figure:  # fmt: skip
+    """The victim's confidences (steps, classes) along an optimisation; crossings of its decision as ticks.
+
+    Drawn are the true class and the four others that come highest; used crossings reach higher.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        others = [int(c) for c in confidence.max(0).argsort()[::-1] if c != label][:4]
+        for place, one in enumerate([label, *others]):
+            name = f"class {one} (the label)" if one == label else f"class {one}"
+            width = 2.2 if one == label else 1.0
+            axes.plot(steps, 100 * confidence[:, one], color=COLOURS[place], linewidth=width, label=name)
+        axes.vlines(list(crossings), -3, 2, color=INK, linewidth=0.6)
+        axes.vlines(list(used), -3, 8, color=INK, linewidth=1.4)
+        axes.set(xlabel="iterations", ylabel="confidence in %", ylim=(-3, 103))
+        figure.legend(loc="outside lower center", ncols=5)
+    return figure
 
 
 def saved(figure: Figure, stem: Path) -> list[Path]:

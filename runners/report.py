@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data.errors import InputError
-from runners import app, curves, plots, render
+from runners import app, curves, plots, render, traces
 from runners.page import TEMPLATES, Table, environment, page
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def main(config: DictConfig) -> None:
         start = time.perf_counter()
         table = Table.read(path)
         drawn = plotted(table, folder)
-        html = page(table, plots=drawn, traces=[], store=Path(config.store), images=config.images)
+        traced = traces.shown(table.frame, Path(config.traces), folder / "plots", table.stem)
+        html = page(table, plots=drawn, traces=traced, store=Path(config.store), images=config.images)
         render.write_whole(folder / f"{table.stem}.html", html.encode())
         seconds = time.perf_counter() - start
         app.console.print(
