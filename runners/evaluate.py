@@ -7,11 +7,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from runners import app, render
+from runners import app, launch, render
 from runners.cell import PARTS, Cell
 from runners.components import plain
 from runners.figures import accuracy, mean
-from runners.grid import CellResult, Grid
+from runners.grid import CellResult
+from runners.manifest import Request
 from runners.records import to_parquet
 from runners.settings import Settings
 
@@ -41,7 +42,8 @@ def main(config: DictConfig) -> None:
         configs={part: plain(config[part]) for part in PARTS},
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
-    result = Grid(settings_of(config), app.console).evaluate([cell])[0]
+    request = Request("runners.evaluate", cell.label, tuple(overrides))
+    (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs, console=app.console)
     if result.skipped is not None:
         raise app.InputError(result.skipped)
     if result.failed is not None:

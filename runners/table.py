@@ -9,12 +9,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
-from runners import app, render
+from runners import app, launch, render
 from runners.bare import flag_weak
 from runners.evaluate import save_records, settings_of
 from runners.frame import METRICS, frame_of
-from runners.grid import Grid
 from runners.layout import Composer, on, part_of
+from runners.manifest import Request
 from runners.published import Panel, panel_for, panels_of, printed
 from runners.records import to_parquet
 
@@ -61,9 +61,11 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         for row in rows
         for column in columns
     ]
-    grid = Grid(settings_of(config), app.console)
     app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
-    results = grid.evaluate([cell for *_, cell in cells])
+    request = Request("runners.table", choices["table"], tuple(typed))
+    results = launch.evaluate(
+        settings_of(config), [cell for *_, cell in cells], request, jobs=config.jobs, console=app.console
+    )
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
     ours, papers = (dataset, victim, config.subset), (panel.dataset, panel.victim, panel.subset)
     if config.audit != "off" and ours == papers:
