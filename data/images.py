@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,16 +47,16 @@ class Images:
         """The same images on a device."""
         return Images(self.ids, self.images.to(device), self.labels.to(device))
 
-    def take(self, indices: list[int]) -> "Images":
+    def take(self, indices: Sequence[int]) -> "Images":
         """The images at these positions, in this order."""
-        return Images(tuple(self.ids[i] for i in indices), self.images[indices], self.labels[indices])
+        picked = list(indices)
+        return Images(tuple(self.ids[i] for i in picked), self.images[picked], self.labels[picked])
 
     def subset(self, n: int, *, seed: int) -> "Images":
         """n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
         if not 1 <= n <= len(self):
             raise InputError(f"n: expected 1 to {len(self)} images (the whole set), got {n}")
-        order = np.random.default_rng(seed).permutation(len(self))[:n]
-        return self.take(order.tolist())
+        return self.take(shuffled(len(self), seed)[:n])
 
     def chunks(self, size: int) -> Iterator["Images"]:
         """Consecutive chunks of `size` images (the last may be shorter): the unit of all work."""
@@ -72,6 +73,11 @@ class Images:
         digest.update(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """The positions of `count` images in a random order."""
+    return np.random.default_rng(seed).permutation(count).tolist()
 
 
 def check_images(images: Tensor, *, name: str) -> None:
@@ -107,6 +113,17 @@ def rounded(images: Tensor) -> Tensor:
     return (images * 255).round() / 255
 
 
+class Index(Protocol):
+    """A split's ids and labels, of which images can be picked; Images are an index of themselves."""
+
+    ids: tuple[str, ...]
+    labels: Tensor
+
+    def take(self, indices: Sequence[int]) -> Images:
+        """The images at these positions, in this order."""
+        ...
+
+
 class Dataset(ABC):
     """Where images come from. `label_space` names what a label means; victims name the same."""
 
@@ -117,6 +134,10 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, split: str) -> Images:
         """All images of a split: train, tuning or evaluation, which share no image."""
+
+    def index(self, split: str) -> Index:
+        """What is in a split; large sets read an image only when it is picked."""
+        return self.load(split)
 
     @staticmethod
     def check_split(split: str) -> None:

@@ -13,15 +13,18 @@ THREADS = 2
 
 
 @contextmanager
-def repeatable(network: nn.Module, seed: int) -> Iterator[None]:
+def repeatable(network: nn.Module, seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draw the network's weights anew from `seed`, and train it within: what torch draws globally is seeded
-    and then put back, and so is the number of threads."""
+    and then put back, and so is the number of threads. A network that has a way of its own to draw them all
+    (`reset_parameters`) draws them so. `device` is where it is trained, if not on the CPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        with torch.random.fork_rng(devices=[]):
+        cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
-            for module in network.modules():
+            whole = hasattr(network, "reset_parameters")
+            for module in [network] if whole else network.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
             yield

@@ -23,17 +23,23 @@ class WeightFile:
     Args:
         path: where it lies; usually under DATA_DIR.
         sha256: of the whole file, or its first digits (8 or more: PyTorch's checkpoints have those in their
-            names, and some are published with no more); nothing is read from a file that differs.
-        source: what to tell a user who does not have it.
+            names, and some are published with no more); nothing is read from a file that differs. None
+            where nobody publishes it: the user says which file is meant.
+        source: where it comes from; scripts.fetch downloads it if this is its URL.
     """
 
     path: str
-    sha256: str
+    sha256: str | None
     source: str = ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{8,64}", self.sha256):
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{8,64}", str(self.sha256)):
             raise InputError(f"weights.sha256: expected 8 to 64 hexadecimal digits, got {self.sha256!r}")
+
+    @property
+    def url(self) -> str | None:
+        """Where it can be downloaded."""
+        return self.source if re.fullmatch(r"https?://\S+", self.source) else None
 
     def digest(self) -> str:
         """The file's whole sha256; raises as `load` does."""
@@ -65,9 +71,15 @@ class WeightFile:
         path = Path(self.path)
         hint = f"; {self.source}" if self.source else ""
         if not path.is_file():
-            raise MissingError(f"weights {path} do not exist (set DATA_DIR, or give a path){hint}")
+            fetch = ": python -m scripts.fetch downloads it there" if self.url else ""
+            raise MissingError(f"weights {path} do not exist (set DATA_DIR, or give a path){hint}{fetch}")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
+        if self.sha256 is None:
+            raise MissingError(
+                f"weights {path}: nobody publishes this file's sha256; if the one that is there is what you "
+                f"trust, set weights.sha256={found[:16]}"
+            )
         if not found.startswith(self.sha256):
             looks = " It is a web page." if content[:200].lstrip()[:1] == b"<" else ""
             raise InputError(
@@ -80,7 +92,8 @@ class WeightFile:
 def _read(content: bytes, suffix: str) -> dict[str, Tensor]:
     if suffix == ".npz":
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+        return {name: torch.from_numpy(array) for name, array in arrays.items() if array.dtype.kind != "U"}
     if suffix == ".safetensors":
         from safetensors.torch import load
 

@@ -1,12 +1,13 @@
 """The trainer of learned purifiers: Adam on the purifier's own objective, on clean images only."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from data.checkpoint import Checkpoint, resume, state_of
 from data.errors import InputError
 from data.images import Dataset
 from data.repeatable import repeatable
@@ -21,18 +22,6 @@ class Trainable(Protocol):
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The loss of a batch of clean images (N, C, H, W) in [0, 1]; no label is given."""
-        ...
-
-
-class Checkpoint(Protocol):
-    """Where a training that is stopped goes on from."""
-
-    def load(self) -> Mapping[str, Tensor] | None:
-        """What was saved last, or None."""
-        ...
-
-    def save(self, state: dict[str, Tensor]) -> None:
-        """Replace what was saved."""
         ...
 
 
@@ -73,7 +62,8 @@ class Training:
         with repeatable(network, self.seed):
             network.train().requires_grad_(True)
             optimiser = torch.optim.Adam(network.parameters(), lr=self.lr)
-            for step in range(_resume(checkpoint, network, optimiser, generator), self.steps):
+            saved = checkpoint.load() if checkpoint is not None else None
+            for step in range(resume(saved, network, optimiser, generator), self.steps):
                 optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
                 loss = purifier.objective(images[self._picked(step, len(images))], generator)
                 if not torch.isfinite(loss):
@@ -84,7 +74,7 @@ class Training:
                 if (step + 1) % EVERY == 0:
                     progress((step + 1) / self.steps)
                     if checkpoint is not None:
-                        checkpoint.save(_state(step + 1, network, optimiser, generator))
+                        checkpoint.save(state_of(step + 1, network, optimiser, generator))
         network.eval()
         return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
@@ -93,36 +83,3 @@ class Training:
         epoch, place = divmod(step, count // self.batch)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 2**20 + epoch))
         return order[place * self.batch : (place + 1) * self.batch]
-
-
-def _state(
-    step: int, network: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
-) -> dict[str, Tensor]:
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    for i, moments in optimiser.state_dict()["state"].items():
-        state |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}
-    random = {"generator": generator.get_state(), "dropout": torch.get_rng_state()}
-    return state | random | {"step": torch.tensor(step)}
-
-
-def _resume(
-    checkpoint: Checkpoint | None,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> int:
-    """Steps done already; everything else as it was then."""
-    saved = checkpoint.load() if checkpoint is not None else None
-    if saved is None:
-        return 0
-    prefix = "network."
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.items():
-        if name.startswith("optimiser."):
-            _, i, kind = name.split(".")
-            moments.setdefault(int(i), {})[kind] = value
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
-    generator.set_state(saved["generator"])
-    torch.set_rng_state(saved["dropout"])
-    return int(saved["step"])

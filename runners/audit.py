@@ -73,7 +73,7 @@ def _evidence(
         attack=attack,
         knowledge=knowledge,
         purifier=purifier,
-        published=cell.configs["victim"].get("published"),
+        published=(cell.configs["victim"].get("published") or {}).get(cell.names["dataset"]),
         probes=probes,
     )
 

@@ -26,6 +26,14 @@ VICTIMS = Path(__file__).resolve().parent.parent / "configs" / "victim"
 Config = dict[str, Any]
 
 
+def _if_file(path: str, there: str, absent: str) -> str:
+    """In configs, ${if_file:<path>,<value>,<other value>}: the resolved config says which one it was."""
+    return there if Path(path).is_file() else absent
+
+
+OmegaConf.register_new_resolver("if_file", _if_file, replace=True)
+
+
 def plain(node: DictConfig) -> Config:
     """The resolved config as plain values; text like 8/255 becomes the number.
 
@@ -136,8 +144,8 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
 
     Raises MissingError for a file that is not there, InputError for one that does not fit.
     """
-    if "purifier" in config:  # one inside another: the weights are the inner one's
-        inner = prepare(config["purifier"], store, progress=progress)
+    if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
+        inner = prepare(held, store, progress=progress)  # one inside another: the weights are the inner one's
         return Spec(config, inner.weights_sha256, inner.trained)
     component = build(config)
     weights = getattr(component, "weights", None)

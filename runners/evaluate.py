@@ -65,7 +65,7 @@ def _summary(result: CellResult) -> Table:
         "without the purifier": bare.text(1),
         "victim on clean images": clean.text(1),
         "SSIM to clean": mean(records.ssim).text(3),
-        "images": f"{len(records)}, {names['dataset']}",
+        "images": f"{len(records)}, {names['dataset']}, {records.subset.iloc[0]}",
         "attacker": f"{names['attack']}, knowledge: {names['knowledge']}"
         + (f", eps {eps * 255:g}/255" if eps else ""),
         "largest norms": f"linf {records.linf.max() * 255:.2f}/255, l2 {records.l2.max():.3f}",

@@ -18,6 +18,7 @@ from runners.cell import Cell, Crafting, Purifying, describe
 from runners.components import Config, Spec, build, prepare, usable, victims_for
 from runners.estimate import Estimator, spoken, total
 from runners.flags import Flag
+from runners.picking import Picking
 from runners.progress import Log, progress_of
 from runners.records import from_parquet
 from runners.settings import Settings
@@ -46,7 +47,6 @@ class Grid:
 
     settings: Settings
     console: Console
-    images: dict[str, list[Images]] = field(default_factory=dict)
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
 
     def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
@@ -55,6 +55,7 @@ class Grid:
         self.facts = provenance.of_process(device)
         store = Store(self.settings.store, made_by=provenance.maker(self.facts))
         self.bench = Bench(store, device, self.settings.precision)
+        self.picking = Picking(self.settings, self.bench, self.console)
         results = [CellResult(cell) for cell in cells]
         for parts in (  # bad parameters are told before any training
             [cell.configs["attack"] for cell in cells],
@@ -111,15 +112,8 @@ class Grid:
         ], purifier
 
     def _chunks(self, cell: Cell) -> list[Images]:
-        dataset = cell.configs["dataset"]
-        name = key_of(dataset)
         self._same_labels("victim " + cell.names["victim"], cell.configs["victim"]["label_space"], cell)
-        if name not in self.images:
-            with usable(f"dataset {cell.names['dataset']}"):
-                subset = build(dataset).load(self.settings.split)
-            subset = subset.subset(self.settings.n, seed=self.settings.seed)
-            self.images[name] = list(subset.chunks(self.settings.chunk))
-        return self.images[name]
+        return self.picking.chunks(cell, lambda: self._prepared(cell.configs["victim"], "victim"))
 
     def _same_labels(self, what: str, known: str, cell: Cell) -> None:
         source: Dataset = build(cell.configs["dataset"])
@@ -241,8 +235,12 @@ class Grid:
                 result.failed = failures.get(key_of(recipe), "its records are not in the store")
                 return
             parts.append(from_parquet(content))
-        result.records = pd.concat(parts, ignore_index=True).assign(
-            **describe(result.cell), weights_sha256=plan[0].victim.weights_sha256
+        records = pd.concat(parts, ignore_index=True)
+        result.records = records.assign(
+            **describe(result.cell),
+            subset=self.settings.images,
+            image_ids_sha256=provenance.of_ids(records.id),
+            weights_sha256=plan[0].victim.weights_sha256,
         )
         result.provenance = provenance.of_cell(
             result.cell,

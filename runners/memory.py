@@ -8,7 +8,13 @@ import torch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    "could not create a primitive",
+)  # fmt: skip; oneDNN's, whose reason it keeps to itself
 
 
 def within_memory(work: Callable[[slice], T], count: int, batch: int) -> tuple[list[T], int]:

@@ -16,6 +16,13 @@ from runners.flags import SMALL_N, meaning
 from runners.winners import ALPHA, explained
 
 MOST_ACROSS = 6
+PLACES = {  # decimals that a metric is printed with
+    "accuracy": 1,
+    "ssim": 3,
+    "seconds/image": 4,
+    "gpu-memory": 2,
+    "parameters": 2,
+}
 MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
     "incomplete": "†",
     "attack_weak": "w",
@@ -102,12 +109,7 @@ def column_name(entry: pd.Series) -> str:
     return name if entry.knowledge in ("", "blind") else f"{name} {entry.knowledge}"
 
 
-def digits(frame: pd.DataFrame) -> int:
-    """Decimals that the metric is printed with."""
-    return 1 if frame.metric.iloc[0] == "accuracy" else 3
-
-
-def value_text(entry: pd.Series, places: int) -> str:
+def value_text(entry: pd.Series) -> str:
     """The figure, or why there is none; `▲` and `~` mark the best, `*` few images, letters other flags, `=`
     and `≠` a verdict."""
     if pd.isna(entry.value):
@@ -115,23 +117,24 @@ def value_text(entry: pd.Series, places: int) -> str:
     marks = ("▲" if entry.p_best < ALPHA else "~") if entry.best else ""
     marks += "*" if entry.n < SMALL_N else ""
     marks += "".join(mark for name, mark in MARKS.items() if name in entry["flags"].split())
-    return f"{entry.value:.{places}f}{marks}{ {'matches': ' =', 'differs': ' ≠'}.get(entry.verdict, '') }"
+    verdict = {"matches": " =", "differs": " ≠"}.get(entry.verdict, "")
+    return f"{entry.value:.{PLACES[entry.metric]}f}{marks}{verdict}"
 
 
-def interval_text(entry: pd.Series, places: int) -> str:
+def interval_text(entry: pd.Series) -> str:
     """The 95 % interval."""
-    places = max(places - 1, 0)
+    places = max(PLACES[entry.metric] - 1, 0)
     return "" if pd.isna(entry.value) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
 
 
-def paper_text(entry: pd.Series, places: int) -> str:
+def paper_text(entry: pd.Series) -> str:
     """The paper's figure."""
-    return "" if pd.isna(entry.paper) else f"{entry.paper:.{places}f}"
+    return "" if pd.isna(entry.paper) else f"{entry.paper:.{PLACES[entry.metric]}f}"
 
 
-def delta_text(entry: pd.Series, places: int) -> str:
+def delta_text(entry: pd.Series) -> str:
     """Ours minus the paper's."""
-    return "" if pd.isna(entry.delta) else f"{entry.delta:+.{places}f}"
+    return "" if pd.isna(entry.delta) else f"{entry.delta:+.{PLACES[entry.metric]}f}"
 
 
 LINES = {"ours": value_text, "95 %": interval_text, "paper": paper_text, "Δ": delta_text}
@@ -139,10 +142,10 @@ LINES = {"ours": value_text, "95 %": interval_text, "paper": paper_text, "Δ": d
 
 def grid(frame: pd.DataFrame) -> pd.DataFrame:
     """Text in the shape of the paper: a defense's lines below one another, attacks across."""
-    places, rows = digits(complete(frame)), []
-    for name, entries in frame.groupby("row", sort=False):
+    rows = []
+    for name, entries in complete(frame).groupby("row", sort=False):
         for line, text in LINES.items():
-            cells = {column_name(e): text(e, places) for _, e in entries.iterrows()}
+            cells = {column_name(e): text(e) for _, e in entries.iterrows()}
             if any(cells.values()):
                 rows.append({"Defense": name if line == "ours" else "", "": line, **cells})
     return pd.DataFrame(rows).fillna("")
@@ -151,7 +154,7 @@ def grid(frame: pd.DataFrame) -> pd.DataFrame:
 def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     """Every sentence the figures need."""
     attackers = sorted(set(frame.knowledge) - {""})
-    unit = "Wilson" if frame.metric.iloc[0] == "accuracy" else "bootstrap"
+    unit = " or ".join({"accuracy": "Wilson"}.get(metric, "bootstrap") for metric in frame.metric.unique())
     lines = [
         heading.setting + ".",
         "Attacker's knowledge: " + "; ".join(f"{name}: {MEANING.get(name, '')}" for name in attackers) + ".",
@@ -248,17 +251,16 @@ def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
 
 def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Table:
     """The entries of `names`, side by side."""
-    places = digits(frame)
     table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(Text(name), justify="right")
     for name, entries in frame.groupby(down, sort=False):
         ordered = [entries[entries[across] == other].iloc[0] for other in names]
-        ours = [Text(value_text(entry, places), style="bold") for entry in ordered]
+        ours = [Text(value_text(entry), style="bold") for entry in ordered]
         table.add_row(Text(str(name), style="bold"), *ours)
-        table.add_row(Text("95 %", style="dim"), *[_dim(interval_text(entry, places)) for entry in ordered])
-        theirs = [Text(paper_text(entry, places), style="cyan") for entry in ordered]
+        table.add_row(Text("95 %", style="dim"), *[_dim(interval_text(entry)) for entry in ordered])
+        theirs = [Text(paper_text(entry), style="cyan") for entry in ordered]
         if any(text.plain for text in theirs) or down == "attack":
             table.add_row(Text("paper", style="cyan"), *theirs)
         table.add_section()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from data.errors import InputError
 from purifiers.purifier import Purifier
+from runners.subset import RULES
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Settings:
     n: int
     seed: int
     split: str
+    subset: str
     chunk: int
     store: str
     device: str
@@ -29,6 +31,8 @@ class Settings:
                 raise InputError(f"{name}: expected a whole number, got {value!r}")
         if self.seed < 0:
             raise InputError(f"seed: expected 0 or more, got {self.seed}")
+        if self.subset not in RULES:
+            raise InputError(f"subset: expected one of {', '.join(RULES)}, got {self.subset!r}")
         if not isinstance(self.store, str) or not self.store:
             raise InputError(f"store: expected a folder, got {self.store!r}")
         if self.draws != "auto" and (not isinstance(self.draws, int) or self.draws < 1):
@@ -39,6 +43,11 @@ class Settings:
             raise InputError(f"audit: expected off, cheap or full, got {self.audit!r}")
         if not isinstance(self.tf32, bool):
             raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
+
+    @property
+    def images(self) -> str:
+        """The subset by rule and seed."""
+        return f"{self.subset}, seed {self.seed}"
 
     @property
     def precision(self) -> str:

@@ -161,16 +161,16 @@ def test_every_flag_is_explained():
 
 
 def test_flags_stand_on_the_figures_with_a_legend():
-    from test_render import HEADING, placed
+    from test_render import HEADING, PANEL, placed
 
     from runners import render
     from runners.flags import Flag
-    from runners.table import frame_of
+    from runners.frame import frame_of
 
     table, cells = placed()
     cells[1][2].flags = [Flag("attack_weak", "the bare victim keeps 12.0 %"), Flag("small_n", "20 images")]
     cells[3][2].flags = [Flag("incomplete", "without bpda")]
-    text = render.markdown(frame_of(table, cells, comparable=False), HEADING)
+    text = render.markdown(frame_of(table, cells, panel=PANEL, comparable=False), HEADING)
     assert "| 0.0*w |" in text
     assert "75.0*† |" in text
     assert "- w attack_weak: The bare victim keeps more than 10 %" in text

@@ -56,6 +56,7 @@ def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
         "n": 5,
         "seed": 0,
         "split": "evaluation",
+        "subset": "random",
         "chunk": 2,
         "device": "cpu",
         "tf32": False,

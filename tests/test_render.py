@@ -10,8 +10,10 @@ from rich.table import Table
 from runners import render
 from runners.cell import Cell
 from runners.figures import survived
+from runners.frame import frame_of
 from runners.grid import CellResult
-from runners.table import comparability, frame_of
+from runners.published import Panel
+from runners.table import comparability
 
 NAMES = {
     "dataset": "cifar10",
@@ -24,7 +26,8 @@ TABLE = OmegaConf.create(
     {
         "title": "A table",
         "paper": "ddip",
-        "published": {"table": "table1", "dataset": "cifar10", "victim": "resnet50", "n": 20},
+        "printed": "table1",
+        "panels": [{"dataset": "cifar10", "victim": "resnet50", "n": 20}],
         "metric": "accuracy",
         "average": {"label": "Average", "attack": "average"},
         "rows": [
@@ -39,6 +42,7 @@ TABLE = OmegaConf.create(
         ],
     }
 )
+PANEL = Panel("cifar10", "resnet50", 20)
 HEADING = render.Heading(title="A table", note="a note", setting="dataset cifar10")
 
 
@@ -62,7 +66,7 @@ def placed(metric: str = "accuracy"):
 
 @pytest.fixture
 def frame():
-    return frame_of(*placed(), comparable=True)
+    return frame_of(*placed(), panel=PANEL, comparable=True)
 
 
 GOLDEN = """\
@@ -165,7 +169,7 @@ def test_an_average_over_different_knowledge_says_so():
         (row, column, CellResult(aware, x.records, x.skipped, x.failed) if column.label == "PGD" else x)
         for row, column, x in cells
     ]
-    notes = frame_of(table, mixed, comparable=True)
+    notes = frame_of(table, mixed, panel=PANEL, comparable=True)
     average = notes[notes.column == "Average"]
     assert average.note.str.contains("mixes attackers of different knowledge: blind, bpda").all()
 
@@ -183,31 +187,43 @@ def test_decision_attacks_are_read_off_their_paths():
     records = pd.DataFrame({"id": list("abcd"), "path": paths, "correct": [False] * 4})
     table.columns, table.rows, table.average = [column], table.rows[:1], None
     one = table.rows[0], table.columns[0], CellResult(cells[0][2].cell, records)
-    frame = frame_of(table, [one], comparable=False)
+    frame = frame_of(table, [one], panel=PANEL, comparable=False)
     assert frame.value.tolist() == [75.0]
 
 
 def test_ssim_from_the_same_records():
-    frame = frame_of(*placed("ssim"), comparable=False)
+    frame = frame_of(*placed("ssim"), panel=PANEL, comparable=False)
     assert frame.value.iloc[0] == pytest.approx(0.85)
     assert not frame.verdict.any()
     assert "| 0.850* |" in render.markdown(frame, HEADING)
 
 
 @pytest.mark.parametrize(
-    ("choices", "n", "note"),
+    ("choices", "n", "subset", "note"),
     [
-        ({"dataset": "cifar10", "victim": "resnet50"}, 20, ""),
-        ({"dataset": "cifar10", "victim": "resnet50"}, 19, "n=19 images (the paper: 20); no verdict"),
-        ({"dataset": "cifar10", "victim": "resnet56"}, 20, "victim resnet56 (the paper: resnet50)"),
+        ({"dataset": "cifar10", "victim": "resnet50"}, 20, "random", ""),
+        (
+            {"dataset": "cifar10", "victim": "resnet50"},
+            20,
+            "two-per-class",
+            "subset two-per-class (the paper: random)",
+        ),
+        (
+            {"dataset": "cifar10", "victim": "resnet50"},
+            19,
+            "random",
+            "n=19 images (the paper: 20); no verdict",
+        ),
+        ({"dataset": "cifar10", "victim": "resnet56"}, 20, "random", "victim resnet56 (the paper: resnet50)"),
         (
             {"dataset": "digits-photos", "victim": "v"},
             20,
+            "random",
             "embedded data: compare the shape, not the figures",
         ),
     ],
 )
-def test_a_verdict_needs_the_papers_own_setting(choices, n, note):
-    said = comparability(TABLE, choices, n)
+def test_a_verdict_needs_the_papers_own_setting(choices, n, subset, note):
+    said = comparability(PANEL, choices, OmegaConf.create({"n": n, "subset": subset}))
     assert note in said
     assert bool(said) == bool(note)

@@ -12,9 +12,10 @@ from rich.console import Console
 from runners import figures, render
 from runners.app import CONFIGS, names_of
 from runners.cell import Cell
+from runners.frame import COLUMNS, frame_of
 from runners.grid import CellResult
 from runners.metrics import wilson
-from runners.table import COLUMNS, frame_of
+from runners.published import Panel
 from runners.winners import best_of
 
 HEADING = render.Heading(title="A table", note="", setting="dataset cifar10")
@@ -26,7 +27,8 @@ def table_of(rows: Sequence[str]):
     return OmegaConf.create(
         {
             "paper": "ddip",
-            "published": {"table": "fig4", "dataset": "cifar10", "victim": "resnet50", "n": 1000},
+            "printed": "fig4",
+            "panels": [{"dataset": "cifar10", "victim": "resnet50", "n": 1000}],
             "metric": "accuracy",
             "worst": {"label": "Worst", "attack": "worst"},
             "rows": [{"label": label} for label in rows],
@@ -60,7 +62,7 @@ def frame_from(rows: Mapping[str, Answers], table=None) -> pd.DataFrame:
 
 
 def frame_from_cells(table, placed) -> pd.DataFrame:
-    return frame_of(table, placed, comparable=False)
+    return frame_of(table, placed, panel=Panel("cifar10", "resnet50", 1000), comparable=False)
 
 
 def right(count: int, n: int = 40) -> list[int]:
@@ -233,9 +235,10 @@ def test_every_table_with_its_marks_fits_80_columns(name):
     draws, placed = np.random.default_rng(0), []
     for row in table.rows:
         for column in table.columns:
-            knowledge = next((w.split("=")[1] for w in column.cell if w.startswith("knowledge=")), "blind")
+            words = [*table.get("cell", []), *column.get("cell", [])]
+            knowledge = next((w.split("=")[1] for w in words if w.startswith("knowledge=")), "blind")
             cell = cell_of(draws.random(20) < 0.9, purifier=row.cell[0].split("=")[1], knowledge=knowledge)
-            records = cell.records.assign(ssim=0.9, path=[[(1, 0.0)]] * 20)
+            records = cell.records.assign(ssim=0.9, purify_seconds=0.5, path=[[(1, 0.0)]] * 20)
             placed.append((row, column, CellResult(cell.cell, records)))
     frame = frame_from_cells(table, placed)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -243,5 +246,5 @@ def test_every_table_with_its_marks_fits_80_columns(name):
     text = console.export_text()
     assert "…" not in text
     for _, entry in frame.iterrows():
-        assert render.value_text(entry, render.digits(frame)) in text
-        assert render.interval_text(entry, render.digits(frame)) in text
+        assert render.value_text(entry) in text
+        assert render.interval_text(entry) in text

@@ -1,24 +1,44 @@
 """The trainer of victims whose weights nobody ships."""
 
+import math
+import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from data.checkpoint import Checkpoint, resume, state_of
 from data.errors import InputError
 from data.images import Dataset, Images
 from data.repeatable import repeatable
+from data.weights import WeightFile
+
+WARM = 0.3  # share of the steps until the learning rate is at its peak
+SECONDS = 60  # between checkpoints; no result depends on it
+CPU = torch.device("cpu")
 
 
 class Recipe:
-    """SGD with Nesterov momentum and a one-cycle learning rate; repeatable from its seed.
+    """SGD with Nesterov momentum on the training split; repeatable from its seed, and resumable.
+
+    On a CPU the weights are the same on all machines. The last images of an epoch that fill no batch are
+    left out of it.
 
     Args:
         dataset: its training split is learnt.
-        epochs, batch, lr, momentum, weight_decay: as usual; lr is the peak of the cycle.
-        shift: random translation of up to this many pixels (reflected borders).
-        seed: draws initial weights, order and translations.
+        epochs, batch, lr, momentum, weight_decay: as usual; lr is the peak of the schedule.
+        shift: random translation of up to this many pixels.
+        seed: draws initial weights, order, translations and flips.
+        schedule: over the steps; "one-cycle" (Smith and Topin 2018, https://arxiv.org/abs/1708.07120, in
+            PyTorch's form, which moves the momentum too) or "cosine", a linear rise and half a cosine down.
+        border: what a translation shows beyond the image, "reflect" or "black".
+        flip: half of the images are mirrored, left to right.
+        start: weights to begin from, of other classes; only the last layer is drawn anew.
+        gpu: train on the run's device; else on the CPU.
+        amp: on a GPU, products in bfloat16.
     """
 
     version = 1
@@ -34,27 +54,52 @@ class Recipe:
         weight_decay: float = 5e-4,
         shift: int = 0,
         seed: int = 0,
+        schedule: Literal["one-cycle", "cosine"] = "one-cycle",
+        border: Literal["reflect", "black"] = "reflect",
+        flip: bool = False,
+        start: WeightFile | None = None,
+        gpu: bool = False,
+        amp: bool = False,
     ) -> None:
+        if schedule not in ("one-cycle", "cosine") or border not in ("reflect", "black"):
+            raise InputError(
+                "victim.weights: expected schedule one-cycle or cosine and border reflect or black, "
+                f"got {schedule!r} and {border!r}"
+            )
+        if not isinstance(epochs, int) or epochs < 1 or shift < 0:
+            raise InputError(f"victim.weights: expected epochs >= 1 and shift >= 0, got {epochs} and {shift}")
         self.dataset = dataset
         self.epochs, self.batch, self.lr = epochs, batch, lr
         self.momentum, self.weight_decay = momentum, weight_decay
         self.shift, self.seed = shift, seed
+        self.schedule, self.border, self.flip = schedule, border, flip
+        self.start, self.gpu, self.amp = start, gpu, amp
 
     def fit(
-        self, victim: nn.Module, *, progress: Callable[[float], None] = lambda share: None
+        self,
+        victim: nn.Module,
+        *,
+        progress: Callable[[float], None] = lambda share: None,
+        checkpoint: Checkpoint | None = None,
+        device: torch.device = CPU,
     ) -> dict[str, Tensor]:
-        """Train `victim.network` from scratch on the CPU; returns its state.
+        """Train `victim.network` from scratch, or from `start`; returns its state, on the CPU.
 
-        `progress` is told the share of the steps done, after each epoch.
+        `progress` is told the share of the steps done, after each. Raises MissingError where `start` is not
+        there, InputError where it or the batch does not fit.
         """
+        device = device if self.gpu else CPU
+        begin = None if self.start is None else self.start.load()
         data: Images = self.dataset.load("train")
-        network = victim.network
-        generator = torch.Generator().manual_seed(self.seed)
         if not 1 <= self.batch <= len(data):
             raise InputError(f"victim.weights.batch: expected 1 to {len(data)}, got {self.batch}")
-        steps_per_epoch = len(data) // self.batch
-        with repeatable(network, self.seed):
-            network.train()
+        network, generator = victim.network, torch.Generator().manual_seed(self.seed)
+        in_epoch = len(data) // self.batch
+        steps = self.epochs * in_epoch
+        with repeatable(network, self.seed, device):
+            if begin is not None:
+                network.begin_from(begin)
+            victim.to(device).train().requires_grad_(True)
             optimiser = torch.optim.SGD(
                 network.parameters(),
                 lr=self.lr,
@@ -62,28 +107,66 @@ class Recipe:
                 weight_decay=self.weight_decay,
                 nesterov=True,
             )
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, self.lr, total_steps=self.epochs * steps_per_epoch
-            )
-            for epoch in range(self.epochs):
-                order = torch.randperm(len(data), generator=generator)
-                for step in range(steps_per_epoch):
-                    picked = order[step * self.batch : (step + 1) * self.batch]
-                    images = _translate(data.images[picked], self.shift, generator)
-                    loss = F.cross_entropy(victim(images), data.labels[picked])
-                    optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
-                    schedule.step()
-                progress((epoch + 1) / self.epochs)
-        network.eval()
+            schedule = self._schedule(optimiser, steps)
+            saved = checkpoint.load() if checkpoint is not None else None
+            done = resume(saved, network, optimiser, generator)
+            order = torch.empty(0) if saved is None else saved["order"]
+            _forward(schedule, done)
+            kept = time.monotonic()
+            for step in range(done, steps):
+                place = step % in_epoch
+                if place == 0:
+                    order = torch.randperm(len(data), generator=generator)
+                picked = order[place * self.batch : (place + 1) * self.batch]
+                images = self._varied(data.images[picked], generator).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.amp and device.type == "cuda"):
+                    logits = victim(images)
+                loss = F.cross_entropy(logits.float(), data.labels[picked].to(device))
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                progress((step + 1) / steps)
+                if checkpoint is not None and time.monotonic() - kept > SECONDS:
+                    checkpoint.save(state_of(step + 1, network, optimiser, generator) | {"order": order})
+                    kept = time.monotonic()
+        victim.cpu().eval()
         return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
+    def _varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """A batch as the epoch shows it: moved and mirrored at random."""
+        images = _translate(images, self.shift, self.border, generator)
+        if not self.flip:
+            return images
+        mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+        return torch.where(mirrored, images.flip(3), images)
 
-def _translate(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+    def _schedule(self, optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:
+        if self.schedule == "one-cycle":
+            return OneCycleLR(optimiser, self.lr, total_steps=steps)
+        warm = max(1, round(WARM * steps))
+
+        def share(step: int) -> float:
+            if step < warm:
+                return step / warm
+            return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+        return LambdaLR(optimiser, share)
+
+
+def _forward(schedule: LRScheduler, steps: int) -> None:
+    """The schedule as it is after so many steps: each is a function of their number."""
+    if steps:
+        schedule.load_state_dict(schedule.state_dict() | {"last_epoch": steps - 1, "_step_count": steps + 1})
+        schedule.step()
+
+
+def _translate(images: Tensor, shift: int, border: str, generator: torch.Generator) -> Tensor:
     if shift == 0:
         return images
-    size = images.shape[-1]
-    padded = F.pad(images, (shift,) * 4, mode="reflect")
+    height, width = images.shape[2:]
+    padded = F.pad(images, (shift,) * 4, mode="reflect" if border == "reflect" else "constant")
     offsets = torch.randint(2 * shift + 1, (len(images), 2), generator=generator).tolist()
-    return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, offsets, strict=True)])
+    return torch.stack(
+        [p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, offsets, strict=True)]
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
@@ -13,13 +14,20 @@ from victims.recipe import Recipe
 class Victim(nn.Module):
     """Images (N, C, H, W) float32 in [0, 1] to logits (N, classes).
 
+    Attributes:
+        resumable: a training of it goes on from a checkpoint.
+
     Args:
         network: takes normalised images.
         label_space: what its labels mean; a data set must name the same.
         mean, std: the normalisation, one value a channel.
         weights: a verified file, or the recipe by which we train the network ourselves.
-        published: its clean accuracy in %, where whoever published the weights says so.
+        published: its clean accuracy in % by data set, where whoever published the weights says so.
+        size: images of another side than this are brought to it first, bilinearly and antialiased, and
+            gradients go through that; None takes them as they come.
     """
+
+    resumable = True
 
     def __init__(
         self,
@@ -29,9 +37,13 @@ class Victim(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         weights: WeightFile | Recipe,
-        published: float | None = None,
+        published: Mapping[str, float] | None = None,
+        size: int | None = None,
     ) -> None:
         super().__init__()
+        if size is not None and size < 1:
+            raise InputError(f"victim.size: expected at least 1 pixel, got {size}")
+        self.size = size
         self.network = network
         self.label_space = label_space
         self.weights = weights
@@ -41,6 +53,8 @@ class Victim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images in [0, 1]."""
+        if self.size is not None and images.shape[2:] != (self.size, self.size):
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return self.network((images - self.mean) / self.std)
 
     def freeze(self, state: Mapping[str, Tensor]) -> "Victim":

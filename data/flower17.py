@@ -1,0 +1,109 @@
+"""Oxford Flower-17: Nilsback & Zisserman 2006, https://www.robots.ox.ac.uk/~vgg/data/flowers/17/."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import scipy.io
+import torch
+
+from data.errors import InputError, MissingError
+from data.images import SPLITS
+from data.listing import FileDataset, Listing
+
+log = logging.getLogger(__name__)
+
+PER_CLASS = 80  # images, in the order of the classes
+DRAWN = {"train": (0, 40), "tuning": (40, 60), "evaluation": (60, 80)}  # of a class's shuffled images
+OFFICIAL = {"train": "trn1", "tuning": "val1", "evaluation": "tst1"}
+SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/17/"
+
+
+class Flower17(FileDataset):
+    """RGB, 17 classes of 80 images, of 500 pixels and more; 680 to train, 340 to tune, 340 to evaluate.
+
+    Both kinds of splits have these sizes, and so has the test set of Online Alternate Generator
+    (https://arxiv.org/abs/2009.08110): every accuracy of its Table I is a multiple of 1/340.
+
+    Args:
+        root: the folder that holds flower17/jpg/image_0001.jpg to image_1360.jpg.
+        splits: official, the first of the authors' three, read from flower17/datasplits.mat (the paper does
+            not say which one it took); or drawn, 40, 20 and 20 images of each class by a seed fixed here. It
+            has no default, so that nothing that was trained on one is evaluated on the other.
+        size, resize: the shorter side is brought to `resize`, then `size` x `size` is cut from the centre.
+    """
+
+    label_space = "flower17"
+    classes = ("daffodil", "snowdrop", "lily_valley", "bluebell", "crocus", "iris", "tigerlily", "tulip",
+               "fritillary", "sunflower", "daisy", "colts_foot", "dandelion", "cowslip", "buttercup",
+               "windflower", "pansy")  # fmt: skip
+
+    def __init__(
+        self, *, root: str, splits: Literal["official", "drawn"], size: int = 224, resize: int | None = 256
+    ) -> None:
+        super().__init__(size=size, resize=resize)
+        if splits not in ("official", "drawn"):
+            raise InputError(f"dataset.splits: expected official or drawn, got {splits!r}")
+        self.folder, self.splits = Path(root) / "flower17", splits
+
+    def index(self, split: str) -> Listing:
+        """Images of a split; ids read flower17/<number of the image, from 1>."""
+        self.check_split(split)
+        count = PER_CLASS * len(self.classes)
+        files = [self.folder / "jpg" / f"image_{number:04}.jpg" for number in range(1, count + 1)]
+        if absent := [file.name for file in files if not file.is_file()]:
+            raise MissingError(
+                f"Flower-17 is not whole in {files[0].parent.resolve()}: {len(absent)} of {count} images are "
+                f"missing ({absent[0]} first). Unpack 17flowers.tgz ({SOURCE}) into DATA_DIR/flower17"
+            )
+        numbers = (self._official() if self.splits == "official" else self._drawn())[split]
+        return Listing(
+            ids=tuple(f"flower17/{number}" for number in numbers),
+            labels=torch.tensor([(number - 1) // PER_CLASS for number in numbers]),
+            files=tuple(files[number - 1] for number in numbers),
+            size=self.size,
+            resize=self.resize,
+        )
+
+    def _drawn(self) -> dict[str, list[int]]:
+        if (self.folder / "datasplits.mat").is_file():
+            log.warning("flower17: the drawn split is used; dataset.splits=official takes datasplits.mat")
+        rng = np.random.default_rng(0)
+        order = [
+            first + rng.permutation(PER_CLASS) for first in range(1, len(self.classes) * PER_CLASS, PER_CLASS)
+        ]
+        return {
+            name: sorted(int(number) for of_class in order for number in of_class[start:stop])
+            for name, (start, stop) in DRAWN.items()
+        }
+
+    def _official(self) -> dict[str, list[int]]:
+        path = self.folder / "datasplits.mat"
+        if not path.is_file():
+            raise MissingError(
+                f"{path.resolve()} is not there: fetch it ({SOURCE}datasplits.mat), or take the split "
+                "drawn here with dataset.splits=drawn"
+            )
+        count = PER_CLASS * len(self.classes)
+        try:
+            content = scipy.io.loadmat(path)  # arrays only: nothing in the file is executed
+            found = {name: content[OFFICIAL[name]].ravel().astype(int).tolist() for name in SPLITS}
+        except (ValueError, TypeError, KeyError, NotImplementedError, OSError, EOFError) as error:
+            raise InputError(
+                f"{path}: expected MATLAB arrays {', '.join(OFFICIAL.values())} of image numbers, got a file "
+                f"without them ({type(error).__name__}: {' '.join(str(error).split())}); "
+                f"fetch it again ({SOURCE}datasplits.mat)"
+            ) from error
+        every = [number for numbers in found.values() for number in numbers]
+        if (
+            len(set(every)) != len(every)
+            or not set(every) <= set(range(1, count + 1))
+            or not all(found.values())
+        ):
+            raise InputError(
+                f"{path}: expected {', '.join(OFFICIAL.values())} to hold numbers from 1 to {count}, each "
+                f"once, got {len(every)} of which {len(set(every))} differ, from {min(every, default=0)} to "
+                f"{max(every, default=0)}; fetch it again ({SOURCE}datasplits.mat)"
+            )
+        return found

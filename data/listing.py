@@ -1,0 +1,93 @@
+"""Images that stay in their files until they are picked: what is there is listed, what is asked is read."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+
+from data.errors import InputError
+from data.images import Dataset, Images
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Ids, labels and files of a split; `take` reads what is asked for and nothing else.
+
+    Args:
+        ids: as of Images.
+        labels: (N,) int64.
+        files: one an image.
+        size: height and width of the images that are read, in pixels.
+        resize: the shorter side before a centre crop of `size`, as is usual in the field; None brings the
+            whole image to `size` x `size`, without a crop.
+        said_in: where each image is named, "images.csv, line 3", for errors; empty where it is in no list.
+    """
+
+    ids: tuple[str, ...]
+    labels: Tensor
+    files: tuple[Path, ...]
+    size: int
+    resize: int | None
+    said_in: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.ids)) < len(self.ids):
+            twice = next(name for name, count in Counter(self.ids).items() if count > 1)
+            raise InputError(f"expected unique image ids, got {twice} more than once: remove the copy")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: Sequence[int]) -> Images:
+        """The images at these positions, in this order. Raises InputError for one that cannot be read."""
+        with ThreadPoolExecutor() as threads:
+            images = list(threads.map(self._read, indices))
+        shape = (3, self.size, self.size)
+        stacked = torch.stack(images) if images else torch.empty(0, *shape)
+        return Images(tuple(self.ids[i] for i in indices), stacked, self.labels[list(indices)])
+
+    def _read(self, index: int) -> Tensor:
+        """(3, size, size) in [0, 1]: bilinear and antialiased, as Pillow and torchvision have it."""
+        try:
+            with Image.open(self.files[index]) as file:
+                image = file.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            listed = f" ({self.said_in[index]})" if self.said_in else ""
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise InputError(
+                f"{self.files[index]}{listed}: expected an image, got one that cannot be read ({reason}); "
+                "fetch it again"
+            ) from error
+        if self.resize is None:
+            image = transforms.resize(image, [self.size, self.size])
+        else:
+            image = transforms.center_crop(transforms.resize(image, [self.resize]), [self.size])
+        return transforms.pil_to_tensor(image).float() / 255
+
+
+class FileDataset(Dataset):
+    """A data set of image files, which are listed at once and read when they are picked.
+
+    Args:
+        size: height and width in pixels.
+        resize: see Listing.
+    """
+
+    def __init__(self, *, size: int, resize: int | None) -> None:
+        for name, value in (("size", size), ("resize", size if resize is None else resize)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"dataset.{name}: expected pixels, 1 or more, got {value!r}")
+        if resize is not None and resize < size:
+            raise InputError(f"dataset.resize: expected at least dataset.size, {size}, got {resize}")
+        self.size, self.resize = size, resize
+
+    def load(self, split: str) -> Images:
+        """All images of a split, read at once."""
+        listing = self.index(split)
+        return listing.take(range(len(listing)))

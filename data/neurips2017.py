@@ -1,0 +1,91 @@
+"""Images of the NeurIPS 2017 adversarial competition: Kurakin et al. 2018, https://arxiv.org/abs/1804.00097."""
+
+import csv
+import logging
+from pathlib import Path
+
+import torch
+
+from data.errors import InputError, MissingError
+from data.imagenet import CLASSES
+from data.listing import FileDataset, Listing
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("ImageId", "TrueLabel")
+HOW = (
+    "get the development set of the competition (images.csv and images/, 299x299 PNG: "
+    "https://www.kaggle.com/datasets/google-brain/nips-2017-adversarial-learning-development-set) into "
+    "DATA_DIR/neurips2017"
+)
+
+
+class NeurIPS2017(FileDataset):
+    """The 1,000 development images, RGB, ImageNet's classes in torchvision's order; all for evaluation.
+
+    Only images that are there are used, and it is said how many they are. The list counts classes from 1, so
+    a label is TrueLabel - 1.
+
+    Args:
+        root: the folder that holds neurips2017/images.csv and neurips2017/images.
+        size: the whole image is brought to this size: 224 in DDIP (https://arxiv.org/abs/2108.00180), 299 as
+            published.
+    """
+
+    label_space = "imagenet"
+    classes = CLASSES
+
+    def __init__(self, *, root: str, size: int = 224) -> None:
+        super().__init__(size=size, resize=None)
+        self.folder = Path(root) / "neurips2017"
+
+    def index(self, split: str) -> Listing:
+        """The images that are there, in the list's order; ids read neurips2017/<ImageId>."""
+        self.check_split(split)
+        if split != "evaluation":
+            raise MissingError(
+                f"neurips2017 has evaluation images only, no {split} split. Choose settings on another set "
+                "(dataset=imagenet split=tuning), and let a purifier learn from another: "
+                "+dataset@purifier.training.dataset=imagenet, or flower17"
+            )
+        rows = self._rows()
+        there = [(name, label, line) for name, label, line in rows if self._file(name).is_file()]
+        if not there:
+            raise MissingError(f"NeurIPS 2017: {(self.folder / 'images').resolve()} holds no images; {HOW}")
+        if len(there) < len(rows):
+            log.warning("neurips2017: %s of %s images are there", f"{len(there):,}", f"{len(rows):,}")
+        return Listing(
+            ids=tuple(f"neurips2017/{name}" for name, _, _ in there),
+            labels=torch.tensor([label for _, label, _ in there]),
+            files=tuple(self._file(name) for name, _, _ in there),
+            size=self.size,
+            resize=self.resize,
+            said_in=tuple(f"images.csv, line {line}" for _, _, line in there),
+        )
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "images" / f"{name}.png"
+
+    def _rows(self) -> list[tuple[str, int, int]]:
+        """Name, label and line of every row; InputError for a bad one, also if its image is not there."""
+        path = self.folder / "images.csv"
+        if not path.is_file():
+            raise MissingError(f"NeurIPS 2017: {path.resolve()} is not there; {HOW}")
+        rows: dict[str, tuple[str, int, int]] = {}
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                if lacking := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+                    raise InputError(f"{path}, line 1: expected a column {lacking[0]}, got none")
+                for row in reader:
+                    where, name, label = f"{path}, line {reader.line_num}", row["ImageId"], row["TrueLabel"]
+                    if not name or Path(name).name != name:
+                        raise InputError(f"{where}: expected an ImageId, the name of an image, got {name!r}")
+                    if name in rows:
+                        raise InputError(f"{where}: expected {name} once, got it in line {rows[name][2]} too")
+                    if not (label or "").strip().isdecimal() or not 1 <= int(label) <= len(CLASSES):
+                        raise InputError(f"{where}: expected a TrueLabel from 1 to 1000, got {label!r}")
+                    rows[name] = (name, int(label) - 1, reader.line_num)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path}: expected a CSV file in UTF-8, got {error}; {HOW}") from error
+        return list(rows.values())

@@ -1,0 +1,49 @@
+"""Purification against another classifier: Ding et al. 2021, Delving into Deep Image Prior for
+Adversarial Defense, Appendix E. https://arxiv.org/abs/2108.00180
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from data.errors import InputError
+from purifiers.purifier import TRIAL_STEPS, Purifier
+
+
+class Against(Purifier):
+    """Another purifier, which is given a classifier of its own instead of the victim.
+
+    Args:
+        purifier: one that reads a classifier's outputs and learns nothing itself.
+        victim: that classifier; of the same images, whatever its labels are called.
+    """
+
+    def __init__(self, *, purifier: Purifier, victim: nn.Module) -> None:
+        if not purifier.uses_victim or getattr(purifier, "weights", None) is not None:
+            raise InputError(
+                "purifier.purifier: expected one that reads a classifier's outputs and has no weights, "
+                f"got {type(purifier).__name__}"
+            )
+        self.purifier, self.victim = purifier, victim
+        self.stochastic, self.gradient = purifier.stochastic, purifier.gradient
+        self.batch_coupled, self.scale, self.fits = purifier.batch_coupled, purifier.scale, purifier.fits
+
+    @property
+    def weights(self) -> Any:
+        """Of the classifier."""
+        return self.victim.weights
+
+    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+        """Fix the classifier's weights."""
+        self.victim.freeze(state)
+        return self
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """Images as the purifier makes them for its own classifier."""
+        return self.purifier.purify(images, seeds, self.victim.to(images.device))
+
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+        """With the short purifier inside."""
+        short, factor = self.purifier.trial(steps=steps)
+        return Against(purifier=short, victim=self.victim), factor

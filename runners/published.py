@@ -1,0 +1,125 @@
+"""The papers' printed figures: results/papers/<paper>.csv, read with types, and what they belong to.
+
+A table's config names its figures by `paper` and `printed`; a row of it by `defense`, a column by `attack`,
+`eps`, `norm` and `metric`, and both by `params`, where a paper prints an attack with several parameters.
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from data.errors import InputError
+
+PAPERS = Path("results/papers")
+METRICS = ("accuracy", "ssim", "seconds/image", "gpu-memory", "parameters",
+           "prediction-accuracy", "top1", "top5")  # fmt: skip
+COLUMNS = ("paper", "table", "dataset", "subset", "victim", "defense", "attack", "norm", "eps_255", "params",
+           "metric", "value", "unit", "note")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the settings that a paper prints a table for: `n` images of a data set, picked by a rule."""
+
+    dataset: str
+    victim: str
+    n: int
+    subset: str = "random"
+
+
+def figures_of(paper: str, folder: Path = PAPERS) -> pd.DataFrame:
+    """All printed figures of a paper; eps in units of 1/255, NaN where there is none.
+
+    Raises InputError, with file and line, for a row that is not what it should be.
+    """
+    path = folder / f"{paper}.csv"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in folder.glob("*.csv"))) or "none"
+        raise InputError(f"published figures {path} do not exist; there are {there} (run from the root)")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = tuple(next(reader, ()))
+        if header != COLUMNS:
+            raise InputError(f"{path}:1: expected the columns {','.join(COLUMNS)}; got {','.join(header)}")
+        rows = [_row(path, reader.line_num, row, paper) for row in reader]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"eps_255": float, "value": float})
+
+
+def _row(path: Path, line: int, cells: list[str], paper: str) -> dict[str, Any]:
+    def bad(expected: str, got: object) -> InputError:
+        return InputError(f"{path}:{line}: expected {expected}, got {got!r}")
+
+    if len(cells) != len(COLUMNS):
+        raise bad(f"{len(COLUMNS)} values", len(cells))
+    row: dict[str, Any] = dict(zip(COLUMNS, cells, strict=True))
+    if row["paper"] != paper:
+        raise bad(f"paper {paper}", row["paper"])
+    if row["metric"] not in METRICS:
+        raise bad(f"a metric of {', '.join(METRICS)}", row["metric"])
+    for name, empty in (("value", False), ("eps_255", True)):
+        if empty and not row[name]:
+            row[name] = math.nan
+            continue
+        try:
+            row[name] = float(row[name])
+        except ValueError:
+            raise bad(f"a number as {name}", row[name]) from None
+        if not math.isfinite(row[name]):
+            raise bad(f"a finite number as {name}", row[name])
+    if row["metric"] == "accuracy" and not 0 <= row["value"] <= 100:
+        raise bad("an accuracy of 0 to 100 %", row["value"])
+    return row
+
+
+def panels_of(table: DictConfig) -> list[Panel]:
+    """The settings that the paper prints the table for. Raises InputError for one that lacks something."""
+    try:
+        panels = [Panel(**panel) for panel in table.get("panels", [])]
+    except TypeError as error:
+        raise InputError(
+            f"table.panels: expected dataset, victim, n and perhaps subset; {str(error).split(') ')[-1]}"
+        ) from None
+    if not panels:
+        raise InputError("table.panels: expected the paper's data sets and victims, got none")
+    return panels
+
+
+def panel_for(table: DictConfig, dataset: str, victim: str) -> Panel:
+    """The paper's setting that comes nearest: data set and victim, the data set, or else the first."""
+    panels = panels_of(table)
+    same = [p for p in panels if p.dataset == dataset]
+    return next((p for p in same if p.victim == victim), (same or panels)[0])
+
+
+def printed(table: DictConfig, panel: Panel) -> pd.DataFrame:
+    """The paper's figures of this table in this setting."""
+    figures = figures_of(table.paper)
+    names = [table.printed] if isinstance(table.printed, str) else list(table.printed)
+    wanted = figures.table.isin(names)
+    for name in ("dataset", "subset", "victim"):
+        wanted &= figures[name] == getattr(panel, name)
+    return figures[wanted]
+
+
+def figure_of(figures: pd.DataFrame, row: DictConfig, column: DictConfig, metric: str) -> pd.DataFrame:
+    """Those of the figures that a table's entry stands for: one row, or none."""
+    attack = column.get("attack", row.get("attack"))
+    found = figures[
+        (figures.defense == row.get("defense"))
+        & (figures.attack == attack)
+        & (figures.metric == column.get("metric", metric))
+    ]
+    eps, norm = column.get("eps", row.get("eps")), column.get("norm")
+    if eps is not None:
+        found = found[found.eps_255.isna() | ((found.eps_255 - eps).abs() < 1e-9)]
+    if norm is not None:
+        found = found[found.norm == norm]
+    wanted = {*row.get("params", []), *column.get("params", [])}
+    if column.get("queries") is not None:
+        wanted.add(f"queries={column.queries}")
+    return found[[wanted <= set(params.split(";")) for params in found.params]]

@@ -1,0 +1,166 @@
+"""The papers' figures: read with types, and each of them a cell of exactly one table, or told why not."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from data.errors import InputError
+from runners.app import CONFIGS, names_of
+from runners.layout import on
+from runners.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
+
+HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
+TWICE = {"adaptive", "ddip/tuning", "oag/tuning", "ride/tuning"}  # show figures of other tables again
+
+
+def tables() -> dict:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return {name: compose("table", [f"table={name}"]).table for name in names_of("table")}
+
+
+@pytest.fixture(scope="module")
+def claimed() -> pd.Series:
+    """How many cells claim each figure, by paper and line; each cell claims at most one."""
+    found = {}
+    for name, table in tables().items():
+        if name in TWICE:
+            continue
+        ends = [table[end] for end in ("average", "worst") if table.get(end)]
+        for panel in panels_of(table):
+            figures = printed(table, panel)
+            rows, columns = (on(e, panel.dataset, panel.victim) for e in (table.rows, table.columns))
+            for row in rows:
+                for column in [*columns, *ends]:
+                    mine = figure_of(figures, row, column, table.metric)
+                    assert len(mine) <= 1, f"{name}: {row.label} / {column.label} claims {len(mine)} figures"
+                    for line in mine.index:
+                        found.setdefault((table.paper, line), []).append(
+                            f"{name}: {row.label}/{column.label}"
+                        )
+    return pd.Series(found)
+
+
+def elsewhere(figure: pd.Series) -> list[str]:
+    """Reasons given for a figure that no cell has."""
+    reasons = []
+    for rule in OmegaConf.load(PAPERS / "elsewhere.yaml"):
+        wanted = {key: [v] if isinstance(v, str) else list(v) for key, v in rule.items() if key != "reason"}
+        if all(figure[key] in values for key, values in wanted.items()):
+            reasons.append(rule.reason)
+    return reasons
+
+
+@pytest.mark.parametrize("paper", HELD)
+def test_every_figure_is_one_cells_or_told_why_not(paper, claimed):
+    for line, figure in figures_of(paper).iterrows():
+        cells, reasons = claimed.get((paper, line), []), elsewhere(figure)
+        what = (
+            f"{paper}.csv:{line + 2}: {figure.table}, {figure.defense} under {figure.attack} {figure.params}"
+        )
+        assert len(cells) + len(reasons) == 1, f"{what}: cells {cells}, reasons {reasons}"
+
+
+@pytest.mark.parametrize(("paper", "count"), HELD.items())
+def test_figures_are_read_with_types(paper, count):
+    figures = figures_of(paper)
+    assert len(figures) == count
+    assert figures.value.dtype == figures.eps_255.dtype == float
+    assert figures.value.notna().all()
+    assert set(figures.paper) == {paper}
+    assert not figures.duplicated([c for c in COLUMNS if c not in ("value", "note")]).any()
+
+
+def test_a_misprint_is_noted():
+    """DIPDefend's average in DDIP's Table 1 is not that of its entries."""
+    figures = figures_of("ddip")
+    mine = figures[
+        (figures.table == "table1") & (figures.defense == "dipdefend") & (figures.victim == "resnet50")
+    ]
+    entries = mine[mine.attack != "average"]
+    average = mine[mine.attack == "average"].iloc[0]
+    assert len(entries) == 15
+    assert average.value == 71.5
+    assert entries.value.mean() == pytest.approx(72.45, abs=0.01)
+    assert "72.45" in average.note
+    garbled = figures_of("ncis")
+    assert garbled[garbled.table == "supp-table3"].note.str.contains("garbled").all()
+
+
+GOOD = "p,t,cifar10,random,v,none,clean,,,,accuracy,92.9,%,"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (GOOD.replace("92.9", "a lot"), "p.csv:3: expected a number as value, got 'a lot'"),
+        (GOOD.replace("92.9", "nan"), "p.csv:3: expected a finite number as value, got nan"),
+        (GOOD.replace("92.9", "929"), "p.csv:3: expected an accuracy of 0 to 100 %, got 929.0"),
+        (GOOD.replace("clean,,,", "clean,,x,"), "p.csv:3: expected a number as eps_255, got 'x'"),
+        (GOOD + ",", "p.csv:3: expected 14 values, got 15"),
+        (GOOD.replace("accuracy", "acuracy"), "p.csv:3: expected a metric of accuracy, ssim"),
+        (GOOD.replace("p,t", "q,t"), "p.csv:3: expected paper p, got 'q'"),
+    ],
+)
+def test_a_bad_row_is_told_by_file_and_line(row, said, tmp_path):
+    (tmp_path / "p.csv").write_text("\n".join([",".join(COLUMNS), GOOD, row, ""]))
+    with pytest.raises(InputError) as error:
+        figures_of("p", tmp_path)
+    assert said in str(error.value)
+    (tmp_path / "p.csv").write_text("\n".join([",".join(COLUMNS), GOOD, ""]))
+    assert math.isnan(figures_of("p", tmp_path).eps_255[0])
+
+
+def test_other_columns_and_other_papers_are_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("a,b\n")
+    with pytest.raises(InputError, match=r"p\.csv:1: expected the columns paper,table"):
+        figures_of("p", tmp_path)
+    with pytest.raises(InputError, match="do not exist; there are p"):
+        figures_of("q", tmp_path)
+
+
+TABLE = {
+    "panels": [
+        {"dataset": "cifar10", "victim": "resnet50", "n": 1000},
+        {"dataset": "imagenet", "victim": "imagenet/vgg19", "n": 2, "subset": "two-per-class"},
+        {"dataset": "imagenet", "victim": "imagenet/resnet50", "n": 3},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "victim", "n"),
+    [
+        ("cifar10", "resnet50", 1000),
+        ("cifar10", "resnet56", 1000),
+        ("imagenet", "imagenet/resnet50", 3),
+        ("imagenet", "another", 2),
+        ("digits-photos", "digits-resnet8", 1000),
+    ],
+)
+def test_the_nearest_of_the_papers_settings_is_taken(dataset, victim, n):
+    assert panel_for(OmegaConf.create(TABLE), dataset, victim).n == n
+
+
+@pytest.mark.parametrize("panels", [[], [{"dataset": "cifar10"}], [{"data": "x", "victim": "v", "n": 1}]])
+def test_a_table_without_settings_is_refused(panels):
+    with pytest.raises(InputError, match=r"table\.panels: expected"):
+        panels_of(OmegaConf.create({"panels": panels}))
+
+
+def test_what_differs_on_a_data_set_or_victim_is_merged():
+    entry = OmegaConf.create(
+        {"label": "x", "eps": 6, "cell": ["a=1"], "for": {"d": {"cell": ["a=2"]}, "v": {"eps": 8}, "w": None}}
+    )
+    assert on([entry], "other", "other") == [{"label": "x", "eps": 6, "cell": ["a=1"]}]
+    assert on([entry], "d", "other") == [{"label": "x", "eps": 6, "cell": ["a=2"]}]
+    assert on([entry], "d", "v") == [{"label": "x", "eps": 8, "cell": ["a=1"]}]
+    assert on([entry], "d", "w") == []
+
+
+def test_the_papers_files_are_all_there():
+    assert sorted(path.stem for path in Path(PAPERS).glob("*.csv")) == sorted(HELD)
+    assert sum(HELD.values()) == 1065

@@ -1,0 +1,82 @@
+"""Networks under the parameter names of whoever published their weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from data.errors import InputError
+
+
+class Borrowed(nn.Module):
+    """A network whose published checkpoints fit as they are, also to begin a training from.
+
+    A subclass says how its network is made and, where a checkpoint needs it, how it is converted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = self.made()
+
+    def made(self) -> nn.Module:
+        """The untrained network, its weights drawn from torch's global random numbers."""
+        raise NotImplementedError
+
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published checkpoint under the network's own names."""
+        return dict(state)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of normalised images (N, C, H, W)."""
+        return self.model(images)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, each architecture in its own way."""
+        self.model.load_state_dict(self.made().state_dict())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The network's own, with no prefix."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """A published checkpoint, or what `state_dict` gave."""
+        return self.model.load_state_dict(self.converted(state), strict, assign)
+
+    def begin_from(self, state: Mapping[str, Tensor]) -> None:
+        """Load all but the last layer, whose classes are others.
+
+        Raises InputError where anything else is missing, unknown or of another shape.
+        """
+        head = self.head
+        kept = {name: value for name, value in self.converted(state).items() if _layer(name) != head}
+        try:
+            loaded = self.model.load_state_dict(kept, strict=False)
+        except RuntimeError as error:
+            raise InputError(f"weights.start does not fit: {_shortened(error)}") from error
+        missing = [name for name in loaded.missing_keys if _layer(name) != head]
+        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        if wrong := missing + loaded.unexpected_keys:
+            raise InputError(
+                f"weights.start does not fit: {len(missing)} tensors are missing and "
+                f"{len(loaded.unexpected_keys)} unknown, such as {wrong[0]}"
+            )
+
+    @property
+    def head(self) -> str:
+        """The name of the layer that gives the logits: the last one."""
+        kinds = (nn.Linear, nn.Conv2d)
+        return [name for name, layer in self.model.named_modules() if isinstance(layer, kinds)][-1]
+
+
+def without_background(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    """Without the class 0 of TensorFlow's ImageNet networks, which is no class of the data set."""
+    names = (f"{head}.weight", f"{head}.bias")
+    return {name: value[1:] if name in names else value for name, value in state.items()}
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _shortened(error: RuntimeError) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:3])

@@ -1,0 +1,39 @@
+"""timm's networks (Wightman 2019, https://github.com/huggingface/pytorch-image-models)."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from data.errors import InputError, MissingError
+from victims.borrowed import Borrowed, without_background
+
+
+class Timm(Borrowed):
+    """A classifier of timm by name, for images (N, 3, H, W); never with weights by itself.
+
+    Args:
+        name: of timm.
+        classes: number of logits.
+        background: checkpoints ported from TensorFlow have a class more, the first, which is dropped.
+    """
+
+    def __init__(self, *, name: str, classes: int = 1000, background: bool = False) -> None:
+        self.name, self.classes, self.background = name, classes, background
+        super().__init__()
+
+    def made(self) -> nn.Module:
+        """The network of that name. Raises MissingError without timm, InputError for a name it has not."""
+        try:
+            import timm
+        except ImportError as error:
+            raise MissingError("this victim needs timm: pip install -e '.[timm]'") from error
+        if not timm.is_model(self.name):
+            raise InputError(f"victim.network.name: expected one of timm's models, got {self.name!r}")
+        return timm.create_model(self.name, pretrained=False, num_classes=self.classes)
+
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With as many classes as the network has."""
+        head = state.get(f"{self.head}.bias")
+        if self.background and head is not None and len(head) == self.classes + 1:
+            return without_background(state, self.head)
+        return dict(state)

@@ -1,0 +1,126 @@
+"""MobileNets with the 8-bit weights of google-coral/test_data, in floating point: Howard et al. 2017,
+https://arxiv.org/abs/1704.04861, and Sandler et al. 2018, https://arxiv.org/abs/1801.04381.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import InputError
+from victims.borrowed import Borrowed, without_background
+
+# Filters and stride of each pair of depthwise and 1x1 convolutions.
+V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *5 * ((512, 1),), (1024, 2), (1024, 1))
+# Widening, filters, repetitions and first stride of each group of inverted residuals.
+V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class Int8MobileNet(Borrowed):
+    """Images (N, 3, 224, 224) in [-1, 1] to logits.
+
+    A checkpoint holds, in the network's order, 8-bit weights w<i> (out, height, width, in) with scale and
+    zero point, and bias b<i>, BatchNorm folded in. They become float32, scale * (w - zero point); activations
+    are float32 too, their rounding to 8 bits is not imitated. Padding is TensorFlow's SAME.
+
+    Args:
+        architecture: MobileNet 1 or 2.
+        classes: number of logits; the checkpoints' first class, the background, is dropped.
+    """
+
+    def __init__(self, *, architecture: Literal[1, 2], classes: int = 1000) -> None:
+        if architecture not in (1, 2):
+            raise InputError(f"victim.network.architecture: expected 1 or 2, got {architecture}")
+        self.architecture, self.classes = architecture, classes
+        super().__init__()
+
+    def made(self) -> nn.Module:
+        """The untrained network."""
+        body = _v1() if self.architecture == 1 else _v2()
+        last = 1024 if self.architecture == 1 else 1280
+        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Conv2d(last, self.classes, 1), nn.Flatten())
+
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Integers to weights; a checkpoint under the network's own names stays as it is."""
+        if "w0" not in state:
+            return dict(state)
+        layers = {name: part for name, part in self.model.named_modules() if isinstance(part, nn.Conv2d)}
+        made = {}
+        for i, (name, layer) in enumerate(layers.items()):
+            if f"w{i}" not in state or state[f"w{i}_scale"].numel() != 1:
+                raise InputError(
+                    f"victim weights do not fit the network: expected {len(layers)} layers, each with one "
+                    f"scale, got another layer {i}"
+                )
+            integers = state[f"w{i}"].float() - state[f"w{i}_zp"].float()
+            depthwise = layer.groups > 1
+            order = (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)
+            made[f"{name}.weight"] = (integers * state[f"w{i}_scale"]).permute(order).contiguous()
+            made[f"{name}.bias"] = state[f"b{i}"]
+        if len(made[f"{self.head}.bias"]) == 1001:
+            made = without_background(made, self.head)
+        return made
+
+
+class Same(nn.Conv2d):
+    """Padded as TensorFlow does: with stride 2 and an even side on the right and below only."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, filters, ceil(H / stride), ceil(W / stride))."""
+        pads = []
+        for side in reversed(images.shape[2:]):
+            stride, kernel = self.stride[0], self.kernel_size[0]
+            lacking = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pads += [lacking // 2, lacking - lacking // 2]
+        return super().forward(F.pad(images, pads) if any(pads) else images)
+
+
+class Inverted(nn.Module):
+    """MobileNetV2's block: widen, filter each channel, narrow; added to an input of the same shape."""
+
+    def __init__(self, inputs: int, outputs: int, *, widen: int, stride: int) -> None:
+        super().__init__()
+        inner = inputs * widen
+        wide = _convolution(inputs, inner, 1) if widen > 1 else []
+        self.layers = nn.Sequential(
+            *wide, *_convolution(inner, inner, 3, stride, groups=inner), Same(inner, outputs, 1)
+        )
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        made = self.layers(x)
+        return x + made if self.adds else made
+
+
+def _convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Module, ...]:
+    return Same(inputs, outputs, kernel, stride, groups=groups), nn.ReLU6()
+
+
+def _v1() -> list[nn.Module]:
+    layers = [*_convolution(3, 32, 3, 2)]
+    for (inputs, _), (outputs, stride) in pairwise(((32, 2), *V1)):
+        layers += [*_convolution(inputs, inputs, 3, stride, groups=inputs), *_convolution(inputs, outputs, 1)]
+    return layers
+
+
+def _v2() -> list[nn.Module]:
+    layers, inputs = [*_convolution(3, 32, 3, 2)], 32
+    for widen, outputs, repetitions, first in V2:
+        for repetition in range(repetitions):
+            stride = first if repetition == 0 else 1
+            layers.append(Inverted(inputs, outputs, widen=widen, stride=stride))
+            inputs = outputs
+    return [*layers, *_convolution(320, 1280, 1)]
