@@ -53,6 +53,8 @@ class ImageAnalysis(Service):
             status = error.status_code or 0
             if status in (401, 403):
                 raise RefusedError(f"credentials refused: {error.message}") from None
+            if status < 400:  # an answer that the client cannot read
+                raise TryAgainError(f"malformed answer: {error.message}") from None
             if status in (408, 429) or status >= 500:
                 headers = error.response.headers if error.response is not None else None
                 raise TryAgainError(f"{status}: {error.message}", retry_after(headers)) from None
