@@ -66,9 +66,9 @@ def announced(column: Column, filler: Filler) -> str:
     minutes = most / column.asker.service.per_second / 60
     enough = "" if sum(calls.values()) <= cap else "; if that is not enough the next run goes on from there"
     return (
-        f"{column.name} ({column.asker.service.address}): at most {most} calls in this run, calls={cap} is the "
-        f"cap ({parts}; attempts that fail count too){enough}. At {column.asker.service.per_second:g} a second "
-        f"up to {minutes:.0f} min. Answers are kept, and not asked for again."
+        f"{column.name} ({column.asker.service.address}): at most {most} calls in this run, calls={cap} is "
+        f"the cap ({parts}; attempts that fail count too){enough}. At {column.asker.service.per_second:g} a "
+        f"second up to {minutes:.0f} min. Answers are kept, and not asked for again."
     )
 
 
