@@ -96,8 +96,8 @@ def _of_api(column: Column) -> list[str]:
     lines = [
         f"{column.name} ({asker.service.address}): {pairs} pairs among {found.looked_at} candidates, "
         f"{found.shared} with a label in common, {found.short} with fewer than {labels} labels on the clean "
-        f"or the adversarial image; {asker.calls.spent} calls in this run, {asker.kept} answers from the store; "
-        f"answered {_span(asker.dates)}{_models(asker.models)}."
+        f"or the adversarial image; {asker.calls.spent} calls in this run, {asker.kept} answers from the "
+        f"store; answered {_span(asker.dates)}{_models(asker.models)}."
     ]
     done = [entry.records for entry in column.entries if entry.records is not None]
     fewer = sum(int(part[f"fewer_{kind}"].sum()) for part in done for kind in KINDS)
