@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 
 
-def content_of(raw: bytes) -> bytes | None:
+def intact(raw: bytes) -> bytes | None:
     """The content of an artefact's file, or None where it does not match its checksum."""
     head, newline, content = raw.partition(b"\n")
     try:
-        intact = bool(newline) and json.loads(head)["sha256"] == hashlib.sha256(content).hexdigest()
+        whole = bool(newline) and json.loads(head)["sha256"] == hashlib.sha256(content).hexdigest()
     except (ValueError, KeyError, TypeError):
-        return None
-    return content if intact else None
+        whole = False
+    return content if whole else None
 
 
 def place(root: Path, stage: str, key: str) -> Path:

@@ -37,14 +37,17 @@ class Observer:
     A run calls these methods and waits for none of them: they return at once and raise nothing.
     """
 
-    def planned(self, table: str, cells: Sequence[Planned]) -> None:
-        """What a run is made of, before its first chunk; `table` is empty for a cell by itself."""
+    def begin(self, table: str) -> None:
+        """The run makes this table; not called for a cell by itself."""
+
+    def planned(self, cells: Sequence[Planned]) -> None:
+        """What a run is made of, before its first chunk."""
 
     def advanced(self, cell: Planned, images: int) -> None:
         """So many images of a cell are done."""
 
     def finished(self, cell: Planned, result: Any) -> None:
-        """A cell's result (runners.grid.CellResult) is there: records or the reason why there are none."""
+        """A cell's result (runners.grid.CellResult) with its flags: records, or why there are none."""
 
     def made(self, name: str, frame: pd.DataFrame, files: Sequence[Path], cells: Sequence[str]) -> None:
         """A table is written, from cells of these keys."""

@@ -11,7 +11,7 @@ import pandas as pd
 import safetensors.numpy
 from PIL import Image
 
-from runners.artefact import content_of, place
+from runners.artefact import intact, place
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Pictures:
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:
-            content = content_of(path.read_bytes())
+            content = intact(path.read_bytes())
         except OSError:
             return None
         if content is None:

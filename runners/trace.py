@@ -21,7 +21,7 @@ from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.trace import Iterate, Readout, TracePurifier
 from runners import app, render
-from runners.artefact import content_of, place
+from runners.artefact import intact, place
 from runners.components import prepare
 from runners.pictures import as_bytes
 from runners.provenance import RecordFile
@@ -164,7 +164,7 @@ def _images(store: Store, stage: str, records: pd.DataFrame) -> Tensor:
     found = []
     for key, row in zip(records[stage], records.row, strict=True):
         path = place(store.root, stage, key)
-        content = content_of(path.read_bytes()) if path.is_file() else None
+        content = intact(path.read_bytes()) if path.is_file() else None
         if content is None:
             raise InputError(
                 f"store {store.root}: lacks the {stage} images of this record; name another store="

@@ -75,10 +75,13 @@ class WandbLogger(Observer):
         self.told: dict[str, float] = {}  # when, by the cell's key
         self.heard = time.monotonic()  # when the writer last did something
 
-    def planned(self, table: str, cells: Sequence[Planned]) -> None:
-        """Start wandb's process, while the first chunks are worked on."""
+    def begin(self, table: str) -> None:
+        """The group of the runs that follow."""
         self.table = table
-        if cells:
+
+    def planned(self, cells: Sequence[Planned]) -> None:
+        """Start wandb's process, while the first chunks are worked on."""
+        if cells and self.writer is None:
             self._start()
 
     def advanced(self, cell: Planned, images: int) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import data.flower17
 import data.imagenet
 import data.mnist
+from data.images import Dataset
+from runners.app import CONFIGS
+from runners.components import build, plain
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
 ILSVRC_IDS = [2, 3, 1]  # the development kit counts in an order of its own
@@ -123,3 +127,10 @@ FAKES = {
     "imagenet": imagenet,
     "neurips2017": neurips2017,
 }
+
+
+def dataset(name: str, root: Path, *words: str) -> Dataset:
+    """As the command line makes it."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("evaluate", [f"dataset={name}", f"data_dir='{root}'", *words])
+        return build(plain(config.dataset))

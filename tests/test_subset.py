@@ -162,6 +162,7 @@ def test_the_choice_is_kept_and_does_not_depend_on_chunks_or_more_images(made, m
     folder, expected, _ = made
     assert len(files(folder / "store", "subset")) == 1, "two cells, one choice"
     more, _ = run(folder / "store", CELLS, **(RULE | {"n": 9, "chunk": 4}))
+    assert len(more[0].records) == 9
     assert more[0].records.id.tolist()[:7] == expected[0].records.id.tolist()
     monkeypatch.setattr(subset, "choose", None)  # a second run asks nothing
     results, said = run(folder / "store", CELLS, **RULE)
@@ -179,6 +180,13 @@ def test_other_rules_pick_others(made):
     assert results["random"].id.tolist() != results["two-per-class"].id.tolist()
     assert results["two-per-class"].label.value_counts().max() <= 2
     assert results["two-per-class"].id.tolist()[:7] != expected[0].records.id.tolist()
+
+
+def test_the_same_images_under_two_rules_have_two_keys(made):
+    results = [run(made[0] / "store", CELLS[:1], n=1, seed=5, subset=rule)[0][0] for rule in subset.RULES[:2]]
+    first, second = (result.provenance for result in results)
+    assert first["image_ids_sha256"] == second["image_ids_sha256"]
+    assert first["key"] != second["key"]
 
 
 def again(path: Path, folder: Path, monkeypatch, capsys) -> tuple[int, str]:

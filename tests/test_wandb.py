@@ -63,7 +63,8 @@ def log_cells(folder: Path, *, patience: float = 20, **changes) -> float:
         records=rows, flags=flags, failed=None, provenance={"key": good.key, "commit": "c0"}
     )
     start = time.perf_counter()
-    logger.planned("ddip/table1", [good, bad])
+    logger.begin("ddip/table1")
+    logger.planned([good, bad])
     logger.advanced(good, 3)
     logger.finished(good, done)
     logger.finished(bad, SimpleNamespace(records=None, failed="NaN in the network"))
