@@ -13,7 +13,8 @@ from runners.album import encoded
 CAPTION = (
     "The victim's confidence in each class along the optimisation of this figure, run again with the "
     "recorded seeds. Ticks: the decision crosses a boundary between two looks; long ticks: the crossings "
-    "that the result is made of. Below: reconstructions on the way, the newest on-boundary images, the result."
+    "that the result is made of. Below: reconstructions on the way, the newest on-boundary images, and the "
+    "result."
 )
 
 
