@@ -168,7 +168,7 @@ def _series(
     return tuple(lines)
 
 
-def _words(command: str) -> dict[str, str]:
+def words_of(command: str) -> dict[str, str]:
     """What a command sets, but for the settings of the run."""
     pairs = [word.split("=", 1) for word in command.split() if "=" in word]
     return {
@@ -183,7 +183,7 @@ def _number(text: str) -> float | None:
     return float(over) / float(under) if under else float(over)
 
 
-def _varying(words: list[dict[str, str]], parts: tuple[str, ...]) -> Iterator[str]:
+def varying(words: list[dict[str, str]], parts: tuple[str, ...]) -> Iterator[str]:
     """Names of numbers below these parts that are not everywhere the same."""
     names = dict.fromkeys(name for one in words for name in one if name.startswith(parts))
     for name in names:
@@ -194,8 +194,8 @@ def _varying(words: list[dict[str, str]], parts: tuple[str, ...]) -> Iterator[st
 
 def _over_attacks(figures: pd.DataFrame) -> Iterator[Panel]:
     cells = figures[(figures.command != "") & figures.queries.isna()]
-    words = [_words(command) for command in cells.command]
-    for name in _varying(words, ("attack.", "knowledge.")):
+    words = [words_of(command) for command in cells.command]
+    for name in varying(words, ("attack.", "knowledge.")):
         if name in FOLLOWS or name == "attack.eps":
             continue
         rests = [
@@ -221,12 +221,12 @@ def _over_attacks(figures: pd.DataFrame) -> Iterator[Panel]:
 
 
 def _over_purifiers(figures: pd.DataFrame) -> Iterator[Panel]:
-    named = {e.row: _words(e.command) for e in figures.itertuples() if e.command}
+    named = {e.row: words_of(e.command) for e in figures.itertuples() if e.command}
     rows = {
         row: {k: v for k, v in words.items() if k.split("@")[-1].startswith("purifier")}
         for row, words in named.items()
     }
-    for name in _varying(list(rows.values()), ("purifier.",)):
+    for name in varying(list(rows.values()), ("purifier.",)):
         groups: dict[str, dict[str, float]] = {}
         for row, words in rows.items():
             if name in words:
