@@ -12,7 +12,7 @@ READY    := $(VENV)/.ready
 RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(ARGS)
 
-.PHONY: help table1 table2 list tables smoke test bench bench-table check clean
+.PHONY: help table1 table2 list tables report smoke test bench bench-table bench-report check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -37,6 +37,9 @@ list: $(READY)   ## every table of the five papers, with its cost (make ncis-tab
 tables: $(READY) ## all of them on the embedded data: hours
 	@$(RUN) scripts.tables run
 
+report: $(READY) ## a page for every finished table, plots as PNG and PDF, into results/report/
+	@$(RUN) runners.report $(ARGS)
+
 # RIDE's full run takes minutes for any number of images, so here it has 50 iterations a checkpoint.
 smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
 	@$(RUN) runners.evaluate purifier=$(purifier) n=4 chunk=4 \
@@ -51,6 +54,9 @@ bench: $(READY)  ## time the engine beside other ways, and every purifier, into 
 
 bench-table: $(READY) ## time Table 1 from an empty and from a full store, into results/bench/
 	@$(RUN) scripts.bench_table table=ddip/table1 $(OPTIONS)
+
+bench-report: $(READY) ## time the page of 90 cells of 1,000 images, into results/bench/
+	@$(RUN) scripts.bench_report
 
 check: $(READY)  ## format and lint
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .

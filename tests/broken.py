@@ -31,6 +31,14 @@ class Dies(Purifier):
         return images
 
 
+class Hoards(Purifier):
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if multiprocessing.parent_process() is not None:
+            held = [torch.ones(2**28) for _ in range(8)]  # 8 GiB, all of it written
+            return images * held[0][0]
+        return images
+
+
 class NaNWhereBright(Purifier):
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         return torch.where(images.mean((1, 2, 3), keepdim=True) > 0.5, torch.nan, images)
