@@ -19,7 +19,8 @@ RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(SENT) $(ARGS)
 SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOBS))
 
-.PHONY: help table1 table2 smoke test bench bench-table check clean status retry test-slurm test-faults
+.PHONY: help table1 table2 list tables report status retry smoke test test-slurm test-faults bench bench-table \
+	bench-report check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -28,6 +29,24 @@ table1: $(NEEDED) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
 
 table2: $(NEEDED) ## DDIP Table 2: SSIM, of the same cells
 	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
+
+# make ncis-table1, make ride-table2 and so on, with the same variables as table1.
+TABLES   := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*/*.yaml))
+.PHONY: $(subst /,-,$(TABLES))
+define table_target
+$(subst /,-,$(1)): $$(NEEDED)
+	@$$(RUN) runners.table table=$(1) $$(OPTIONS)
+endef
+$(foreach table,$(TABLES),$(eval $(call table_target,$(table))))
+
+list: $(READY)   ## every table of the five papers, with its cost (make ncis-table1, make ride-table2, ...)
+	@$(RUN) scripts.tables list
+
+tables: $(READY) ## all of them on the embedded data: hours
+	@$(RUN) scripts.tables run
+
+report: $(READY) ## a page for every finished table, plots as PNG and PDF, into results/report/
+	@$(RUN) runners.report $(ARGS)
 
 # RIDE's full run takes minutes for any number of images, so here it has 50 iterations a checkpoint.
 smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
@@ -55,6 +74,9 @@ bench: $(READY)  ## time the engine beside other ways, and every purifier, into 
 
 bench-table: $(READY) ## time Table 1 from an empty and from a full store, into results/bench/
 	@$(RUN) scripts.bench_table table=ddip/table1 $(OPTIONS)
+
+bench-report: $(READY) ## time the page of 90 cells of 1,000 images, into results/bench/
+	@$(RUN) scripts.bench_report
 
 check: $(READY)  ## format and lint
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .

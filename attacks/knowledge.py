@@ -1,8 +1,9 @@
 """What the attacker knows: which part of a defense an attack can evaluate, and with which answers."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,19 +87,33 @@ class Blind(Knowledge):
 
 class Transfer(Knowledge):
     """Other classifiers, neither the victim nor the purifier (Liu et al. 2017,
-    https://arxiv.org/abs/1611.02770): the mean of their logits.
+    https://arxiv.org/abs/1611.02770).
 
     The config's `victims` names them.
+
+    Args:
+        average: of several classifiers' "logits", or of their "probabilities", as in the paper: the answer is
+            then the logarithm of the mean probability, of which a softmax makes that again.
     """
 
     uses_purifier = False
     uses_victim = False
 
+    def __init__(self, *, average: Literal["logits", "probabilities"] = "logits") -> None:
+        if average not in ("logits", "probabilities"):
+            raise InputError(f"knowledge.average: expected logits or probabilities, got {average!r}")
+        self.average = average
+
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
-        """The mean logits of the other classifiers."""
+        """The mean of the other classifiers."""
         if not others:
             raise InputError("knowledge.victims: expected at least one classifier to attack, got none")
-        return lambda images, seeds: torch.stack([other(images) for other in others]).mean(0)
+        if self.average == "logits":
+            return lambda images, seeds: torch.stack([other(images) for other in others]).mean(0)
+        many = math.log(len(others))
+        return lambda images, seeds: (
+            torch.stack([other(images).log_softmax(1) for other in others]).logsumexp(0) - many
+        )
 
 
 class _WholeDefense(Knowledge):

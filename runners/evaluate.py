@@ -9,10 +9,11 @@ from rich.table import Table
 
 from runners import app, launch, render
 from runners.cell import PARTS, Cell
-from runners.components import plain
+from runners.components import build, plain
 from runners.figures import accuracy, mean
 from runners.grid import CellResult
 from runners.manifest import Request
+from runners.observer import Observer
 from runners.records import to_parquet
 from runners.settings import Settings
 
@@ -43,7 +44,11 @@ def main(config: DictConfig) -> None:
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
     request = Request("runners.evaluate", cell.label, tuple(overrides))
-    (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs, console=app.console)
+    logger: Observer = build(plain(config.logger))
+    (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs, observer=logger)
+    if result.planned is not None:
+        logger.finished(result.planned, result)
+    logger.close()
     if result.skipped is not None:
         raise app.InputError(result.skipped)
     if result.failed is not None:

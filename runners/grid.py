@@ -20,9 +20,10 @@ from runners.claims import Holder
 from runners.components import Config, Spec, build, prepare, usable, victims_for
 from runners.flags import Flag
 from runners.manifest import Manifest, Request
+from runners.observer import Observer, Planned, Tally
 from runners.picking import Picking
 from runners.pool import StoppedError
-from runners.progress import progress_of
+from runners.progress import Allowance, progress_of
 from runners.records import from_parquet
 from runners.schedule import Launch, carry_out
 from runners.settings import Settings
@@ -44,6 +45,7 @@ class CellResult:
     failed: str | None = None
     flags: list[Flag] = field(default_factory=list)
     provenance: dict[str, Any] | None = None  # of the records
+    planned: Planned | None = None  # unless it is skipped
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Grid:
 
     settings: Settings
     console: Console
+    observer: Observer = field(default_factory=Observer)
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)  # asks a training to end
 
@@ -108,9 +111,23 @@ class Grid:
         self.cells = cells
         results = [CellResult(cell) for cell in cells]
         self.check(cells)
-        return results, {
-            i: plan for i, result in enumerate(results) if (plan := self._plan(result)) is not None
-        }
+        ready = {i: plan for i, result in enumerate(results) if (plan := self._plan(result)) is not None}
+        for i, (plan, spec) in ready.items():
+            results[i].planned = self._told(results[i].cell, plan, spec)
+        self.tally = Tally([results[i].planned for i in ready])
+        self.observer.planned(self.tally.cells)
+        return results, ready
+
+    def _told(self, cell: Cell, plan: list[Crafting], spec: Spec) -> Planned:
+        """What observers are told of a cell."""
+        tasks = [self._alone(crafting, spec) for crafting in plan]
+        recipes = [task.records(spec) for task in tasks]
+        return Planned(
+            cell,
+            provenance.cell_key(cell, [key_of(task.purified(spec)) for task in tasks], self.settings),
+            {key_of(recipe): len(crafting.chunk) for recipe, crafting in zip(recipes, plan, strict=True)},
+            frozenset(key_of(recipe) for recipe in recipes if self.bench.store.has(recipe)),
+        )
 
     def _carry_out(self, ready: dict[int, Plan], request: Request | None, launch: Launch) -> dict[str, str]:
         """Do what the store lacks; reasons of failure by the recipes' keys."""
@@ -126,6 +143,8 @@ class Grid:
             settings=self.settings,
             console=self.console,
             launch=launch,
+            tally=self.tally,
+            observer=self.observer,
             planned=lambda seconds: self._write(request, ready, seconds),
         )
 
@@ -138,7 +157,8 @@ class Grid:
         for label, (plan, spec) in zip(self._labels(ready), plans, strict=True):
             of_cells[label] = [manifest.chunk_keys(self._alone(crafting, spec)) for crafting in plan]
         traits = Traits(self.bench)
-        other = {
+        other = {f"clean/{key_of(crafting.clean)}" for plan, _ in plans for crafting in plan}
+        other |= {
             f"traits/{key_of(traits.recipe(spec, plan[0].victim, plan[0].chunk))}" for plan, spec in plans
         }
         for plan, spec in plans:
@@ -223,9 +243,12 @@ class Grid:
             with progress_of(self.console) as progress:
                 bar = progress.add_task(f"training {what}", total=1.0, visible=False)
 
+                allowance = Allowance(what, self.settings.budget_hours)
+
                 def told(share: float) -> None:
                     if self.stop.is_set():
                         raise StoppedError
+                    allowance.check(share)
                     progress.update(bar, completed=share, description=f"training {what}", visible=True)
 
                 def waiting(holder: Holder) -> None:
@@ -235,7 +258,13 @@ class Grid:
 
                 try:
                     with usable(what):
-                        self.specs[name] = prepare(config, self.bench.store, progress=told, waiting=waiting)
+                        self.specs[name] = prepare(
+                            config,
+                            self.bench.store,
+                            progress=told,
+                            waiting=waiting,
+                            device=self.bench.device,
+                        )
                 except MissingError as error:
                     self.specs[name] = error
         found = self.specs[name]

@@ -24,8 +24,9 @@ from rich.table import Table
 
 from data.errors import InputError
 from runners import manifest
+from runners.artefact import intact
 from runners.manifest import Manifest
-from runners.store import CLAIMS, PARTS, Store, intact, key_of
+from runners.store import CLAIMS, PARTS, Store, key_of
 
 # Of other stages nothing is removed: weights are few, and may have been trained alone (scripts/train.py).
 COLLECTED = ("adversarial", "purified", "records", "traits", "probe", "failures")

@@ -23,6 +23,7 @@ from runners import app, manifest, status
 from runners.cell import Cell
 from runners.grid import CellResult, Grid
 from runners.manifest import Request
+from runners.observer import Observer
 from runners.pool import StoppedError
 from runners.progress import Log, progress_of
 from runners.schedule import Launch
@@ -103,10 +104,16 @@ class Jobs(Protocol):
 
 
 def evaluate(
-    settings: Settings, cells: Sequence[Cell], request: Request, *, jobs: int, console: Console = app.console
+    settings: Settings,
+    cells: Sequence[Cell],
+    request: Request,
+    *,
+    jobs: int,
+    observer: Observer,
+    console: Console = app.console,
 ) -> list[CellResult]:
     """Records of all cells, computed where Hydra's launcher says; in a sweep's job, and by default, here."""
-    grid = Grid(settings, console)
+    grid = Grid(settings, console, observer)
     place = chosen()
     if place is None:
         return grid.evaluate(cells, request)

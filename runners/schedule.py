@@ -12,7 +12,8 @@ from runners import failures, pool
 from runners.cell import Purifying
 from runners.estimate import Estimator, spoken, total
 from runners.failures import Failure
-from runners.progress import Log, progress_of
+from runners.observer import Observer, Tally
+from runners.progress import Log, described, progress_of
 from runners.settings import Settings
 from runners.store import key_of
 from runners.traits import Traits
@@ -40,12 +41,14 @@ def carry_out(
     settings: Settings,
     console: Console,
     launch: Launch,
+    tally: Tally,
+    observer: Observer,
     planned: Callable[[dict[str, float]], None],
 ) -> dict[str, str]:
     """Craft, then purify; reasons of failure by the recipes' keys.
 
-    `planned` is told the estimated seconds of each task by its key, before the first begins. Raises
-    InputError where they are more than budget_hours.
+    `observer` is told of cells as they get on, `planned` the estimated seconds of each task by its key,
+    before the first begins. Raises InputError where they are more than budget_hours.
     """
     store = bench.store
     sound, reasons = Traits(bench).sound(list(groups), console)
@@ -81,11 +84,15 @@ def carry_out(
     )
     log = Log(console)
     with progress_of(console) as progress:
-        bar = progress.add_task("crafting", total=sum(seconds.values()))
+        bar = progress.add_task(described("crafting", tally), total=sum(seconds.values()))
 
         def done(task: Task, reason: str | None) -> None:
-            progress.update(bar, description="purifying" if not turns.crafting else "crafting")
-            progress.advance(bar, seconds[id(task)])
+            if reason is None and isinstance(task, Purifying):
+                for part in (key_of(task.records(purifier)) for purifier in task.purifiers):
+                    for cell, images in tally.done(part):
+                        observer.advanced(cell, images)
+            stage = described("crafting" if turns.crafting else "purifying", tally)
+            progress.update(bar, advance=seconds[id(task)], description=stage)
             log.tell(progress.tasks[bar])
 
         turns = Turns(

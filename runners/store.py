@@ -22,6 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from data.errors import InputError
+from runners.artefact import intact, place
 from runners.claims import Claims
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,7 @@ class Store:
 
     def path(self, made_from: Recipe) -> Path:
         """Where the artefact lies, or will."""
-        key = key_of(made_from)
-        return self.root / made_from["stage"] / key[:2] / key
+        return place(self.root, made_from["stage"], key_of(made_from))
 
     def put(self, made_from: Recipe, content: bytes) -> None:
         """Write an artefact whole."""
@@ -159,16 +159,6 @@ class Store:
         """Tensors as they were written, or None."""
         content = self.get(made_from)
         return None if content is None else safetensors.torch.load(content)
-
-
-def intact(raw: bytes) -> bytes | None:
-    """The content of an artefact's file, or None where it does not match its checksum."""
-    head, newline, content = raw.partition(b"\n")
-    try:
-        whole = bool(newline) and json.loads(head)["sha256"] == hashlib.sha256(content).hexdigest()
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    return content if whole else None
 
 
 def _reopened(root: Path, made_by: Mapping[str, Any] | None) -> Store:

@@ -112,7 +112,7 @@ class WritesLater(Purifier):
 
 
 class OneBuffer(Purifier):
-    """Hands out the same tensor each time."""
+    """Hands out the same tensor each time; not wrong, since what callers get is a copy."""
 
     buffer: Tensor | None = None
 
@@ -237,3 +237,23 @@ class LearnsAlone(Purifier):
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         return images.detach() * self.share.to(images)
+
+
+class OneStream(Purifier):
+    """One generator for the whole run: a run that is resumed draws what the first chunk drew."""
+
+    stochastic = True
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        noise = torch.randn(images.shape, generator=self.generator)
+        return (images + 0.1 * noise.to(images)).clamp(0, 1)
+
+
+class Blanks(Purifier):
+    """Not wrong, but nothing is left of an image: whatever it is scored on is seen in the figure."""
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        return torch.full_like(images, 0.5)

@@ -1,0 +1,216 @@
+"""Purifiers in front of vision APIs: python -m runners.api_table victim=api/aws (docs/apis.md)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from attacks.attack import Attack
+from attacks.knowledge import Knowledge
+from data.errors import InputError, MissingError
+from data.images import Dataset
+from runners import api_frame, api_render, app, provenance, render, subset
+from runners.answers import Asker
+from runners.api_cells import Column, Filler, Row, records_of
+from runners.components import Config, build, plain, prepare, usable
+from runners.evaluate import settings_of
+from runners.pairs import Candidates
+from runners.published import figures_of
+from runners.records import to_parquet
+from runners.restored import Restorer
+from runners.settings import Settings
+from runners.store import Store
+from runners.work import Bench, settle
+from victims.api.answer import Calls
+from victims.api.service import Service
+
+
+def main(config: DictConfig) -> None:
+    """Every API's column, then the table."""
+    settings = settings_of(config)
+    for name, least in (("pairs", 1), ("validation", 0)):
+        if not isinstance(config[name], int) or config[name] < least:
+            raise InputError(f"{name}: expected a whole number of at least {least}, got {config[name]!r}")
+    folder = render.writable(Path(config.tables))
+    device = settle(settings.device, tf32=settings.tf32)
+    facts = provenance.of_process(device)
+    bench = Bench(Store(settings.store, made_by=provenance.maker(facts)), device, settings.precision)
+    rows = rows_of(config)
+    columns = columns_of(config, bench.store)
+    if all(column.skipped for column in columns):
+        raise InputError("; ".join(column.skipped for column in columns))
+    candidates = candidates_of(config, settings, bench)
+    filler = Filler(
+        candidates=candidates,
+        restorer=Restorer(bench, settings.seed, settings.chunk),
+        rows=rows,
+        pairs=config.pairs,
+        validation=config.validation,
+        console=app.console,
+    )
+    for column in columns:
+        if column.asker is not None:
+            app.console.print(announced(column, filler), soft_wrap=True)
+            filler.fill(column)
+    finish(config, columns, folder, facts)
+
+
+def announced(column: Column, filler: Filler) -> str:
+    """What an API may cost, before it is asked."""
+    calls, cap = filler.calls(), column.asker.calls.cap
+    most = min(sum(calls.values()), cap)
+    parts = ", ".join(f"{count} {what}" for what, count in calls.items() if count)
+    minutes = most / column.asker.service.per_second / 60
+    enough = "" if sum(calls.values()) <= cap else "; if that is not enough the next run goes on from there"
+    return (
+        f"{column.name} ({column.asker.service.address}): at most {most} calls in this run, calls={cap} is "
+        f"the cap ({parts}; attempts that fail count too){enough}. At {column.asker.service.per_second:g} a "
+        f"second up to {minutes:.0f} min. Answers are kept, and not asked for again."
+    )
+
+
+def columns_of(config: DictConfig, store: Store) -> list[Column]:
+    """The chosen victim, or all the benchmark's; skipped where credentials or a client are missing."""
+    choice = HydraConfig.get().runtime.choices.get("victim")
+    apis = {choice: config.victim} if choice else {f"api/{name}": node for name, node in config.apis.items()}
+    columns = []
+    for name, node in apis.items():
+        column = Column(name, plain(node))
+        service = build(column.config)
+        if not isinstance(service, Service):
+            raise InputError(f"victim: expected a vision API (api/aws, say), got {name}")
+        try:
+            column.asker = Asker(service, store, Calls(config.calls))
+        except MissingError as error:
+            column.skipped = str(error)
+        columns.append(column)
+    return columns
+
+
+def rows_of(config: DictConfig) -> list[Row]:
+    """Purifiers from the words that one would type; their parameters are checked here."""
+    dataset, rows = HydraConfig.get().runtime.choices["dataset"], []
+    own = [word for word in HydraConfig.get().overrides.task if word.startswith("dataset.")]
+    for entry in config.rows:
+        words = [*entry.get("for", {}).get(dataset, entry.cell), f"data_dir='{config.data_dir}'"]
+        composed = compose("evaluate", [f"dataset={dataset}", *own, *words], return_hydra_config=True)
+        tried = tuple(entry.get("iterations") or ())
+        if not all(isinstance(i, int) and i >= 1 for i in tried):
+            raise InputError(f"rows: expected iterations of at least 1 for {entry.label}, got {list(tried)}")
+        name, purifier = composed.hydra.runtime.choices["purifier"], plain(composed.purifier)
+        row = Row(entry.label, entry.get("defense"), name, purifier, tried)
+        for iterations in tried or (None,):
+            build(row.at(iterations))
+        rows.append(row)
+    if not rows:
+        raise InputError("rows: expected at least one purifier, got none")
+    return rows
+
+
+def candidates_of(config: DictConfig, settings: Settings, bench: Bench) -> Candidates:
+    """Images and the attack on them. Raises InputError where they do not fit each other."""
+    choices = HydraConfig.get().runtime.choices
+    attack: Config = plain(config.attack)
+    knowledge: Config = plain(config.knowledge)
+    others = knowledge.pop("victims", {})
+    known: Knowledge = build(knowledge)
+    if known.uses_victim or known.uses_purifier:
+        raise InputError(
+            f"knowledge: a vision API lets nobody see its network: expected transfer or ensemble, got "
+            f"{choices['knowledge']}"
+        )
+    made: Attack = build(attack)
+    if made.needs is None:
+        raise InputError(f"attack: expected one that asks classifiers, got {choices['attack']}")
+    with usable(f"dataset {choices['dataset']}"):
+        dataset: Dataset = build(plain(config.dataset))
+        index = dataset.index(settings.split)
+    for name, other in others.items():
+        if other["label_space"] != dataset.label_space:
+            raise InputError(
+                f"knowledge.victims.{name} knows the labels of {other['label_space']!r}, dataset "
+                f"{choices['dataset']} has those of {dataset.label_space!r}: take another knowledge"
+            )
+    ensemble = []
+    for name, other in others.items():
+        with usable(f"knowledge.victims.{name}"), app.console.status(f"making {name} ready"):
+            ensemble.append(prepare(other, bench.store))
+    positions = subset.choose(
+        "random", index, settings.n, seed=settings.seed, classes=getattr(dataset, "classes", ())
+    )
+    return Candidates(
+        index, positions, settings.chunk, attack, knowledge, tuple(ensemble), settings.seed, bench
+    )
+
+
+def note_of(config: DictConfig, columns: Sequence[Column]) -> str:
+    """Why figures may not be compared with the paper's. The services of its time cannot be asked any more."""
+    choices, differs = HydraConfig.get().runtime.choices, []
+    if choices["dataset"] != "imagenet":
+        differs.append(f"dataset {choices['dataset']} (the paper: ImageNet's training images)")
+    if choices["knowledge"] != "ensemble":
+        differs.append(f"knowledge {choices['knowledge']} (the paper: an ensemble of five)")
+    for column in columns:
+        service, asked = column.asker and column.asker.service, column.found
+        if service is None:
+            continue
+        if service.endpoint is not None or service.vendor == "http":
+            differs.append(f"{column.name} is {service.address}, not the vendor's service")
+        if service.labels != 5:
+            differs.append(f"{column.name} with {service.labels} labels (the paper: 5)")
+        if asked.pairs and len(asked.pairs) < config.pairs + config.validation:
+            found = max(len(asked.pairs) - config.validation, 0)
+            differs.append(f"{column.name} with {found} test pairs, the candidates have no more")
+    if (config.pairs, config.validation) != (100, 20):
+        differs.append(
+            f"{config.pairs} test and {config.validation} validation pairs (the paper: 100 and 20)"
+        )
+    return "no verdict: the services change, the paper asked those of 2021" + "".join(
+        f"; {d}" for d in differs
+    )
+
+
+def finish(config: DictConfig, columns: list[Column], folder: Path, facts: dict[str, Any]) -> None:
+    """Write and print the table. Raises FailedCellsError where something failed."""
+    choices = HydraConfig.get().runtime.choices
+    paper = figures_of(config.paper)
+    frame = api_frame.frame_of(columns, paper[paper.table == config.printed.figures])
+    chosen = api_frame.chosen_of(columns, paper[paper.table == config.printed.iterations])
+    setting = (
+        f"dataset {choices['dataset']}, split {config.split}, {config.n} candidates, seed {config.seed}; "
+        f"attack {choices['attack']} (eps {255 * plain(config.attack)['eps']:g}/255), knowledge "
+        f"{choices['knowledge']}; images are sent as PNG of 8 bits."
+    )
+    notes = api_frame.legend(columns, note_of(config, columns), setting)
+    stem = f"{choices['benchmark'].replace('/', '-')}-apis"
+    if choices.get("victim"):
+        stem = f"{stem}-{choices['victim'].rpartition('/')[2]}"
+    files = api_render.write(frame, chosen, config.title, notes, folder / stem)
+    records = records_of(columns)
+    if records is not None:
+        told = {
+            **facts,
+            "format": "vision APIs",
+            "configs": {part: plain(config[part]) for part in ("dataset", "attack", "knowledge")},
+            "services": {c.name: dict(c.asker.service.parameters()) for c in columns if c.asker},
+            "rows": {row.row.label: row.row.config for c in columns for row in c.entries},
+        }
+        path = folder / f"{stem}-records.parquet"
+        render.write_whole(path, to_parquet(records, told))
+        files.append(path)
+    app.console.print(api_render.for_console(frame, chosen, config.title, notes))
+    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+    failed = [f"{c.name}: {c.failed}" for c in columns if c.failed]
+    failed += [f"{c.name}, {e.row.label}: {e.failed}" for c in columns for e in c.entries if e.failed]
+    if failed:
+        raise app.FailedCellsError(
+            f"{len(failed)} failed; the others are done, answers are kept and the next run asks only for "
+            f"what lacks. First: {failed[0]}"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main, "api_table")

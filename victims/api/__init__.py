@@ -1,0 +1,1 @@
+"""Victims that are services: 8-bit images to labels, over a network."""
