@@ -51,7 +51,7 @@ def timed(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def share(purifier: str, folder: str) -> dict[str, Any]:
-    """One cell under PGD: seconds of its chunks, and of them in the store. What is trained lies there already."""
+    """One cell under PGD: seconds of its chunks, and of them in the store; without what is trained."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", [f"purifier={purifier}"], return_hydra_config=True)
     names = {part: config.hydra.runtime.choices[part] for part in PARTS}
