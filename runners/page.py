@@ -9,9 +9,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from data.errors import InputError
 from runners import render
 from runners.album import Album
 from runners.flags import meaning
+from runners.frame import COLUMNS
 from runners.pictures import KINDS, Pictures
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -36,8 +38,15 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> "Table":
-        """The table of this CSV file and of what lies beside it."""
-        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT, object))
+        """The table of this CSV file and of what lies beside it. Raises InputError where it is none."""
+        try:
+            frame = pd.read_csv(
+                path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT, object)
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        if lacking := [name for name in COLUMNS if name not in (*frame, "queries")]:
+            raise InputError(f"{path}: expected a table's columns; it lacks {', '.join(lacking)}")
         frame = frame.assign(**{name: frame[name].fillna("") for name in TEXT}, best=frame.best.astype(bool))
         if "queries" not in frame:
             frame["queries"] = float("nan")

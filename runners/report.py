@@ -32,7 +32,7 @@ KINDS = {  # of plots: title, caption
 
 def main(config: DictConfig) -> None:
     """A page for every table of the folder, and an index."""
-    found = tables_in(Path(config.tables), config.table)
+    found = tables_in(Path(config.tables), config.only)
     folder = render.writable(Path(config.report))
     render.writable(folder / "plots")
     if not isinstance(config.images, int) or config.images < 0:
@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
             f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s", soft_wrap=True
         )
         told.append(_row(table))
-    if config.table is None:
+    if config.only is None:
         style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
         index = environment().get_template("index.html").render(tables=told, style=style)
         render.write_whole(folder / "index.html", index.encode())
@@ -66,7 +66,7 @@ def tables_in(folder: Path, only: str | None) -> list[Path]:
         return list(found.values())
     stem = str(only).replace("/", "-")
     if stem not in found:
-        raise InputError(f"table: expected one of {', '.join(found)}, got {only!r}")
+        raise InputError(f"only: expected one of {', '.join(found)}, got {only!r}")
     return [found[stem]]
 
 

@@ -99,7 +99,7 @@ class WandbLogger(Observer):
         self._tell(
             "finished",
             **self._about(cell),
-            summary={"status": "done", **summary_of(result.records), **_flags(result)},
+            summary={"status": "done", **_flags(result)},
             provenance=result.provenance,
             records=result.records,
         )
@@ -205,6 +205,9 @@ def _flags(result: Any) -> dict[str, Any]:
 
 
 def _light(event: dict[str, Any]) -> dict[str, Any]:
-    """Records as the bytes of their file, made here: not where the run would wait for it."""
+    """With a cell's figures, and its records as bytes: made here, not where the run would wait for it."""
     records = event.get("records")
-    return event if records is None else {**event, "records": to_parquet(records, event["provenance"])}
+    if records is None:
+        return event
+    summary = {**event["summary"], **summary_of(records)}
+    return {**event, "summary": summary, "records": to_parquet(records, event["provenance"])}

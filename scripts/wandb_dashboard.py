@@ -1,8 +1,8 @@
 """A table's W&B workspace, from its config: python -m scripts.wandb_dashboard entity=you table=ddip/table1
 
 The panels of the report, over the runs that logger=wandb has made: figures by purifier, accuracy over eps and
-over every other number that the table's cells differ in, cost against robustness, images, progress. Saving needs
-wandb login; `spec=FILE` writes the specification instead, which needs neither a login nor a network.
+over every other number that the table's cells differ in, cost against robustness, images, progress. Saving
+needs wandb login; `spec=FILE` writes the specification instead, which needs neither a login nor a network.
 """
 
 import json
@@ -95,7 +95,7 @@ def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
             )
             for title, of_one in sections.items()
         ],
-        runset_settings=workspaces.RunsetSettings(filters=[workspaces.Metric("Group") == name]),
+        runset_settings=workspaces.RunsetSettings(filters=workspaces.And(workspaces.Metric("Group") == name)),
     )
 
 

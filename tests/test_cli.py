@@ -103,7 +103,7 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     [
         (["tables=/proc/x"], "cannot write there"),
         (["table.rows=[]"], "expected rows, columns and a metric"),
-        (["table.metric=foo"], "(accuracy, ssim)"),
+        (["table.metric=foo"], "(accuracy, ssim, seconds/image"),
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),
         (["table.rows=[{label:A,cell:['purifier=none','victim=resnet20']}]"], "got victim=resnet20"),
@@ -124,7 +124,7 @@ def test_tables_refuse_what_they_cannot_make(run, words, expected):
 def test_unknown_table(run):
     status, _, err = run(table.main, "table", "table=ddip/table9")
     assert status == 2
-    assert "ddip/fig5, ddip/table1, ddip/table2, ddip/tuning" in err
+    assert "there are adaptive, ddip/appendix-e, ddip/fig4" in err
 
 
 def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
