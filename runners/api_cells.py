@@ -120,7 +120,8 @@ class Filler:
             if not test:
                 column.failed = (
                     f"no pairs for the test: {len(column.found.pairs)} among {column.found.looked_at} "
-                    f"candidates, of which validation={self.validation} are taken first"
+                    f"candidates, of which validation={self.validation} are taken first; {column.found.shared} "
+                    f"kept a label, {column.found.short} have fewer than {asker.service.labels} labels"
                 )
                 return
             for row in self.rows:

@@ -121,10 +121,12 @@ def _unknown_option(name: str, config: str) -> str:
         known = {*groups, *own, *shared} - {"hydra", "defaults"}
         return f"no option is called {name!r}{_near(name, sorted(known))}"
     typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    chosen = typed.get(group, groups[group]).split(",")[0]
+    chosen = (typed.get(group) or groups[group] or "").split(",")[0]
+    if not chosen:
+        return f"{name} is an option of a {group}, and none is chosen: give {group}=... too"
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = compose(config, [f"{group}={chosen}"])[group]
+        node = compose(config, [f"{group}={chosen}"]).get(group)
     for step in path[:-1]:
         node = node.get(step) if isinstance(node, DictConfig) else None
     options = sorted({*node} - {"_target_"}) if isinstance(node, DictConfig) else []

@@ -163,12 +163,11 @@ class Claims:
 
     def clear(self) -> set[str]:
         """Forget the dead, so that their tasks have all their chances again; the names that they held."""
-        every = self.all()
-        now = self.now() if every else 0.0
-        dead = [path for path, _ in every if self._dead(path, now)]
-        held = {path.stem for path, _ in every} - {path.stem for path in dead}
-        cleared = {path.stem for path in dead} - held
-        for path in dead:
+        paths = [path for path, _ in self.all()]
+        now = self.now() if paths else 0.0
+        living = {path.stem for path in paths if not self._dead(path, now)}
+        cleared = {path.stem for path in paths} - living
+        for path in paths:
             if path.stem in cleared:
                 path.unlink(missing_ok=True)
         return cleared
@@ -176,6 +175,9 @@ class Claims:
     def _create(self, path: Path, what: str) -> bool:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False

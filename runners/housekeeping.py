@@ -1,7 +1,7 @@
 """Keeping a store: python -m runners.store list | verify | gc | export NAME FILE | import FILE
 
     list                 sizes by table and by kind
-    verify               every checksum and every name; what is damaged is named, and is made again when needed
+    verify               every checksum and name; what is damaged is named, and is made again when needed
     gc [--yes]           what no table and no cell needs; without --yes it is only counted
     gc --drop NAME       also forget tables of that name (as list prints it)
     export NAME FILE     all that a table needs but data sets, as one archive
@@ -105,6 +105,7 @@ def listed(store: Store, console: Console) -> int:
         row = (f"{len(alone)} cells alone", "", str(len(names)), _mb(sum(of[name] for name in names)), "")
         table.add_row(*row)
     needed = set().union(*(each.artefacts for each in [*tables, *alone]))
+    needed |= {name for name, _, _ in _beside(store, needed)}
     rest = [size for name, size in of.items() if name not in needed and name[0] in COLLECTED]
     table.add_row("no table", "", str(len(rest)), _mb(sum(rest)), "")
     console.print(table)

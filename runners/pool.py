@@ -10,7 +10,9 @@ import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_handle
+from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
@@ -149,6 +151,10 @@ def _begin(store: Store, device: str, precision: str) -> None:
     global _bench
     for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(asked, signal.SIG_IGN)  # a cluster asks every process to end; the parent decides
+    with suppress(
+        OSError
+    ):  # where memory ends, the kernel is to kill a worker, whose task fails, not the parent
+        Path("/proc/self/oom_score_adj").write_text("1000")
     parent = multiprocessing.parent_process()
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
     _bench = Bench(store, settle(device, tf32=precision == "tf32"), precision)

@@ -121,16 +121,17 @@ def _ago(since: str) -> str:
     return f"for {spoken(max(seconds, 1))}"
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: Sequence[str], console: Console | None = None) -> int:
     """Exit status 0; of a retry 1 where something failed again."""
     parser = argparse.ArgumentParser(prog="python -m runners.status", description=__doc__.splitlines()[0])
     parser.add_argument("--store", default=os.environ.get("PURIFYBENCH_STORE", "results/store"))
     parser.add_argument("--retry", action="store_true", help="run again every table that has failed chunks")
     parser.add_argument("also", nargs="*", help="with --retry: more words, such as hydra/launcher=slurm")
     asked = parser.parse_args(words)
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     if not Path(asked.store).is_dir():
-        console.print(f"error: store {asked.store}: expected a folder, got none; nothing was run here yet")
+        told = f"error: store {asked.store}: expected a folder, got none; nothing was run here yet"
+        console.print(escape(told), soft_wrap=True)
         return 2
     store = Store(asked.store)
     alive = store.claims.alive()

@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -41,13 +43,14 @@ class Labeller:
         calls: by vendor, each one that reached the service, also those that a fault befell.
         faults: what befalls the next calls, one each and in this order: of FAULTS, or None.
         fewer: labels that every answer lacks at its end.
+        after: the Retry-After of a busy answer.
     """
 
     def __init__(self, victim: Victim, classes: Sequence[str], *, slow: float = 60) -> None:
         self.victim, self.classes, self.slow = victim, list(classes), slow
         self.calls: Counter[str] = Counter()
         self.faults: list[str | None] = []
-        self.fewer = 0
+        self.fewer, self.after = 0, "0"
         self.lock = threading.Lock()
 
     def label(self, asked: Asked) -> Labels:
@@ -103,7 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, None)
         else:
             status, content = {"busy": form.busy, "broken": form.broken, "expired": form.refused}[fault]
-            self._send(status, content, {"Retry-After": "0"} if fault == "busy" else {})
+            self._send(
+                status, content, {"Retry-After": self.server.labeller.after} if fault == "busy" else {}
+            )
 
     def _token(self) -> None:
         if self.server.labeller.faults[:1] == ["expired"]:
@@ -132,8 +137,29 @@ def serve(labeller: Labeller, port: int = 0) -> ThreadingHTTPServer:
         raise InputError(f"port: cannot listen on {port} ({error.strerror})") from error
     server.daemon_threads = True
     server.labeller = labeller
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     return server
+
+
+def write_google_key(path: Path, address: str, universe: str = "localhost") -> Path:
+    """A key file as Google gives them out; the key is made here and is no secret.
+
+    With Google's own `universe` its tokens are given by this service, but google-auth then asks Google itself
+    about the account, in the background. With another, which GOOGLE_CLOUD_UNIVERSE_DOMAIN must name too, the
+    key signs its tokens itself, and nothing leaves this machine.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    about = {"type": "service_account", "project_id": "local", "private_key_id": "local"}
+    about |= {"client_email": "local@localhost", "private_key": key.decode(), "token_uri": f"{address}/token"}
+    about["universe_domain"] = universe
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about))
+    return path
 
 
 def main(config: DictConfig) -> None:
@@ -148,15 +174,26 @@ def main(config: DictConfig) -> None:
         )
     labeller = Labeller(bench.component(prepare(victim, bench.store)), dataset.classes)
     port = serve(labeller, config.port).server_port
-    app.console.print(
-        f"AWS, Azure, Google: http://127.0.0.1:{port}; api/http: http://127.0.0.1:{port}/labels"
-    )
+    address = f"http://127.0.0.1:{port}"
+    lines = [f"serving {HydraConfig.get().runtime.choices['victim']}; in another terminal:"]
+    lines += ["export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1"]
+    lines += ["export VISION_KEY=local CLARIFAI_PAT=local"]
+    try:
+        key = write_google_key(Path(config.google_key), address)
+        lines += [f"export GOOGLE_APPLICATION_CREDENTIALS={key} GOOGLE_CLOUD_UNIVERSE_DOMAIN=localhost"]
+    except ModuleNotFoundError:
+        lines += ["(Google: its client is not installed)"]
+    told = [f"apis.{name}.endpoint={address}" for name in ("aws", "azure", "google")]
     try:
         from scripts.vision_service_grpc import serve_clarifai
+
+        labeller.clarifai, clarifai = serve_clarifai(labeller, port + 1)  # unreferenced it would end
+        told += [f"apis.clarifai.endpoint=http://127.0.0.1:{clarifai}"]
     except ModuleNotFoundError:
-        app.console.print("Clarifai: not served, its client is not installed")
-    else:
-        app.console.print(f"Clarifai: http://127.0.0.1:{serve_clarifai(labeller, port + 1)[1]}")
+        lines += ["(Clarifai: its client is not installed)"]
+    lines += [f"python -m runners.api_table {' '.join(told)} ...", "or"]
+    lines += [f"python -m runners.api_table victim=api/http victim.url={address}/labels ..."]
+    app.console.print("\n".join(lines), soft_wrap=True, highlight=False)
     threading.Event().wait()
 
 

@@ -96,7 +96,9 @@ def test_only_the_papers_own_setting_is_held_against_it(monkeypatch, tmp_path, w
         config = compose("table", words, return_hydra_config=True)
         held = []
         monkeypatch.setattr(table, "printed", lambda *_: PAPER)
-        monkeypatch.setattr(Grid, "evaluate", lambda self, cells: [CellResult(c, failed="x") for c in cells])
+        monkeypatch.setattr(
+            Grid, "evaluate", lambda self, cells, request: [CellResult(c, failed="x") for c in cells]
+        )
         monkeypatch.setattr(table, "flag_weak", lambda *given: held.append(given))
         with pytest.raises(table.app.FailedCellsError):
             table.make(config, config.hydra.runtime.choices, [])

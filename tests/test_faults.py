@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ def calm(tmp_path_factory) -> Path:
     status, _, err = run(words(folder, n=16, steps=60))
     assert status == 0, err
     return folder
+
+
+@pytest.fixture
+def figure(request):
+    """Prints a figure for docs/reliability.md, whatever pytest captures."""
+
+    def told(text: str) -> None:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            sys.stdout.write(f"\n{request.node.name}: {text}\n")
+
+    return told
 
 
 def table(folder: Path, *more: str, rows: str | None = None) -> list[str]:
@@ -55,7 +67,7 @@ def begun(process: subprocess.Popen, folder: Path) -> bool:
     return False
 
 
-def test_killed_fifty_times_the_records_are_those_of_an_undisturbed_run(tmp_path, record_property):
+def test_killed_fifty_times_the_records_are_those_of_an_undisturbed_run(tmp_path, figure):
     moments, kills, folders = random.Random(11), 0, [tmp_path / "0"]
     longer = ",".join(f"{{label:DIP {i},cell:['purifier=dip','purifier.steps={60 + i}']}}" for i in range(4))
     rows = f"[{longer},{BARE}]"
@@ -76,11 +88,10 @@ def test_killed_fifty_times_the_records_are_those_of_an_undisturbed_run(tmp_path
         status, _, err = run(table(folder, rows=rows))
         assert status == 0, err
         same(folder, expected)
-    record_property("kills", kills)
-    record_property("stores", len(folders))
+    figure(f"{kills} kills, over {len(folders)} stores")
 
 
-def test_eight_runners_on_one_store_share_the_work(calm, tmp_path, record_property):
+def test_eight_runners_on_one_store_share_the_work(calm, tmp_path, figure):
     note = tmp_path / "writes"
     folders = [tmp_path / str(i) for i in range(8)]
     store = f"store={tmp_path}/store"
@@ -95,7 +106,7 @@ def test_eight_runners_on_one_store_share_the_work(calm, tmp_path, record_proper
     work = {name: count for name, count in writes.items() if name.startswith(stages)}
     assert len(work) == 16 + 32 + 32 + 1
     twice = sum(count - 1 for count in work.values())
-    record_property("made twice", twice)
+    figure(f"{len(work)} artefacts by {len(runners)} runners, {twice} made twice")
     assert twice <= 1, [name for name, count in work.items() if count > 1]
     assert not list((tmp_path / "store" / "claims").iterdir())
 
@@ -157,7 +168,7 @@ def test_a_store_that_cannot_be_written(calm, tmp_path):
 
 @pytest.mark.parametrize("hours", [-5, 5], ids=["behind", "ahead"])
 def test_clocks_that_differ(calm, tmp_path, hours):
-    """Chunks and a dead host's claim bear times of the future, as after a clock was set back, or of the past."""
+    """Chunks and a dead host's claims are of the future, as after a clock was set back, or of the past."""
     shutil.copytree(calm / "store", tmp_path / "store")
     for path in artefacts(tmp_path, "records")[::2]:
         path.unlink()
@@ -233,8 +244,9 @@ CGROUP = Path("/sys/fs/cgroup/memory")
 
 
 @ROOT_ONLY
-def test_a_worker_that_the_kernel_kills_for_memory_is_a_failed_cell(calm, tmp_path):
-    group = CGROUP / f"purifybench-{os.getpid()}"
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_the_kernel_kills_for_memory_is_a_failed_cell(calm, tmp_path, workers):
+    group = CGROUP / f"purifybench-{os.getpid()}-{workers}"
     try:
         group.mkdir()
         (group / "memory.limit_in_bytes").write_text(str(3 * 2**30))
@@ -242,18 +254,15 @@ def test_a_worker_that_the_kernel_kills_for_memory_is_a_failed_cell(calm, tmp_pa
         pytest.skip("needs a cgroup for memory (version 1)")
     trained(calm, tmp_path)
     hoards = "{label:Hoards,cell:['purifier=none','purifier._target_=tests.broken.Hoards']}"
-    rows = "[{label:DIP,cell:['purifier=dip','purifier.steps=60']}," + BARE + "," + hoards + "]"
+    slow = "{label:DIP,cell:['purifier=dip','purifier.steps=600']}"  # enough work for processes of their own
     join = ["bash", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "bash"]
-    try:
-        status, out, err = run([*join, *table(tmp_path, "workers=2", rows=rows)])
-        assert status == 1, (out, err)
-        assert "its process died (killed, or out of memory)" in out
-        frame = records(tmp_path)
-        good = records(calm)
-        assert len(frame) == len(good), "the other cells are whole"
-        kills = (group / "memory.oom_control").read_text()
-        assert "oom_kill 0" not in kills
-        status, told, _ = run([*words(tmp_path)[:2], "runners.status", "--store", f"{tmp_path}/store"])
-        assert "16 failed" in told
-    finally:
-        group.rmdir()
+    command = words(tmp_path, f"workers={workers}", n=4, rows=f"[{hoards},{slow},{BARE}]")
+    status, out, err = run([*join, *command])
+    assert status == 1, (out, err)
+    assert "its process died (killed, or out of memory)" in out
+    assert set(records(tmp_path).purifier) == {"none", "dip"}
+    assert len(records(tmp_path)) == 2 * 2 * 4, "the other cells are whole"
+    assert "oom_kill 0" not in (group / "memory.oom_control").read_text(), "nothing was killed"
+    told = run([command[0], "-m", "runners.status", "--store", f"{tmp_path}/store"])[1]
+    assert "4 failed" in told
+    group.rmdir()

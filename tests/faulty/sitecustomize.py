@@ -1,5 +1,7 @@
-"""For the processes of test_faults.py and test_slurm.py, which have this folder in PYTHONPATH: what they write is
-noted, and claims are dead sooner."""
+"""For the processes of test_faults.py and test_slurm.py, which have this folder in PYTHONPATH.
+
+What they write is noted, and claims are dead sooner.
+"""
 
 import os
 

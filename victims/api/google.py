@@ -1,5 +1,6 @@
 """Google Cloud Vision's label detection, through google-cloud-vision."""
 
+import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,10 +31,7 @@ class CloudVision(Service):
 
     def connect(self) -> Any:
         """A client over REST."""
-        auth, vision = (
-            client_library("google.auth", self.vendor),
-            client_library("google.cloud.vision", self.vendor),
-        )
+        auth, vision = client_library("google.auth", self.vendor), _vision()
         try:
             credentials, _ = auth.default(scopes=[SCOPE])
         except (auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
@@ -50,7 +48,7 @@ class CloudVision(Service):
 
     def request(self, png: bytes) -> Answer:
         """Descriptions and scores."""
-        vision = client_library("google.cloud.vision", self.vendor)
+        vision = _vision()
         auth = client_library("google.auth.exceptions", self.vendor)
         errors = client_library("google.api_core.exceptions", self.vendor)
         http = client_library("requests", self.vendor)
@@ -84,3 +82,10 @@ class CloudVision(Service):
         if code:
             raise ServiceError(reason)
         return Answer.ranked([(la.description, la.score) for la in found.label_annotations], self.labels)
+
+
+def _vision() -> Any:
+    """The client, without its warning that it will leave this version of Python some day."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return client_library("google.cloud.vision", "google")

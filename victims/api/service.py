@@ -8,11 +8,12 @@ import importlib
 import io
 import logging
 import os
-import time
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from time import monotonic, sleep
 from typing import Any, ClassVar, final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -142,7 +143,7 @@ class Service(ABC):
                     ) from None
                 log.debug("%s: attempt %d failed: %s", self.vendor, attempt + 1, reason)
                 if attempt + 1 < self.attempts:
-                    time.sleep(min(wait, LONGEST_WAIT))
+                    sleep(min(wait, LONGEST_WAIT))
             except ServiceError as error:
                 raise type(error)(f"{self.vendor}: {self.said(error)}") from None
         raise ServiceError(f"{self.vendor}: no answer in {self.attempts} attempts; the last: {reason}")
@@ -182,9 +183,9 @@ class Service(ABC):
         return value
 
     def _pace(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if now < self._next:
-            time.sleep(self._next - now)
+            sleep(self._next - now)
         self._next = max(now, self._next) + 1 / self.per_second
 
 
@@ -218,6 +219,10 @@ def checked_address(address: str, name: str) -> str:
         raise InputError(f"{name}: expected http://... or https://..., got {str(address)!r}")
     if parts.username or parts.password:
         raise InputError(f"{name}: expected an address without user and password in it")
+    if any(re.search("key|token|secret|password|signature", part) for part in parse_qs(parts.query.lower())):
+        raise InputError(
+            f"{name}: expected an address without credentials in it; a key is read from key_variable"
+        )
     return str(address).rstrip("/")
 
 

@@ -1,0 +1,112 @@
+"""A vision API on this machine for the tests: a classifier in closed form behind every vendor's format."""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scripts.vision_service import Labeller, serve, write_google_key
+from victims.api import service as service_module
+from victims.api.answer import Calls
+from victims.api.aws import Rekognition
+from victims.api.azure import ImageAnalysis
+from victims.api.clarifai import Clarifai
+from victims.api.google import CloudVision
+from victims.api.http import HTTP
+from victims.api.service import Service
+
+KINDS = {
+    "aws": (Rekognition, "boto3"),
+    "azure": (ImageAnalysis, "azure.ai.vision.imageanalysis"),
+    "clarifai": (Clarifai, "clarifai_grpc"),
+    "google": (CloudVision, "google.cloud.vision"),
+    "http": (HTTP, "requests"),
+}
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIDLOCAL",
+    "AWS_SECRET_ACCESS_KEY": "aws-s3cret",
+    "VISION_KEY": "azure-s3cret",
+    "CLARIFAI_PAT": "clarifai-s3cret",
+    "LOCAL_KEY": "http-s3cret",
+}
+
+
+class Corner(nn.Module):
+    """Ten classes; their logits are ten values in the image's upper left corner."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 8 * images[:, 0, 0, :10]
+
+
+@dataclass
+class Vision:
+    """The service, and clients of it."""
+
+    labeller: Labeller
+    address: str
+    clarifai: str
+    waits: list[float]  # what clients would have slept
+
+    def client(self, vendor: str, *, calls: int = 100, **changed) -> Service:
+        kind, library = KINDS[vendor]
+        pytest.importorskip(library, reason=f"pip install -e .[{vendor}]")
+        where = {"url": f"{self.address}/labels"} if vendor == "http" else {"endpoint": self.address}
+        if vendor == "clarifai":
+            where = {"endpoint": self.clarifai}
+        made = kind(**{"timeout": 5, "per_second": 1e6, **where, **changed})
+        made.calls = Calls(calls)
+        return made
+
+    def counted(self, vendor: str) -> int:
+        return self.labeller.calls[vendor]
+
+
+def corner_image(size: int = 96, order: Callable[[Tensor], Tensor] = lambda values: values) -> Tensor:
+    """An image whose classes rank as ten values spread over [0, 1], class 0 best unless reordered."""
+    image = torch.full((3, size, size), 0.5)
+    image[0, 0, :10] = order(torch.linspace(1, 0, 10))
+    return image
+
+
+@pytest.fixture
+def vision(monkeypatch, tmp_path) -> Iterator[Vision]:
+    """Credentials in the environment, a service, no waiting."""
+    labeller = Labeller(Corner(), [f"class {i}" for i in range(10)], slow=0.6)
+    server = serve(labeller)
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        from scripts.vision_service_grpc import serve_clarifai
+
+        grpc_server, port = serve_clarifai(labeller)
+    except ModuleNotFoundError:
+        grpc_server, port = None, 0
+    for name, value in {**SECRETS, "AWS_DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", google_key(tmp_path, address))
+    waits: list[float] = []
+    monkeypatch.setattr(service_module, "sleep", waits.append)
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("google.oauth2.service_account")
+    if (auth := sys.modules.get("google.auth.credentials")) is not None:  # it would ask Google of the account
+        asks = "_maybe_start_regional_access_boundary_refresh"
+        for kind in vars(auth).values():
+            if isinstance(kind, type) and asks in vars(kind):
+                monkeypatch.setattr(kind, asks, lambda *given: None)
+    yield Vision(labeller, address, f"http://127.0.0.1:{port}", waits)
+    server.shutdown()
+    server.server_close()
+    if grpc_server is not None:
+        grpc_server.stop(None)
+
+
+def google_key(folder, address: str) -> str:
+    """A key file of a service account whose tokens the service gives."""
+    pytest.importorskip("cryptography")
+    return str(write_google_key(folder / "google.json", address, "googleapis.com"))
