@@ -194,6 +194,18 @@ def _beside(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[tuple[
                 yield (stage, entry.name), Path(entry.path), made_from
 
 
+def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The clean images of what is needed."""
+    for stage, key in needed:
+        path = store.root / stage / key[:2] / key
+        if stage == "adversarial" and path.is_file():
+            with path.open("rb") as file:
+                made_from = json.loads(file.readline())["made_from"]
+            clean = {"stage": "clean", "images": made_from["images"]}
+            if store.has(clean):
+                yield "clean", key_of(clean)
+
+
 def exported(store: Store, console: Console, name: str, file: Path) -> int:
     """Write a table's records, images, weights and probes as one tar archive, whole or not at all."""
     every = [each for each in manifest.all_of(store) if each.request.name == name]
@@ -201,7 +213,7 @@ def exported(store: Store, console: Console, name: str, file: Path) -> int:
         raise InputError(f"export: no table is called {name!r}; {_names(list(manifest.all_of(store)))}")
     needed = set().union(*(each.artefacts for each in every))
     needed |= {other for other, _, made_from in _beside(store, needed) if made_from["stage"] == "probe"}
-    needed |= {("subset", entry.name) for entry in store.files("subset")}
+    needed |= {("subset", entry.name) for entry in store.files("subset")} | set(_clean(store, needed))
     part = file.with_name(file.name + ".part")
     count = missing = 0
     try:

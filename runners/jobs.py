@@ -52,10 +52,10 @@ class Submitit:
             shares = _one_machine(shares)
         try:
             with self.executor.batch():
-                self.jobs = [self.executor.submit(share) for share in shares]
+                jobs = [self.executor.submit(share) for share in shares]
         except (submitit.core.utils.FailedJobError, OSError) as error:
             raise InputError(f"hydra/launcher={self.cluster}: {' '.join(str(error).split())}") from error
-        self.sent = time.monotonic()
+        self.jobs, self.sent = jobs, time.monotonic()
 
     def alive(self) -> int:
         """How many are waiting or running."""

@@ -139,7 +139,7 @@ def test_a_sweep_of_hydra_through_slurm(slurm, tmp_path):
 
 
 def test_a_sweep_tells_of_a_cell_that_failed(slurm, tmp_path):
-    broken = "purifier=none", "purifier._target_=tests.broken.Raises,purifiers.none.Identity"
+    broken = "purifier=none", "purifier._target_=tests.broken.Raises,purifiers.identity.Identity"
     status, _, err = run([*sweep(tmp_path), *broken])
     assert status == 1, err
     assert "ZeroDivisionError: on purpose" in err
