@@ -118,10 +118,11 @@ class Filler:
             tuning = column.found.pairs[: self.validation]
             test = column.found.pairs[self.validation :]
             if not test:
+                found = column.found
                 column.failed = (
-                    f"no pairs for the test: {len(column.found.pairs)} among {column.found.looked_at} "
-                    f"candidates, of which validation={self.validation} are taken first; {column.found.shared} "
-                    f"kept a label, {column.found.short} have fewer than {asker.service.labels} labels"
+                    f"no pairs for the test: {len(found.pairs)} among {found.looked_at} candidates, of which "
+                    f"validation={self.validation} are taken first; {found.shared} kept a label, {found.short} "
+                    f"have fewer than {asker.service.labels} labels"
                 )
                 return
             for row in self.rows:
@@ -131,7 +132,10 @@ class Filler:
     def _entry(self, row: Row, tuning: Sequence[Pair], test: Sequence[Pair], asker: Asker) -> Entry:
         entry = Entry(row, iterations=row.iterations[0] if row.iterations else None)
         try:
-            if reason := self._unsound(self._prepared(row, entry.iterations)):
+            spec = self._prepared(row, entry.iterations)
+            if self.restorer.bench.component(spec).uses_victim:
+                raise UnsuitedError("it needs its victim's logits, and a vision API answers with labels")
+            if reason := self._unsound(spec):
                 entry.failed = reason
                 return entry
             if len(row.iterations) > 1:

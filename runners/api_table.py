@@ -6,12 +6,14 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge
 from data.errors import InputError, MissingError
 from data.images import Dataset
+from purifiers.identity import Identity
 from runners import api_frame, api_render, app, provenance, render, subset
 from runners.answers import Asker
 from runners.api_cells import Column, Filler, Row, records_of
@@ -79,9 +81,9 @@ def columns_of(config: DictConfig, store: Store) -> list[Column]:
     columns = []
     for name, node in apis.items():
         column = Column(name, plain(node))
-        service = build(column.config)
-        if not isinstance(service, Service):
+        if not issubclass(get_class(column.config["_target_"]), Service):
             raise InputError(f"victim: expected a vision API (api/aws, say), got {name}")
+        service: Service = build(column.config)
         try:
             column.asker = Asker(service, store, Calls(config.calls))
         except MissingError as error:
@@ -122,9 +124,10 @@ def candidates_of(config: DictConfig, settings: Settings, bench: Bench) -> Candi
             f"knowledge: a vision API lets nobody see its network: expected transfer or ensemble, got "
             f"{choices['knowledge']}"
         )
-    made: Attack = build(attack)
-    if made.needs is None:
+    if get_class(attack["_target_"]).needs is None:
         raise InputError(f"attack: expected one that asks classifiers, got {choices['attack']}")
+    made: Attack = build(attack)
+    known.check(made, Identity())
     with usable(f"dataset {choices['dataset']}"):
         dataset: Dataset = build(plain(config.dataset))
         index = dataset.index(settings.split)

@@ -123,7 +123,7 @@ def _unknown_option(name: str, config: str) -> str:
     typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     chosen = (typed.get(group) or groups[group] or "").split(",")[0]
     if not chosen:
-        return f"{name} is an option of a {group}, and none is chosen: give {group}=... too"
+        return f"no option is called {name!r}: name the {group} too that it is of, {group}=..."
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         node = compose(config, [f"{group}={chosen}"]).get(group)

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attacks.knowledge import UnsuitedError
 from purifiers.purifier import Purifier
 from runners.answers import Asker
 from runners.components import Spec, seed_of
@@ -40,13 +39,9 @@ class Restorer:
     def records(self, pairs: Sequence[Pair], spec: Spec, asker: Asker) -> pd.DataFrame:
         """One row a pair: the labels of its four images, and what of the clean one's came back.
 
-        Raises UnsuitedError for a purifier that asks its victim, PurifierError, or as `Asker.answer` does.
+        Raises PurifierError, or as `Asker.answer` does.
         """
         purifier: Purifier = self.bench.component(spec)
-        if purifier.uses_victim:
-            raise UnsuitedError(
-                f"{type(purifier).__name__} needs the victim's logits, and a vision API answers with labels"
-            )
         most, rows = asker.service.labels, []
         purified = {
             kind: self._purified(purifier, spec, [(pair.id, getattr(pair, kind)) for pair in pairs])

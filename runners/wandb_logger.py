@@ -26,6 +26,7 @@ from runners.records import to_parquet
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTING = 30  # seconds that a process of wandb's may take to start
 EVERY = 2.0  # seconds between two tellings of one cell's progress, at least
 
 
@@ -115,15 +116,13 @@ class WandbLogger(Observer):
             return
         self.events.put(None)
         self.heard = time.monotonic()
-        while self.writer.poll() is None:
-            if time.monotonic() - self.heard > 2 * self.patience:
-                self.writer.kill()
-                log.warning(
-                    "W&B: no sign of life for %g s; what was not sent lies in %s and is sent by wandb sync",
-                    2 * self.patience,
-                    self.settings["folder"],
-                )
-                break
+        writer, allowed = self.writer, 2 * self.patience + STARTING
+        while writer.poll() is None:
+            if time.monotonic() - self.heard > allowed:
+                self.writer = None
+                writer.kill()
+                log.warning("W&B: no sign of life for %g s; wandb sync sends what is in %s", allowed,
+                            self.settings["folder"])  # fmt: skip
             time.sleep(0.05)
         self.reader.join(timeout=1)
         self.writer = None

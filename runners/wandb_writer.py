@@ -60,8 +60,7 @@ class Writer:
         try:
             getattr(self, event["event"])(event)
         except UnopenedError:
-            if self._go_offline():
-                self._hand_on({**event, "records_of": self.files})
+            self._hand_on(event)
 
     def advanced(self, event: dict[str, Any]) -> None:
         """One point of a cell's progress; its run is begun with the first."""
@@ -72,7 +71,7 @@ class Writer:
         """A cell's summary, images and records; the run ends, others go on meanwhile."""
         run = self._run(event)
         del self.runs[event["key"]]
-        self.finishing.submit(self._try, lambda: self._finish(run, event))
+        self.finishing.submit(self._safely, lambda: self._finish(run, event), event)
 
     def made(self, event: dict[str, Any]) -> None:
         """The table as a run and an artifact, into which its cells' records go."""
@@ -82,7 +81,7 @@ class Writer:
         about = {"key": f"table-{event['name']}", "label": event["name"], "table": event["table"]}
         run = self._run({**about, "tags": ["table"], "config": {"cells": event["cells"]}}, stage="table")
         del self.runs[about["key"]]
-        self._try(lambda: self._finish_table(run, event))
+        self._safely(lambda: self._finish_table(run, event), event)
 
     def close(self) -> None:
         """End what is open: cells that the run did not come to."""
@@ -164,11 +163,21 @@ class Writer:
 
     def _end(self, run: Any, status: int) -> None:
         """Finish a run, in so many seconds; what has not been sent by then lies in its file."""
-        ending = threading.Thread(target=run.finish, args=(status,), daemon=True)
+        problems: list[Exception] = []
+
+        def end() -> None:
+            try:
+                run.finish(status)
+            except Exception as error:  # as when wandb's own service has died
+                problems.append(error)
+
+        ending = threading.Thread(target=end, daemon=True)
         ending.start()
         ending.join(AFTERWARDS if self.offline else self.settings["patience"])
         if ending.is_alive() and self._go_offline():
-            raise TimeoutError("the server does not answer; runs go on offline")
+            raise TimeoutError("the server does not answer")
+        if problems:
+            raise problems[0]
 
     def _go_offline(self) -> bool:
         """Begin the process for what cannot be opened here; False where this is it: wandb cannot write."""
@@ -181,26 +190,49 @@ class Writer:
                     stdin=subprocess.PIPE,
                     stdout=self.words,
                 )
-                self._hand_on(self.settings)
+                self._pass(self.settings)
         return self.offline is not None
 
     def _hand_on(self, event: dict[str, Any]) -> None:
+        """Let the offline process deal with an event."""
+        if self._go_offline():
+            with self.leaving:
+                self._pass({**event, "records_of": dict(self.files)})
+
+    def _pass(self, event: dict[str, Any]) -> None:
         pickle.dump(event, self.offline.stdin)
         self.offline.stdin.flush()
+
+    def _safely(self, call: Callable[[], None], event: dict[str, Any]) -> None:
+        """Do what an event asks for here, or else offline; what is only late lies in a file already."""
+
+        def done() -> bool:
+            try:
+                call()
+            except TimeoutError as error:
+                self._complain(error)
+            return True
+
+        if not self._try(done):
+            self._hand_on(event)
 
     def _try(self, call: Callable[[], Any]) -> Any:
         """The call's result, or None where it fails, which is said once a kind."""
         try:
             return call()
         except Exception as error:
-            kept = f"wandb sync sends what is in {self.settings['folder']}"
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-            if type(error).__name__ not in self.complaints:
-                self.complaints.add(type(error).__name__)
-                self.say(f"{reason}; {kept}")
+            self._complain(error)
             return None
         finally:
             self.say("")
+
+    def _complain(self, error: Exception) -> None:
+        """Say what is wrong, once a run."""
+        if not self.complaints:
+            reason = str(error).splitlines()[0] if str(error) else "no message"
+            kept = f"runs go on in {self.settings['folder']}, and wandb sync sends them later"
+            self.say(f"{type(error).__name__}: {reason}; {kept}")
+        self.complaints.add(type(error).__name__)
 
 
 def _records(key: str, content: bytes) -> Any:

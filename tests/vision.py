@@ -43,6 +43,29 @@ class Corner(nn.Module):
         return 8 * images[:, 0, 0, :10]
 
 
+class Flat(nn.Module):
+    """A linear classifier of 32x32 images that takes the place of a network in a victim's config."""
+
+    def __init__(self, *, depth: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+class Tripled(nn.Module):
+    """Three labels for each class of another classifier, so that another best class has three others."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.classifier(images)
+        return (logits[:, :, None] + torch.tensor([2e-4, 1e-4, 0])).flatten(1)
+
+
 @dataclass
 class Vision:
     """The service, and clients of it."""
