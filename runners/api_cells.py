@@ -121,8 +121,8 @@ class Filler:
                 found = column.found
                 column.failed = (
                     f"no pairs for the test: {len(found.pairs)} among {found.looked_at} candidates, of which "
-                    f"validation={self.validation} are taken first; {found.shared} kept a label, {found.short} "
-                    f"have fewer than {asker.service.labels} labels"
+                    f"validation={self.validation} are taken first; {found.shared} kept a label, "
+                    f"{found.short} have fewer than {asker.service.labels} labels"
                 )
                 return
             for row in self.rows:
