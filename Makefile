@@ -1,26 +1,52 @@
 # make table1   regenerate DDIP's Table 1 (sets everything up first)
 # make test     run the tests
+#
+# Elsewhere than here: make table1 LAUNCHER=slurm JOBS=8 (docs/cluster.md)
 PYTHON   ?= python3
 VENV     ?= .venv
 DATASET  ?=
 VICTIM   ?=
 N        ?=
+LAUNCHER ?=
+JOBS     ?=
 ARGS     ?=
 purifier ?= jpeg
 
 READY    := $(VENV)/.ready
+ELSEWHERE := $(VENV)/.cluster
+NEEDED    = $(READY) $(if $(LAUNCHER),$(ELSEWHERE))
 RUN      := $(VENV)/bin/python -m
-OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(ARGS)
+OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(SENT) $(ARGS)
+SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOBS))
 
-.PHONY: help table1 table2 smoke test bench bench-table check clean
+.PHONY: help table1 table2 list tables report status retry smoke test test-slurm test-faults bench bench-table \
+	bench-report check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
+table1: $(NEEDED) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
 	@$(RUN) runners.table table=ddip/table1 $(OPTIONS)
 
-table2: $(READY) ## DDIP Table 2: SSIM, of the same cells
+table2: $(NEEDED) ## DDIP Table 2: SSIM, of the same cells
 	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
+
+# make ncis-table1, make ride-table2 and so on, with the same variables as table1.
+TABLES   := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*/*.yaml))
+.PHONY: $(subst /,-,$(TABLES))
+define table_target
+$(subst /,-,$(1)): $$(NEEDED)
+	@$$(RUN) runners.table table=$(1) $$(OPTIONS)
+endef
+$(foreach table,$(TABLES),$(eval $(call table_target,$(table))))
+
+list: $(READY)   ## every table of the five papers, with its cost (make ncis-table1, make ride-table2, ...)
+	@$(RUN) scripts.tables list
+
+tables: $(READY) ## all of them on the embedded data: hours
+	@$(RUN) scripts.tables run
+
+report: $(READY) ## a page for every finished table, plots as PNG and PDF, into results/report/
+	@$(RUN) runners.report $(ARGS)
 
 # RIDE's full run takes minutes for any number of images, so here it has 50 iterations a checkpoint.
 smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
@@ -31,11 +57,26 @@ test: $(READY)   ## the tests, in under ten minutes on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(RUN) pytest -n 2
 
+status: $(READY) ## how far each table is: done, running, failed, missing, time left
+	@$(RUN) runners.status
+
+retry: $(NEEDED) ## run again every table that has failed chunks (LAUNCHER= JOBS=)
+	@$(RUN) runners.status --retry $(SENT)
+
+test-slurm: $(READY) $(ELSEWHERE) ## tables and sweeps through a real Slurm; says what is missing where there is none
+	@$(RUN) pytest -m slurm -rs -n 0
+
+test-faults: $(READY) ## SIGKILL, full disks, dead hosts, lost memory: figures of docs/reliability.md, in some 20 minutes
+	@$(RUN) pytest -m faults -rs -n 0
+
 bench: $(READY)  ## time the engine beside other ways, and every purifier, into results/bench/
 	@$(RUN) scripts.bench_engine && $(VENV)/bin/python -m scripts.bench_purifiers
 
 bench-table: $(READY) ## time Table 1 from an empty and from a full store, into results/bench/
 	@$(RUN) scripts.bench_table table=ddip/table1 $(OPTIONS)
+
+bench-report: $(READY) ## time the page of 90 cells of 1,000 images, into results/bench/
+	@$(RUN) scripts.bench_report
 
 check: $(READY)  ## format and lint
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
@@ -50,4 +91,8 @@ $(READY): constraints.txt pyproject.toml
 	@echo "setting up $(VENV) (once; PyTorch is some 3 GB to download)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(ELSEWHERE): $(READY) constraints.txt pyproject.toml
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster]'
 	@touch $@

@@ -15,20 +15,12 @@ from data.errors import InputError
 Norm = Literal["linf", "l2"]
 
 
-class _Steps(Attack):
-    """What the attacks share that walk in a ball: radius, step size, number of steps, the goal.
-
-    Targeted, an image is led towards another class, drawn for it at random.
-    """
+class _Led(Attack):
+    """An attack with a goal: away from an image's label or, targeted, towards another class, drawn for it at
+    random, which takes one more forward pass."""
 
     norm = "linf"
-
-    def __init__(self, *, eps: float, alpha: float, steps: int, targeted: bool = False) -> None:
-        self.eps = check_eps(eps, self.norm)
-        if alpha <= 0 or steps < 1:
-            raise InputError(f"attack: expected alpha > 0 and steps >= 1, got alpha={alpha} steps={steps}")
-        self.alpha, self.steps, self.targeted = alpha, steps, targeted
-        self.forward, self.backward = steps + targeted, steps
+    targeted: bool
 
     def led(
         self, attack: torchattacks.attack.Attack, model: nn.Module, images: Tensor, labels: Tensor
@@ -43,18 +35,27 @@ class _Steps(Attack):
         return attack(images, (labels + 1 + further) % classes)
 
 
-class FGSM(Attack):
+class _Steps(_Led):
+    """What the attacks share that walk in a ball: radius, step size, number of steps, the goal."""
+
+    def __init__(self, *, eps: float, alpha: float, steps: int, targeted: bool = False) -> None:
+        self.eps = check_eps(eps, self.norm)
+        if alpha <= 0 or steps < 1:
+            raise InputError(f"attack: expected alpha > 0 and steps >= 1, got alpha={alpha} steps={steps}")
+        self.alpha, self.steps, self.targeted = alpha, steps, targeted
+        self.forward, self.backward = steps + targeted, steps
+
+
+class FGSM(_Led):
     """FGSM: Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572. One step of size eps."""
 
-    norm = "linf"
-    forward = backward = 1
-
-    def __init__(self, *, eps: float = 8 / 255) -> None:
-        self.eps = check_eps(eps)
+    def __init__(self, *, eps: float = 8 / 255, targeted: bool = False) -> None:
+        self.eps, self.targeted = check_eps(eps), targeted
+        self.forward, self.backward = 1 + targeted, 1
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """One signed gradient step."""
-        return torchattacks.FGSM(model, eps=self.eps)(images, labels)
+        return self.led(torchattacks.FGSM(model, eps=self.eps), model, images, labels)
 
 
 class PGD(_Steps):

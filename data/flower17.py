@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import scipy.io
 import torch
 
+from data import matlab
 from data.errors import InputError, MissingError
-from data.images import SPLITS
 from data.listing import FileDataset, Listing
 
 log = logging.getLogger(__name__)
@@ -85,25 +84,19 @@ class Flower17(FileDataset):
                 f"{path.resolve()} is not there: fetch it ({SOURCE}datasplits.mat), or take the split "
                 "drawn here with dataset.splits=drawn"
             )
+        hint = f"fetch it again ({SOURCE}datasplits.mat)"
+        content = matlab.read(path, names=tuple(OFFICIAL.values()), hint=hint)
+        arrays = {name: np.ravel(content[key]) for name, key in OFFICIAL.items()}
         count = PER_CLASS * len(self.classes)
-        try:
-            content = scipy.io.loadmat(path)  # arrays only: nothing in the file is executed
-            found = {name: content[OFFICIAL[name]].ravel().astype(int).tolist() for name in SPLITS}
-        except (ValueError, TypeError, KeyError, NotImplementedError, OSError, EOFError) as error:
-            raise InputError(
-                f"{path}: expected MATLAB arrays {', '.join(OFFICIAL.values())} of image numbers, got a file "
-                f"without them ({type(error).__name__}: {' '.join(str(error).split())}); "
-                f"fetch it again ({SOURCE}datasplits.mat)"
-            ) from error
+        expected = f"{path}: expected {', '.join(OFFICIAL.values())} to hold"
+        if any(array.dtype.kind not in "iuf" for array in arrays.values()):
+            raise InputError(f"{expected} numbers of images; {hint}")
+        found = {name: array.astype(int).tolist() for name, array in arrays.items()}
         every = [number for numbers in found.values() for number in numbers]
-        if (
-            len(set(every)) != len(every)
-            or not set(every) <= set(range(1, count + 1))
-            or not all(found.values())
-        ):
+        whole = len(set(every)) == len(every) and set(every) <= set(range(1, count + 1))
+        if not whole or not all(found.values()):
             raise InputError(
-                f"{path}: expected {', '.join(OFFICIAL.values())} to hold numbers from 1 to {count}, each "
-                f"once, got {len(every)} of which {len(set(every))} differ, from {min(every, default=0)} to "
-                f"{max(every, default=0)}; fetch it again ({SOURCE}datasplits.mat)"
+                f"{expected} numbers from 1 to {count}, each once, got {len(every)}, {len(set(every))} of "
+                f"them different, from {min(every, default=0)} to {max(every, default=0)}; {hint}"
             )
         return found

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.models import ResNet50_Weights
 
+from data import matlab
 from data.errors import InputError, MissingError
 from data.listing import FileDataset, Listing
 
@@ -124,10 +124,10 @@ def _listed_labels(devkit: Path, files: list[Path]) -> list[int]:
                 f"ImageNet: {files[0].parent} has no class folders, and the labels are not in "
                 f"{path.resolve()}: unpack ILSVRC2012_devkit_t12.tar.gz beside it, or {HOW}"
             )
+    synsets = matlab.read(meta, names=("synsets",), hint=HOW)["synsets"]
     try:
-        synsets = scipy.io.loadmat(meta, squeeze_me=True)["synsets"]  # nothing in the file is executed
         leaves = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if int(s["num_children"]) == 0}
-    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError, OSError, EOFError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise InputError(f"{meta}: expected the development kit's synsets, got {error}; {HOW}") from error
     wnids = sorted(leaves.values())
     _check_wnids(wnids, str(meta))

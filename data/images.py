@@ -60,10 +60,8 @@ class Images:
 
     def chunks(self, size: int) -> Iterator["Images"]:
         """Consecutive chunks of `size` images (the last may be shorter): the unit of all work."""
-        if size < 1:
-            raise InputError(f"chunk: expected at least 1 image, got {size}")
-        for start in range(0, len(self), size):
-            yield self.take(list(range(start, min(start + size, len(self)))))
+        for positions in cut(range(len(self)), size):
+            yield self.take(positions)
 
     @cached_property
     def digest(self) -> str:
@@ -73,6 +71,14 @@ class Images:
         digest.update(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def cut(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Consecutive chunks of positions. Raises InputError for a size below 1."""
+    if size < 1:
+        raise InputError(f"chunk: expected at least 1 image, got {size}")
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
 
 
 def shuffled(count: int, seed: int) -> list[int]:

@@ -14,7 +14,7 @@ from data.images import Images
 from purifiers.purifier import Purifier
 from purifiers.trial import TraitError, Trial, in_float64
 
-VERSION = 1  # raised when a check changes: what had passed is tried again
+VERSION = 2  # raised when a check changes: what had passed is tried again
 STEPS = {"cpu": 6, "cuda": 2}  # of a fit to each image; on CUDA every step makes its rounding larger
 RELATIVE = 1e-2  # error of a gradient
 STEP = 1e-7  # of central differences; small, since a median has kinks close by

@@ -139,6 +139,12 @@ class _Crossings:
     def result(self) -> Tensor:
         return torch.stack([self._one(i) for i in range(len(self.targets))])
 
+    def boundary(self, i: int) -> Tensor:
+        """(K, C, H, W): image i's last on-boundary images, oldest first, for those who look at a trace."""
+        found, k = int(self.found[i]), self.before.shape[1]
+        order = [slot % k for slot in range(max(found - k, 0), found)] if k else []
+        return self._on_boundary(self.before[i, order], self.after[i, order], self.labels[i, order])
+
     def _one(self, i: int) -> Tensor:
         found = int(self.found[i])
         if found == 0:

@@ -45,6 +45,8 @@ class Trial:
     lent: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # tensors, and what they must stay
 
     def __post_init__(self) -> None:
+        # A draw from each global generator: who seeds it as a trial before did would leave it as it was.
+        random.random(), np.random.random(), torch.rand(1), torch.rand(1, device=self.images.device)
         self.before = touchable(self.victim), random_states(self.images.device)
 
     @property

@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,29 +35,54 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     problems: list[Exception] = []
+    ours = os.getpid()
 
     def guarded(composed: DictConfig) -> None:
-        """One job; in a sweep the others go on after a problem."""
+        """One job; in a sweep the others go on after a problem. A launcher may run it in another process, and
+        hands what is raised there back."""
         try:
             task(composed)
         except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
+            if os.getpid() != ours:
+                raise
             problems.append(error)
 
+    before = signal.signal(signal.SIGTERM, _asked_to_end)
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
-        sys.exit(130)
-    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(143 if isinstance(stopped, _EndedError) else 130)
+    except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
         problems.append(error)
     except ValueError as error:  # Hydra's own for group=null and the like; any other is our fault
         if Path(hydra.__file__).parent not in Path(extract_tb(error.__traceback__)[-1].filename).parents:
             raise
         problems.append(error)
+    except RuntimeError as error:  # submitit's, of a job that was killed; it is no dependency of ours
+        if type(error).__module__.partition(".")[0] != "submitit":
+            raise
+        problems.append(FailedCellsError(_last_line(str(error))))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for problem in problems:
         sys.stderr.write(f"error: {explain(problem, config)}\n")
     if problems:
         sys.exit(1 if all(isinstance(p, FailedCellsError) for p in problems) else 2)
+
+
+class _EndedError(KeyboardInterrupt):
+    """By SIGTERM."""
+
+
+def _asked_to_end(number: int, frame: object) -> None:
+    raise _EndedError
+
+
+def _last_line(text: str) -> str:
+    """What a job's log ends with, and where it lies."""
+    lines = [line.strip() for line in text.splitlines() if line.strip("- ")]
+    return " ".join(lines[:1] + lines[-3:])
 
 
 def explain(error: Exception, config: str) -> str:

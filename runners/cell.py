@@ -1,6 +1,7 @@
 """Cells and the work that they need: which artefacts, made from what."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from hydra.utils import get_class
@@ -10,7 +11,7 @@ from runners.components import Config, Spec, identity
 from runners.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 4  # raised when what a record holds changes
+SCORING = 5  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Crafting:
     precision: str
 
     @property
+    def clean(self) -> Recipe:
+        """The name of the clean images, kept for those who look at results."""
+        return {"stage": "clean", "images": self.chunk.digest}
+
+    @cached_property
     def recipe(self) -> Recipe:
         """What they are made from."""
         made_of = {"images": self.chunk.digest, "attack": identity(self.attack), "seed": self.seed}
@@ -67,6 +73,11 @@ class Crafting:
                 made_of["others"] = [other.identity for other in self.others]
         return {"stage": "adversarial", **made_of, "precision": self.precision}
 
+    @cached_property
+    def key(self) -> str:
+        """The work's name, which is the artefact's."""
+        return key_of(self.recipe)
+
 
 @dataclass(frozen=True)
 class Purifying:
@@ -76,11 +87,25 @@ class Purifying:
     purifiers: tuple[Spec, ...]
     draws: int = 1  # fresh ones of a random purifier, each scored
 
+    @cached_property
+    def key(self) -> str:
+        """The work's name: the same for all groups with a purifier off the same run."""
+        config = self.purifiers[0].config
+        run = identity(config["trace"]) if "trace" in config else self.purifiers[0].identity
+        return key_of(
+            {
+                "stage": "purifying",
+                "adversarial": self.crafting.key,
+                "victim": self.crafting.victim.identity,
+                "run": run,
+            }
+        )
+
     def purified(self, purifier: Spec) -> Recipe:
         """What the purified images are made from."""
         return {
             "stage": "purified",
-            "adversarial": key_of(self.crafting.recipe),
+            "adversarial": self.crafting.key,
             "purifier": purifier.identity,
             "victim": self.crafting.victim.identity,
             "seed": self.crafting.seed,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.weights import WeightFile
+from runners.claims import Holder
 from runners.store import Recipe, Store, key_of
 
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
@@ -139,13 +140,22 @@ class StoredCheckpoint:
         self.store.path(self.recipe).unlink(missing_ok=True)
 
 
-def prepare(config: Config, store: Store, *, progress: Callable[[float], None] | None = None) -> Spec:
-    """Verify the component's weight file, or train it unless the store has it.
+def prepare(
+    config: Config,
+    store: Store,
+    *,
+    progress: Callable[[float], None] | None = None,
+    waiting: Callable[[Holder], None] = lambda holder: None,
+    device: torch.device | None = None,
+) -> Spec:
+    """Verify the component's weight file, or train it unless the store has it, on `device` if it can be.
 
-    Raises MissingError for a file that is not there, InputError for one that does not fit.
+    One process trains, and others that need the same wait for it; `waiting` is told for whom. Raises
+    MissingError for a file that is not there, InputError for one that does not fit.
     """
     if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
-        inner = prepare(held, store, progress=progress)  # one inside another: the weights are the inner one's
+        # One inside another: the weights are the inner one's.
+        inner = prepare(held, store, progress=progress, waiting=waiting, device=device)
         return Spec(config, inner.weights_sha256, inner.trained)
     component = build(config)
     weights = getattr(component, "weights", None)
@@ -159,19 +169,33 @@ def prepare(config: Config, store: Store, *, progress: Callable[[float], None] |
     trained = {"stage": "weights", "component": identity(learnt)}
     content = store.get(trained)
     if content is None:
-        checkpoint = StoredCheckpoint(store, trained)
-        resumable = {"checkpoint": checkpoint} if getattr(component, "resumable", False) else {}
-        state: Mapping[str, Tensor] = weights.fit(
-            component, progress=progress or (lambda share: None), **resumable
-        )
-        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-            raise InputError("training diverged (NaN or infinite weights): lower its lr")
-        store.put_tensors(trained, dict(state))
-        checkpoint.remove()
-        content = store.get(trained)
-        if content is None:
-            raise InputError(f"store {store.root}: what was written cannot be read back")
+        what = f"training: {config['_target_'].rpartition('.')[2]}"
+        with store.claims.alone(key_of(trained), what, waiting):
+            content = store.get(trained) or _train(component, trained, store, progress, device)
     return Spec(config, hashlib.sha256(content).hexdigest(), trained)
+
+
+def _train(
+    component: Any,
+    trained: Recipe,
+    store: Store,
+    progress: Callable[[float], None] | None,
+    device: torch.device | None,
+) -> bytes:
+    """Train, and keep the weights."""
+    checkpoint, weights = StoredCheckpoint(store, trained), component.weights
+    wanted = {"checkpoint": checkpoint} if getattr(component, "resumable", False) else {}
+    if getattr(weights, "gpu", False) and device is not None:
+        wanted["device"] = device
+    state: Mapping[str, Tensor] = weights.fit(component, progress=progress or (lambda share: None), **wanted)
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise InputError("training diverged (NaN or infinite weights): lower its lr")
+    store.put_tensors(trained, dict(state))
+    checkpoint.remove()
+    content = store.get(trained)
+    if content is None:
+        raise InputError(f"store {store.root}: what was written cannot be read back")
+    return content
 
 
 @contextmanager
@@ -187,5 +211,5 @@ def usable(what: str) -> Iterator[None]:
 
 def victims_for(label_space: str) -> list[str]:
     """Names of the victims that know these labels."""
-    leaves = sorted(VICTIMS.glob("*.yaml"))
-    return [leaf.stem for leaf in leaves if OmegaConf.load(leaf).label_space == label_space]
+    leaves = {str(leaf.relative_to(VICTIMS).with_suffix("")): leaf for leaf in VICTIMS.rglob("*.yaml")}
+    return sorted(n for n, leaf in leaves.items() if OmegaConf.load(leaf).get("label_space") == label_space)

@@ -7,11 +7,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from runners import app, render
+from runners import app, launch, render
 from runners.cell import PARTS, Cell
-from runners.components import plain
+from runners.components import build, plain
 from runners.figures import accuracy, mean
-from runners.grid import CellResult, Grid
+from runners.grid import CellResult
+from runners.manifest import Request
+from runners.observer import Observer
 from runners.records import to_parquet
 from runners.settings import Settings
 
@@ -41,7 +43,12 @@ def main(config: DictConfig) -> None:
         configs={part: plain(config[part]) for part in PARTS},
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
-    result = Grid(settings_of(config), app.console).evaluate([cell])[0]
+    request = Request("runners.evaluate", cell.label, tuple(overrides))
+    logger: Observer = build(plain(config.logger))
+    (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs, observer=logger)
+    if result.planned is not None:
+        logger.finished(result.planned, result)
+    logger.close()
     if result.skipped is not None:
         raise app.InputError(result.skipped)
     if result.failed is not None:

@@ -69,7 +69,8 @@ def small_n(evidence: Evidence) -> str | None:
 
 
 def attack_weak(evidence: Evidence) -> str | None:
-    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more."""
+    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more, or, on the
+    paper's own data and victim, more than it prints (runners/bare.py)."""
     attack = evidence.attack
     strong = attack.norm == "linf" and attack.eps is not None and attack.eps >= 8 / 255 - ROUNDING
     if evidence.cell.names["knowledge"] != "blind" or not strong or attack.backward < 5:
@@ -193,7 +194,7 @@ CELL: tuple[Callable[[Evidence], str | None], ...] = (
 def meaning(name: str) -> str:
     """What a flag is raised by, in a line."""
     check = next(check for check in (*CELL, *ROW) if check.__name__ == name)
-    return " ".join(check.__doc__.split()).rstrip(".")
+    return " ".join(check.__doc__.partition(" (runners/")[0].split()).rstrip(".")
 
 
 def of_row(row: Sequence[Evidence]) -> list[list[Flag]]:

@@ -19,8 +19,8 @@ METRICS = {  # and the records' column; None: records do not hold it
     "parameters": None,
 }
 RESULTS = ("accuracy", "ssim")  # which may be compared with the paper's; times are of other machines
-COLUMNS = ("row", "defense", "column", "eps_255", "attack", "knowledge", "metric", "value", "low", "high",
-           "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
+COLUMNS = ("row", "defense", "column", "eps_255", "queries", "attack", "knowledge", "metric", "value", "low",
+           "high", "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
            "command", "record")  # fmt: skip
 
 
@@ -114,6 +114,7 @@ def _entry(
         "defense": row.get("defense"),
         "column": column.label,
         "eps_255": column.get("eps", row.get("eps")),
+        "queries": column.get("queries"),
         "attack": column.get("attack", row.get("attack")),
         "metric": metric,
         "value": figure.value if figure else None,

@@ -1,6 +1,7 @@
-"""Evaluates cells: plans what the store lacks, estimates it, runs it, assembles the records."""
+"""Evaluates cells: plans what the store lacks, has it carried out, assembles the records."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,21 +13,26 @@ from attacks.knowledge import Knowledge, UnsuitedError
 from data.errors import InputError, MissingError
 from data.images import Dataset, Images
 from purifiers.purifier import Purifier
-from runners import pool, provenance
+from runners import failures, manifest, provenance
 from runners.audit import audit
 from runners.cell import Cell, Crafting, Purifying, describe
+from runners.claims import Holder
 from runners.components import Config, Spec, build, prepare, usable, victims_for
-from runners.estimate import Estimator, spoken, total
 from runners.flags import Flag
+from runners.manifest import Manifest, Request
+from runners.observer import Observer, Planned, Tally
 from runners.picking import Picking
-from runners.progress import Log, progress_of
+from runners.pool import StoppedError
+from runners.progress import Allowance, progress_of
 from runners.records import from_parquet
+from runners.schedule import Launch, carry_out
 from runners.settings import Settings
 from runners.store import Store, key_of
 from runners.traits import Traits
 from runners.work import Bench, settle
 
-SHORT = 10  # seconds of work, for which starting processes does not pay
+Plan = tuple[list[Crafting], Spec]  # what a cell needs: its chunks, its purifier
+UNFINISHED = "not finished: no job has made its records; the same command goes on"
 
 
 @dataclass
@@ -39,6 +45,7 @@ class CellResult:
     failed: str | None = None
     flags: list[Flag] = field(default_factory=list)
     provenance: dict[str, Any] | None = None  # of the records
+    planned: Planned | None = None  # unless it is skipped
 
 
 @dataclass
@@ -47,29 +54,134 @@ class Grid:
 
     settings: Settings
     console: Console
+    observer: Observer = field(default_factory=Observer)
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)  # asks a training to end
 
-    def evaluate(self, cells: Sequence[Cell]) -> list[CellResult]:
-        """Records of all cells. Raises InputError where nothing could be run."""
-        device = settle(self.settings.device, tf32=self.settings.tf32)
-        self.facts = provenance.of_process(device)
-        store = Store(self.settings.store, made_by=provenance.maker(self.facts))
-        self.bench = Bench(store, device, self.settings.precision)
-        self.picking = Picking(self.settings, self.bench, self.console)
-        results = [CellResult(cell) for cell in cells]
-        for parts in (  # bad parameters are told before any training
+    def evaluate(self, cells: Sequence[Cell], request: Request | None = None) -> list[CellResult]:
+        """Records of all cells. Raises InputError where nothing could be run.
+
+        Args:
+            request: what was asked for, so that the store can tell how far it is and keeps what it needs.
+        """
+        results, ready = self._planned(cells)
+        reasons = self._carry_out(ready, request, Launch())
+        self._assemble_all(results, ready, reasons)
+        return results
+
+    def share(self, cells: Sequence[Cell], request: Request, launch: Launch) -> None:
+        """One job's part of the work; the records stay in the store."""
+        self.stop = launch.stop
+        results, ready = self._planned(cells)
+        reasons = self._carry_out(ready, request, launch)
+        self._assemble_all(results, ready, reasons)
+
+    def gather(self, cells: Sequence[Cell], request: Request) -> list[CellResult]:
+        """Records of all cells as jobs have left them in the store; nothing is computed but what is quick."""
+        results, ready = self._planned(cells)
+        if made_by := next(filter(None, (self._made_by(*plan) for plan in ready.values())), None):
+            self.facts |= made_by  # this process may have another device than the jobs
+        reasons = {}
+        for task in self._groups(ready):
+            for key in failures.keys(task):
+                found = failures.of(self.bench.store, key) or failures.of(self.bench.store, task.crafting.key)
+                reasons[key] = found.reason if found else UNFINISHED
+        self._assemble_all(results, ready, reasons)
+        return results
+
+    def _made_by(self, plan: list[Crafting], spec: Spec) -> Mapping[str, Any] | None:
+        return self.bench.store.made_by(self._alone(plan[0], spec).records(spec))
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Raise InputError for bad parameters, before any training."""
+        for parts in (
             [cell.configs["attack"] for cell in cells],
             [cell.knowledge for cell in cells],
             [cell.configs["purifier"] for cell in cells],
         ):
             for config in {key_of(part): part for part in parts}.values():
                 build(config)
+
+    def _planned(self, cells: Sequence[Cell]) -> tuple[list[CellResult], dict[int, Plan]]:
+        device = settle(self.settings.device, tf32=self.settings.tf32)
+        self.facts = provenance.of_process(device)
+        store = Store(self.settings.store, made_by=provenance.maker(self.facts))
+        self.bench = Bench(store, device, self.settings.precision)
+        self.picking = Picking(self.settings, self.bench, self.console)
+        self.cells = cells
+        results = [CellResult(cell) for cell in cells]
+        self.check(cells)
         ready = {i: plan for i, result in enumerate(results) if (plan := self._plan(result)) is not None}
-        failures = self._run(self._groups(ready)) if ready else {}
         for i, (plan, spec) in ready.items():
-            self._assemble(results[i], plan, spec, failures)
+            results[i].planned = self._told(results[i].cell, plan, spec)
+        self.tally = Tally([results[i].planned for i in ready])
+        self.observer.planned(self.tally.cells)
+        return results, ready
+
+    def _told(self, cell: Cell, plan: list[Crafting], spec: Spec) -> Planned:
+        """What observers are told of a cell."""
+        tasks = [self._alone(crafting, spec) for crafting in plan]
+        recipes = [task.records(spec) for task in tasks]
+        return Planned(
+            cell,
+            provenance.cell_key(cell, [key_of(task.purified(spec)) for task in tasks], self.settings),
+            {key_of(recipe): len(crafting.chunk) for recipe, crafting in zip(recipes, plan, strict=True)},
+            frozenset(key_of(recipe) for recipe in recipes if self.bench.store.has(recipe)),
+        )
+
+    def _carry_out(self, ready: dict[int, Plan], request: Request | None, launch: Launch) -> dict[str, str]:
+        """Do what the store lacks; reasons of failure by the recipes' keys."""
+        groups = self._groups(ready) if ready else []
+        if not groups:
+            if ready:
+                self.console.print("[dim]all records are in the store; nothing to compute[/]")
+                self._write(request, ready, {})
+            return {}
+        return carry_out(
+            groups,
+            bench=self.bench,
+            settings=self.settings,
+            console=self.console,
+            launch=launch,
+            tally=self.tally,
+            observer=self.observer,
+            planned=lambda seconds: self._write(request, ready, seconds),
+        )
+
+    def _write(self, request: Request | None, ready: dict[int, Plan], seconds: dict[str, float]) -> None:
+        """The manifest of what was asked for."""
+        if request is None:
+            return
+        plans = list(ready.values())
+        of_cells = {}
+        for label, (plan, spec) in zip(self._labels(ready), plans, strict=True):
+            of_cells[label] = [manifest.chunk_keys(self._alone(crafting, spec)) for crafting in plan]
+        traits = Traits(self.bench)
+        other = {f"clean/{key_of(crafting.clean)}" for plan, _ in plans for crafting in plan}
+        other |= {
+            f"traits/{key_of(traits.recipe(spec, plan[0].victim, plan[0].chunk))}" for plan, spec in plans
+        }
+        for plan, spec in plans:
+            for part in (plan[0].victim, spec, *plan[0].others):
+                if part.trained is not None:
+                    other.add(f"weights/{key_of(part.trained)}")
+        try:
+            manifest.write(
+                self.bench.store, Manifest(request, self.settings.n, of_cells, sorted(other), seconds)
+            )
+        except InputError:
+            if seconds:  # a finished table is read from a store that cannot be written
+                raise
+
+    def _labels(self, ready: dict[int, Plan]) -> list[str]:
+        return manifest.labels([self.cells[i] for i in ready])
+
+    def _assemble_all(
+        self, results: list[CellResult], ready: dict[int, Plan], reasons: dict[str, str]
+    ) -> None:
+        for i, (plan, spec) in ready.items():
+            self._assemble(results[i], plan, spec, reasons)
         self._audit(results, ready)
-        return results
 
     def _audit(self, results: list[CellResult], ready: dict[int, tuple[list[Crafting], Spec]]) -> None:
         done = [i for i in ready if results[i].records is not None]
@@ -131,12 +243,28 @@ class Grid:
             with progress_of(self.console) as progress:
                 bar = progress.add_task(f"training {what}", total=1.0, visible=False)
 
+                allowance = Allowance(what, self.settings.budget_hours)
+
                 def told(share: float) -> None:
-                    progress.update(bar, completed=share, visible=True)
+                    if self.stop.is_set():
+                        raise StoppedError
+                    allowance.check(share)
+                    progress.update(bar, completed=share, description=f"training {what}", visible=True)
+
+                def waiting(holder: Holder) -> None:
+                    if self.stop.is_set():
+                        raise StoppedError
+                    progress.update(bar, description=f"{what}: trained by {holder.label}", visible=True)
 
                 try:
                     with usable(what):
-                        self.specs[name] = prepare(config, self.bench.store, progress=told)
+                        self.specs[name] = prepare(
+                            config,
+                            self.bench.store,
+                            progress=told,
+                            waiting=waiting,
+                            device=self.bench.device,
+                        )
                 except MissingError as error:
                     self.specs[name] = error
         found = self.specs[name]
@@ -166,63 +294,6 @@ class Grid:
         """The work on one purifier."""
         return Purifying(crafting, (spec,), self.settings.draws_of(self.bench.component(spec)))
 
-    def _run(self, groups: list[Purifying]) -> dict[str, str]:
-        """Craft, then purify; reasons of failure by the recipes' keys."""
-        if not groups:
-            self.console.print("[dim]all records are in the store; nothing to compute[/]")
-            return {}
-        groups, failures = Traits(self.bench).sound(groups, self.console)
-        if not groups:
-            return failures
-        store = self.bench.store
-        needed = {key_of(group.crafting.recipe): group.crafting for group in groups}
-        lacking = [c for c in needed.values() if not store.path(c.recipe).exists()]
-        workers = pool.worker_count(self.settings.workers, self.bench.device.type)
-        estimator = Estimator(self.bench)
-        with self.console.status("estimating"):
-            seconds = {id(task): estimator.seconds(task) for task in [*lacking, *groups]}
-        expected = total([seconds[id(t)] for t in lacking], workers)
-        expected += total([seconds[id(t)] for t in groups], workers)
-        self._affordable(expected)
-        if expected < SHORT and self.settings.workers == "auto":
-            workers = 1
-        self.console.print(
-            f"estimate: {spoken(expected)} for {len(lacking)} chunks to craft and {len(groups)} to "
-            f"purify, {workers} {'process' if workers == 1 else 'processes'} on "
-            f"{self.bench.device.type}; finished chunks are kept if you stop"
-        )
-        log = Log(self.console)
-        with progress_of(self.console) as progress:
-            bar = progress.add_task("crafting", total=sum(seconds.values()))
-
-            def done(task: Crafting | Purifying, reason: str | None) -> None:
-                progress.advance(bar, seconds[id(task)])
-                log.tell(progress.tasks[bar])
-                if reason is not None:
-                    failures[id_of(task)] = reason
-
-            pool.run(lacking, bench=self.bench, workers=workers, done=done)
-            progress.update(bar, description="purifying")
-            ready = [g for g in groups if key_of(g.crafting.recipe) not in failures]
-            ready.sort(key=lambda group: -seconds[id(group)])
-            pool.run(ready, bench=self.bench, workers=workers, done=done)
-        for group in groups:
-            reason = failures.get(id_of(group)) or failures.get(key_of(group.crafting.recipe))
-            if reason:
-                failures.update({key_of(group.records(p)): reason for p in group.purifiers})
-        return failures
-
-    def _affordable(self, expected: float) -> None:
-        """Raise InputError for work that would take longer than the user allows."""
-        allowed = 3600 * self.settings.budget_hours
-        if expected > allowed:
-            fitting = int(self.settings.n * allowed / expected)
-            raise InputError(
-                f"estimate: {spoken(expected)}, above budget_hours={self.settings.budget_hours:g}; "
-                + (f"n={fitting} would fit, or " if fitting else "not even n=1 would fit: ")
-                + "fewer steps, queries or draws of the attack, or a larger budget_hours"
-            )
-
     def _assemble(
         self, result: CellResult, plan: list[Crafting], spec: Spec, failures: dict[str, str]
     ) -> None:
@@ -250,10 +321,3 @@ class Grid:
             store=self.bench.store,
             facts=self.facts,
         )
-
-
-def id_of(task: Crafting | Purifying) -> str:
-    """A task's name."""
-    if isinstance(task, Crafting):
-        return key_of(task.recipe)
-    return key_of({"group": [key_of(task.records(p)) for p in task.purifiers]})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from rich.console import Console
 
-from data.images import Dataset, Images, Index
+from data.images import Dataset, Images, Index, cut
 from runners import subset
 from runners.cell import Cell
 from runners.components import Spec, build, identity, usable
@@ -41,7 +41,7 @@ class Picking:
             else:
                 positions = self._choose(dataset, index)
             with usable(f"dataset {cell.names['dataset']}"):
-                self.chosen[name] = list(index.take(positions).chunks(self.settings.chunk))
+                self.chosen[name] = [index.take(part) for part in cut(positions, self.settings.chunk)]
         return self.chosen[name]
 
     def _index(self, cell: Cell) -> tuple[Dataset, Index]:

@@ -1,25 +1,35 @@
-"""Runs tasks on this machine: in this process, or in several that share the store."""
+"""Does tasks on this machine: in this process, or in several that share the store."""
 
 import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
-from collections.abc import Callable, Sequence
+import time
+import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_handle
+from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from runners.cell import Crafting, Purifying
+from runners.failures import DIED, Failure
 from runners.store import Store
+from runners.turns import Task, Turns
 from runners.work import Bench, settle
 
 log = logging.getLogger(__name__)
 
-Task = Crafting | Purifying
+POLL = 0.5  # seconds between looks at a request to stop, and at what others have done
+GRACE = 45.0  # seconds that a task may still run after a request to stop
 _bench: Bench | None = None
+
+
+class StoppedError(Exception):
+    """The run was asked to end: what is done is kept, what was begun is given up."""
 
 
 def worker_count(asked: int | str, device: str) -> int:
@@ -27,6 +37,8 @@ def worker_count(asked: int | str, device: str) -> int:
     if asked == "auto":
         if device == "cuda":
             return 1
+        if allotted := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds processes to cores
+            return int(allotted)
         known = hasattr(os, "sched_getaffinity")  # not everywhere
         return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     if not isinstance(asked, int) or asked < 1:
@@ -34,81 +46,115 @@ def worker_count(asked: int | str, device: str) -> int:
     return asked
 
 
-def run(
-    tasks: Sequence[Task],
-    *,
-    bench: Bench,
-    workers: int,
-    done: Callable[[Task, str | None], None],
-) -> None:
-    """Do all tasks. `done` is told each as it ends, with the reason where it failed.
+def run(turns: Turns, *, bench: Bench, workers: int, stop: threading.Event | None = None) -> None:
+    """Do all tasks that `turns` gives, in `workers` processes of their own, or here where that is 0.
 
-    A task that raises, or whose process dies, fails alone; the others go on.
+    A task that raises, or whose process dies, fails alone; the others go on. Raises StoppedError soon after
+    `stop` is set.
     """
-    if min(workers, len(tasks)) <= 1:
-        for task in tasks:
-            done(task, _attempt(bench, task))
-        return
-    waiting = list(tasks)
-    while waiting:
-        waiting, suspects = _run_pool(waiting, bench, min(workers, len(waiting)), done)
-        for task in suspects:  # one of them killed its process: each alone, it is seen which
-            if any(_run_pool([task], bench, 1, done)):
-                done(task, "its process died (killed, or out of memory)")
+    stop = stop or threading.Event()
+    try:
+        if workers == 0:
+            _run_here(turns, bench, stop)
+        while workers and turns.left:
+            for task in _run_pool(turns, bench, workers, stop):  # one of them killed its process: each alone
+                if stop.is_set():
+                    raise StoppedError
+                executor = _processes(bench, 1)
+                try:
+                    turns.finished(task, _served(executor.submit(_serve, pickle.dumps(task))))
+                except BrokenProcessPool:
+                    turns.finished(task, Failure(DIED))
+                finally:
+                    executor.shutdown()
+    finally:
+        turns.release()
 
 
-def _run_pool(
-    tasks: list[Task], bench: Bench, workers: int, done: Callable[[Task, str | None], None]
-) -> tuple[list[Task], list[Task]]:
+def _run_here(turns: Turns, bench: Bench, stop: threading.Event) -> None:
+    while turns.left:
+        if stop.is_set():
+            raise StoppedError
+        task = turns.next()
+        if task is not None:
+            turns.finished(task, _attempt(bench, task))
+        elif turns.left:
+            turns.pause()
+
+
+def _run_pool(turns: Turns, bench: Bench, workers: int, stop: threading.Event) -> list[Task]:
     """Run tasks in fresh processes until all have ended or a process dies.
 
-    Returns the tasks not begun, and those that were running when a process died.
+    Returns those that were running when a process died.
     """
-    waiting = list(reversed(tasks))
-    executor = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(bench.store, bench.device.type, bench.precision),
-    )
+    executor = _processes(bench, workers)
     running: dict[Future[Any], Task] = {}
+    asked: float | None = None  # when to stop
     try:
-        while waiting or running:
+        while turns.left:
+            if stop.is_set():
+                asked = asked or time.monotonic()
+                if not running or time.monotonic() - asked > GRACE:
+                    raise StoppedError
             # No more in flight than there are processes: if one dies, few tasks are suspected.
-            while waiting and len(running) < workers:
-                running[executor.submit(_serve, pickle.dumps(waiting[-1]))] = waiting[-1]
-                waiting.pop()
-            ended, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                error, warnings = future.result()
-                for name, text in warnings:
-                    logging.getLogger(name).warning(text)
-                done(running.pop(future), error)
+            while asked is None and len(running) < workers and (task := turns.next()) is not None:
+                running[executor.submit(_serve, pickle.dumps(task))] = task
+            if not running:
+                if turns.left:
+                    turns.pause()
+                continue
+            for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED)[0]:
+                failure = _served(future)
+                turns.finished(running.pop(future), failure)
     except BrokenProcessPool:
-        return list(reversed(waiting)), list(running.values())
+        return list(turns.running.values())
     except BaseException:
         for process in list(executor._processes.values()):
             process.kill()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
-    return [], []
+    return []
 
 
-def _attempt(bench: Bench, task: Task) -> str | None:
-    """Do a task; the reason where it failed. Bad input and an unusable store end the run."""
+def _processes(bench: Bench, workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(bench.store, bench.device.type, bench.precision),
+    )
+
+
+def _served(future: Future[Any]) -> Failure | None:
+    """What became of a task, with what was said in its process."""
+    failure, warnings = future.result()
+    for name, text in warnings:
+        logging.getLogger(name).warning(text)
+    return failure
+
+
+def _attempt(bench: Bench, task: Task) -> Failure | None:
+    """Do a task; the failure if it did. Bad input and an unusable store end the run."""
     try:
         bench.do(task)
     except InputError:
         raise
     except Exception as error:
         log.debug("task failed", exc_info=True)
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        said = str(error).splitlines()[0] if str(error) else "no message"
+        return Failure(f"{type(error).__name__}: {said}", traceback.format_exc())
     return None
 
 
 def _begin(store: Store, device: str, precision: str) -> None:
     global _bench
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(asked, signal.SIG_IGN)  # a cluster asks every process to end; the parent decides
+    with suppress(
+        OSError
+    ):  # where memory ends, the kernel is to kill a worker, whose task fails, not the parent
+        Path("/proc/self/oom_score_adj").write_text("1000")
     parent = multiprocessing.parent_process()
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
     _bench = Bench(store, settle(device, tf32=precision == "tf32"), precision)
@@ -120,7 +166,7 @@ def _die_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _serve(message: bytes) -> tuple[str | None, list[tuple[str, str]]]:
+def _serve(message: bytes) -> tuple[Failure | None, list[tuple[str, str]]]:
     heard = _Heard(logging.WARNING)
     logging.getLogger().addHandler(heard)
     try:

@@ -73,6 +73,14 @@ def of_code(root: Path = ROOT) -> Facts:
     return {"commit": UNKNOWN, "dirty": UNKNOWN}
 
 
+def cell_key(cell: Cell, purified: Sequence[str], settings: Settings) -> str:
+    """A cell's name, from its configs and the store's names of its purified images."""
+    made_of = {"cell": identity(cell.configs), "images": list(purified)}
+    if settings.subset != "random":  # a few images may be the same under two rules
+        made_of["subset"] = settings.images
+    return key_of(made_of)
+
+
 def maker(facts: Facts) -> Facts:
     """The facts that an artefact's header holds."""
     return {name: facts[name] for name in MAKER}
@@ -94,7 +102,7 @@ def of_cell(
     specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
     return {
         "format": FORMAT,
-        "key": key_of({"cell": identity(cell.configs), "images": list(records.purified.unique())}),
+        "key": cell_key(cell, list(records.purified.unique()), settings),
         "names": cell.names,
         "configs": cell.configs,
         "command": cell.command,

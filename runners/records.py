@@ -26,7 +26,7 @@ def score(
     made: dict[str, Tensor],
     *,
     precision: str,
-    keys: tuple[str, str],
+    keys: tuple[str, str, str],
     seeds: list[int],
 ) -> pd.DataFrame:
     """Records of one chunk of one cell.
@@ -39,7 +39,7 @@ def score(
             the adversarial images rounded to 8 bits (of_8_bit), if they were purified too; the victim's
             decisions under each draw of the purifier (decided).
         precision: "float32" or "tf32".
-        keys: the store's names of the adversarial and the purified images.
+        keys: the store's names of the clean, the adversarial and the purified images.
         seeds: of each image's purification.
     """
     adversarial, purified = crafted["images"], made["images"]
@@ -58,6 +58,7 @@ def score(
     if metrics.probabilities(logits["clean"]):
         raise ArithmeticError("the victim answers with probabilities; expected logits, before a softmax")
     decided = {name: outputs.argmax(1) for name, outputs in logits.items()}
+    sure = {name: outputs.softmax(1).amax(1).tolist() for name, outputs in logits.items()}
     right = {name: (labels == chunk.labels.cpu()) for name, labels in decided.items()}
     draws = made["decided"].cpu()
     right_draws = draws == chunk.labels.cpu()
@@ -72,7 +73,9 @@ def score(
             "adversarial_label": decided["adversarial"].tolist(),
             "adversarial_label_8bit": decided["adversarial 8-bit"].tolist(),
             "purified_label": decided["purified"].tolist(),
-            "confidence": logits["purified"].softmax(1).amax(1).tolist(),
+            "clean_confidence": sure["clean"],
+            "adversarial_confidence": sure["adversarial"],
+            "confidence": sure["purified"],
             "correct": right["purified"].tolist(),
             "correct_8bit": pd.array(
                 right["purified 8-bit"].tolist() if "of_8_bit" in made else [None] * len(chunk), "boolean"
@@ -88,8 +91,9 @@ def score(
             "ssim": ssim(seen, chunk.images).tolist(),
             "psnr": metrics.psnr(seen, chunk.images).tolist(),
             "seed": seeds,
-            "adversarial": keys[0],
-            "purified": keys[1],
+            "clean": keys[0],
+            "adversarial": keys[1],
+            "purified": keys[2],
             "row": range(len(chunk)),
             "scored_on": purified.device.type,
             "scored_with": f"torch {torch.__version__}",

@@ -1,8 +1,9 @@
 """A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
 
+import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -59,11 +60,12 @@ class Heading:
 
 
 def write(frame: pd.DataFrame, heading: Heading, stem: Path) -> list[Path]:
-    """Write stem.md, stem.csv and stem.tex; their paths."""
+    """Write stem.md, stem.csv, stem.tex and stem.json (what stands around the figures); their paths."""
     contents = {
         ".md": markdown(frame, heading),
         ".csv": frame.to_csv(index=False),
         ".tex": latex(frame, heading),
+        ".json": json.dumps({**asdict(heading), "legend": legend(frame, heading)}, indent=1),
     }
     paths = []
     for suffix, content in contents.items():

@@ -39,8 +39,8 @@ def main(config: DictConfig) -> None:
     device = device_for(recorded, config.device)
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         settings = settings_of(recorded, store=folder, device=device, workers=config.workers)
-        settle(settings.device, tf32=settings.tf32)  # as any training ran that made the weights
-        weights = ready_weights(recorded, cell, kept=Store(config.store), fresh=Store(folder))
+        place = settle(settings.device, tf32=settings.tf32)  # as any training ran that made the weights
+        weights = ready_weights(recorded, cell, kept=Store(config.store), fresh=Store(folder), device=place)
         result = Grid(settings, app.console).evaluate([cell])[0]
     if result.skipped is not None:
         raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
@@ -146,7 +146,9 @@ def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int |
     return Settings(**{**held, "store": store, "device": device, "workers": workers, "tf32": tf32})
 
 
-def ready_weights(recorded: RecordFile, cell: Cell, *, kept: Store, fresh: Store) -> list[str]:
+def ready_weights(
+    recorded: RecordFile, cell: Cell, *, kept: Store, fresh: Store, device: torch.device
+) -> list[str]:
     """Trained weights from the kept store where they are the recorded ones, else trained again.
 
     Returns where each came from. Raises InputError for weights that are not the recorded ones.
@@ -167,7 +169,7 @@ def ready_weights(recorded: RecordFile, cell: Cell, *, kept: Store, fresh: Store
             bar = progress.add_task(f"weights of {where}", total=1.0, visible=False)
             told = partial(_tell, progress, bar)
             with usable(f"weights of {where}"):
-                got = prepare(_part(cell, where), fresh, progress=told).weights_sha256
+                got = prepare(_part(cell, where), fresh, progress=told, device=device).weights_sha256
         if got != weights["sha256"]:
             raise InputError(
                 f"weights of {where}: expected sha256 {weights['sha256']}, got {got} ({source}); name a "

@@ -1,8 +1,10 @@
-"""A content-addressed store of artefacts: whole or absent, verified on read, shared by processes.
+"""A content-addressed store of artefacts: whole or absent, verified on read, shared by processes and hosts.
 
 An artefact is one file. Its name is the sha256 of what it was made from; its first line is JSON
 (what it was made from, and the sha256 of the rest), the rest its content. Files appear by an atomic
 rename, so that a killed process, or several at once, never leave half of one.
+
+    python -m runners.store list | verify | gc | export | import    (runners/housekeeping.py)
 """
 
 import hashlib
@@ -10,9 +12,9 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ import safetensors.torch
 from torch import Tensor
 
 from data.errors import InputError
+from runners.artefact import intact, place
+from runners.claims import Claims
 
 log = logging.getLogger(__name__)
 
 Recipe = Mapping[str, Any]
-STALE_SECONDS = 24 * 3600
+PARTS = ".parts"  # where files are written before they are renamed
+CLAIMS = "claims"
 
 
 def key_of(made_from: Recipe) -> str:
@@ -46,30 +51,37 @@ class Store:
 
     def __init__(self, root: str | Path, *, made_by: Mapping[str, Any] | None = None) -> None:
         self.root, self.writer = Path(root), made_by
+        self.claims = Claims(self.root / CLAIMS)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"store {self.root}: cannot make this folder ({error})") from error
-        self._sweep()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.root, self.writer)  # claims are this process's own
 
     def path(self, made_from: Recipe) -> Path:
         """Where the artefact lies, or will."""
-        key = key_of(made_from)
-        return self.root / made_from["stage"] / key[:2] / key
+        return place(self.root, made_from["stage"], key_of(made_from))
 
     def put(self, made_from: Recipe, content: bytes) -> None:
         """Write an artefact whole."""
-        path = self.path(made_from)
         header = {"sha256": hashlib.sha256(content).hexdigest(), "made_from": made_from}
         if self.writer is not None:
             header["made_by"] = self.writer
+        self.write(self.path(made_from), json.dumps(header, sort_keys=True).encode() + b"\n" + content)
+
+    def write(self, path: Path, raw: bytes) -> None:
+        """Write a file of the store whole, header and all."""
         part = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f".part-{socket.gethostname()}-{os.getpid()}-"
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, delete=False) as file:
+            parts = self.root / PARTS
+            parts.mkdir(exist_ok=True)
+            prefix = f"{socket.gethostname()}-{os.getpid()}-"
+            with tempfile.NamedTemporaryFile(dir=parts, prefix=prefix, delete=False) as file:
                 part = Path(file.name)
-                file.write(json.dumps(header, sort_keys=True).encode() + b"\n" + content)
+                file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -81,24 +93,54 @@ class Store:
                 "another folder with store=...; finished work is kept and is not done again"
             ) from error
 
-    def get(self, made_from: Recipe) -> bytes | None:
-        """The content, or None where there is none or it is damaged (which is logged)."""
+    def has(self, made_from: Recipe) -> bool:
+        """Whether it is there; `get` verifies it.
+
+        On a network file system a file that another host wrote may stay unseen for a minute, unless its
+        folder is opened, which asks the server.
+        """
         path = self.path(made_from)
+        if path.exists():
+            return True
+        try:
+            os.close(os.open(path.parent, os.O_RDONLY))
+        except OSError:
+            return False
+        return path.exists()
+
+    def get(self, made_from: Recipe) -> bytes | None:
+        """The content, or None where there is none, or it is damaged: that is logged, and it is removed."""
+        return self.content(self.path(made_from))
+
+    def content(self, path: Path) -> bytes | None:
+        """That of a file of the store, as `get`."""
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise InputError(f"store {self.root}: cannot read {path} ({error.strerror})") from error
-        head, newline, content = raw.partition(b"\n")
-        try:
-            intact = bool(newline) and (json.loads(head)["sha256"] == hashlib.sha256(content).hexdigest())
-        except (ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
+        content = intact(raw)
+        if content is None:
             log.warning("damaged: %s does not match its checksum; it will be made again", path)
-            return None
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # read-only: whoever makes it again will say so
+                log.debug("%s cannot be removed (%s)", path, error)
         return content
+
+    def remove(self, made_from: Recipe) -> None:
+        """Where it is there."""
+        self.path(made_from).unlink(missing_ok=True)
+
+    def files(self, stage: str) -> Iterator[os.DirEntry[str]]:
+        """Every artefact of a stage; names are keys."""
+        try:
+            folders = sorted(entry.path for entry in os.scandir(self.root / stage) if entry.is_dir())
+        except FileNotFoundError:
+            return
+        for folder in folders:
+            yield from (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
 
     def made_by(self, made_from: Recipe) -> Mapping[str, Any] | None:
         """Who wrote an artefact, or None where that is not known."""
@@ -118,11 +160,12 @@ class Store:
         content = self.get(made_from)
         return None if content is None else safetensors.torch.load(content)
 
-    def _sweep(self) -> None:
-        """Remove parts that processes killed long ago left behind."""
-        for part in self.root.glob("*/*/.part-*"):
-            try:
-                if time.time() - part.stat().st_mtime > STALE_SECONDS:
-                    part.unlink()
-            except OSError:  # another process was faster
-                continue
+
+def _reopened(root: Path, made_by: Mapping[str, Any] | None) -> Store:
+    return Store(root, made_by=made_by)
+
+
+if __name__ == "__main__":
+    from runners import housekeeping
+
+    sys.exit(housekeeping.main(sys.argv[1:]))

@@ -32,7 +32,7 @@ def choose(
 
     Args:
         rule: "random": any image. "two-per-class": the first two of each class in the random order of the
-            seed (RIDE's). "two-correct-per-class": the first two that the victim classifies correctly (that of
+            seed (RIDE's). "two-correct-per-class": the first two that the victim classifies correctly (of
             Online Alternate Generator); no more are classified than n images take.
         classes: the labels' names.
         right: needed for the last rule only.
@@ -62,11 +62,13 @@ def choose(
     what = "images that the victim classifies correctly" if rule == OF_VICTIM else "images"
     if not picked:
         raise InputError(f"subset {rule}: expected {what}, got none of {len(order)}")
-    lacking = [name for label, name in enumerate(classes) if taken[label] < PER_CLASS]
-    number, names = _spoken(lacking, classes) if lacking else ("no class", "")
+    every = f"two of each of the {len(taken)} classes"
+    if lacking := [name for label, name in enumerate(classes) if taken[label] < PER_CLASS]:
+        number, names = _spoken(lacking, classes)
+        every = f"{number} have fewer than two {what}{names}"
     raise InputError(
-        f"n: expected 1 to {len(picked)}, all that subset={rule} gives of {len(order)} images ({number} with "
-        f"fewer than two {what}{names}), got {n}"
+        f"n: expected 1 to {len(picked)}, all that subset={rule} gives of {len(order)} images ({every}), "
+        f"got {n}"
     )
 
 

@@ -9,11 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
-from runners import app, render
+from runners import app, launch, render
+from runners.bare import flag_weak
+from runners.components import build, plain
 from runners.evaluate import save_records, settings_of
 from runners.frame import METRICS, frame_of
-from runners.grid import Grid
 from runners.layout import Composer, on, part_of
+from runners.manifest import Request
+from runners.observer import Observer
 from runners.published import Panel, panel_for, panels_of, printed
 from runners.records import to_parquet
 
@@ -60,10 +63,20 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         for row in rows
         for column in columns
     ]
-    grid = Grid(settings_of(config), app.console)
     app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
-    results = grid.evaluate([cell for *_, cell in cells])
+    request = Request("runners.table", choices["table"], tuple(typed))
+    logger: Observer = build(plain(config.logger))
+    logger.begin(choices["table"])
+    results = launch.evaluate(
+        settings_of(config), [cell for *_, cell in cells], request, jobs=config.jobs, observer=logger
+    )
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
+    ours, papers = (dataset, victim, config.subset), (panel.dataset, panel.victim, panel.subset)
+    if config.audit != "off" and ours == papers:
+        flag_weak(placed, printed(table, panel))
+    finished = [result for result in results if result.planned is not None]
+    for result in finished:
+        logger.finished(result.planned, result)
     note = comparability(panel, choices, config)
     frame = frame_of(table, placed, panel=panel, comparable=not note)
     heading = render.Heading(
@@ -83,8 +96,10 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     for result in results:
         if result.records is not None:
             save_records(result, Path(config.records))
+    logger.made(stem, frame, files, [r.planned.key for r in finished if r.records is not None])
     app.console.print(render.for_console(frame, heading))
     app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+    logger.close()
     failed = frame[frame.status == "failed"]
     if len(failed):
         raise app.FailedCellsError(

@@ -78,8 +78,14 @@ class Traits:
         return sound, failures
 
     def attempt(self, purifier: Spec, victim: Spec, like: Images) -> None:
-        """Run the checks. Only what passed is stored: the next run tries again what did not."""
+        """Run the checks, one process at a time. Only what passed is stored: what did not is tried again."""
         recipe = self.recipe(purifier, victim, like)
+        store, what = self.bench.store, f"checking: {purifier.config['_target_'].rpartition('.')[2]}"
+        with store.claims.alone(key_of(recipe), what):
+            if store.get(recipe) is None:
+                self._attempt(recipe, purifier, victim, like)
+
+    def _attempt(self, recipe: Recipe, purifier: Spec, victim: Spec, like: Images) -> None:
         reason = None
         try:
             checks.check(

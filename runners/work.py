@@ -127,6 +127,8 @@ class Bench:
         attacked = adversarial["images"].to(self.device)
         seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
         victim = self.component(task.crafting.victim)
+        if not self.store.path(task.crafting.clean).exists():
+            self.store.put_tensors(task.crafting.clean, {"images": chunk.images})
         broken: list[PurifierError] = []
         fresh = [
             [seed_of(task.crafting.seed, image_id, "purify", draw) for image_id in chunk.ids]
@@ -148,7 +150,7 @@ class Bench:
                 {name: tensor.to(self.device) for name, tensor in adversarial.items()},
                 {name: tensor.to(self.device) for name, tensor in made.items()},
                 precision=task.crafting.precision,
-                keys=(key_of(task.crafting.recipe), key_of(task.purified(spec))),
+                keys=tuple(map(key_of, (task.crafting.clean, task.crafting.recipe, task.purified(spec)))),
                 seeds=seeds,
             )
             self.store.put(task.records(spec), records.to_parquet(rows))

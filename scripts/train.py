@@ -1,36 +1,79 @@
-"""Train what a purifier learns: python -m scripts.train purifier=ncis dataset=cifar10
+"""Train what a victim or a purifier learns: python -m scripts.train victim=resnet50 dataset=cifar10
+                                             python -m scripts.train purifier=ncis dataset=cifar10
 
-The result is kept in the store, where every evaluation of that purifier on that data set finds it. A
-training that was stopped goes on from its last checkpoint.
+The result is kept in the store, where every evaluation of it finds it. A training that was stopped goes on
+from its last checkpoint; it has no limit of time.
 """
 
 import time
 
+import pandas as pd
+import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 
 from data.errors import InputError
+from data.images import Dataset
 from runners import app
-from runners.components import plain, prepare
+from runners.components import Config, Spec, build, plain, prepare, usable
+from runners.figures import accuracy
+from runners.metrics import in_batches
+from runners.progress import Log, progress_of
 from runners.store import Store
+from runners.work import settle
+from victims.victim import Victim
 
 
 def main(config: DictConfig) -> None:
-    """One purifier, from the config that would evaluate it."""
+    """The victim and the purifier that the command line names, from the configs that would evaluate them."""
     OmegaConf.resolve(config)
-    store, start = Store(config.store), time.perf_counter()
-    with Progress(console=app.console, transient=True) as progress:
-        bar = progress.add_task("training", total=1.0)
-        spec = prepare(
-            plain(config.purifier), store, progress=lambda share: progress.update(bar, completed=share)
+    named = {word.split("=")[0].split(".")[0].split("@")[-1] for word in HydraConfig.get().overrides.task}
+    parts = [part for part in ("victim", "purifier") if part in named]
+    if not parts:
+        raise InputError("train: expected victim=... or purifier=..., got neither")
+    if "dataset" in named and "victim" in named:
+        _same_labels(plain(config.victim), build(plain(config.dataset)))
+    device, store = settle(config.device, tf32=config.tf32), Store(config.store)
+    for part in parts:
+        start, name = time.perf_counter(), HydraConfig.get().runtime.choices[part]
+        log = Log(app.console)
+        with progress_of(app.console) as progress:
+            bar = progress.add_task(f"training {name}", total=1.0)
+
+            def told(share: float) -> None:
+                progress.update(bar, completed=share)  # noqa: B023, it is called only within
+                log.tell(progress.tasks[bar])  # noqa: B023
+
+            with usable(f"{part} {name}"):
+                spec = prepare(plain(config[part]), store, progress=told, device=device)
+        if spec.trained is None:
+            raise InputError(
+                f"{part} {name} learns nothing here: it has no network, or its weights are a file"
+            )
+        seconds = time.perf_counter() - start
+        app.console.print(
+            f"{part} {name}\nweights: {store.path(spec.trained)}\nsha256:  {spec.weights_sha256}\n"
+            f"seconds: {seconds:.0f}",
+            soft_wrap=True,
         )
-    if spec.trained is None:
-        raise InputError("this purifier learns nothing here: it has no network, or its weights are a file")
-    app.console.print(
-        f"weights: {store.path(spec.trained)}\nsha256:  {spec.weights_sha256}\n"
-        f"seconds: {time.perf_counter() - start:.0f}",
-        soft_wrap=True,
-    )
+        if part == "victim":
+            app.console.print(f"tuning:  {_on_tuning(spec, store, device)}")
+
+
+def _same_labels(victim: Config, dataset: Dataset) -> None:
+    if victim["label_space"] != dataset.label_space:
+        raise InputError(
+            f"victim knows the labels of {victim['label_space']!r}, but the data set has those of "
+            f"{dataset.label_space!r}; a victim is trained on its own, victim.weights.dataset"
+        )
+
+
+def _on_tuning(spec: Spec, store: Store, device: torch.device) -> str:
+    """Its accuracy on the tuning split, of which no table is made."""
+    victim: Victim = spec.load(store)
+    images = victim.weights.dataset.load("tuning").to(device)
+    right = in_batches(victim.to(device), images.images).argmax(1) == images.labels
+    return accuracy(pd.Series(right.cpu().numpy())).text(1)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,14 @@ class Dies(Purifier):
         return images
 
 
+class Hoards(Purifier):
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if multiprocessing.parent_process() is not None:
+            held = [torch.ones(2**28) for _ in range(8)]  # 8 GiB, all of it written
+            return images * held[0][0]
+        return images
+
+
 class NaNWhereBright(Purifier):
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         return torch.where(images.mean((1, 2, 3), keepdim=True) > 0.5, torch.nan, images)
@@ -104,7 +112,7 @@ class WritesLater(Purifier):
 
 
 class OneBuffer(Purifier):
-    """Hands out the same tensor each time."""
+    """Hands out the same tensor each time; not wrong, since what callers get is a copy."""
 
     buffer: Tensor | None = None
 
@@ -229,3 +237,23 @@ class LearnsAlone(Purifier):
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         return images.detach() * self.share.to(images)
+
+
+class OneStream(Purifier):
+    """One generator for the whole run: a run that is resumed draws what the first chunk drew."""
+
+    stochastic = True
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        noise = torch.randn(images.shape, generator=self.generator)
+        return (images + 0.1 * noise.to(images)).clamp(0, 1)
+
+
+class Blanks(Purifier):
+    """Not wrong, but nothing is left of an image: whatever it is scored on is seen in the figure."""
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        return torch.full_like(images, 0.5)

@@ -4,8 +4,11 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: two test processes share the cores
 
+from pathlib import Path
+
 import pytest
 import torch
+from fake_data import FAKES
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
@@ -140,3 +143,14 @@ def small_trace() -> DIPTrace:
     return DIPTrace(
         network=SkipNet(down=[8, 8], up=[8, 8], skip=[2, 2], kernel_down=[3, 3], kernel_up=[3, 3])
     )
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Writes the tiny copy of a data set; returns where."""
+
+    def write(name: str) -> Path:
+        FAKES[name](tmp_path, monkeypatch.setattr)
+        return tmp_path
+
+    return write

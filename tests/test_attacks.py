@@ -134,6 +134,28 @@ def test_every_configured_attack_yields_valid_examples_and_reaches_what_it_is_gi
     assert torch.equal(made, images) == (name == "clean")
 
 
+def test_targeted_fgsm_steps_towards_a_class_drawn_for_each_image():
+    images, victim = random_images(24), RowByRow()
+    labels, eps = victim(images).argmax(1), 0.05
+    made = craft(FGSM(eps=eps, targeted=True), victim, images, labels, seeds=seeds(24))
+    weight = victim.weight.float().view(5, *images.shape[1:])
+    targets = set()
+    for image, label, got in zip(images, labels.tolist(), made, strict=True):
+        chances = victim(image[None]).softmax(1)[0]
+        steps = {
+            target: (
+                image + eps * (weight[target] - (chances.view(-1, 1, 1, 1) * weight).sum(0)).sign()
+            ).clamp(0, 1)
+            for target in range(5)
+        }
+        near = {t: (step - got).abs().gt(1e-6).float().mean().item() for t, step in steps.items()}
+        target = min(near, key=near.get)
+        assert near[target] < 0.01
+        assert target != label
+        targets.add((target - label) % 5)
+    assert targets == {1, 2, 3, 4}, "not any of the others"
+
+
 @pytest.mark.parametrize("kind", [PGD, BIM, MIFGSM, DIFGSM])
 def test_targeted_attacks_lead_to_another_class_drawn_for_each_image(kind):
     images, victim = random_images(24), RowByRow()

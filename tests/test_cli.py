@@ -1,11 +1,12 @@
 """Bad input on the command line: one line that says what is wrong and what there is, status 2."""
 
+import re
 import sys
 
 import pytest
 
 from runners import app, evaluate, table
-from scripts import train
+from scripts import fetch, train
 
 
 @pytest.fixture
@@ -31,8 +32,11 @@ def run(monkeypatch, capsys, tmp_path):
     ("words", "expected"),
     [
         (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are apgd, apgd-dlr,"),
-        (["purifier=nothing"], "there are comdefend, comdefend-released, ddip"),
-        (["dataset=mnist"], "there are cifar10, digits-photos"),
+        (["purifier=nothing"], ", comdefend, comdefend-released, ddip, "),
+        (["dataset=svhn"], "there are cifar10, digits-photos, flower17, imagenet, mnist, neurips2017"),
+        (["dataset=mnist"], "knows the labels of 'digits', but dataset mnist has those of 'mnist'; victims"),
+        (["subset=all"], "subset: expected one of random, two-per-class, two-correct-per-class, got 'all'"),
+        (["subset=two-per-class", "n=21"], "n: expected 1 to 20, all that subset=two-per-class gives of 600"),
         (["attack.epz=1"], "(did you mean 'eps'?); attack pgd has alpha, eps, norm, random_start, steps"),
         (["purifier=jpeg", "purifier.qality=3"], "(did you mean 'quality'?); purifier jpeg has quality"),
         (["nonsense=1"], "no option is called 'nonsense'; there are attack, audit, budget_hours, chunk,"),
@@ -50,7 +54,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["tf32=3"], "tf32: expected true or false, got 3"),
         (["workers=0"], "workers: expected auto or at least 1, got 0"),
         (["purifier.tie=x"], "purifier.tie: expected logits or probabilities, got 'x'"),
-        (["dataset=cifar10"], "victims for it: resnet20, resnet56"),
+        (["dataset=cifar10"], "; victims for it: "),
         (["dataset=cifar10", "victim=resnet56"], "CIFAR-10 is not in"),
         (["purifier=comdefend-released"], "set DATA_DIR"),
         (
@@ -99,7 +103,7 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     [
         (["tables=/proc/x"], "cannot write there"),
         (["table.rows=[]"], "expected rows, columns and a metric"),
-        (["table.metric=foo"], "(accuracy, ssim)"),
+        (["table.metric=foo"], "(accuracy, ssim, seconds/image"),
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),
         (["table.rows=[{label:A,cell:['purifier=none','victim=resnet20']}]"], "got victim=resnet20"),
@@ -120,7 +124,7 @@ def test_tables_refuse_what_they_cannot_make(run, words, expected):
 def test_unknown_table(run):
     status, _, err = run(table.main, "table", "table=ddip/table9")
     assert status == 2
-    assert "ddip/fig5, ddip/table1, ddip/table2, ddip/tuning" in err
+    assert "there are adaptive, ddip/appendix-e, ddip/fig4" in err
 
 
 def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
@@ -143,6 +147,49 @@ def test_damage_is_said_to_the_user(run, tmp_path, caplog):
             path.write_bytes(path.read_bytes()[:-1])
     assert run(evaluate.main, "evaluate", *words)[0] == 0
     assert "damaged" in caplog.text
+
+
+def test_a_victim_is_trained_alone_and_its_accuracy_told(run, tmp_path):
+    quick = ["victim=digits-resnet8", "victim.weights.epochs=1", "victim.weights.dataset.copies=1"]
+    status, out, err = run(train.main, "evaluate", *quick)
+    assert status == 0, err
+    assert re.search(r"victim digits-resnet8\nweights: .*\nsha256: .*\nseconds: .*\ntuning: .*n=197", out)
+    assert len([path for path in (tmp_path / "store").rglob("*") if path.is_file()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["n=3"], "train: expected victim=... or purifier=..., got neither"),
+        (
+            ["victim=resnet50", "dataset=digits-photos"],
+            "victim knows the labels of 'cifar10', but the data set",
+        ),
+        (["victim=resnet50"], "CIFAR-10 is not in"),
+        (["victim=vit"], "vit_b_16-c867db91.pth: python -m scripts.fetch downloads it there"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_trainings_that_cannot_be_are_refused(run, words, expected):
+    status, _, err = run(train.main, "evaluate", *words)
+    assert status == 2, err
+    assert len(err.strip().splitlines()) == 1, err
+    assert expected in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["victim=imagenet/resnet50"], "expected a folder to download into, got 'DATA_DIR'"),
+        (["victim=digits-resnet8", "data_dir=."], "got none (the others are trained"),
+        (["purifier=sr-imdn", "data_dir=."], "no address to download a verified file from"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_fetched_is_said(run, words, expected):
+    status, _, err = run(fetch.main, "evaluate", *words)
+    assert status == 2, err
+    assert expected in err
 
 
 def test_training_alone_keeps_the_weights(run, tmp_path):

@@ -78,6 +78,12 @@ def test_a_blind_evaluation_of_jpeg_is_incomplete_and_a_complete_one_is_not(stor
     assert not any("incomplete" in raised for raised in complete.values())
 
 
+def test_a_sound_purifier_raises_none(store):
+    """Attacked blindly and through its exact gradient."""
+    sound = flags(store, ["clean", "blind", "full"], "purifier=gs")
+    assert sound == {"clean": set(), "blind": set(), "full": set()}
+
+
 def test_a_victim_that_answers_probabilities_fails_its_cells(store, monkeypatch):
     logits = Victim.forward
     monkeypatch.setattr(Victim, "forward", lambda self, images: logits(self, images).softmax(1))

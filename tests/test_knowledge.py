@@ -32,9 +32,10 @@ class Texture(nn.Module):
         return torch.stack([-score, score], 1)
 
 
-def test_jpeg_falls_to_bpda_and_not_to_the_blind_attack():
+@pytest.mark.parametrize(("quality", "eps"), [(25, 8 / 255), (75, 6 / 255)])
+def test_jpeg_falls_to_bpda_and_not_to_the_blind_attack(quality, eps):
     """JPEG erases the fine pattern, which the blind attack aims at; BPDA sees what is left."""
-    n, eps, victim, purifier = 40, 8 / 255, Texture(), JPEG(quality=25)
+    n, victim, purifier = 40, Texture(), JPEG(quality=quality)
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 2
     side = (2.0 * labels - 1).view(-1, 1, 1, 1)

@@ -88,6 +88,7 @@ def test_training_learns():
         ({"lr": 1e30, "steps": 50}, "not finite"),
         ({"steps": 0}, "steps, batch >= 1"),
         ({"lr": -1.0}, "lr > 0"),
+        ({"share": 0.0}, "training.share: expected more than 0"),
     ],
 )
 def test_bad_trainings_are_refused(settings, message):
@@ -115,3 +116,21 @@ def test_a_cell_trains_its_purifier_once(tmp_path):
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "weights").rglob("*") if path.is_file()}
     assert len(kept) == 2, "a victim and a purifier"
     assert now == kept, "not for a second run, nor for what only purifying reads, nor inside another"
+
+
+class Seen(NCIS):
+    """Remembers what it is trained on."""
+
+    seen: list[torch.Tensor]
+
+    def objective(self, images, generator):
+        self.seen = [*getattr(self, "seen", []), *images]
+        return super().objective(images, generator)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 12), (0.5, 6), (0.34, 4)])
+def test_a_share_of_the_images_is_trained_on(share, expected):
+    weights = Training(dataset=Waves(), batch=4, steps=12, share=share)
+    made = Seen(weights=weights, filters=8, layers=3, smoothing_kernel=5)
+    weights.fit(made)
+    assert len({tuple(image.flatten().tolist()) for image in made.seen}) == expected

@@ -67,13 +67,22 @@ def test_each_lie_is_caught_by_its_name(images, liar, name, came):
     assert "\n" not in str(caught.value)
 
 
+def test_a_second_trial_sees_global_seeds_too(images):
+    """The first leaves the global generators as the second will."""
+    for _ in range(2):
+        with pytest.raises(TraitError, match="random state"):
+            check(broken.PythonGlobal(), images, linear_victim().eval())
+
+
 def test_every_check_has_its_liar():
     caught = {name for _, name, _ in LIARS}
     assert len(checks.CHECKS) == len(caught - {"shape", "finite", "range"}) + 1
 
 
 @pytest.mark.parametrize(
-    "sound", [broken.SaysItCouples(), Dynamic(purifier=GaussianSmoothing())], ids=lambda p: type(p).__name__
+    "sound",
+    [broken.SaysItCouples(), broken.OneBuffer(), Dynamic(purifier=GaussianSmoothing())],
+    ids=lambda p: type(p).__name__,
 )
 def test_what_is_declared_is_allowed(images, sound):
     check(sound, images, linear_victim())

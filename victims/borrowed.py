@@ -61,6 +61,11 @@ class Borrowed(nn.Module):
                 f"{len(loaded.unexpected_keys)} unknown, such as {wrong[0]}"
             )
 
+    def fix_all_but_head(self) -> None:
+        """Everything but the last layer is as in evaluation, and has no gradient."""
+        self.model.eval().requires_grad_(False)
+        self.model.get_submodule(self.head).requires_grad_(True)
+
     @property
     def head(self) -> str:
         """The name of the layer that gives the logits: the last one."""

@@ -37,6 +37,7 @@ class Recipe:
         border: what a translation shows beyond the image, "reflect" or "black".
         flip: half of the images are mirrored, left to right.
         start: weights to begin from, of other classes; only the last layer is drawn anew.
+        head_only: and only it is learnt; for networks without BatchNorm, which unlearn the rest.
         gpu: train on the run's device; else on the CPU.
         amp: on a GPU, products in bfloat16.
     """
@@ -58,6 +59,7 @@ class Recipe:
         border: Literal["reflect", "black"] = "reflect",
         flip: bool = False,
         start: WeightFile | None = None,
+        head_only: bool = False,
         gpu: bool = False,
         amp: bool = False,
     ) -> None:
@@ -68,12 +70,16 @@ class Recipe:
             )
         if not isinstance(epochs, int) or epochs < 1 or shift < 0:
             raise InputError(f"victim.weights: expected epochs >= 1 and shift >= 0, got {epochs} and {shift}")
+        if head_only and start is None:
+            raise InputError(
+                "victim.weights.head_only: expected weights.start, to learn only the last layer of"
+            )
         self.dataset = dataset
         self.epochs, self.batch, self.lr = epochs, batch, lr
         self.momentum, self.weight_decay = momentum, weight_decay
         self.shift, self.seed = shift, seed
         self.schedule, self.border, self.flip = schedule, border, flip
-        self.start, self.gpu, self.amp = start, gpu, amp
+        self.start, self.head_only, self.gpu, self.amp = start, head_only, gpu, amp
 
     def fit(
         self,
@@ -100,8 +106,10 @@ class Recipe:
             if begin is not None:
                 network.begin_from(begin)
             victim.to(device).train().requires_grad_(True)
+            if self.head_only:
+                network.fix_all_but_head()
             optimiser = torch.optim.SGD(
-                network.parameters(),
+                [parameter for parameter in network.parameters() if parameter.requires_grad],
                 lr=self.lr,
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,

@@ -1,0 +1,65 @@
+"""Downloads that appear whole and verified, or not at all."""
+
+import hashlib
+import http.client
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from data.errors import InputError, MissingError
+
+TIMEOUT = 10  # seconds without an answer
+PIECE = 2**20  # bytes
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    sha256: str,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> None:
+    """Write what is at `url` to `path`, once.
+
+    Args:
+        sha256: of the whole file, or its first digits.
+        progress: told the bytes that are here, and how many there will be if the server says so.
+
+    Raises MissingError at once where the address cannot be reached or has no such file, InputError where
+    what came is another file or cannot be written; `path` is then as it was.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "purifybench"})
+    part = None
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            length = answer.headers.get("Content-Length")
+            total = int(length) if length and length.isdigit() else None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest, done = hashlib.sha256(), 0
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
+                part = Path(file.name)
+                while piece := answer.read(PIECE):
+                    file.write(piece)
+                    digest.update(piece)
+                    done += len(piece)
+                    progress(done, total)
+        found = digest.hexdigest()
+        if not found.startswith(sha256):
+            short = f"{done} of {total} bytes came" if total not in (None, done) else f"{done} bytes"
+            raise InputError(f"{url}: expected sha256 {sha256}, got {found} ({short}); nothing was kept")
+        part.chmod(0o644)
+        part.replace(path)
+    except urllib.error.HTTPError as error:
+        raise MissingError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except (urllib.error.URLError, TimeoutError, http.client.HTTPException, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise MissingError(
+            f"{url}: cannot be downloaded here ({reason}); bring the file to {path} by other means"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)

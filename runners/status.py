@@ -1,0 +1,172 @@
+"""How far each table is: python -m runners.status [--retry] [--store DIR]
+
+What is done, running (where, since when), failed (why, and where its traceback lies), missing, and the time
+left. Read from the store alone: nothing is loaded, trained or computed, and it may be asked from any host.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from data.errors import InputError
+from runners import failures, manifest
+from runners.claims import Holder
+from runners.estimate import spoken
+from runners.failures import Failure
+from runners.manifest import Manifest
+from runners.store import Store, key_of
+
+SHOWN = 10  # running and failed chunks of a table, one by one
+
+
+@dataclass
+class Survey:
+    """The chunks of a table's cells by their state; a chunk of two cells counts twice.
+
+    `running` holds who works on it by claim, `failed` the failure by cell and chunk. `left` is an estimate of
+    the work that is neither done nor failed, in seconds of one process.
+    """
+
+    done: int = 0
+    missing: int = 0
+    running: dict[str, Holder] = field(default_factory=dict)
+    failed: list[tuple[str, int, Failure]] = field(default_factory=list)
+    in_hand: int = 0
+    left: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """All chunks of all cells."""
+        return self.done + self.missing + self.in_hand + len(self.failed)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to be done."""
+        return self.done == self.total
+
+
+def survey(store: Store, of: Manifest, alive: Mapping[str, Holder] | None = None) -> Survey:
+    """How far a table is; `alive` are the living claims, where they are known already."""
+    alive = store.claims.alive() if alive is None else alive
+    there = {
+        stage: {entry.name for entry in store.files(stage)}
+        for stage in ("records", "failures", "adversarial")
+    }
+    found, work = Survey(), set()
+    for cell, chunks in of.cells.items():
+        for i, (crafting, purifying, _, records) in enumerate(chunks):
+            if records in there["records"]:
+                found.done += 1
+                continue
+            if holder := alive.get(purifying) or alive.get(crafting):
+                found.running[purifying if purifying in alive else crafting] = holder
+                found.in_hand += 1
+            elif failure := _failure(store, (records, crafting), there["failures"]):
+                found.failed.append((cell, i, failure))
+                continue
+            else:
+                found.missing += 1
+            work |= {purifying} if crafting in there["adversarial"] else {purifying, crafting}
+    found.left = sum(of.seconds.get(key, 0.0) for key in work)
+    return found
+
+
+def _failure(store: Store, keys: Sequence[str], there: set[str]) -> Failure | None:
+    for key in keys:
+        if key_of(failures.recipe_of(key)) in there and (failure := failures.of(store, key)):
+            return failure
+    return None
+
+
+def show(console: Console, of: Manifest, seen: Survey) -> None:
+    """Print a table's state."""
+    words = " ".join(word for word in of.request.recipe["words"] if not word.startswith("table="))
+    parts = [f"{seen.done} of {seen.total} chunks done"]
+    parts += [f"{seen.in_hand} running"] if seen.in_hand else []
+    parts += [f"[red]{len(seen.failed)} failed[/]"] if seen.failed else []
+    parts += [f"{seen.missing} missing"] if seen.missing else []
+    if seen.left and seen.running:
+        workers = len(seen.running)
+        parts.append(f"about {spoken(seen.left / workers)} left with {workers} at work")
+    elif seen.left:
+        parts.append(f"about {spoken(seen.left)} of one process left")
+    console.print(f"[bold]{escape(of.request.name)}[/] {escape(words)}: " + ", ".join(parts), soft_wrap=True)
+    for holder in list(seen.running.values())[:SHOWN]:
+        told = f"{holder.what}: {holder.label}, {_ago(holder.since)}"
+        console.print(f"  running  {escape(told)}", soft_wrap=True)
+    reasons: dict[str, list[tuple[str, int, Failure]]] = {}
+    for failed in seen.failed:
+        reasons.setdefault(failed[2].reason, []).append(failed)
+    for reason, every in list(reasons.items())[:SHOWN]:
+        cell, i, failure = every[0]
+        more = f" and {len(every) - 1} more" if len(every) > 1 else ""
+        console.print(f"  [red]failed[/]   {escape(cell)}, chunk {i}{more}: {escape(reason)}", soft_wrap=True)
+        console.print(f"           traceback: {failure.path}", soft_wrap=True)
+
+
+def _ago(since: str) -> str:
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
+    except ValueError:
+        return "since a moment ago"
+    return f"for {spoken(max(seconds, 1))}"
+
+
+def main(words: Sequence[str], console: Console | None = None) -> int:
+    """Exit status 0; of a retry 1 where something failed again."""
+    parser = argparse.ArgumentParser(prog="python -m runners.status", description=__doc__.splitlines()[0])
+    parser.add_argument("--store", default=os.environ.get("PURIFYBENCH_STORE", "results/store"))
+    parser.add_argument("--retry", action="store_true", help="run again every table that has failed chunks")
+    parser.add_argument("also", nargs="*", help="with --retry: more words, such as hydra/launcher=slurm")
+    asked = parser.parse_args(words)
+    console = console or Console(highlight=False)
+    if not Path(asked.store).is_dir():
+        told = f"error: store {asked.store}: expected a folder, got none; nothing was run here yet"
+        console.print(escape(told), soft_wrap=True)
+        return 2
+    store = Store(asked.store)
+    alive = store.claims.alive()
+    every = [(of, survey(store, of, alive)) for of in manifest.all_of(store)]
+    tables = [pair for pair in every if pair[0].request.module == "runners.table" or not pair[1].whole]
+    if asked.retry:
+        return _retry_all([of for of, seen in every if seen.failed], asked.also, console)
+    for of, seen in tables:
+        show(console, of, seen)
+    for holder in [h for name, h in alive.items() if not any(name in seen.running for _, seen in every)]:
+        console.print(
+            f"other work: {escape(holder.what)}: {holder.label}, {_ago(holder.since)}", soft_wrap=True
+        )
+    if whole := len(every) - len(tables):
+        console.print(f"{whole} cells evaluated alone are done")
+    if not every:
+        console.print(f"store {asked.store}: no table was asked for yet")
+    return 0
+
+
+def _retry_all(failed: Sequence[Manifest], also: Sequence[str], console: Console) -> int:
+    if not failed:
+        console.print("nothing has failed")
+    status = 0
+    for of in failed:
+        try:
+            command = [*of.request.command, *also]
+        except InputError as error:
+            console.print(f"error: {escape(str(error))}", soft_wrap=True)
+            status = 2
+            continue
+        console.print(f"again: python -m {escape(shlex.join(command))}", soft_wrap=True)
+        status = max(status, subprocess.run([sys.executable, "-m", *command]).returncode)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""Watch the optimisation behind a figure: python -m runners.trace record=1a2b3c4d
+
+Runs the purifier of one cell again on a few of its images, with the very seeds that its records were made
+with, and writes down what the victim thinks of the reconstructions on their way (DDIP's Fig. 10, RIDE's
+Fig. 6). make report shows it on the page of the cell's table.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from data.errors import InputError
+from purifiers.ddip import DDIP
+from purifiers.trace import Iterate, Readout, TracePurifier
+from runners import app, render
+from runners.artefact import intact, place
+from runners.components import prepare
+from runners.pictures import as_bytes
+from runners.provenance import RecordFile
+from runners.replay import cell_of, device_for, find
+from runners.store import Store
+from runners.work import Bench, settle
+
+MAPPED = 200  # of the reconstructions the victim is asked about, where the purifier has no say in it
+STRIP = 8  # reconstructions that are kept as images
+ON_BOUNDARY = 4  # newest on-boundary images that are kept
+
+
+@dataclass
+class Watch:
+    """Sees what a readout sees, and writes it down."""
+
+    readout: Readout
+    victim: nn.Module
+    every: int
+    kept: frozenset[int]
+    steps: list[int] = field(default_factory=list)
+    confidence: list[Tensor] = field(default_factory=list)  # (B, classes), by mapped step
+    ssim: list[Tensor] = field(default_factory=list)  # (B,)
+    strip: list[Tensor] = field(default_factory=list)  # (B, C, H, W)
+    crossings: list[tuple[int, int]] = field(default_factory=list)  # image, step
+
+    def see(self, iterate: Iterate) -> None:
+        """Let the readout see, then look."""
+        before = self._found()
+        self.readout.see(iterate)
+        if iterate.step % self.every == 0:
+            self.steps.append(iterate.step)
+            self.confidence.append(_sure(self.victim, iterate.images))
+            self.ssim.append(iterate.ssim.cpu())
+        if iterate.step in self.kept:
+            self.strip.append(iterate.images.cpu())
+        if before is not None:
+            crossed = (self._found() > before).nonzero().flatten().tolist()
+            self.crossings += [(i, iterate.step) for i in crossed]
+
+    def _found(self) -> Tensor | None:
+        """How many crossings each image has, in a readout that counts them."""
+        found = getattr(self.readout, "found", None)
+        return None if found is None else found.clone()
+
+
+def main(config: DictConfig) -> None:
+    """Watch a few images of one cell."""
+    recorded = RecordFile.read(find(config.record, Path(config.records)))
+    records = chosen(recorded.records.to_pandas(), config.images)
+    cell, store = cell_of(recorded, Path(config.data_dir)), Store(config.store)
+    device = settle(device_for(recorded, config.device), tf32=recorded["precision"] == "tf32")
+    bench = Bench(store, device, recorded["precision"])
+    purifier = bench.component(prepare(cell.configs["purifier"], store))
+    if not isinstance(purifier, TracePurifier):
+        raise InputError(
+            f"record: expected a cell of a purifier that fits a network to each image, got {cell.label}"
+        )
+    victim = bench.component(prepare(cell.configs["victim"], store))
+    adversarial, stored = (_images(store, stage, records) for stage in ("adversarial", "purified"))
+    with app.console.status(f"watching {len(records)} images"):
+        watch, final = watched(purifier, adversarial.to(device), records.seed.tolist(), victim)
+    folder = render.writable(Path(config.traces))
+    path = folder / f"{recorded['key'][:8]}.npz"
+    told, arrays = written(watch, final, records, victim, purifier)
+    told |= {"key": recorded["key"], "cell": cell.label, "off": float((final.cpu() - stored).abs().max())}
+    with path.open("wb") as file:
+        np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)
+    app.console.print(
+        f"{path}: {len(records)} images of {cell.label}; the results differ from the recorded ones by at "
+        f"most {told['off']:.2g}",
+        soft_wrap=True,
+    )
+
+
+def chosen(records: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Of the misleading examples one that the purifier mended, one that it did not, and so on."""
+    if not isinstance(count, int) or count < 1:
+        raise InputError(f"images: expected at least 1, got {count!r}")
+    misled = records.adversarial_label != records.label
+    turn = records.groupby([misled, records.correct]).cumcount()
+    order = pd.DataFrame({"other": ~misled, "turn": turn, "wrong": ~records.correct}).sort_values(
+        ["other", "turn", "wrong"], kind="stable"
+    )
+    return records.loc[order.index].head(count)
+
+
+def watched(
+    purifier: TracePurifier, images: Tensor, seeds: list[int], victim: nn.Module
+) -> tuple[Watch, Tensor]:
+    """The purifier's own run on (B, C, H, W) images: what was seen, and its results."""
+    readout = purifier.readout(images, victim if purifier.uses_victim else None)
+    every = purifier.interval if isinstance(purifier, DDIP) else max(1, purifier.steps // MAPPED)
+    kept = np.unique(np.geomspace(1, purifier.steps, STRIP).round().astype(int) - 1)
+    watch = Watch(readout, victim, every, frozenset(kept.tolist()))
+    purifier.trace.stream(
+        images, seeds, purifier.steps, lambda step, made: watch.see(Iterate(step, made, images, victim))
+    )
+    return watch, readout.result().clamp(0, 1)
+
+
+def written(
+    watch: Watch, final: Tensor, records: pd.DataFrame, victim: nn.Module, purifier: TracePurifier
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What the file holds: words, and arrays with one row an image."""
+    strips = torch.stack(watch.strip, 1)
+    found = [[step for i, step in watch.crossings if i == image] for image in range(len(records))]
+    told = {
+        "ids": records.id.tolist(),
+        "labels": records.label.tolist(),
+        "steps": watch.steps,
+        "kept": sorted(watch.kept),
+        "crossings": found,
+        "used": [
+            steps[-(getattr(purifier, "crossings", None) or len(steps)) :] if steps else [] for steps in found
+        ],
+        "says": [_said(_sure(victim, strip.to(final.device))) for strip in strips],
+        "final": _said(_sure(victim, final)),
+    }
+    arrays = {
+        "confidence": torch.stack(watch.confidence, 1).numpy(),
+        "ssim": torch.stack(watch.ssim, 1).numpy(),
+        "strip": np.stack([[as_bytes(image.numpy()) for image in strip] for strip in strips]),
+        "last": np.stack([as_bytes(image.cpu().numpy()) for image in final]),
+    }
+    if isinstance(purifier, DDIP):
+        for i in range(len(records)):
+            boundary = watch.readout.boundary(i)[-ON_BOUNDARY:].cpu()
+            arrays[f"boundary{i}"] = np.stack(
+                [as_bytes(image.numpy()) for image in boundary] or [arrays["last"][i]]
+            )[: len(boundary)]
+            told.setdefault("on_boundary", []).append(
+                _said(_sure(victim, boundary.to(final.device))) if len(boundary) else []
+            )
+    return told, arrays
+
+
+def _images(store: Store, stage: str, records: pd.DataFrame) -> Tensor:
+    """(N, C, H, W) of these records. Raises InputError where the store lacks them."""
+    found = []
+    for key, row in zip(records[stage], records.row, strict=True):
+        path = place(store.root, stage, key)
+        content = intact(path.read_bytes()) if path.is_file() else None
+        if content is None:
+            raise InputError(
+                f"store {store.root}: lacks the {stage} images of this record; name another store="
+            )
+        found.append(safetensors.torch.load(content)["images"][row])
+    return torch.stack(found)
+
+
+def _sure(victim: nn.Module, images: Tensor) -> Tensor:
+    """(N, classes) the victim's confidences."""
+    with torch.no_grad():
+        return victim(images).softmax(1).cpu()
+
+
+def _said(confidence: Tensor) -> list[str]:
+    """The decided class and its confidence, for people."""
+    top = confidence.max(1)
+    return [
+        f"class {label}, {100 * sure:.0f} %" for sure, label in zip(*map(Tensor.tolist, top), strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    app.run(main, "trace")

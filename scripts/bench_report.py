@@ -1,0 +1,146 @@
+"""How long a table's page takes, and how large it is: python -m scripts.bench_report n=1000
+
+The cells are those of DDIP's Table 1 in six rows; records and purified images are made up, on the
+embedded images, so that this measures the report and nothing else. Writes results/bench/report.csv.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from data.digits_photos import DigitsPhotos
+from runners import render
+from runners.app import CONFIGS, console
+from runners.artefact import place
+from runners.cell import Cell
+from runners.frame import frame_of
+from runners.grid import CellResult
+from runners.page import Table, page
+from runners.published import panels_of
+from runners.records import to_parquet
+from runners.report import plotted
+
+CHUNK = 250
+NAMES = {"dataset": "digits-photos", "victim": "digits-resnet8", "attack": "", "knowledge": "blind"}
+
+
+def made_up(
+    folder: Path, images: np.ndarray, *, rows: int = 6, columns: int = 15, chunk: int = CHUNK
+) -> Path:
+    """A store and a table of so many rows and columns in `folder`; the table's CSV file.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], the clean ones.
+    """
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        table = compose("table", ["table=ddip/table1"]).table
+    draws, store = np.random.default_rng(0), folder / "store"
+    paper = [row for row in table.rows if row.get("defense")]
+    clean, placed, records = _stored(store, "clean", "", images, chunk), [], []
+    noise = {}
+    for i, column in enumerate(table.columns[:columns]):
+        changed = images + np.sign(draws.standard_normal(images.shape, dtype=np.float32)) * i / 255
+        noise[column.label, column.get("eps")] = _stored(store, "adversarial", str(i), changed, chunk)
+    for row in paper[:rows]:
+        for column in table.columns[:columns]:
+            blurred = images + 0.04 * draws.standard_normal(images.shape, dtype=np.float32)
+            name = f"{row.label}/{column.label}/{column.get('eps')}"
+            keys = (
+                clean,
+                noise[column.label, column.get("eps")],
+                _stored(store, "purified", name, blurred, chunk),
+            )
+            result = _result(row, column, keys, draws, chunk, len(images))
+            placed.append((row, column, result))
+            records.append(result.records)
+    frame = frame_of(table, placed, panel=panels_of(table)[0], comparable=False)
+    stem = render.writable(folder / "tables") / "ddip-table1"
+    render.write(frame, render.Heading(table.title, "made up", "a made-up setting"), stem)
+    content = to_parquet(pd.concat(records, ignore_index=True))
+    render.write_whole(stem.with_name("ddip-table1-records.parquet"), content)
+    return stem.with_suffix(".csv")
+
+
+def _stored(store: Path, stage: str, name: str, images: np.ndarray, chunk: int) -> list[str]:
+    """Chunks in the store; their keys."""
+    keys = []
+    for start in range(0, len(images), chunk):
+        part = np.ascontiguousarray(images[start : start + chunk].clip(0, 1), dtype=np.float32)
+        content = safetensors.numpy.save({"images": part})
+        keys.append(hashlib.sha256(f"{stage}/{name}/{start}".encode()).hexdigest())
+        path = place(store, stage, keys[-1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps({"sha256": hashlib.sha256(content).hexdigest()}).encode()
+        path.write_bytes(head + b"\n" + content)
+    return keys
+
+
+def _result(
+    row: DictConfig,
+    column: DictConfig,
+    keys: tuple[list[str], list[str], list[str]],
+    draws: np.random.Generator,
+    chunk: int,
+    n: int,
+) -> CellResult:
+    labels, right = draws.integers(10, size=n), draws.random(n) < draws.random()
+    at = np.arange(n) // chunk
+    names = {**NAMES, "attack": column.attack, "purifier": row.get("defense")}
+    words = ["python -m runners.evaluate", *row.cell, *column.cell, f"n={n}"]
+    records = pd.DataFrame(
+        {
+            "id": [f"made-up/{i}" for i in range(n)],
+            "label": labels,
+            "clean_label": labels,
+            "clean_confidence": 0.9,
+            "adversarial_label": (labels + 1) % 10,
+            "adversarial_confidence": 0.8,
+            "purified_label": np.where(right, labels, (labels + 1) % 10),
+            "confidence": draws.random(n),
+            "correct": right,
+            "ssim": draws.uniform(0.7, 0.95, n),
+            **{
+                name: np.array(of)[at]
+                for name, of in zip(("clean", "adversarial", "purified"), keys, strict=True)
+            },
+            "row": np.arange(n) % chunk,
+            "craft_seconds": 0.01,
+            "purify_seconds": draws.uniform(0.01, 1),
+            "path": [[] for _ in range(n)],
+            "command": " ".join(words),
+        }
+    )
+    return CellResult(Cell(names, {}, " ".join(words)), records=records)
+
+
+def main(n: int) -> None:
+    """Time one page of n records a cell."""
+    images = DigitsPhotos(copies=4, patch=32, seed=0).load("train").subset(n, seed=0).images.numpy()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        csv = made_up(folder, images)
+        start = time.perf_counter()
+        table = Table.read(csv)
+        render.writable(folder / "plots")
+        html = page(table, plots=plotted(table, folder), traces=[], store=folder / "store", images=10)
+        seconds = time.perf_counter() - start
+    found = pd.DataFrame(
+        [{"cells": 90, "n": n, "seconds": round(seconds, 1), "MB": round(len(html) / 1e6, 1)}]
+    )
+    found.to_csv("results/bench/report.csv", index=False)
+    console.print(
+        f"90 cells of {n} images: {seconds:.1f} s, {len(html) / 1e6:.1f} MB; results/bench/report.csv"
+    )
+
+
+if __name__ == "__main__":
+    main(int(next((word[2:] for word in sys.argv[1:] if word.startswith("n=")), "1000")))

@@ -1,0 +1,108 @@
+"""Times what the store costs: python -m scripts.bench_store
+
+The share of a cell's time that is spent in the store and its claims, in one process, from an empty store; and
+how long it takes to tell the state of a table of 10,000 chunks. Appends to
+results/bench/store-torch<version>.csv.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from runners import manifest, schedule, status
+from runners.app import CONFIGS
+from runners.cell import PARTS, Cell
+from runners.claims import Claims
+from runners.components import plain
+from runners.grid import Grid
+from runners.manifest import Manifest, Request
+from runners.settings import Settings
+from runners.store import Store, key_of
+
+BENCH = Path("results/bench")
+CELLS = ("none", "jpeg", "tvm", "dip")
+CHUNKS = 10_000
+SPENT = [0.0]
+
+
+def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, its seconds added up."""
+    inside = [False]
+
+    def timing(*args: Any, **kwargs: Any) -> Any:
+        if inside[0]:
+            return call(*args, **kwargs)
+        begin, inside[0] = time.perf_counter(), True
+        try:
+            return call(*args, **kwargs)
+        finally:
+            SPENT[0] += time.perf_counter() - begin
+            inside[0] = False
+
+    return timing
+
+
+def share(purifier: str, folder: str) -> dict[str, Any]:
+    """One cell under PGD: seconds of its chunks, and of them in the store; without what is trained."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("evaluate", [f"purifier={purifier}"], return_hydra_config=True)
+    names = {part: config.hydra.runtime.choices[part] for part in PARTS}
+    cell = Cell(names, {part: plain(config[part]) for part in PARTS}, "")
+    told = {name: config[name] for name in Settings.__dataclass_fields__}
+    settings = Settings(**told | {"store": folder, "n": 16, "workers": 1, "audit": "off"})
+    clock: dict[str, float] = {}
+    run = schedule.pool.run
+
+    def watched(turns: Any, **kwargs: Any) -> None:
+        SPENT[0], begin = 0.0, time.perf_counter()
+        run(turns, **kwargs | {"workers": 0})
+        clock.update(seconds=time.perf_counter() - begin, store=SPENT[0])
+
+    schedule.pool.run = watched
+    try:
+        Grid(settings, Console(quiet=True)).evaluate([cell], Request("runners.evaluate", purifier))
+    finally:
+        schedule.pool.run = run
+    return {"what": f"pgd, {purifier}, 16 images in chunks of 8", **clock}
+
+
+def listing(folder: str) -> dict[str, Any]:
+    """The state of a table whose chunks are all there."""
+    keys = [key_of({"i": i}) for i in range(CHUNKS)]
+    for key in keys:
+        path = Path(folder, "records", key[:2], key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    store = Store(folder)
+    request = Request("runners.table", "bench")
+    manifest.write(store, Manifest(request, CHUNKS, {"cell": [[key] * 4 for key in keys]}))
+    begin = time.perf_counter()
+    seen = status.survey(store, manifest.of(store, request))
+    return {"what": f"state of a table of {seen.done} chunks", "seconds": time.perf_counter() - begin}
+
+
+def main() -> None:
+    """Measure, append, print."""
+    for owner, names in ((Store, ("put", "get", "has", "remove")), (Claims, ("take", "release"))):
+        for name in names:
+            setattr(owner, name, timed(getattr(owner, name)))
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        rows = [share(purifier, folder) for purifier in CELLS]
+        rows.append(listing(other))
+    frame = pd.DataFrame(rows).round(4).assign(date=time.strftime("%Y-%m-%d"))
+    BENCH.mkdir(parents=True, exist_ok=True)
+    path = BENCH / f"store-torch{torch.__version__.split('+')[0]}.csv"
+    frame.to_csv(path, mode="a", header=not path.exists(), index=False)
+    sys.stdout.write(f"{frame.to_string()}\nwritten: {path}\n")
+
+
+if __name__ == "__main__":
+    main()

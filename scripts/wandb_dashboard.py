@@ -1,0 +1,121 @@
+"""A table's W&B workspace, from its config: python -m scripts.wandb_dashboard entity=you table=ddip/table1
+
+The panels of the report, over the runs that logger=wandb has made: figures by purifier, accuracy over eps and
+over every other number that the table's cells differ in, cost against robustness, images, progress. Saving
+needs wandb login; `spec=FILE` writes the specification instead, which needs neither a login nor a network.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from data.errors import InputError, MissingError
+from runners import app, curves
+from runners.layout import on
+from runners.render import write_whole
+
+PER_ROW = 2
+
+
+def main(config: DictConfig) -> None:
+    """Build it, and save it or write it down."""
+    for name in ("entity", "project"):
+        if not isinstance(config[name], str) or not config[name]:
+            raise InputError(f"{name}: expected a name of W&B, as {name}=you; got {config[name]!r}")
+    choices = HydraConfig.get().runtime.choices
+    workspace = built(config.table, choices["table"], entity=config.entity, project=config.project)
+    if config.spec is not None:
+        write_whole(Path(config.spec), json.dumps(spec_of(workspace), indent=1).encode())
+        app.console.print(f"written: {config.spec}", soft_wrap=True)
+        return
+    try:
+        workspace.save()
+    except Exception as error:  # wandb's own, of many kinds: no login, no network, no such entity
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"W&B: cannot save the workspace ({reason}); wandb login first, or spec=FILE to write it down"
+        ) from error
+    app.console.print(f"saved: {workspace.url}", soft_wrap=True)
+
+
+def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
+    """The workspace of this table's runs. Raises MissingError without wandb-workspaces."""
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as workspaces
+    except ImportError as error:
+        raise MissingError("wandb-workspaces is not installed: pip install -e '.[dashboard]'") from error
+    accuracy = panels.SummaryMetric("accuracy")
+    purifier = panels.Config("names.purifier")
+
+    def bars(title: str, metric: str, by: Any = purifier) -> Any:
+        metrics = [panels.SummaryMetric(metric)]
+        return panels.BarPlot(title=title, metrics=metrics, groupby=by, groupby_aggfunc="mean")
+
+    def scatter(title: str, x: Any, **more: Any) -> Any:
+        return panels.ScatterPlot(title=title, x=x, y=accuracy, **more)
+
+    of_parameters = [
+        scatter(f"Accuracy over {parameter}", panels.Config(parameter)) for parameter in varying(table)
+    ]
+    sections = {
+        "Figures": [
+            bars("Accuracy in %, mean of the attacks, by purifier", "accuracy"),
+            bars("Accuracy in %, by attack", "accuracy", panels.Config("names.attack")),
+            bars("SSIM, by purifier", "ssim"),
+            bars(
+                "Accuracy of the bare victim in %, by attack", "bare_accuracy", panels.Config("names.attack")
+            ),
+        ],
+        "Curves": [scatter("Accuracy over eps", panels.Config("attack.eps")), *of_parameters],
+        "Cost against robustness": [
+            scatter("Accuracy over seconds an image", panels.SummaryMetric("purify_seconds"), log_x=True),
+            bars("Seconds of purifying an image", "purify_seconds"),
+        ],
+        "Images": [panels.WeavePanelSummaryTable(table_name="pictures")],
+        "Table": [
+            panels.MarkdownPanel(markdown=f"# {table.title}\n\nRuns: group `{name}`."),
+            panels.WeavePanelSummaryTable(table_name="table"),
+        ],
+        "Progress": [panels.LinePlot(title="Images done", x="Step", y=["share"])],
+    }
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=f"purifybench {name}",
+        sections=[
+            workspaces.Section(
+                name=title,
+                panels=of_one,
+                is_open=title != "Progress",
+                layout_settings=workspaces.SectionLayoutSettings(columns=PER_ROW),
+            )
+            for title, of_one in sections.items()
+        ],
+        runset_settings=workspaces.RunsetSettings(filters=workspaces.And(workspaces.Metric("Group") == name)),
+    )
+
+
+def varying(table: DictConfig) -> list[str]:
+    """Numbers of attack, attacker or purifier, besides eps, that the table's cells differ in."""
+    where = table.panels[0]
+    rows, columns = (on(entries, where.dataset, where.victim) for entries in (table.rows, table.columns))
+    found = [
+        curves.words_of(" ".join([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])]))
+        for row in rows
+        for column in columns
+    ]
+    names = curves.varying(found, ("attack.", "knowledge.", "purifier."))
+    return [name for name in names if name not in ("attack.eps", *curves.FOLLOWS)]
+
+
+def spec_of(workspace: Any) -> dict[str, Any]:
+    """What would be sent to W&B."""
+    return json.loads(workspace._to_model().spec.model_dump_json(by_alias=True))
+
+
+if __name__ == "__main__":
+    app.run(main, "dashboard")

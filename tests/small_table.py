@@ -1,0 +1,58 @@
+"""A table of the command line that takes seconds, for tests that kill, starve and scatter it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from runners.app import CONFIGS
+from runners.records import TIMINGS
+
+ROOT = CONFIGS.parent
+STEM = "ddip-table1"
+BARE = "{label:Bare,cell:['purifier=none']}"
+DIP = "{label:DIP,cell:['purifier=dip','purifier.steps=STEPS']}"
+
+
+def words(folder: Path, *more: str, n: int = 8, steps: int = 12, rows: str | None = None) -> list[str]:
+    """The command that makes it, with results below `folder`."""
+    rows = rows or f"[{DIP.replace('STEPS', str(steps))},{BARE}]"
+    return [
+        sys.executable, "-m", "runners.table", "table=ddip/table1", f"n={n}", "chunk=2", "workers=1",
+        "victim.weights.epochs=1", "victim.weights.dataset.copies=1", f"table.rows={rows}",
+        "table.columns=[{label:Clean,attack:clean,cell:['attack=clean']},"
+        "{label:FGSM,attack:fgsm,cell:['attack=fgsm']}]",
+        f"store={folder}/store", f"tables={folder}/tables", f"records={folder}/records", *more,
+    ]  # fmt: skip
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen:
+    """Start it, in a session of its own."""
+    path = os.pathsep.join([str(ROOT / "tests" / "faulty"), str(ROOT)])
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, start_new_session=True,
+        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(command: list[str], **environment: str) -> tuple[int, str, str]:
+    """Run it: exit status, output, errors. It must end within ten minutes."""
+    process = start(command, **environment)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def records(folder: Path) -> pd.DataFrame:
+    """Its records but the timings."""
+    return pd.read_parquet(folder / "tables" / f"{STEM}-records.parquet").drop(columns=list(TIMINGS))
+
+
+def same(ours: Path, theirs: Path) -> None:
+    """Records and rendered table are equal to the byte, timings aside."""
+    pd.testing.assert_frame_equal(records(ours), records(theirs), check_exact=True)
+    for suffix in (".md", ".tex"):
+        name = Path("tables") / f"{STEM}{suffix}"
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()

@@ -1,0 +1,158 @@
+"""A table's page in a real browser: no error, no request, images, keyboard, phone, dark, print."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runners import render
+from runners.page import Table, page
+from runners.report import plotted
+from scripts.bench_report import made_up
+from tests.browser import CHROMIUM, DRIVER, Browser, wait
+
+pytestmark = pytest.mark.skipif(
+    not (DRIVER and CHROMIUM), reason="needs chromium and chromedriver (apt install chromium chromium-driver)"
+)
+ENTER, ESCAPE, LEFT, RIGHT, DOWN = "\ue007", "\ue00c", "\ue012", "\ue014", "\ue015"
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    images = np.random.default_rng(0).random((12, 3, 16, 16), dtype=np.float32)
+    table = Table.read(made_up(folder, images, rows=3, columns=4, chunk=6))
+    render.writable(folder / "plots")
+    path = folder / "ddip-table1.html"
+    text = page(table, plots=plotted(table, folder), traces=[], store=folder / "store", images=5)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def shown(browser, html) -> Browser:
+    """The page, freshly loaded on a desktop."""
+    browser.like()
+    browser.size(1280, 900)
+    browser.open("about:blank")
+    browser.complaints(), browser.requested()
+    browser.open(html.as_uri())
+    return browser
+
+
+def seen(browser: Browser, name: str) -> None:
+    """Keep a screenshot where a person wants to look at it."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        browser.screenshot(Path(folder) / f"{name}.png")
+
+
+def test_it_loads_with_no_complaint_and_asks_for_nothing_but_itself(shown, html):
+    assert shown.complaints() == []
+    assert shown.requested() == [html.as_uri()]
+    assert shown.run("return document.querySelectorAll('.figures td').length") == 3 * (4 + 2)
+    seen(shown, "desktop")
+
+
+def test_a_click_opens_the_images_failures_first(shown):
+    shown.click(".figures tbody tr:nth-child(2) td:nth-of-type(2) .figure")
+    assert shown.run("return document.querySelector('dialog').open")
+    loaded = (
+        "return [...document.querySelectorAll('dialog img')].every(i => i.complete && i.naturalWidth === 16)"
+    )
+    assert wait(lambda: shown.run(loaded))
+    assert shown.run("return document.querySelectorAll('dialog .picture').length") == 5
+    assert shown.run("return document.querySelectorAll('dialog .picture:first-of-type img').length") == 5
+    marks = shown.run(
+        "return [...document.querySelectorAll('.picture')].map(p => p.classList.contains('wrong'))"
+    )
+    assert marks == sorted(marks, reverse=True)
+    assert "class" in shown.run("return document.querySelector('dialog figcaption').textContent")
+    assert shown.complaints() == []
+    seen(shown, "images")
+
+
+def test_it_can_be_used_with_the_keyboard_alone(shown):
+    shown.run("document.querySelector('.figure').focus()")
+    shown.press(RIGHT)
+    shown.press(DOWN)
+    at = "const a = document.activeElement; return [a.closest('tr').rowIndex, a.closest('td').cellIndex]"
+    assert shown.run(at) == [2, 2]
+    shown.press(ENTER)
+    title = "return document.querySelector('dialog h2').textContent"
+    first = shown.run(title)
+    shown.press(RIGHT)
+    assert shown.run(title) != first
+    shown.press(ESCAPE)
+    assert wait(lambda: not shown.run("return document.querySelector('dialog').open"))
+    assert shown.run(at) == [2, 3], "the focus is on the figure that was looked at last"
+
+
+def test_a_link_can_lead_to_a_figure(shown, html):
+    shown.open("about:blank")
+    shown.open(html.as_uri() + "#f3")
+    assert shown.run("return document.querySelector('dialog').open")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_but_the_table_scrolls_sideways(shown, width):
+    shown.size(width, 740)
+    over = shown.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert over <= 0
+    seen(shown, f"wide-{width}")
+    shown.click(".figures td .figure")
+    dialog = shown.run("const d = document.querySelector('dialog'); return d.scrollWidth - d.clientWidth")
+    assert dialog <= 0
+    seen(shown, f"images-{width}")
+
+
+CONTRAST = """
+const context = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+const light = (colour) => {  // relative luminance, as WCAG has it
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+return [...document.querySelectorAll('.figure')].map((figure) => {
+  const { color, backgroundColor } = getComputedStyle(figure);
+  const [more, less] = [light(color), light(backgroundColor)].sort((x, y) => y - x);
+  return (more + 0.05) / (less + 0.05);
+});
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("shade", ["value", "delta"])
+def test_figures_can_be_read_on_every_shade(shown, scheme, shade):
+    shown.like(scheme=scheme)
+    shown.click(f"input[value={shade}]")
+    assert min(shown.run(CONTRAST)) >= 4.5
+    paper = shown.run("return getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 27)"}[scheme]
+    seen(shown, f"{scheme}-{shade}")
+
+
+def test_on_paper_the_whole_table_is_there_and_the_controls_are_not(shown):
+    shown.like(media="print")
+    shown.size(1040, 720)
+    hidden = "return getComputedStyle(document.querySelector('fieldset')).display"
+    assert shown.run(hidden) == "none"
+    assert shown.run("return document.querySelector('.figures').scrollWidth") <= 1040
+    seen(shown, "print")
+
+
+def test_what_a_name_holds_is_text_not_markup(html):
+    told = html.read_text(encoding="utf-8").split('id="told">')[1].split("</script>")[0]
+    assert "<" not in told
+    assert len(json.loads(told)["figures"]) == 3 * (4 + 2)

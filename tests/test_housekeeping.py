@@ -1,0 +1,269 @@
+"""A store after a table: what it says of itself, what may go, what can be taken elsewhere."""
+
+import io
+import os
+import re
+import shutil
+import tarfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from runners import housekeeping, manifest, status
+from runners.grid import Grid
+from runners.manifest import Manifest, Request
+from runners.settings import Settings
+from runners.store import Store, key_of
+from tests.test_grid import cell, run, same
+
+REQUEST = Request("runners.table", "ddip/table1", ("n=5", "chunk=2"))
+CELLS = [
+    cell("attack=clean", "purifier=none"),
+    cell("attack=fgsm", "purifier=jpeg"),
+    cell("attack=fgsm", purifier="Raises"),
+]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> tuple[Path, list]:
+    """A store with a table one of whose three cells failed, and its results."""
+    folder = tmp_path_factory.mktemp("table") / "store"
+    settings = Settings(
+        n=5, seed=0, split="evaluation", subset="random", chunk=2, store=str(folder), device="cpu",
+        tf32=False, workers=1, budget_hours=1.0, audit="cheap", draws=3,
+    )  # fmt: skip
+    return folder, Grid(settings, Console(file=io.StringIO())).evaluate(CELLS, REQUEST)
+
+
+@pytest.fixture
+def folder(table, tmp_path) -> Path:
+    """A copy of that store, of files that are not young any more."""
+    shutil.copytree(table[0], tmp_path / "store")
+    for path in (tmp_path / "store").rglob("*"):
+        os.utime(path, (time.time() - 2 * housekeeping.YOUNG,) * 2)
+    return tmp_path / "store"
+
+
+def said(main, *words) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
+    return main([str(word) for word in words], console), console.file.getvalue()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_status_tells_what_is_done_and_what_failed_and_why(folder):
+    code, told = said(status.main, "--store", folder)
+    assert code == 0
+    assert "ddip/table1 chunk=2 n=5: 6 of 9 chunks done, 3 failed" in told
+    assert "Raises, eps 8/255, chunk 0 and 2 more: " in told
+    assert "ZeroDivisionError: on purpose" in told
+    path = Path(re.search(r"traceback: (\S+)", told)[1])
+    assert path.is_file()
+
+
+def test_status_tells_what_runs_where_and_what_is_missing(folder):
+    store = Store(folder)
+    (of,) = manifest.all_of(store)
+    first, second = (chunks for label, chunks in of.cells.items() if "Raises" not in label)
+    for chunks, i in ((first, 0), (first, 1), (second, 2)):
+        (folder / "records" / chunks[i][3][:2] / chunks[i][3]).unlink()
+    assert store.claims.take(first[0][1], "Identity: a/0 to a/1")
+    seen = status.survey(store, of)
+    assert (seen.done, seen.in_hand, seen.missing, len(seen.failed), seen.total) == (3, 1, 2, 3, 9)
+    assert not seen.whole
+    told = said(status.main, "--store", folder)[1]
+    assert re.search(rf"running  Identity: a/0 to a/1: \S+, process {os.getpid()}, for \d+ s", told)
+    store.claims.release_all()
+
+
+def test_time_left_is_of_the_work_that_is_left(folder):
+    store = Store(folder)
+    (of,) = manifest.all_of(store)
+    chunks = next(iter(of.cells.values()))
+    for chunk in chunks[:2]:
+        (folder / "records" / chunk[3][:2] / chunk[3]).unlink()
+    seconds = {chunk[1]: 100.0 for chunk in chunks}
+    assert status.survey(store, Manifest(REQUEST, 5, of.cells, (), seconds)).left == 200.0
+
+
+def test_status_of_nothing(tmp_path):
+    code, told = said(status.main, "--store", tmp_path / "none")
+    assert code == 2
+    assert "expected a folder, got none; nothing was run here yet" in told
+    Store(tmp_path / "empty")
+    assert "no table was asked for yet" in said(status.main, "--store", tmp_path / "empty")[1]
+
+
+def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
+    asked = []
+
+    def failing(words: list[str]) -> SimpleNamespace:
+        asked.append(words[1:])
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(status.subprocess, "run", failing)
+    code, told = said(status.main, "--store", folder, "--retry", "hydra/launcher=slurm")
+    assert code == 1
+    assert asked == [["-m", "runners.table", "n=5", "chunk=2", "hydra/launcher=slurm"]]
+    assert "again: python -m runners.table n=5 chunk=2 hydra/launcher=slurm" in told
+    shutil.rmtree(folder / "failures")
+    assert "nothing has failed" in said(status.main, "--store", folder, "--retry")[1]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "a._target_=os.system",
+        "hydra.launcher.setup=[rm]",
+        "hydra/launcher=x",
+        "--config-dir=/tmp",
+        "+a=b",
+        "a=${x}",
+    ],
+)
+def test_a_manifest_of_someone_else_runs_no_command_of_theirs(folder, word):
+    """Archives bring manifests; `--retry` repeats only words that set parameters."""
+    store = Store(folder)
+    (of,) = manifest.all_of(store)
+    manifest.write(store, Manifest(Request("runners.table", "evil", (word,)), 5, of.cells))
+    with pytest.raises(ValueError, match="is not repeated"):
+        _ = next(m for m in manifest.all_of(store) if m.request.name == "evil").request.command
+    with pytest.raises(ValueError, match=r"expected runners\.table"):
+        _ = Request("os", "x").command
+
+
+def test_list_tells_sizes_by_table_and_kind(folder):
+    Store(folder).put({"stage": "records", "of": "nothing"}, b"x" * 3 * 2**20)
+    code, told = said(housekeeping.main, "--store", folder, "list")
+    assert code == 0
+    assert re.search(r"ddip/table1\s+│ chunk=2 n=5\s+│ \d+\s+│ 0\.\d\s+│ 3 ", told)
+    assert re.search(r"no table\s+│\s+│ 1\s+│ 3\.0", told)
+
+
+def test_verify_names_what_is_damaged_or_misplaced(folder):
+    assert said(housekeeping.main, "--store", folder, "verify")[0] == 0
+    first, second = sorted(path for path in (folder / "purified").rglob("*") if path.is_file())[:2]
+    first.write_bytes(first.read_bytes()[:-1])
+    moved = second.with_name(second.name[:-1] + ("0" if second.name[-1] != "0" else "1"))
+    second.rename(moved)
+    code, told = said(housekeeping.main, "--store", folder, "verify")
+    assert code == 1
+    assert f"damaged, its checksum differs: {first}" in told
+    assert f"misplaced, its name is not that of its recipe: {moved}" in told
+    assert "2 damaged" in told
+
+
+def test_gc_removes_what_no_table_needs_and_only_when_told(folder, table):
+    store = Store(folder)
+    before = files(folder)
+    store.put({"stage": "purified", "of": "nothing"}, b"old")
+    old = store.path({"stage": "purified", "of": "nothing"})
+    os.utime(old, (0, 0))
+    store.put({"stage": "purified", "of": "a run that has just begun"}, b"young")
+    code, told = said(housekeeping.main, "--store", folder, "gc")
+    assert code == 0
+    assert told.startswith("1 files")
+    assert old.exists(), "a dry run removed something"
+    assert said(housekeeping.main, "--store", folder, "gc", "--yes")[0] == 0
+    assert not old.exists()
+    assert before <= files(folder), "something that the table needs is gone"
+    young = store.path({"stage": "purified", "of": "a run that has just begun"})
+    assert young.exists()
+    results, printed = run(folder, CELLS[:2])
+    assert "nothing to compute" in printed
+    same(results, table[1][:2])
+
+
+def test_gc_forgets_a_table_when_told(folder):
+    code, told = said(housekeeping.main, "--store", folder, "gc", "--drop", "ddip/table9")
+    assert code == 2
+    assert "there are ddip/table1" in told
+    assert said(housekeeping.main, "--store", folder, "gc", "--drop", "ddip/table1", "--yes")[0] == 0
+    left = {path.split("/")[0] for path in files(folder)}
+    assert left == {"weights", "clean"}, "weights may have been trained alone, and take long"
+    code, told = said(housekeeping.main, "--store", folder, "gc", "--yes")
+    assert code == 2, "without any manifest it would remove everything"
+
+
+def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
+    archive, elsewhere = tmp_path / "a.tar", tmp_path / "elsewhere"
+    assert said(housekeeping.main, "--store", folder, "export", "ddip/table1", archive)[0] == 0
+    code, told = said(housekeeping.main, "--store", elsewhere, "import", archive)
+    assert code == 0, told
+    results, printed = run(elsewhere, CELLS[:2])
+    assert "nothing to compute" in printed
+    same(results, table[1][:2])
+    assert "were there already" in said(housekeeping.main, "--store", elsewhere, "import", archive)[1]
+    code, told = said(housekeeping.main, "--store", folder, "export", "oag/table1", archive)
+    assert code == 2
+    assert "there are ddip/table1" in told
+
+
+def _archive(path: Path, *members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            told = tarfile.TarInfo(name)
+            told.size, told.type, told.linkname = len(content), kind, "/etc/passwd"
+            archive.addfile(told, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../../evil", tarfile.REGTYPE),
+        ("/tmp/evil", tarfile.REGTYPE),
+        ("records/../../evil", tarfile.REGTYPE),
+        ("claims/x.0", tarfile.REGTYPE),
+        ("records/ab/" + "ab" * 32, tarfile.SYMTYPE),
+        ("records/ab/" + "ab" * 32, tarfile.REGTYPE),
+        ("records/ab/" + "cd" * 32, tarfile.REGTYPE),
+    ],
+    ids=["up", "absolute", "up from within", "a claim", "a link", "no artefact", "another folder"],
+)
+def test_an_archive_with_anything_else_in_it_is_refused(tmp_path, name, kind):
+    archive = _archive(tmp_path / "a.tar", (name, b"x\ny" if kind == tarfile.REGTYPE else b""), kind=kind)
+    before = {path for path in tmp_path.parent.rglob("*") if "elsewhere" not in str(path)}
+    code, told = said(housekeeping.main, "--store", tmp_path / "elsewhere", "import", archive)
+    assert code == 2, told
+    assert name in told
+    assert not files(tmp_path / "elsewhere")
+    assert before == {path for path in tmp_path.parent.rglob("*") if "elsewhere" not in str(path)}
+
+
+def test_an_artefact_under_another_recipes_name_is_refused(tmp_path):
+    """Else an archive could hand in any content for any cell."""
+    store = Store(tmp_path / "store")
+    store.put({"stage": "records", "of": "one"}, b"content")
+    raw = store.path({"stage": "records", "of": "one"}).read_bytes()
+    key = key_of({"stage": "records", "of": "another"})
+    archive = _archive(tmp_path / "a.tar", (f"records/{key[:2]}/{key}", raw))
+    code, told = said(housekeeping.main, "--store", tmp_path / "elsewhere", "import", archive)
+    assert code == 2
+    assert "its name is not that of its recipe" in told
+
+
+@pytest.mark.parametrize("content", [b"no archive", b""], ids=["text", "empty"])
+def test_what_is_no_archive(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content)
+    code, told = said(housekeeping.main, "--store", tmp_path / "elsewhere", "import", tmp_path / "a.tar")
+    assert code == 2
+    assert "cannot read" in told
+
+
+def test_ten_thousand_chunks_are_listed_in_less_than_a_second(tmp_path):
+    keys = [key_of({"i": i}) for i in range(10_000)]
+    for key in keys:
+        path = tmp_path / "records" / key[:2] / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    store = Store(tmp_path)
+    of = Manifest(REQUEST, 5, {"cell": [["c", "p", "i", key] for key in keys]})
+    begin = time.perf_counter()
+    assert status.survey(store, of).done == 10_000
+    assert time.perf_counter() - begin < 1

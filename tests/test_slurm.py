@@ -1,0 +1,176 @@
+"""A real Slurm: make test-slurm. A cluster that answers is used; else one node is brought up here."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.small_table import ROOT, run, same, start, words
+
+pytestmark = pytest.mark.slurm
+DAEMONS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "munged": "munge", "sbatch": "slurm-client"}
+ACCOUNTS = ("mariadbd", "slurmdbd")
+UP = ROOT / "scripts" / "slurm_up.sh"
+
+
+def answers() -> bool:
+    try:
+        return subprocess.run(["sinfo", "-h"], capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """Whether it keeps accounts."""
+    if answers():
+        yield subprocess.run(["sacct", "-n"], capture_output=True).returncode == 0
+        return
+    lacking = sorted({package for program, package in DAEMONS.items() if shutil.which(program) is None})
+    if lacking:
+        pytest.skip(f"Slurm is not here: apt-get install --no-install-recommends {' '.join(lacking)}")
+    if os.geteuid() != 0:
+        pytest.skip("no Slurm answers, and only root can bring one up")
+    accounts = all(shutil.which(program) for program in ACCOUNTS)
+    folder = tmp_path_factory.mktemp("slurm")
+    environment = {**os.environ, "ROOT": str(folder), "SACCT": str(int(accounts))}
+    try:
+        subprocess.run(["bash", UP, "start"], env=environment, check=True, timeout=120)
+        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+        yield accounts
+    finally:
+        subprocess.run(["bash", UP, "stop"], env=environment, timeout=120)
+        os.environ.pop("SLURM_CONF", None)
+
+
+def sent(folder: Path, *more: str, jobs: int = 2, **sizes: int) -> list[str]:
+    """The small table, in jobs of one core."""
+    return words(
+        folder, "hydra/launcher=slurm", f"jobs={jobs}", "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.mem_gb=1", f"hydra.launcher.submitit_folder={folder}/jobs/%j", *more, **sizes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory) -> Path:
+    """The small table by one process."""
+    folder = tmp_path_factory.mktemp("calm")
+    status, _, err = run(words(folder, n=8, steps=60))
+    assert status == 0, err
+    return folder
+
+
+def working(folder: Path, process: subprocess.Popen) -> list[str]:
+    """The jobs that hold claims, once there are any."""
+    for _ in range(1200):
+        assert process.poll() is None, process.communicate()
+        found = subprocess.run(
+            ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%i"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        if found and len(list((folder / "store" / "purified").rglob("*"))) > 2:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("no job began to work in two minutes")
+
+
+def test_a_table_through_slurm_is_that_of_one_process(slurm, calm, tmp_path):
+    status, _, err = run(sent(tmp_path, n=8, steps=60))
+    assert status == 0, err
+    same(tmp_path, calm)
+
+
+def test_a_job_killed_hard_does_not_stop_the_table(slurm, calm, tmp_path):
+    process = start(sent(tmp_path, n=8, steps=60))
+    for job in working(tmp_path, process):
+        subprocess.run(["scancel", "--full", "--signal=KILL", job], check=True)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert "ended without a result" in err
+    same(tmp_path, calm)
+
+
+@pytest.mark.parametrize("asked", ["USR2", "TERM"])
+def test_a_job_asked_to_end_gives_up_its_claims_and_the_work_goes_on(slurm, calm, tmp_path, asked):
+    """USR2 comes before a time limit: submitit puts the job back. TERM is Slurm's own, before it preempts."""
+    process = start(sent(tmp_path, jobs=1, n=8, steps=60))
+    (job,) = working(tmp_path, process)
+    subprocess.run(["scancel", f"--signal={asked}", job], check=True)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    same(tmp_path, calm)
+    told = "".join(path.read_text() for path in (tmp_path / "jobs").rglob("*.err"))
+    assert "claims are given up" in told
+    again = subprocess.run(
+        ["scontrol", "show", "job", job.split("_")[0]], capture_output=True, text=True
+    ).stdout
+    assert ("Restarts=1" in again) == (asked == "USR2"), again
+
+
+def test_whoever_stops_the_command_ends_its_jobs(slurm, tmp_path):
+    process = start(sent(tmp_path, n=8, steps=60))
+    working(tmp_path, process)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on" in err
+    for _ in range(60):
+        if not subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout.strip():
+            return
+        time.sleep(1)
+    raise AssertionError("its jobs are still in the queue")
+
+
+def sweep(folder: Path, *more: str) -> list[str]:
+    launcher = [w for w in sent(folder) if w.startswith("hydra")]
+    own = [w for w in words(folder) if w.startswith(("victim", "store", "records", "workers"))]
+    python, flag, *_ = words(folder)
+    return [python, flag, "runners.evaluate", "-m", "attack=fgsm", "n=4", "chunk=2", *own, *launcher, *more]
+
+
+def test_a_sweep_of_hydra_through_slurm(slurm, tmp_path):
+    command = [word.replace("launcher=slurm", "launcher=submitit_slurm") for word in sweep(tmp_path)]
+    status, _, err = run([*command, "purifier=none,jpeg", "hydra.launcher.timeout_min=20"])
+    assert status == 0, err
+    assert len(list((tmp_path / "records").glob("*.parquet"))) == 2
+
+
+def test_a_sweep_tells_of_a_cell_that_failed(slurm, tmp_path):
+    broken = "purifier=none", "purifier._target_=tests.broken.Raises,purifiers.identity.Identity"
+    status, _, err = run([*sweep(tmp_path), *broken])
+    assert status == 1, err
+    assert "ZeroDivisionError: on purpose" in err
+    assert len(list((tmp_path / "records").glob("*.parquet"))) == 1
+
+
+def test_a_sweep_does_not_hang_on_a_job_killed_hard(slurm, tmp_path):
+    if not slurm:
+        pytest.skip("without accounts (sacct) submitit waits for a killed job of a sweep; a table does not")
+    steps = "purifier.steps=100000"
+    process = start([*sweep(tmp_path), "purifier=dip", steps, "budget_hours=1000"])
+    for _ in range(1200):
+        assert process.poll() is None, process.communicate()
+        found = subprocess.run(
+            ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%i"], capture_output=True, text=True
+        ).stdout.split()
+        if found and list((tmp_path / "store").glob("claims/*")):
+            break
+        time.sleep(0.1)
+    subprocess.run(["scancel", "--full", "--signal=KILL", found[0]], check=True)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert "Traceback" not in err
+
+
+def test_bad_input_of_a_job_is_told_in_one_line(slurm, tmp_path):
+    status, _, err = run(sent(tmp_path, "budget_hours=1e-9"))
+    assert status == 2, err
+    assert "above budget_hours" in err
+    assert len(err.strip().splitlines()) == 1, err
+    status, _, err = run(sent(tmp_path, "hydra.launcher.partition=nowhere"))
+    assert status == 2, err
+    assert "partition" in err
+    assert "Traceback" not in err

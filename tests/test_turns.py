@@ -1,0 +1,175 @@
+"""Which task is whose turn: shares, claims, failures, what waits for what. No task is really done."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
+
+import pytest
+
+from runners import failures
+from runners.cell import Crafting, Purifying
+from runners.components import Spec
+from runners.failures import Failure
+from runners.store import Store, key_of
+from runners.turns import Turns, shared_out
+
+
+@dataclass(frozen=True, eq=False)
+class Craft(Crafting):
+    """Examples by name."""
+
+    name: str = ""
+
+    @cached_property
+    def recipe(self):
+        return {"stage": "adversarial", "name": self.name}
+
+
+@dataclass(frozen=True, eq=False)
+class Purify(Purifying):
+    """A purification by name."""
+
+    name: str = field(default="")
+
+    @cached_property
+    def key(self):
+        return key_of({"name": self.name})
+
+    def records(self, purifier):
+        return {"stage": "records", "name": self.name, "purifier": purifier.config}
+
+
+CHUNK = SimpleNamespace(ids=("a/0", "a/1"))
+SPEC = Spec({"_target_": "purifiers.identity.Identity"})
+
+
+def craft(name: str) -> Craft:
+    return Craft(CHUNK, SPEC, {"_target_": "attacks.clean.Clean"}, {}, None, (), 0, "float32", name)
+
+
+def purify(name: str, crafting: Craft) -> Purify:
+    return Purify(crafting, (SPEC,), 1, name)
+
+
+def turns(store, tasks, launch="run", **kwargs) -> Turns:
+    crafting = [task for task in tasks if isinstance(task, Crafting)]
+    return Turns(crafting, [t for t in tasks if t not in crafting], store=store, launch=launch, **kwargs)
+
+
+def make(store: Store, task) -> None:
+    """As if it had been done."""
+    if isinstance(task, Crafting):
+        store.put(task.recipe, b"examples")
+    else:
+        for purifier in task.purifiers:
+            store.put(task.records(purifier), b"records")
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path)
+
+
+def names(order) -> str:
+    return "".join(order)
+
+
+@pytest.mark.parametrize(
+    ("shard", "shards", "expected"),
+    [(0, 1, "abcdefg"), (0, 3, "adgebfc"), (1, 3, "befcgda"), (2, 3, "cfgdaeb"), (2, 9, "cdefgab")],
+)
+def test_each_job_begins_with_its_own_share(shard, shards, expected):
+    assert names(shared_out("abcdefg", shard, shards)) == expected
+
+
+def test_examples_come_first_and_images_when_their_examples_are_there(store):
+    first, second = craft("first"), craft("second")
+    group = purify("group", first)
+    mine = turns(store, [group, first, second])
+    assert mine.next() is first
+    assert mine.next() is second
+    assert mine.next() is None
+    make(store, first)
+    mine.finished(first, None)
+    assert mine.next() is group
+    make(store, group)
+    mine.finished(group, None)
+    make(store, second)
+    mine.finished(second, None)
+    assert not mine.left
+    assert not store.claims.held
+
+
+def test_what_others_hold_or_have_done_is_left_to_them(store, tmp_path, monkeypatch):
+    tasks = [craft("a"), craft("b"), craft("c")]
+    other = Store(tmp_path)
+    told = []
+    mine = turns(store, tasks, done=lambda task, reason: told.append((task.name, reason)))
+    theirs = turns(other, tasks)
+    assert theirs.next() is tasks[0]
+    assert mine.next() is tasks[1]
+    make(other, tasks[0])
+    theirs.finished(tasks[0], None)
+    assert theirs.next() is tasks[2]
+    make(store, tasks[1])
+    mine.finished(tasks[1], None)
+    assert mine.next() is None
+    assert mine.left, "it waits for what the other holds"
+    make(other, tasks[2])
+    theirs.finished(tasks[2], None)
+    monkeypatch.setattr("time.monotonic", lambda: 1e9)
+    assert mine.next() is None
+    assert not mine.left
+    assert sorted(told) == [("a", None), ("b", None), ("c", None)]
+
+
+def test_a_job_leaves_what_others_hold_unless_something_waits_for_it(store, tmp_path):
+    first, other = craft("first"), craft("other")
+    theirs = turns(Store(tmp_path), [first])
+    assert theirs.next() is first
+    alone = turns(store, [first], lingers=False)
+    assert alone.next() is None
+    assert not alone.left
+    awaited = turns(store, [first, purify("group", first)], lingers=False)
+    assert awaited.next() is None
+    assert awaited.left
+    assert turns(store, [first, other], lingers=False).next() is other
+
+
+def test_a_failure_is_kept_and_what_needs_it_fails_with_it(store):
+    first = craft("first")
+    group, free = purify("group", first), purify("free", craft("there already"))
+    mine = turns(store, [first, group, free])
+    assert mine.next() is first
+    mine.finished(first, Failure("ValueError: no", "Traceback ..."))
+    assert mine.next() is free
+    assert set(mine.reasons.values()) == {"ValueError: no"}
+    assert mine.reasons.keys() == {first.key, key_of(group.records(SPEC))}
+    kept = failures.of(store, first.key)
+    assert (kept.reason, kept.traceback, kept.launch) == ("ValueError: no", "Traceback ...", "run")
+    assert "a/0 to a/1" in kept.path.read_text()
+
+
+def test_the_same_launch_does_not_try_again_and_the_next_does(store):
+    first = craft("first")
+    mine = turns(store, [first])
+    mine.next()
+    mine.finished(first, Failure("ValueError: no"))
+    sibling = turns(store, [first])
+    assert sibling.next() is None
+    assert sibling.reasons == {first.key: "ValueError: no"}
+    later = turns(store, [first], launch="another")
+    assert later.next() is first
+    make(store, first)
+    later.finished(first, None)
+    assert failures.of(store, first.key) is None, "what was made has not failed"
+
+
+def test_what_is_given_up_is_free_for_others(store, tmp_path):
+    first = craft("first")
+    mine = turns(store, [first])
+    assert mine.next() is first
+    other = turns(Store(tmp_path), [first])
+    assert other.next() is None
+    mine.release()
+    assert turns(Store(tmp_path), [first]).next() is first
