@@ -115,19 +115,27 @@ class Filler:
             except ServiceError as error:
                 column.failed = f"no pairs: {error}"
                 return
+            self._say(f"{len(column.found.pairs)} pairs among {column.found.looked_at} candidates", column)
             tuning = column.found.pairs[: self.validation]
             test = column.found.pairs[self.validation :]
             if not test:
                 found = column.found
                 column.failed = (
                     f"no pairs for the test: {len(found.pairs)} among {found.looked_at} candidates, of which "
-                    f"validation={self.validation} are taken first; {found.shared} kept a label, {found.short} "
-                    f"have fewer than {asker.service.labels} labels"
+                    f"validation={self.validation} are taken first; {found.shared} kept a label, "
+                    f"{found.short} have fewer than {asker.service.labels} labels"
                 )
                 return
             for row in self.rows:
                 status.update(f"{column.name}: {row.label}, {asker.calls.spent} calls")
                 column.entries.append(self._entry(row, tuning, test, asker))
+                self._say(f"{row.label} {column.entries[-1].status}", column)
+
+    def _say(self, what: str, column: Column) -> None:
+        """A line where there is no terminal to show a status on."""
+        if not self.console.is_terminal:
+            spent = column.asker.calls.spent
+            self.console.print(f"{column.name}: {what}, {spent} calls so far", soft_wrap=True)
 
     def _entry(self, row: Row, tuning: Sequence[Pair], test: Sequence[Pair], asker: Asker) -> Entry:
         entry = Entry(row, iterations=row.iterations[0] if row.iterations else None)

@@ -80,13 +80,12 @@ class Restorer:
 
     def _recipe(self, spec: Spec, image_id: str, image: Tensor) -> dict:
         return {
-            "stage": "purified",
+            "stage": "sent",
             "image": hashlib.sha256(eight_bit(image).tobytes()).hexdigest(),
             "shape": list(image.shape),
             "purifier": spec.identity,
             "seed": seed_of(self.seed, image_id, "purify"),
             "precision": self.bench.precision,
-            "as": "png",
         }
 
 

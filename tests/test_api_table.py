@@ -60,12 +60,12 @@ def table(monkeypatch, capsys, tmp_path, trained, vision):
         if not (store / "weights").exists():
             (store / "weights").symlink_to(trained / "weights")
         base = ["benchmark=embedded", f"victim.url={vision.address}/labels", "victim.per_second=1e6",
-                "victim@knowledge.victims.first=digits-resnet8", "n=48", "chunk=16", "pairs=4", "validation=2",
-                
+                "victim@knowledge.victims.first=digits-resnet8", "n=48", "chunk=16", "pairs=4",
+                "validation=2",
                 *(f"knowledge.victims.first.{word}" for word in QUICK)]  # fmt: skip
         typed = {word.split("=")[0] for word in words}
         base = [word for word in base if not {word.split("=")[0], word.split(".")[0]} & typed]
-        if "knowledge" in typed:
+        if typed & {"knowledge", "benchmark"}:
             base = [word for word in base if "knowledge." not in word]
         made = [f"rows={rows}", f"store={store}", f"tables={tmp_path}/tables", f"records={tmp_path}/records"]
         monkeypatch.setattr(sys, "argv", ["purifybench", *base, *words, *made])
@@ -173,8 +173,8 @@ def test_a_service_with_fewer_labels_than_count_gives_no_pairs_and_it_is_said(ta
         (["validation=0"], "validation: expected pairs to choose iterations of GS on, got none"),
         (["calls=0"], "calls: expected a whole number of at least 1, got 0"),
         (["n=601"], "n: expected 1 to 600 images (the whole set), got 601"),
-        (["victim.lables=3"], "no option is called 'victim.lables' (did you mean 'labels'?)"),
-        (["victim=null", "victim.labels=3"], "victim.labels is an option of a victim, and none is chosen"),
+        (["victim=api/http", "victim.lables=3"], "no option is called 'victim.lables' (did you mean"),
+        (["benchmark=ncis", "victim.labels=3"], "name the victim too that it is of, victim=..."),
     ],
 )
 def test_bad_input_is_one_line(table, monkeypatch, words, expected):
