@@ -86,7 +86,7 @@ def test_a_table_through_slurm_is_that_of_one_process(slurm, calm, tmp_path):
 def test_a_job_killed_hard_does_not_stop_the_table(slurm, calm, tmp_path):
     process = start(sent(tmp_path, n=8, steps=60))
     for job in working(tmp_path, process):
-        subprocess.run(["scancel", "--full", "--signal=KILL", job], check=True)
+        subprocess.run(["scancel", "--signal=KILL", job], check=True)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "ended without a result" in " ".join(err.split()), err
