@@ -12,8 +12,8 @@ from PIL import Image
 
 from data.errors import InputError, MissingError
 from data.weights import WeightFile
-from purifiers.checks import check
 from purifiers.against import Against
+from purifiers.checks import check
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
 from purifiers.dipdefend import DIPDefend
