@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.errors import InputError, MissingError
 from data.weights import WeightFile
+from purifiers.against import Against
 from purifiers.checks import check
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
@@ -50,9 +51,10 @@ def purifier(name: str) -> Purifier:
     torch.manual_seed(0)  # of untrained networks
     try:
         built = build(plain(config.purifier))
-        if isinstance(built, Learned):  # the contract holds for untrained networks too
+        if isinstance(built, Learned | Against):  # the contract holds for untrained networks too
             trained = isinstance(built.weights, WeightFile)
-            built.freeze(built.weights.load() if trained else built.network.state_dict())
+            network = built.victim.network if isinstance(built, Against) else built.network
+            built.freeze(built.weights.load() if trained else network.state_dict())
         return built
     except MissingError as error:
         pytest.skip(str(error))
