@@ -13,8 +13,6 @@ ARGS     ?=
 purifier ?= jpeg
 
 READY    := $(VENV)/.ready
-ELSEWHERE := $(VENV)/.cluster
-NEEDED    = $(READY) $(if $(LAUNCHER),$(ELSEWHERE))
 RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(SENT) $(ARGS)
 SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOBS))
@@ -24,17 +22,17 @@ SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOB
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-table1: $(NEEDED) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
+table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
 	@$(RUN) runners.table table=ddip/table1 $(OPTIONS)
 
-table2: $(NEEDED) ## DDIP Table 2: SSIM, of the same cells
+table2: $(READY) ## DDIP Table 2: SSIM, of the same cells
 	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
 
 # make ncis-table1, make ride-table2 and so on, with the same variables as table1.
 TABLES   := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*/*.yaml))
 .PHONY: $(subst /,-,$(TABLES))
 define table_target
-$(subst /,-,$(1)): $$(NEEDED)
+$(subst /,-,$(1)): $$(READY)
 	@$$(RUN) runners.table table=$(1) $$(OPTIONS)
 endef
 $(foreach table,$(TABLES),$(eval $(call table_target,$(table))))
@@ -60,10 +58,10 @@ test: $(READY)   ## the tests, in under ten minutes on two cores
 status: $(READY) ## how far each table is: done, running, failed, missing, time left
 	@$(RUN) runners.status
 
-retry: $(NEEDED) ## run again every table that has failed chunks (LAUNCHER= JOBS=)
+retry: $(READY) ## run again every table that has failed chunks (LAUNCHER= JOBS=)
 	@$(RUN) runners.status --retry $(SENT)
 
-test-slurm: $(READY) $(ELSEWHERE) ## tables and sweeps through a real Slurm; says what is missing where there is none
+test-slurm: $(READY) ## tables and sweeps through a real Slurm; says what is missing where there is none
 	@$(RUN) pytest -m slurm -rs -n 0
 
 test-faults: $(READY) ## SIGKILL, full disks, dead hosts, lost memory: figures of docs/reliability.md, in some 20 minutes
@@ -91,8 +89,4 @@ $(READY): constraints.txt pyproject.toml
 	@echo "setting up $(VENV) (once; PyTorch is some 3 GB to download)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
-
-$(ELSEWHERE): $(READY) constraints.txt pyproject.toml
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster]'
 	@touch $@

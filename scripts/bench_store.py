@@ -28,7 +28,7 @@ from runners.settings import Settings
 from runners.store import Store, key_of
 
 BENCH = Path("results/bench")
-CELLS = ("none", "jpeg", "tvm", "dip")
+CELLS = ("none", "jpeg", "dip")
 CHUNKS = 10_000
 SPENT = [0.0]
 
@@ -89,6 +89,16 @@ def listing(folder: str) -> dict[str, Any]:
     return {"what": f"state of a table of {seen.done} chunks", "seconds": time.perf_counter() - begin}
 
 
+def claiming(folder: str) -> dict[str, Any]:
+    """Claims taken and released in turn."""
+    claims = Claims(Path(folder, "claims"))
+    begin = time.perf_counter()
+    for i in range(1000):
+        claims.take(str(i), "bench")
+        claims.release(str(i))
+    return {"what": "1000 claims taken and released", "seconds": time.perf_counter() - begin}
+
+
 def main() -> None:
     """Measure, append, print."""
     for owner, names in ((Store, ("put", "get", "has", "remove")), (Claims, ("take", "release"))):
@@ -96,7 +106,7 @@ def main() -> None:
             setattr(owner, name, timed(getattr(owner, name)))
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         rows = [share(purifier, folder) for purifier in CELLS]
-        rows.append(listing(other))
+        rows += [listing(other), claiming(other)]
     frame = pd.DataFrame(rows).round(4).assign(date=time.strftime("%Y-%m-%d"))
     BENCH.mkdir(parents=True, exist_ok=True)
     path = BENCH / f"store-torch{torch.__version__.split('+')[0]}.csv"

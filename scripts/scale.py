@@ -1,7 +1,7 @@
 """What the papers' tables take at full size, on paper: python -m scripts.scale [chunk=256]
 
 Counts distinct work in the cells of every table at the paper's settings, and prices it with the measured
-seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). A purifier measured at 32x32 is
+seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). One measured at 32x32 is
 taken to cost 49 times as much at 224x224. Writes results/bench/scale.csv, a row a paper.
 """
 

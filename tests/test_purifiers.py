@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.errors import InputError, MissingError
 from data.weights import WeightFile
+from purifiers.against import Against
 from purifiers.checks import check
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
@@ -34,24 +35,26 @@ def purifier(name: str) -> Purifier:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", [f"purifier={name}"])
     OmegaConf.set_struct(config, False)
-    if "steps" in config.purifier:
-        config.purifier.steps = min(config.purifier.steps, STEPS)
-    if "warmup" in config.purifier:
-        config.purifier.update(warmup=2, maps=STEPS, similarity=-1.0)
-    if "checkpoints" in config.purifier:
-        config.purifier.update(checkpoints=min(config.purifier.checkpoints, 2))
-        config.purifier.trace.iterations = STEPS // 6
-    if "network_steps" in config.purifier:
-        config.purifier.network_steps = 3
-    if "until" in config.purifier:
-        config.purifier.until = 3
+    method = config.purifier.get("purifier", config.purifier)  # the one inside, where there is one
+    if "steps" in method:
+        method.steps = min(method.steps, STEPS)
+    if "warmup" in method:
+        method.update(warmup=2, maps=STEPS, similarity=-1.0)
+    if "checkpoints" in method:
+        method.update(checkpoints=min(method.checkpoints, 2))
+        method.trace.iterations = STEPS // 6
+    if "network_steps" in method:
+        method.network_steps = 3
+    if "until" in method:
+        method.until = 3
     OmegaConf.resolve(config)
     torch.manual_seed(0)  # of untrained networks
     try:
         built = build(plain(config.purifier))
-        if isinstance(built, Learned):  # the contract holds for untrained networks too
+        if isinstance(built, Learned | Against):  # the contract holds for untrained networks too
             trained = isinstance(built.weights, WeightFile)
-            built.freeze(built.weights.load() if trained else built.network.state_dict())
+            network = built.victim.network if isinstance(built, Against) else built.network
+            built.freeze(built.weights.load() if trained else network.state_dict())
         return built
     except MissingError as error:
         pytest.skip(str(error))

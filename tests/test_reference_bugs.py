@@ -146,12 +146,13 @@ def workers_are_never_seeded_again(store, images, monkeypatch):
     Real processes are in test_grid.py and test_attacked_cells.py.
     """
 
-    def workers(tasks, *, bench, done, **_) -> None:  # each with its own bench, from one state, any order
-        for task in reversed(tasks):
+    def workers(turns, *, bench, **_) -> None:  # each with its own bench, from one state
+        while (task := turns.next()) is not None:
             torch.manual_seed(0)
-            done(task, Bench(bench.store, bench.device, bench.precision).do(task))
+            done.append(Bench(bench.store, bench.device, bench.precision).do(task))
+            turns.finished(task, None)
 
-    drawn = []
+    drawn, done = [], []
     for part in images.chunks(CHUNK):
         torch.manual_seed(0)
         drawn.append(broken.TorchGlobal().purify(0 * part.images[:1] + 0.5, [], None))
@@ -160,6 +161,7 @@ def workers_are_never_seeded_again(store, images, monkeypatch):
     one = evaluated(store, *words)
     monkeypatch.setattr(pool, "run", workers)
     same([evaluated(store.parent / "workers", *words)], [one])
+    assert len(done) == 6, "three chunks, crafted and purified"
     assert one.records.seed.is_unique
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runners.claims import Claims
 from tests.small_table import ROOT, run, same, start, words
 
 pytestmark = pytest.mark.slurm
@@ -77,6 +78,15 @@ def working(folder: Path, process: subprocess.Popen) -> list[str]:
     raise AssertionError("no job began to work in two minutes")
 
 
+def kill_hard(folder: Path) -> None:
+    """SIGKILL to the jobs that hold claims; scancel --signal=KILL would ask them to end first."""
+    here = [holder.pid for _, holder in Claims(folder / "store" / "claims").all() if holder.lives()]
+    if not here:
+        pytest.skip("the jobs run on another machine, where they cannot be killed from here")
+    for pid in set(here):
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_a_table_through_slurm_is_that_of_one_process(slurm, calm, tmp_path):
     status, _, err = run(sent(tmp_path, n=8, steps=60))
     assert status == 0, err
@@ -85,11 +95,11 @@ def test_a_table_through_slurm_is_that_of_one_process(slurm, calm, tmp_path):
 
 def test_a_job_killed_hard_does_not_stop_the_table(slurm, calm, tmp_path):
     process = start(sent(tmp_path, n=8, steps=60))
-    for job in working(tmp_path, process):
-        subprocess.run(["scancel", "--full", "--signal=KILL", job], check=True)
+    working(tmp_path, process)
+    kill_hard(tmp_path)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert "ended without a result" in err
+    assert "ended without a result" in " ".join(err.split()), err
     same(tmp_path, calm)
 
 
@@ -153,13 +163,10 @@ def test_a_sweep_does_not_hang_on_a_job_killed_hard(slurm, tmp_path):
     process = start([*sweep(tmp_path), "purifier=dip", steps, "budget_hours=1000"])
     for _ in range(1200):
         assert process.poll() is None, process.communicate()
-        found = subprocess.run(
-            ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%i"], capture_output=True, text=True
-        ).stdout.split()
-        if found and list((tmp_path / "store").glob("claims/*")):
+        if list((tmp_path / "store").glob("claims/*")):
             break
         time.sleep(0.1)
-    subprocess.run(["scancel", "--full", "--signal=KILL", found[0]], check=True)
+    kill_hard(tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert "Traceback" not in err
