@@ -60,8 +60,8 @@ def table(monkeypatch, capsys, tmp_path, trained, vision):
         if not (store / "weights").exists():
             (store / "weights").symlink_to(trained / "weights")
         base = ["benchmark=embedded", f"victim.url={vision.address}/labels", "victim.per_second=1e6",
-                "victim@knowledge.victims.first=digits-resnet8", "n=48", "chunk=16", "pairs=4",
-                "validation=2",
+                "victim@knowledge.victims.first=digits-resnet8", "victim.labels=3",
+                "attack.targeted=false", "n=48", "chunk=16", "pairs=4", "validation=2",
                 *(f"knowledge.victims.first.{word}" for word in QUICK)]  # fmt: skip
         typed = {word.split("=")[0] for word in words}
         base = [word for word in base if not {word.split("=")[0], word.split(".")[0]} & typed]
