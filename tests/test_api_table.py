@@ -112,6 +112,7 @@ def test_the_table_has_every_purifier_and_a_second_run_costs_nothing(table, visi
     assert "no verdict: the services change" in text
 
 
+@pytest.mark.slow
 def test_runs_that_are_stopped_by_the_cap_end_where_a_whole_one_does(table, vision, tmp_path):
     assert table()[0] == 0
     whole, asked = pd.read_csv(tmp_path / "tables/embedded-apis-http.csv"), vision.counted("http")

@@ -173,6 +173,7 @@ def test_an_image_that_is_not_finite_spoils_no_other():
     assert torch.equal(whole[:, [0, 2]], spoilt[:, [0, 2]])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps(small_trace):
     """All that reads off a trace keeps a fixed number of its reconstructions."""
     alive: list[int] = []

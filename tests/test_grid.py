@@ -183,7 +183,7 @@ def test_a_damaged_chunk_is_noticed_said_and_made_again(undisturbed, tmp_path, c
     [
         ("Raises", "ZeroDivisionError: on purpose"),
         ("MakesNaN", "NaN or infinity"),
-        ("Dies", "process died"),
+        pytest.param("Dies", "process died", marks=pytest.mark.slow),
     ],
 )
 def test_a_failure_is_a_failed_cell_and_the_others_go_on(store, undisturbed, purifier, reason):
@@ -234,6 +234,7 @@ def table_records(folder: Path, kill_after: float | None = None) -> pd.DataFrame
     return pd.read_parquet(folder / "tables" / "ddip-table1-records.parquet").drop(columns=list(TIMINGS))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_gives_the_same_records(tmp_path):
     start = time.perf_counter()
     expected = table_records(tmp_path / "calm")

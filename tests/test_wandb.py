@@ -240,6 +240,7 @@ def server(request) -> Iterator[str]:
         serving.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "server",
     [None, says_500, hangs, goes_away, talks_nonsense],
