@@ -21,7 +21,7 @@ PLACES = {  # decimals that a metric is printed with
     "accuracy": 1,
     "ssim": 3,
     "seconds/image": 4,
-    "gpu-memory": 2,
+    "gpu-memory": 3,
     "parameters": 2,
 }
 MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
@@ -125,7 +125,7 @@ def value_text(entry: pd.Series) -> str:
 
 def interval_text(entry: pd.Series) -> str:
     """The 95 % interval."""
-    places = max(PLACES[entry.metric] - 1, 0)
+    places = PLACES[entry.metric] - (entry.metric in ("accuracy", "ssim"))
     return "" if pd.isna(entry.value) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
 
 
@@ -156,7 +156,7 @@ def grid(frame: pd.DataFrame) -> pd.DataFrame:
 def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     """Every sentence the figures need."""
     attackers = sorted(set(frame.knowledge) - {""})
-    unit = " or ".join({"accuracy": "Wilson"}.get(metric, "bootstrap") for metric in frame.metric.unique())
+    unit = " or ".join(dict.fromkeys("Wilson" if m == "accuracy" else "bootstrap" for m in frame.metric))
     lines = [
         heading.setting + ".",
         "Attacker's knowledge: " + "; ".join(f"{name}: {MEANING.get(name, '')}" for name in attackers) + ".",

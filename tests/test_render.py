@@ -227,3 +227,18 @@ def test_a_verdict_needs_the_papers_own_setting(choices, n, subset, note):
     said = comparability(PANEL, choices, OmegaConf.create({"n": n, "subset": subset}))
     assert note in said
     assert bool(said) == bool(note)
+
+
+def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
+    table = OmegaConf.merge(TABLE, {"average": None})
+    table.columns[1] = {"label": "s/image", "attack": "", "metric": "seconds/image"}
+    _, cells = placed()
+    timed = [x if x.records is None else CellResult(x.cell, x.records.assign(purify_seconds=0.0123))
+             for *_, x in cells]  # fmt: skip
+    pairs = [(row, column) for row in table.rows for column in table.columns]
+    shown = [(row, column, x) for (row, column), x in zip(pairs, timed, strict=True)]
+    text = render.markdown(frame_of(table, shown, panel=PANEL, comparable=False), HEADING)
+    assert "| Defense |  | Clean | s/image |" in text
+    assert "| DIPDefend | ours | 85.0~* | 0.0123* |" in text
+    assert "|  | 95 % | 64–95 | 0.0123–0.0123 |" in text
+    assert "95 %: Wilson or bootstrap interval over the images" in text
