@@ -121,7 +121,7 @@ def test_a_job_asked_to_end_gives_up_its_claims_and_the_work_goes_on(slurm, calm
 
 
 def test_whoever_stops_the_command_ends_its_jobs(slurm, tmp_path):
-    process = start(sent(tmp_path, n=8, steps=60))
+    process = start(sent(tmp_path, n=8, steps=3000))  # more than they can do until they are stopped
     working(tmp_path, process)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
