@@ -12,11 +12,11 @@ from attacks.knowledge import UnsuitedError
 from data.errors import InputError, MissingError
 from runners.answers import Asker
 from runners.cell import Purifying
-from runners.components import Config, Spec, prepare, usable
+from runners.components import Config, Spec
 from runners.figures import Figure
 from runners.pairs import Candidates, Found, Pair, find
+from runners.ready import Ready
 from runners.restored import Restorer, criterion
-from runners.store import key_of
 from runners.traits import Traits
 from victims.api.answer import ServiceError
 
@@ -83,8 +83,7 @@ class Filler:
     rows: Sequence[Row]
     pairs: int
     validation: int
-    console: Console
-    specs: dict[str, Spec | MissingError] = field(default_factory=dict)
+    ready: Ready
 
     def __post_init__(self) -> None:
         self.traits = Traits(self.restorer.bench)
@@ -102,7 +101,7 @@ class Filler:
     def fill(self, column: Column) -> None:
         """Everything of one API. A fault fails what needed the answer; the rest goes on."""
         asker = column.asker
-        with self.console.status("") as status:
+        with self.ready.console.status("") as status:
 
             def told(found: Found) -> None:
                 status.update(
@@ -133,9 +132,9 @@ class Filler:
 
     def _say(self, what: str, column: Column) -> None:
         """A line where there is no terminal to show a status on."""
-        if not self.console.is_terminal:
+        if not self.ready.console.is_terminal:
             spent = column.asker.calls.spent
-            self.console.print(f"{column.name}: {what}, {spent} calls so far", soft_wrap=True)
+            self.ready.console.print(f"{column.name}: {what}, {spent} calls so far", soft_wrap=True)
 
     def _entry(self, row: Row, tuning: Sequence[Pair], test: Sequence[Pair], asker: Asker) -> Entry:
         entry = Entry(row, iterations=row.iterations[0] if row.iterations else None)
@@ -182,18 +181,7 @@ class Filler:
         return next(iter(failures.values()), None)
 
     def _prepared(self, row: Row, iterations: int | None) -> Spec:
-        config = row.at(iterations)
-        name = key_of(config)
-        if name not in self.specs:
-            with usable(row.name):
-                try:
-                    self.specs[name] = prepare(config, self.restorer.bench.store)
-                except MissingError as error:
-                    self.specs[name] = error
-        found = self.specs[name]
-        if isinstance(found, MissingError):
-            raise found
-        return found
+        return self.ready.spec(row.at(iterations), row.name)
 
 
 def records_of(columns: Sequence[Column]) -> pd.DataFrame | None:

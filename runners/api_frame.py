@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from runners.api_cells import Column, Entry
+from runners.figures import beside
 from runners.restored import KINDS, METRICS, figure
 
 SHOWN = {"clean": "standard", "adversarial": "robust"}
@@ -35,12 +36,7 @@ def _row(column: Column, entry: Entry, metric: str, kind: str, paper: pd.DataFra
         "iterations": entry.iterations,
         "metric": metric,
         "images": SHOWN[kind],
-        "value": made.value if made else None,
-        "low": made.low if made else None,
-        "high": made.high if made else None,
-        "n": made.n if made else None,
-        "paper": theirs,
-        "delta": made.value - theirs if made and theirs is not None else None,
+        **beside(made, theirs),
         "status": entry.status,
         "note": entry.skipped or entry.failed or "",
     }

@@ -17,10 +17,12 @@ from purifiers.identity import Identity
 from runners import api_frame, api_render, app, provenance, render, subset
 from runners.answers import Asker
 from runners.api_cells import Column, Filler, Row, records_of
-from runners.components import Config, build, plain, prepare, usable
+from runners.components import Config, build, plain, usable
 from runners.evaluate import settings_of
+from runners.layout import on
 from runners.pairs import Candidates
 from runners.published import figures_of
+from runners.ready import Ready, same_labels
 from runners.records import to_parquet
 from runners.restored import Restorer
 from runners.settings import Settings
@@ -44,14 +46,15 @@ def main(config: DictConfig) -> None:
     columns = columns_of(config, bench.store)
     if all(column.skipped for column in columns):
         raise InputError("; ".join(column.skipped for column in columns))
-    candidates = candidates_of(config, settings, bench)
+    ready = Ready(bench, app.console, settings.budget_hours)
+    candidates = candidates_of(config, settings, ready)
     filler = Filler(
         candidates=candidates,
         restorer=Restorer(bench, settings.seed, settings.chunk),
         rows=rows,
         pairs=config.pairs,
         validation=config.validation,
-        console=app.console,
+        ready=ready,
     )
     for column in columns:
         if column.asker is not None:
@@ -96,8 +99,8 @@ def rows_of(config: DictConfig) -> list[Row]:
     """Purifiers from the words that one would type; their parameters are checked here."""
     dataset, rows = HydraConfig.get().runtime.choices["dataset"], []
     own = [word for word in HydraConfig.get().overrides.task if word.startswith("dataset.")]
-    for entry in config.rows:
-        words = [*entry.get("for", {}).get(dataset, entry.cell), f"data_dir='{config.data_dir}'"]
+    for entry in on(config.rows, dataset, ""):
+        words = [*entry.cell, f"data_dir='{config.data_dir}'"]
         composed = compose("evaluate", [f"dataset={dataset}", *own, *words], return_hydra_config=True)
         tried = tuple(entry.get("iterations") or ())
         if not all(isinstance(i, int) and i >= 1 for i in tried):
@@ -112,8 +115,10 @@ def rows_of(config: DictConfig) -> list[Row]:
     return rows
 
 
-def candidates_of(config: DictConfig, settings: Settings, bench: Bench) -> Candidates:
+def candidates_of(config: DictConfig, settings: Settings, ready: Ready) -> Candidates:
     """Images and the attack on them. Raises InputError where they do not fit each other."""
+    if settings.subset == subset.OF_VICTIM:
+        raise InputError(f"subset: a vision API has none of the data set's labels, got {settings.subset}")
     choices = HydraConfig.get().runtime.choices
     attack: Config = plain(config.attack)
     knowledge: Config = plain(config.knowledge)
@@ -131,21 +136,15 @@ def candidates_of(config: DictConfig, settings: Settings, bench: Bench) -> Candi
     with usable(f"dataset {choices['dataset']}"):
         dataset: Dataset = build(plain(config.dataset))
         index = dataset.index(settings.split)
+    about = choices["dataset"], dataset.label_space
     for name, other in others.items():
-        if other["label_space"] != dataset.label_space:
-            raise InputError(
-                f"knowledge.victims.{name} knows the labels of {other['label_space']!r}, dataset "
-                f"{choices['dataset']} has those of {dataset.label_space!r}: take another knowledge"
-            )
-    ensemble = []
-    for name, other in others.items():
-        with usable(f"knowledge.victims.{name}"), app.console.status(f"making {name} ready"):
-            ensemble.append(prepare(other, bench.store))
+        same_labels(f"knowledge.victims.{name}", other["label_space"], *about)
+    ensemble = [ready.spec(other, f"knowledge.victims.{name}") for name, other in others.items()]
     positions = subset.choose(
-        "random", index, settings.n, seed=settings.seed, classes=getattr(dataset, "classes", ())
+        settings.subset, index, settings.n, seed=settings.seed, classes=getattr(dataset, "classes", ())
     )
     return Candidates(
-        index, positions, settings.chunk, attack, knowledge, tuple(ensemble), settings.seed, bench
+        index, positions, settings.chunk, attack, knowledge, tuple(ensemble), settings.seed, ready.bench
     )
 
 

@@ -52,7 +52,9 @@ class Estimator:
         F.cross_entropy(self.bench.component(spec)(images), labels).backward()
 
     def _purify(self, task: Purifying) -> float:
-        return self._purifying(task.crafting, task.purifiers)
+        """Purifiers whose images are in the store are only scored, which is not counted."""
+        lacking = [p for p in task.purifiers if not self.bench.store.has(task.purified(p))]
+        return self._purifying(task.crafting, lacking) if lacking else 0.0
 
     def _purifying(self, crafting: Crafting, purifiers: Sequence[Spec]) -> float:
         batch = len(crafting.chunk)

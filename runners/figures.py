@@ -1,7 +1,7 @@
 """A printed figure: its value, its interval, how many images it rests on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,12 @@ class Figure:
     def text(self, digits: int) -> str:
         """Value, interval and n."""
         return f"{self.value:.{digits}f}  [{self.low:.{digits}f}, {self.high:.{digits}f}]  n={self.n}"
+
+
+def beside(figure: Figure | None, paper: float | None) -> dict[str, float | None]:
+    """The columns of a table's entry: ours, its interval and n, the paper's, the difference."""
+    ours = asdict(figure) if figure else dict.fromkeys(("value", "low", "high", "n"))
+    return {**ours, "paper": paper, "delta": figure.value - paper if figure and paper is not None else None}
 
 
 def accuracy(correct: pd.Series) -> Figure:

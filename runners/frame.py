@@ -6,7 +6,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from runners import render
-from runners.figures import Figure, accuracy, average, mean, survived, under_all
+from runners.figures import Figure, accuracy, average, beside, mean, survived, under_all
 from runners.grid import CellResult
 from runners.published import Panel, figure_of, printed
 from runners.winners import marked
@@ -117,12 +117,7 @@ def _entry(
         "queries": column.get("queries"),
         "attack": column.get("attack", row.get("attack")),
         "metric": metric,
-        "value": figure.value if figure else None,
-        "low": figure.low if figure else None,
-        "high": figure.high if figure else None,
-        "n": figure.n if figure else None,
-        "paper": theirs,
-        "delta": figure.value - theirs if figure and theirs is not None else None,
+        **beside(figure, theirs),
         "verdict": verdict,
         "note": f"the paper: {note}" if note else "",
     }

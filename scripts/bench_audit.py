@@ -73,11 +73,11 @@ class Timed(grid.Grid):
 
     planned = audited = 0.0
 
-    def _plan(self, *args):
+    def _planned(self, *args):
         start = time.perf_counter()
-        plan = super()._plan(*args)
-        self.planned += time.perf_counter() - start
-        return plan
+        made = super()._planned(*args)
+        self.planned = time.perf_counter() - start
+        return made
 
     def _audit(self, *args) -> None:
         start = time.perf_counter()

@@ -1,6 +1,7 @@
 """What the tests share: a linear victim with known answers, small images, a short trace."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: two test processes share the cores
 
@@ -18,6 +19,7 @@ from purifiers.dip import DIPTrace
 from purifiers.draws import Draws
 from purifiers.purifier import Purifier
 from purifiers.skipnet import SkipNet
+from runners import app
 from runners.app import CONFIGS
 from runners.components import build, plain
 
@@ -136,6 +138,23 @@ def network() -> nn.Module:
         torch.manual_seed(0)
         layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
     return layers.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a main function as its command line would, where no data is: exit status, output, errors."""
+    monkeypatch.delenv("DATA_DIR", raising=False)
+
+    def call(main, config: str, *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["purifybench", *words])
+        status = 0
+        try:
+            app.run(main, config)
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

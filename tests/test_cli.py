@@ -1,31 +1,19 @@
 """Bad input on the command line: one line that says what is wrong and what there is, status 2."""
 
 import re
-import sys
 
 import pytest
 
-from runners import app, evaluate, table
+from runners import evaluate, table
 from scripts import fetch, train
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.delenv("DATA_DIR", raising=False)
-
-    def call(main, config, *words) -> tuple[int, str, str]:
-        monkeypatch.setattr(
-            sys, "argv", ["purifybench", *words, f"store={tmp_path}/store", f"records={tmp_path}/records"]
-        )
-        try:
-            app.run(main, config)
-            status = 0
-        except SystemExit as exit_:
-            status = exit_.code
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
+def run(command, tmp_path):
+    """With a store and records of its own."""
+    return lambda main, config, *words: command(
+        main, config, *words, f"store={tmp_path}/store", f"records={tmp_path}/records"
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_table import BARE, records, run, same, start, words
+from tests.small_table import BARE, records, run, same, start, undisturbed, words
 
 pytestmark = pytest.mark.faults
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
@@ -26,10 +26,7 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> Path:
     """An undisturbed run, of 8 chunks an entry."""
-    folder = tmp_path_factory.mktemp("calm")
-    status, _, err = run(words(folder, n=16, steps=60))
-    assert status == 0, err
-    return folder
+    return undisturbed(tmp_path_factory.mktemp("calm"), n=16)
 
 
 @pytest.fixture

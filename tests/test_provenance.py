@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_grid import QUICK, cell, files, run
 
-from runners import app, differences, provenance, replay, table
+from runners import differences, provenance, replay, table
 from runners.evaluate import save_records
 from runners.provenance import NEEDED, PACKAGES, RecordFile
 from runners.records import PROVENANCE, from_parquet, to_parquet
@@ -110,15 +110,14 @@ def test_chunks_that_another_commit_made_are_told_and_are_the_same(monkeypatch, 
     assert {"stage": "records", "chunks": 2, "by": "unknown"} in third.provenance["made_elsewhere"]
 
 
-def test_every_figure_of_a_table_has_its_record_file(monkeypatch, tmp_path, made):
+def test_every_figure_of_a_table_has_its_record_file(command, tmp_path, made):
     words = [
         "table=ddip/table1", "n=2", *QUICK, f"store={made[0]}", f"tables={tmp_path}/tables",
         f"records={tmp_path}/records",
         "table.rows=[{label:JPEG,cell:['purifier=jpeg']},{label:Bare,cell:['purifier=none']}]",
         "table.columns=[{label:Clean,attack:clean,cell:['attack=clean']}]",
     ]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["table", *words])
-    app.run(table.main, "table")
+    assert command(table.main, "table", *words)[0] == 0
     figures = pd.read_csv(tmp_path / "tables" / "ddip-table1.csv")
     cells = figures[figures.command.notna()]
     assert len(cells) == 2

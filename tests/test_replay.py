@@ -39,20 +39,13 @@ def made(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
 
 
 @pytest.fixture
-def again(made, monkeypatch, capsys):
+def again(made, command):
     """Replays: exit status, what was printed, what was said on errors."""
-    monkeypatch.delenv("DATA_DIR", raising=False)
     places = [f"store={made[0]}/store", f"records={made[0]}/records", "workers=1"]
 
     def call(record: str | Path, *words: str) -> tuple[int, str, str]:
         typed = replay.words([str(record), *places, *words])
-        monkeypatch.setattr(sys, "argv", ["replay", *typed])
-        try:
-            app.run(replay.main, "replay")
-            status = 0
-        except SystemExit as exit_:
-            status = exit_.code
-        out, err = capsys.readouterr()
+        status, out, err = command(replay.main, "replay", *typed)
         return status, " ".join(out.replace("│", " ").split()), err
 
     return call

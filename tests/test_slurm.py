@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runners.claims import Claims
-from tests.small_table import ROOT, run, same, start, words
+from tests.small_table import ROOT, run, same, start, undisturbed, words
 
 pytestmark = pytest.mark.slurm
 DAEMONS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "munged": "munge", "sbatch": "slurm-client"}
@@ -59,10 +59,7 @@ def sent(folder: Path, *more: str, jobs: int = 2, **sizes: int) -> list[str]:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> Path:
     """The small table by one process."""
-    folder = tmp_path_factory.mktemp("calm")
-    status, _, err = run(words(folder, n=8, steps=60))
-    assert status == 0, err
-    return folder
+    return undisturbed(tmp_path_factory.mktemp("calm"), n=8)
 
 
 def working(folder: Path, process: subprocess.Popen) -> list[str]:

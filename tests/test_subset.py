@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from data.errors import InputError
 from data.images import Images
 from data.listing import Listing
-from runners import app, replay, subset
+from runners import replay, subset
 from runners.evaluate import save_records
 from runners.provenance import RecordFile
 from runners.records import from_parquet
@@ -189,26 +188,26 @@ def test_the_same_images_under_two_rules_have_two_keys(made):
     assert first["key"] != second["key"]
 
 
-def again(path: Path, folder: Path, monkeypatch, capsys) -> tuple[int, str]:
-    words = [f"store={folder}/store", f"records={folder}/records", "workers=1"]
-    monkeypatch.setattr(sys, "argv", ["replay", *replay.words([str(path), *words])])
-    status = 0
-    try:
-        app.run(replay.main, "replay")
-    except SystemExit as exit_:
-        status = exit_.code
-    return status, " ".join("".join(capsys.readouterr()).split())
+@pytest.fixture
+def again(made, command):
+    """Replays a record file: exit status and all that was said."""
+
+    def call(path: Path) -> tuple[int, str]:
+        places = [f"store={made[0]}/store", f"records={made[0]}/records", "workers=1"]
+        status, out, err = command(replay.main, "replay", *replay.words([str(path), *places]))
+        return status, " ".join((out + err).split())
+
+    return call
 
 
-def test_a_replay_chooses_again_and_is_equal(made, monkeypatch, capsys):
-    folder, _, path = made
-    status, said = again(path, folder, monkeypatch, capsys)
+def test_a_replay_chooses_again_and_is_equal(made, again):
+    status, said = again(made[2])
     assert status == 0, said
     assert "result │ equal" in said
 
 
-def test_a_record_that_names_another_rule_cannot_be_replayed(made, tmp_path, monkeypatch, capsys):
-    folder, _, path = made
+def test_a_record_that_names_another_rule_cannot_be_replayed(made, again, tmp_path):
+    path = made[2]
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[b"purifybench"])
     facts["settings"]["subset"] = "random"
@@ -216,6 +215,6 @@ def test_a_record_that_names_another_rule_cannot_be_replayed(made, tmp_path, mon
     copy = tmp_path / "copy.parquet"
     pq.write_table(table.replace_schema_metadata(held), copy)
     assert isinstance(from_parquet(copy.read_bytes()), pd.DataFrame)
-    status, said = again(copy, folder, monkeypatch, capsys)
+    status, said = again(copy)
     assert status == 2
     assert "expected image ids of sha256" in said
