@@ -14,20 +14,25 @@ from attacks.knowledge import Knowledge
 from data.errors import InputError, MissingError
 from data.images import Dataset
 from purifiers.identity import Identity
-from runners import api_frame, api_render, app, provenance, render, subset
-from runners.answers import Asker
-from runners.api_cells import Column, Filler, Row, records_of
-from runners.components import Config, build, plain, usable
+from runners import app
+from runners.apis import frame as api_frame
+from runners.apis import render as api_render
+from runners.apis.answers import Asker
+from runners.apis.columns import Column, Filler, Row, records_of
+from runners.apis.pairs import Candidates
+from runners.apis.restored import Restorer
+from runners.cells import subset
+from runners.cells.components import Config, build, plain, usable
+from runners.cells.records import to_parquet
+from runners.cells.settings import Settings
 from runners.evaluate import settings_of
-from runners.layout import on
-from runners.pairs import Candidates
-from runners.published import figures_of
-from runners.ready import Ready, same_labels
-from runners.records import to_parquet
-from runners.restored import Restorer
-from runners.settings import Settings
-from runners.store import Store
-from runners.work import Bench, settle
+from runners.files import writable, write_whole
+from runners.store.store import Store
+from runners.tables.layout import on
+from runners.tables.published import figures_of
+from runners.trust import provenance
+from runners.work.bench import Bench, settle
+from runners.work.ready import Ready, same_labels
 from victims.api.answer import Calls
 from victims.api.service import Service
 
@@ -38,7 +43,7 @@ def main(config: DictConfig) -> None:
     for name, least in (("pairs", 1), ("validation", 0)):
         if not isinstance(config[name], int) or config[name] < least:
             raise InputError(f"{name}: expected a whole number of at least {least}, got {config[name]!r}")
-    folder = render.writable(Path(config.tables))
+    folder = writable(Path(config.tables))
     device = settle(settings.device, tf32=settings.tf32)
     facts = provenance.of_process(device)
     bench = Bench(Store(settings.store, made_by=provenance.maker(facts)), device, settings.precision)
@@ -201,7 +206,7 @@ def finish(config: DictConfig, columns: list[Column], folder: Path, facts: dict[
             "rows": {row.row.label: row.row.config for c in columns for row in c.entries},
         }
         path = folder / f"{stem}-records.parquet"
-        render.write_whole(path, to_parquet(records, told))
+        write_whole(path, to_parquet(records, told))
         files.append(path)
     app.console.print(api_render.for_console(frame, chosen, config.title, notes))
     app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)

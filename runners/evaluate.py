@@ -7,15 +7,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from runners import app, launch, render
-from runners.cell import PARTS, Cell
-from runners.components import build, plain
-from runners.figures import accuracy, mean
-from runners.grid import CellResult
-from runners.manifest import Request
-from runners.observer import Observer
-from runners.records import to_parquet
-from runners.settings import Settings
+from runners import app
+from runners.cells.cell import PARTS, Cell
+from runners.cells.components import build, plain
+from runners.cells.manifest import Request
+from runners.cells.records import to_parquet
+from runners.cells.settings import Settings
+from runners.files import writable, write_whole
+from runners.grids import launch
+from runners.grids.grid import CellResult
+from runners.tables.figures import accuracy, mean
+from runners.work.observer import Observer
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -28,8 +30,8 @@ def save_records(result: CellResult, folder: Path) -> Path:
     """Write a cell's records and their provenance as a Parquet file, named by what they are of."""
     key = result.provenance["key"]
     name = "-".join([*result.cell.names.values(), f"n{len(result.records)}", key[:8]]).replace("/", "-")
-    path = render.writable(folder) / f"{name}.parquet"
-    render.write_whole(path, to_parquet(result.records, result.provenance))
+    path = writable(folder) / f"{name}.parquet"
+    write_whole(path, to_parquet(result.records, result.provenance))
     return path
 
 

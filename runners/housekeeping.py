@@ -1,4 +1,4 @@
-"""Keeping a store: python -m runners.store list | verify | gc | export NAME FILE | import FILE
+"""Keeping a store: python -m runners.housekeeping list | verify | gc | export NAME FILE | import FILE
 
     list                 sizes by table and by kind
     verify               every checksum and name; what is damaged is named, and is made again when needed
@@ -7,39 +7,34 @@
     export NAME FILE     all that a table needs but data sets, as one archive
     import FILE          into another store, where the table's command then computes nothing
 
-What is needed is written by every run before it begins (runners/manifest.py).
+What is needed is written by every run before it begins (runners/cells/manifest.py).
 """
 
 import argparse
-import io
-import json
 import os
-import re
-import tarfile
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from data.errors import InputError
-from runners import manifest
-from runners.artefact import intact
-from runners.manifest import Manifest
-from runners.store import CLAIMS, PARTS, Store, key_of
+from runners.cells import manifest
+from runners.cells.archive import exported, imported
+from runners.store.artefact import megabytes
+from runners.store.store import CLAIMS, PARTS, Store, fault
 
 # Of other stages nothing is removed: weights are few, and may have been trained alone (scripts/train.py).
 COLLECTED = ("adversarial", "purified", "records", "traits", "probe", "failures")
 YOUNG = 3600.0  # seconds in which a run may not have said yet what it needs
-ARTEFACT = re.compile(r"(?P<stage>[a-z]+)/(?P<folder>[0-9a-f]{2})/(?P<key>(?P=folder)[0-9a-f]{62})")
-LARGEST = 2**34  # bytes of one artefact in an archive
 
 
 def main(words: Sequence[str], console: Console | None = None) -> int:
     """Exit status 0; 1 where something is damaged; 2 for what cannot be done."""
     console = console or Console(highlight=False, soft_wrap=True)
     parser = argparse.ArgumentParser(
-        prog="python -m runners.store",
+        prog="python -m runners.housekeeping",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,21 +94,21 @@ def listed(store: Store, console: Console) -> int:
         there = [of[name] for name in each.artefacts if name in of]
         missing = sum(("records", chunk[3]) not in of for chunks in each.cells.values() for chunk in chunks)
         settings = " ".join(w for w in each.request.recipe["words"] if not w.startswith("table="))
-        table.add_row(each.request.name, settings, str(len(there)), _mb(sum(there)), str(missing or ""))
+        table.add_row(each.request.name, settings, str(len(there)), megabytes(sum(there)), str(missing or ""))
     if alone:
         names = set().union(*(each.artefacts for each in alone)) & set(of)
-        row = (f"{len(alone)} cells alone", "", str(len(names)), _mb(sum(of[name] for name in names)), "")
-        table.add_row(*row)
+        size = megabytes(sum(of[name] for name in names))
+        table.add_row(f"{len(alone)} cells alone", "", str(len(names)), size, "")
     needed = set().union(*(each.artefacts for each in [*tables, *alone]))
-    needed |= {name for name, _, _ in _beside(store, needed)}
+    needed |= {name for name, _, _ in manifest.beside(store, needed)}
     rest = [size for name, size in of.items() if name not in needed and name[0] in COLLECTED]
-    table.add_row("no table", "", str(len(rest)), _mb(sum(rest)), "")
+    table.add_row("no table", "", str(len(rest)), megabytes(sum(rest)), "")
     console.print(table)
     kinds = Table("kind", "files", "MB")
     for stage in stages(store):
         held = [size for (kind, _), size in of.items() if kind == stage]
-        kinds.add_row(stage, str(len(held)), _mb(sum(held)))
-    kinds.add_row("all", str(len(of)), _mb(sum(of.values())))
+        kinds.add_row(stage, str(len(held)), megabytes(sum(held)))
+    kinds.add_row("all", str(len(of)), megabytes(sum(of.values())))
     console.print(kinds)
     return 0
 
@@ -125,37 +120,27 @@ def verified(store: Store, console: Console) -> int:
         for entry in store.files(stage):
             raw = Path(entry.path).read_bytes()
             count, size = count + 1, size + len(raw)
-            if (fault := _fault(raw, stage, entry.name)) is not None:
+            if (wrong := fault(raw, stage, entry.name)) is not None:
                 damaged += 1
-                console.print(f"{fault}: {entry.path}", markup=False)
-    console.print(f"{count} files, {_mb(size)} MB read: {damaged or 'none'} damaged")
+                console.print(f"{wrong}: {entry.path}", markup=False)
+    console.print(f"{count} files, {megabytes(size)} MB read: {damaged or 'none'} damaged")
     if damaged:
         console.print("what is damaged is made again by the next run that needs it")
     return 1 if damaged else 0
-
-
-def _fault(raw: bytes, stage: str, key: str) -> str | None:
-    """What is wrong with an artefact's file, if anything."""
-    if intact(raw) is None:
-        return "damaged, its checksum differs"
-    made_from = json.loads(raw.partition(b"\n")[0])["made_from"]
-    if made_from.get("stage") != stage or key_of(made_from) != key:
-        return "misplaced, its name is not that of its recipe"
-    return None
 
 
 def collected(store: Store, console: Console, *, drop: Sequence[str], remove: bool) -> int:
     """Remove, or count, what no manifest needs; what is young, and of a kind that is not known, stays."""
     every = list(manifest.all_of(store))
     if unknown := set(drop) - {each.request.name for each in every}:
-        raise InputError(f"gc: no table is called {', '.join(unknown)}; {_names(every)}")
+        raise InputError(f"gc: no table is called {', '.join(unknown)}; {manifest.names(every)}")
     if not every:
         raise InputError(
             "gc: no run has said yet what it needs; run a table's command once, which computes nothing"
         )
     kept = [each for each in every if each.request.name not in drop]
     needed = set().union(*(each.artefacts for each in kept))
-    needed |= {name for name, _, _ in _beside(store, needed)}
+    needed |= {name for name, _, _ in manifest.beside(store, needed)}
     now = store.claims.now()
     count = size = 0
     for stage in (*COLLECTED, "manifests"):
@@ -174,98 +159,10 @@ def collected(store: Store, console: Console, *, drop: Sequence[str], remove: bo
         store.claims.clear()
     done = "removed" if remove else "would be removed; run again with --yes to do so"
     console.print(
-        f"{count} files, {_mb(size)} MB {done}. Kept: {len(kept)} tables and cells, and the last hour."
+        f"{count} files, {megabytes(size)} MB {done}. Kept: {len(kept)} tables and cells, and the last hour."
     )
     return 0
 
 
-def _beside(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], Path, dict]]:
-    """Probes and failures of what is needed, which no manifest names."""
-    keys = {key for _, key in needed}
-    for stage in ("probe", "failures"):
-        for entry in store.files(stage):
-            with Path(entry.path).open("rb") as file:
-                try:
-                    made_from = json.loads(file.readline())["made_from"]
-                except (ValueError, KeyError, TypeError):  # damaged: nobody misses it
-                    continue
-            of = made_from["of"]
-            if keys.issuperset([of] if isinstance(of, str) else of):
-                yield (stage, entry.name), Path(entry.path), made_from
-
-
-def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The clean images of what is needed."""
-    for stage, key in needed:
-        path = store.root / stage / key[:2] / key
-        if stage == "adversarial" and path.is_file():
-            with path.open("rb") as file:
-                made_from = json.loads(file.readline())["made_from"]
-            clean = {"stage": "clean", "images": made_from["images"]}
-            if store.has(clean):
-                yield "clean", key_of(clean)
-
-
-def exported(store: Store, console: Console, name: str, file: Path) -> int:
-    """Write a table's records, images, weights and probes as one tar archive, whole or not at all."""
-    every = [each for each in manifest.all_of(store) if each.request.name == name]
-    if not every:
-        raise InputError(f"export: no table is called {name!r}; {_names(list(manifest.all_of(store)))}")
-    needed = set().union(*(each.artefacts for each in every))
-    needed |= {other for other, _, made_from in _beside(store, needed) if made_from["stage"] == "probe"}
-    needed |= {("subset", entry.name) for entry in store.files("subset")} | set(_clean(store, needed))
-    part = file.with_name(file.name + ".part")
-    count = missing = 0
-    try:
-        with tarfile.open(part, "w") as archive:
-            for stage, key in sorted(needed):
-                path = store.root / stage / key[:2] / key
-                raw = path.read_bytes() if path.is_file() else b""
-                if _fault(raw, stage, key) is not None:
-                    missing += 1
-                    continue
-                told = tarfile.TarInfo(f"{stage}/{key[:2]}/{key}")
-                told.size, told.mtime = len(raw), int(path.stat().st_mtime)
-                archive.addfile(told, io.BytesIO(raw))
-                count += 1
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"export: cannot write {file} ({error.strerror or error})") from error
-    console.print(
-        f"{file}: {count} files, {_mb(file.stat().st_size)} MB" + (f", {missing} missing" * bool(missing))
-    )
-    return 0
-
-
-def imported(store: Store, console: Console, file: Path) -> int:
-    """Add an archive's artefacts to the store. Each must be of a name, a recipe and a checksum that agree;
-    an archive with anything else in it is refused, and adds nothing after it."""
-    count = known = 0
-    try:
-        with tarfile.open(file, "r:") as archive:
-            for member in archive:
-                place = ARTEFACT.fullmatch(member.name)
-                if place is None or not member.isreg() or member.size > LARGEST:
-                    raise InputError(f"import: {file}: expected artefacts only, got {member.name!r}")
-                raw = archive.extractfile(member).read()
-                if (fault := _fault(raw, place["stage"], place["key"])) is not None:
-                    raise InputError(f"import: {file}: {member.name}: {fault}")
-                path = store.root / member.name
-                if path.exists():
-                    known += 1
-                    continue
-                store.write(path, raw)
-                count += 1
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"import: cannot read {file} ({error})") from error
-    console.print(f"{count} files added, {known} were there already")
-    return 0
-
-
-def _names(every: Sequence[Manifest]) -> str:
-    return f"there are {', '.join(sorted({each.request.name for each in every})) or 'none'}"
-
-
-def _mb(size: int) -> str:
-    return f"{size / 2**20:.1f}"
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -18,15 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
-from runners import app, differences
-from runners.cell import SCORING, Cell
-from runners.components import Config, prepare, usable
-from runners.grid import CellResult, Grid
-from runners.provenance import ROOT, Facts, RecordFile, targets
-from runners.records import to_parquet
-from runners.settings import Settings
-from runners.store import Store
-from runners.work import settle
+from runners import app
+from runners.cells.cell import SCORING, Cell
+from runners.cells.components import Config, prepare, usable
+from runners.cells.records import to_parquet
+from runners.cells.settings import Settings
+from runners.grids.grid import CellResult, Grid
+from runners.store.store import Store
+from runners.trust import differences
+from runners.trust.provenance import ROOT, Facts, RecordFile, targets
+from runners.work.bench import settle
 
 SHOWN = 5  # differences
 

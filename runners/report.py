@@ -12,8 +12,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data.errors import InputError
-from runners import app, curves, plots, render, traces
-from runners.page import TEMPLATES, Table, environment, page
+from runners import app
+from runners.files import writable, write_whole
+from runners.pages import curves, plots, traces
+from runners.pages.page import TEMPLATES, Table, environment, page
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +35,8 @@ KINDS = {  # of plots: title, caption
 def main(config: DictConfig) -> None:
     """A page for every table of the folder, and an index."""
     found = tables_in(Path(config.tables), config.only)
-    folder = render.writable(Path(config.report))
-    render.writable(folder / "plots")
+    folder = writable(Path(config.report))
+    writable(folder / "plots")
     if not isinstance(config.images, int) or config.images < 0:
         raise InputError(f"images: expected 0 or more, got {config.images!r}")
     told = []
@@ -44,7 +46,7 @@ def main(config: DictConfig) -> None:
         drawn = plotted(table, folder)
         traced = traces.shown(table.frame, Path(config.traces), folder / "plots", table.stem)
         html = page(table, plots=drawn, traces=traced, store=Path(config.store), images=config.images)
-        render.write_whole(folder / f"{table.stem}.html", html.encode())
+        write_whole(folder / f"{table.stem}.html", html.encode())
         seconds = time.perf_counter() - start
         app.console.print(
             f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s", soft_wrap=True
@@ -53,7 +55,7 @@ def main(config: DictConfig) -> None:
     if config.only is None:
         style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
         index = environment().get_template("index.html").render(tables=told, style=style)
-        render.write_whole(folder / "index.html", index.encode())
+        write_whole(folder / "index.html", index.encode())
         app.console.print(f"index: {folder / 'index.html'}", soft_wrap=True)
 
 

@@ -9,16 +9,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
-from runners import app, launch, render
-from runners.bare import flag_weak
-from runners.components import build, plain
+from runners import app
+from runners.cells.components import build, plain
+from runners.cells.manifest import Request
+from runners.cells.records import to_parquet
 from runners.evaluate import save_records, settings_of
-from runners.frame import METRICS, frame_of
-from runners.layout import Composer, on, part_of
-from runners.manifest import Request
-from runners.observer import Observer
-from runners.published import Panel, panel_for, panels_of, printed
-from runners.records import to_parquet
+from runners.files import writable, write_whole
+from runners.grids import launch
+from runners.tables import render
+from runners.tables.bare import flag_weak
+from runners.tables.frame import METRICS, frame_of
+from runners.tables.layout import Composer, on, part_of
+from runners.tables.published import Panel, panel_for, panels_of, printed
+from runners.work.observer import Observer
 
 EMBEDDED = ("digits-photos", "digits-resnet8")
 
@@ -54,8 +57,8 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     dataset, victim = choices["dataset"], choices["victim"]
     panel = panel_for(table, dataset, victim)
     printed(table, panel)  # a bad file of figures is told before hours of work
-    folder = render.writable(Path(config.tables))
-    render.writable(Path(config.records))
+    folder = writable(Path(config.tables))
+    writable(Path(config.records))
     composer = Composer(config, choices, typed)
     rows, columns = on(table.rows, dataset, victim), on(table.columns, dataset, victim)
     cells = [
@@ -91,7 +94,7 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     records = [r.records for r in results if r.records is not None]
     if records:
         path = folder / f"{stem}-records.parquet"
-        render.write_whole(path, to_parquet(pd.concat(records, ignore_index=True)))
+        write_whole(path, to_parquet(pd.concat(records, ignore_index=True)))
         files.append(path)
     for result in results:
         if result.records is not None:

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.trace import Iterate, Readout, TracePurifier
-from runners import app, render
-from runners.artefact import intact, place
-from runners.components import prepare
-from runners.pictures import as_bytes
-from runners.provenance import RecordFile
+from runners import app
+from runners.cells.components import prepare
+from runners.files import writable
+from runners.pages.pictures import as_bytes
 from runners.replay import cell_of, device_for, find
-from runners.store import Store
-from runners.work import Bench, settle
+from runners.store.artefact import intact, place
+from runners.store.store import Store
+from runners.trust.provenance import RecordFile
+from runners.work.bench import Bench, settle
 
 MAPPED = 200  # of the reconstructions the victim is asked about, where the purifier has no say in it
 STRIP = 8  # reconstructions that are kept as images
@@ -84,7 +85,7 @@ def main(config: DictConfig) -> None:
     adversarial, stored = (_images(store, stage, records) for stage in ("adversarial", "purified"))
     with app.console.status(f"watching {len(records)} images"):
         watch, final = watched(purifier, adversarial.to(device), records.seed.tolist(), victim)
-    folder = render.writable(Path(config.traces))
+    folder = writable(Path(config.traces))
     path = folder / f"{recorded['key'][:8]}.npz"
     told, arrays = written(watch, final, records, victim, purifier)
     told |= {"key": recorded["key"], "cell": cell.label, "off": float((final.cpu() - stored).abs().max())}

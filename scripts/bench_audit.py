@@ -18,11 +18,12 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.progress import track
 
-from runners import app, grid
-from runners.cell import PARTS, Cell
-from runners.components import plain
+from runners import app
+from runners.cells.cell import PARTS, Cell
+from runners.cells.components import plain
+from runners.cells.settings import Settings
 from runners.evaluate import settings_of
-from runners.settings import Settings
+from runners.grids import grid
 from scripts.bench_engine import append
 
 ROUNDS = 5

@@ -30,10 +30,10 @@ from purifiers import engine
 from purifiers.purifier import purify_together
 from purifiers.trace import Trace
 from runners.app import CONFIGS
-from runners.components import Config, build, plain, prepare
-from runners.pool import worker_count
-from runners.store import Store
-from runners.work import settle
+from runners.cells.components import Config, build, plain, prepare
+from runners.store.store import Store
+from runners.work.bench import settle
+from runners.work.pool import worker_count
 from scripts.other_ways import in_turn, plain_dip, plain_ride, unfolded
 from victims.victim import Victim
 

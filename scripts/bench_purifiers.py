@@ -21,7 +21,7 @@ from purifiers.learned import Learned
 from purifiers.purifier import Purifier, purify_together
 from purifiers.trace import TracePurifier
 from runners import app
-from runners.components import build
+from runners.cells.components import build
 from scripts.bench_engine import BATCH, DEVICE, append, config_of, images_of
 
 ROUNDS = 3

@@ -18,16 +18,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from data.digits_photos import DigitsPhotos
-from runners import render
 from runners.app import CONFIGS, console
-from runners.artefact import place
-from runners.cell import Cell
-from runners.frame import frame_of
-from runners.grid import CellResult
-from runners.page import Table, page
-from runners.published import panels_of
-from runners.records import to_parquet
+from runners.cells.cell import Cell
+from runners.cells.records import to_parquet
+from runners.files import writable, write_whole
+from runners.grids.grid import CellResult
+from runners.pages.page import Table, page
 from runners.report import plotted
+from runners.store.artefact import place
+from runners.tables import render
+from runners.tables.frame import frame_of
+from runners.tables.published import panels_of
 
 CHUNK = 250
 NAMES = {"dataset": "digits-photos", "victim": "digits-resnet8", "attack": "", "knowledge": "blind"}
@@ -63,10 +64,10 @@ def made_up(
             placed.append((row, column, result))
             records.append(result.records)
     frame = frame_of(table, placed, panel=panels_of(table)[0], comparable=False)
-    stem = render.writable(folder / "tables") / "ddip-table1"
+    stem = writable(folder / "tables") / "ddip-table1"
     render.write(frame, render.Heading(table.title, "made up", "a made-up setting"), stem)
     content = to_parquet(pd.concat(records, ignore_index=True))
-    render.write_whole(stem.with_name("ddip-table1-records.parquet"), content)
+    write_whole(stem.with_name("ddip-table1-records.parquet"), content)
     return stem.with_suffix(".csv")
 
 
@@ -130,7 +131,7 @@ def main(n: int) -> None:
         csv = made_up(folder, images)
         start = time.perf_counter()
         table = Table.read(csv)
-        render.writable(folder / "plots")
+        writable(folder / "plots")
         html = page(table, plots=plotted(table, folder), traces=[], store=folder / "store", images=10)
         seconds = time.perf_counter() - start
     found = pd.DataFrame(

@@ -17,15 +17,17 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from runners import manifest, schedule, status
 from runners.app import CONFIGS
-from runners.cell import PARTS, Cell
-from runners.claims import Claims
-from runners.components import plain
-from runners.grid import Grid
-from runners.manifest import Manifest, Request
-from runners.settings import Settings
-from runners.store import Store, key_of
+from runners.cells import manifest
+from runners.cells.cell import PARTS, Cell
+from runners.cells.components import plain
+from runners.cells.manifest import Manifest, Request
+from runners.cells.settings import Settings
+from runners.grids.grid import Grid
+from runners.store.claims import Claims
+from runners.store.store import Store, key_of
+from runners.work import schedule
+from runners.work.survey import survey
 
 BENCH = Path("results/bench")
 CELLS = ("none", "jpeg", "dip")
@@ -85,7 +87,7 @@ def listing(folder: str) -> dict[str, Any]:
     request = Request("runners.table", "bench")
     manifest.write(store, Manifest(request, CHUNKS, {"cell": [[key] * 4 for key in keys]}))
     begin = time.perf_counter()
-    seen = status.survey(store, manifest.of(store, request))
+    seen = survey(store, manifest.of(store, request))
     return {"what": f"state of a table of {seen.done} chunks", "seconds": time.perf_counter() - begin}
 
 

@@ -16,7 +16,7 @@ from data.download import download
 from data.errors import InputError
 from data.weights import WeightFile
 from runners import app
-from runners.components import build, plain
+from runners.cells.components import build, plain
 
 
 def main(config: DictConfig) -> None:

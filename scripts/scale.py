@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 
 from data.errors import InputError
 from runners import app
-from runners.components import identity
-from runners.layout import Composer, on
-from runners.published import Panel, panels_of
-from runners.store import key_of
+from runners.cells.components import identity
+from runners.store.store import key_of
+from runners.tables.layout import Composer, on
+from runners.tables.published import Panel, panels_of
 from scripts.tables import names
 
 BENCH = Path("results/bench")

@@ -18,9 +18,9 @@ from hydra import compose, initialize_config_dir
 from rich.table import Table
 
 from runners import app
-from runners.layout import on
-from runners.published import panels_of
 from runners.table import EMBEDDED
+from runners.tables.layout import on
+from runners.tables.published import panels_of
 
 TIMES = Path("results/bench/tables.csv")
 

@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from data.errors import InputError
 from data.images import Dataset
 from runners import app
-from runners.components import Config, Spec, build, plain, prepare, usable
-from runners.figures import accuracy
-from runners.metrics import in_batches
-from runners.progress import Log, progress_of
-from runners.store import Store
-from runners.work import settle
+from runners.cells.components import Config, Spec, build, plain, prepare, usable
+from runners.cells.metrics import in_batches
+from runners.store.store import Store
+from runners.tables.figures import accuracy
+from runners.work.bench import settle
+from runners.work.progress import Log, progress_of
 from victims.victim import Victim
 
 

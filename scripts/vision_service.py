@@ -27,9 +27,9 @@ from PIL import Image
 from data.errors import InputError
 from data.images import Dataset
 from runners import app
-from runners.components import build, plain, prepare
-from runners.store import Store
-from runners.work import Bench, settle
+from runners.cells.components import build, plain, prepare
+from runners.store.store import Store
+from runners.work.bench import Bench, settle
 from scripts.vision_formats import FORMATS, Asked, Format, Labels
 from victims.victim import Victim
 

@@ -13,9 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
-from runners import app, curves
-from runners.layout import on
-from runners.render import write_whole
+from runners import app
+from runners.files import write_whole
+from runners.pages import curves
+from runners.tables.layout import on
 
 PER_ROW = 2
 

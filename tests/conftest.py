@@ -21,7 +21,7 @@ from purifiers.purifier import Purifier
 from purifiers.skipnet import SkipNet
 from runners import app
 from runners.app import CONFIGS
-from runners.components import build, plain
+from runners.cells.components import build, plain
 
 pytest_plugins = ["tests.vision"]
 torch.set_num_threads(1)  # a process a core, as the runners have it

@@ -16,7 +16,7 @@ import data.imagenet
 import data.mnist
 from data.images import Dataset
 from runners.app import CONFIGS
-from runners.components import build, plain
+from runners.cells.components import build, plain
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
 ILSVRC_IDS = [2, 3, 1]  # the development kit counts in an order of its own

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from runners.app import CONFIGS
-from runners.records import TIMINGS
+from runners.cells.records import TIMINGS
 
 ROOT = CONFIGS.parent
 STEM = "ddip-table1"

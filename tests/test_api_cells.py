@@ -8,13 +8,13 @@ from torch import nn
 from attacks.knowledge import Transfer
 from data.errors import InputError
 from runners import app
-from runners.answers import Asker
-from runners.api_cells import Entry, Filler, Row
-from runners.pairs import Pair, find
-from runners.ready import Ready
-from runners.restored import Restorer, criterion, figure, score
-from runners.store import Store
-from runners.work import Bench
+from runners.apis.answers import Asker
+from runners.apis.columns import Entry, Filler, Row
+from runners.apis.pairs import Pair, find
+from runners.apis.restored import Restorer, criterion, figure, score
+from runners.store.store import Store
+from runners.work.bench import Bench
+from runners.work.ready import Ready
 from tests.vision import corner_image
 from victims.api.answer import Answer, Calls, ServiceError
 

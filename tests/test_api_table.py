@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from runners import api_table, app
-from runners.components import plain, prepare
-from runners.store import Store
+from runners.cells.components import plain, prepare
+from runners.store.store import Store
 from tests.vision import Tripled
 
 QUICK = ["network._target_=tests.vision.Flat", "weights.epochs=1", "weights.dataset.copies=1"]

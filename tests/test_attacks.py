@@ -16,7 +16,7 @@ from attacks.randomness import per_image_randomness
 from attacks.target import Target
 from data.errors import InputError
 from runners.app import names_of
-from runners.metrics import wilson
+from runners.cells.metrics import wilson
 
 EPS = 2 / 255
 LINF = {

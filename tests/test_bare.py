@@ -9,10 +9,10 @@ from test_grid import cell
 
 from runners import table
 from runners.app import CONFIGS
-from runners.bare import above, flag_weak
-from runners.flags import Flag
-from runners.grid import CellResult, Grid
-from runners.published import Panel, printed
+from runners.grids.grid import CellResult, Grid
+from runners.tables.bare import above, flag_weak
+from runners.tables.published import Panel, printed
+from runners.trust.flags import Flag
 
 TABLE = OmegaConf.create(
     {

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runners import render
-from runners.page import Table, page
+from runners.files import writable
+from runners.pages.page import Table, page
 from runners.report import plotted
 from scripts.bench_report import made_up
 from tests.browser import CHROMIUM, DRIVER, Browser, wait
@@ -25,7 +25,7 @@ def html(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     images = np.random.default_rng(0).random((12, 3, 16, 16), dtype=np.float32)
     table = Table.read(made_up(folder, images, rows=3, columns=4, chunk=6))
-    render.writable(folder / "plots")
+    writable(folder / "plots")
     path = folder / "ddip-table1.html"
     text = page(table, plots=plotted(table, folder), traces=[], store=folder / "store", images=5)
     path.write_text(text, encoding="utf-8")

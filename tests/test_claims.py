@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from runners import claims
-from runners.claims import Claims, DeadlyError, Holder, myself
+from runners.store import claims
+from runners.store.claims import Claims, DeadlyError, Holder, myself
 
 
 def held_by(folder: Path, holder: Holder, *, age: float = 0.0, generation: int = 0) -> Path:

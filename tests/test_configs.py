@@ -6,9 +6,9 @@ from omegaconf import OmegaConf
 
 from data.errors import MissingError
 from runners.app import CONFIGS, names_of
-from runners.components import build, identity, plain, victims_for
-from runners.layout import on, part_of
-from runners.published import panels_of
+from runners.cells.components import build, identity, plain, victims_for
+from runners.tables.layout import on, part_of
+from runners.tables.published import panels_of
 
 GROUPS = ("dataset", "victim", "attack", "knowledge", "purifier")
 

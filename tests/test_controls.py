@@ -3,7 +3,7 @@
 import pytest
 from test_grid import QUICK, cell, run
 
-from runners import audit
+from runners.trust import audit
 from victims.victim import Victim
 
 BALL = "attack.eps=16/255"

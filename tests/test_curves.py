@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from runners import curves, plots
-from runners.frame import COLUMNS
+from runners.pages import curves, plots
+from runners.tables.frame import COLUMNS
 
 EVALUATE = "python -m runners.evaluate dataset=d victim=v"
 

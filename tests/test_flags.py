@@ -13,8 +13,8 @@ from attacks.queries import HopSkipJump
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
-from runners.cell import Cell
-from runners.flags import CELL, ROW, Evidence, of_cell, of_row
+from runners.cells.cell import Cell
+from runners.trust.flags import CELL, ROW, Evidence, of_cell, of_row
 
 N = 600
 VICTIM = {"network": {"classes": 10}}
@@ -163,9 +163,9 @@ def test_every_flag_is_explained():
 def test_flags_stand_on_the_figures_with_a_legend():
     from test_render import HEADING, PANEL, placed
 
-    from runners import render
-    from runners.flags import Flag
-    from runners.frame import frame_of
+    from runners.tables import render
+    from runners.tables.frame import frame_of
+    from runners.trust.flags import Flag
 
     table, cells = placed()
     cells[1][2].flags = [Flag("attack_weak", "the bare victim keeps 12.0 %"), Flag("small_n", "20 images")]

@@ -18,11 +18,11 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from runners.app import CONFIGS
-from runners.cell import PARTS, Cell
-from runners.components import plain
-from runners.grid import CellResult, Grid
-from runners.records import TIMINGS
-from runners.settings import Settings
+from runners.cells.cell import PARTS, Cell
+from runners.cells.components import plain
+from runners.cells.records import TIMINGS
+from runners.cells.settings import Settings
+from runners.grids.grid import CellResult, Grid
 from victims.victim import Victim
 
 QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]

@@ -12,11 +12,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from runners import housekeeping, manifest, status
-from runners.grid import Grid
-from runners.manifest import Manifest, Request
-from runners.settings import Settings
-from runners.store import Store, key_of
+from runners import housekeeping, status
+from runners.cells import manifest
+from runners.cells.manifest import Manifest, Request
+from runners.cells.settings import Settings
+from runners.grids.grid import Grid
+from runners.store.store import Store, key_of
+from runners.work.survey import survey
 from tests.test_grid import cell, run, same
 
 REQUEST = Request("runners.table", "ddip/table1", ("n=5", "chunk=2"))
@@ -73,7 +75,7 @@ def test_status_tells_what_runs_where_and_what_is_missing(folder):
     for chunks, i in ((first, 0), (first, 1), (second, 2)):
         (folder / "records" / chunks[i][3][:2] / chunks[i][3]).unlink()
     assert store.claims.take(first[0][1], "Identity: a/0 to a/1")
-    seen = status.survey(store, of)
+    seen = survey(store, of)
     assert (seen.done, seen.in_hand, seen.missing, len(seen.failed), seen.total) == (3, 1, 2, 3, 9)
     assert not seen.whole
     told = said(status.main, "--store", folder)[1]
@@ -88,7 +90,7 @@ def test_time_left_is_of_the_work_that_is_left(folder):
     for chunk in chunks[:2]:
         (folder / "records" / chunk[3][:2] / chunk[3]).unlink()
     seconds = {chunk[1]: 100.0 for chunk in chunks}
-    assert status.survey(store, Manifest(REQUEST, 5, of.cells, (), seconds)).left == 200.0
+    assert survey(store, Manifest(REQUEST, 5, of.cells, (), seconds)).left == 200.0
 
 
 def test_status_of_nothing(tmp_path):
@@ -265,5 +267,5 @@ def test_ten_thousand_chunks_are_listed_in_less_than_a_second(tmp_path):
     store = Store(tmp_path)
     of = Manifest(REQUEST, 5, {"cell": [["c", "p", "i", key] for key in keys]})
     begin = time.perf_counter()
-    assert status.survey(store, of).done == 10_000
+    assert survey(store, of).done == 10_000
     assert time.perf_counter() - begin < 1

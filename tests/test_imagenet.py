@@ -12,7 +12,7 @@ from data.errors import InputError, MissingError
 from data.flower17 import Flower17
 from data.imagenet import CLASSES, WNIDS_SHA256
 from runners.app import CONFIGS
-from runners.components import build, plain
+from runners.cells.components import build, plain
 
 # NeurIPS 2017
 

@@ -7,7 +7,7 @@ from conftest import random_images
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from data.similarity import ssim
-from runners import metrics
+from runners.cells import metrics
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_grid import QUICK, cell, files, run
 
-from runners import differences, provenance, replay, table
+from runners import replay, table
+from runners.cells.records import PROVENANCE, from_parquet, to_parquet
 from runners.evaluate import save_records
-from runners.provenance import NEEDED, PACKAGES, RecordFile
-from runners.records import PROVENANCE, from_parquet, to_parquet
+from runners.trust import differences, provenance
+from runners.trust.provenance import NEEDED, PACKAGES, RecordFile
 
 CELL = cell("attack=pgd", "attack.steps=2", "purifier=jpeg")
 

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
-from runners.layout import on
-from runners.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
+from runners.tables.layout import on
+from runners.tables.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
 HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
 TWICE = {"adaptive", "ddip/tuning", "oag/tuning", "ride/tuning"}  # show figures of other tables again

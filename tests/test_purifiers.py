@@ -23,7 +23,7 @@ from purifiers.learned import Learned
 from purifiers.purifier import Purifier, PurifierError, purify_together
 from purifiers.trace import TracePurifier
 from runners.app import CONFIGS
-from runners.components import build, plain
+from runners.cells.components import build, plain
 
 NAMES = sorted(p.stem for p in (CONFIGS / "purifier").glob("*.yaml"))
 STEPS = 12

@@ -13,7 +13,7 @@ from attacks.knowledge import Decision, Score
 from attacks.queries import HopSkipJump, Square
 from data.errors import InputError
 from purifiers.identity import Identity
-from runners.metrics import wilson
+from runners.cells.metrics import wilson
 
 
 def ask(attack, victim, images, labels, *, knowledge=Decision):

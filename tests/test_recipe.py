@@ -14,11 +14,11 @@ from data.errors import InputError, MissingError
 from data.images import Images
 from data.repeatable import repeatable
 from data.weights import WeightFile
-from runners import progress
 from runners.app import CONFIGS
-from runners.components import identity, plain, prepare
-from runners.progress import Allowance
-from runners.store import Store, key_of
+from runners.cells.components import identity, plain, prepare
+from runners.store.store import Store, key_of
+from runners.work import progress
+from runners.work.progress import Allowance
 from victims import recipe
 from victims.from_torchvision import Torchvision
 from victims.recipe import Recipe

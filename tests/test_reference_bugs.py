@@ -17,12 +17,13 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data.digits_photos import DigitsPhotos
 from data.images import Images, rounded
-from runners import app, pool
-from runners import records as records_of
-from runners.frame import frame_of
-from runners.grid import CellResult
-from runners.published import panels_of
-from runners.work import Bench
+from runners import app
+from runners.cells import records as records_of
+from runners.grids.grid import CellResult
+from runners.tables.frame import frame_of
+from runners.tables.published import panels_of
+from runners.work import pool
+from runners.work.bench import Bench
 from tests import broken
 
 N, CHUNK = 5, 2

@@ -7,13 +7,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from runners import render
-from runners.cell import Cell
-from runners.figures import survived
-from runners.frame import frame_of
-from runners.grid import CellResult
-from runners.published import Panel
+from runners.cells.cell import Cell
+from runners.grids.grid import CellResult
 from runners.table import comparability
+from runners.tables import render
+from runners.tables.figures import survived
+from runners.tables.frame import frame_of
+from runners.tables.published import Panel
 
 NAMES = {
     "dataset": "cifar10",

@@ -14,9 +14,9 @@ from test_grid import cell, run
 
 from attacks.attack import Attack
 from runners import app, replay
+from runners.cells.records import PROVENANCE, from_parquet
 from runners.evaluate import save_records
-from runners.provenance import RecordFile
-from runners.records import PROVENANCE, from_parquet
+from runners.trust.provenance import RecordFile
 
 PGD = ["attack=pgd", "attack.steps=2"]
 CELLS = {

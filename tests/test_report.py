@@ -14,12 +14,12 @@ from rich.console import Console
 
 from data.errors import InputError
 from runners import app, report
-from runners.album import Album
-from runners.cell import Cell
-from runners.observer import Planned, Tally
-from runners.page import Table, page
-from runners.pictures import KINDS, Pictures
-from runners.progress import Log, described, progress_of
+from runners.cells.cell import Cell
+from runners.pages.album import Album
+from runners.pages.page import Table, page
+from runners.pages.pictures import KINDS, Pictures
+from runners.work.observer import Planned, Tally
+from runners.work.progress import Log, described, progress_of
 from scripts.bench_report import made_up
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.claims import Claims
+from runners.store.claims import Claims
 from tests.small_table import ROOT, run, same, start, undisturbed, words
 
 pytestmark = pytest.mark.slurm

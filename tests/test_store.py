@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from runners.store import Store, key_of
+from runners.store.store import Store, key_of
 
 RECIPE = {"stage": "purified", "a": 1}
 
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 FILL = """
 import sys
 from data.errors import InputError
-from runners.store import Store
+from runners.store.store import Store
 store = Store(sys.argv[1])
 store.put({"stage": "a", "n": 0}, b"x" * 1000)
 try:

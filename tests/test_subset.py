@@ -18,10 +18,11 @@ from torch import Tensor
 from data.errors import InputError
 from data.images import Images
 from data.listing import Listing
-from runners import replay, subset
+from runners import replay
+from runners.cells import subset
+from runners.cells.records import from_parquet
 from runners.evaluate import save_records
-from runners.provenance import RecordFile
-from runners.records import from_parquet
+from runners.trust.provenance import RecordFile
 
 CLASSES = tuple("abcde")
 

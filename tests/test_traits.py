@@ -129,7 +129,7 @@ def test_finished_cells_are_not_tried(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (3, 224, 224)], ids=str)
 def test_images_have_the_cells_shape(shape):
-    from runners.traits import Traits
+    from runners.work.traits import Traits
 
     images = Traits(bench=None).images(torch.zeros(2, *shape))
     assert tuple(images.shape[1:]) == shape

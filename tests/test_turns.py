@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from runners import failures
-from runners.cell import Crafting, Purifying
-from runners.components import Spec
-from runners.failures import Failure
-from runners.store import Store, key_of
-from runners.turns import Turns, shared_out
+from runners.cells import failures
+from runners.cells.cell import Crafting, Purifying
+from runners.cells.components import Spec
+from runners.cells.failures import Failure
+from runners.store.store import Store, key_of
+from runners.work.turns import Turns, shared_out
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from torch import nn
 
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
-from runners.components import build, plain
-from runners.metrics import in_batches, wilson
+from runners.cells.components import build, plain
+from runners.cells.metrics import in_batches, wilson
 from victims.borrowed import without_background
 from victims.from_timm import Timm
 from victims.from_torchvision import CifarTorchvision, Torchvision

@@ -18,11 +18,11 @@ import pytest
 import safetensors.numpy
 
 from data.errors import InputError
-from runners.artefact import place
-from runners.cell import Cell
-from runners.flags import Flag
-from runners.observer import Planned
-from runners.wandb_logger import WandbLogger
+from runners.cells.cell import Cell
+from runners.store.artefact import place
+from runners.tracking.wandb_logger import WandbLogger
+from runners.trust.flags import Flag
+from runners.work.observer import Planned
 
 WANDB = Path(sys.executable).parent / "wandb"
 PARTS = {"dataset": "digits", "victim": "small", "attack": "pgd", "knowledge": "blind", "purifier": "jpeg"}

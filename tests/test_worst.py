@@ -9,14 +9,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from runners import figures, render
 from runners.app import CONFIGS, names_of
-from runners.cell import Cell
-from runners.frame import COLUMNS, frame_of
-from runners.grid import CellResult
-from runners.metrics import wilson
-from runners.published import Panel
-from runners.winners import best_of
+from runners.cells.cell import Cell
+from runners.cells.metrics import wilson
+from runners.grids.grid import CellResult
+from runners.tables import figures, render
+from runners.tables.frame import COLUMNS, frame_of
+from runners.tables.published import Panel
+from runners.tables.winners import best_of
 
 HEADING = render.Heading(title="A table", note="", setting="dataset cifar10")
 KNOWN = ("blind", "blind", "bpda")

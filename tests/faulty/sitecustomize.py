@@ -6,7 +6,7 @@ What they write is noted, and claims are dead sooner.
 import os
 
 if told := os.environ.get("NOTE_WRITES"):
-    from runners.store import Store
+    from runners.store.store import Store
 
     write = Store.write
 
@@ -18,6 +18,6 @@ if told := os.environ.get("NOTE_WRITES"):
     Store.write = noting
 
 if stale := os.environ.get("STALE_SECONDS"):
-    from runners import claims
+    from runners.store import claims
 
     claims.STALE, claims.BEAT = float(stale), float(stale) / 8

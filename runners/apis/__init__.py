@@ -1,0 +1,1 @@
+"""Purifiers in front of vision APIs."""

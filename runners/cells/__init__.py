@@ -1,0 +1,1 @@
+"""What a cell is: its parts, its settings, its images, its records."""

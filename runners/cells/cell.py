@@ -1,0 +1,130 @@
+"""Cells and the work that they need: which artefacts, made from what."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hydra.utils import get_class
+
+from data.images import Images
+from runners.cells.components import Config, Spec, identity
+from runners.store.store import Recipe, key_of
+
+PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
+SCORING = 5  # raised when what a record holds changes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One dataset x victim x attack x knowledge x purifier; names and configs by part."""
+
+    names: dict[str, str]
+    configs: dict[str, Config]
+    command: str  # evaluates this cell alone
+
+    @property
+    def label(self) -> str:
+        """For people: dataset/victim/attack/knowledge/purifier."""
+        return "/".join(self.names[part] for part in PARTS)
+
+    @property
+    def knowledge(self) -> Config:
+        """Of the attacker, without the other classifiers that it knows."""
+        return {name: item for name, item in self.configs["knowledge"].items() if name != "victims"}
+
+    @property
+    def others(self) -> list[Config]:
+        """The classifiers that a transfer attack knows instead of the victim."""
+        return list(self.configs["knowledge"].get("victims", {}).values())
+
+
+@dataclass(frozen=True)
+class Crafting:
+    """Adversarial examples of one chunk; shared by all cells whose attacker sees the same.
+
+    `seen` is the purifier if it has a part in crafting; `others` are a transfer attack's classifiers.
+    """
+
+    chunk: Images
+    victim: Spec
+    attack: Config
+    knowledge: Config
+    seen: Spec | None
+    others: tuple[Spec, ...]
+    seed: int
+    precision: str
+
+    @property
+    def clean(self) -> Recipe:
+        """The name of the clean images, kept for those who look at results."""
+        return {"stage": "clean", "images": self.chunk.digest}
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What they are made from."""
+        made_of = {"images": self.chunk.digest, "attack": identity(self.attack), "seed": self.seed}
+        if get_class(self.attack["_target_"]).needs is not None:  # else nothing is asked
+            made_of["knowledge"] = identity(self.knowledge)
+            if get_class(self.knowledge["_target_"]).uses_victim:
+                made_of["victim"] = self.victim.identity
+            if self.seen is not None:
+                made_of["purifier"] = self.seen.identity
+            if self.others:
+                made_of["others"] = [other.identity for other in self.others]
+        return {"stage": "adversarial", **made_of, "precision": self.precision}
+
+    @cached_property
+    def key(self) -> str:
+        """The work's name, which is the artefact's."""
+        return key_of(self.recipe)
+
+
+@dataclass(frozen=True)
+class Purifying:
+    """Purified images and records of one chunk under purifiers with one shared run."""
+
+    crafting: Crafting
+    purifiers: tuple[Spec, ...]
+    draws: int = 1  # fresh ones of a random purifier, each scored
+
+    @cached_property
+    def key(self) -> str:
+        """The work's name: the same for all groups with a purifier off the same run."""
+        config = self.purifiers[0].config
+        run = identity(config["trace"]) if "trace" in config else self.purifiers[0].identity
+        return key_of(
+            {
+                "stage": "purifying",
+                "adversarial": self.crafting.key,
+                "victim": self.crafting.victim.identity,
+                "run": run,
+            }
+        )
+
+    def purified(self, purifier: Spec) -> Recipe:
+        """What the purified images are made from."""
+        return {
+            "stage": "purified",
+            "adversarial": self.crafting.key,
+            "purifier": purifier.identity,
+            "victim": self.crafting.victim.identity,
+            "seed": self.crafting.seed,
+            "precision": self.crafting.precision,
+            "draws": self.draws,
+        }
+
+    def records(self, purifier: Spec) -> Recipe:
+        """What the records are made from."""
+        return {
+            "stage": "records",
+            "purified": key_of(self.purified(purifier)),
+            "victim": self.crafting.victim.identity,
+            "scoring": SCORING,
+            "precision": self.crafting.precision,
+        }
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """The cell's columns in assembled records."""
+    attack = cell.configs["attack"]
+    return {**cell.names, "eps": attack.get("eps"), "command": cell.command}

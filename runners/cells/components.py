@@ -1,0 +1,216 @@
+"""Configs to components: what Hydra's `_target_` names, its identity, its seeds."""
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from data.errors import InputError
+from data.weights import WeightFile
+from runners.app import CONFIGS
+from runners.store.claims import Holder
+from runners.store.store import Recipe, Store, key_of
+
+FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
+WHERE = {"path", "root", "source", "published"}  # where something lies, what is said of it, is not what it is
+VICTIMS = CONFIGS / "victim"
+
+Config = dict[str, Any]
+
+
+def _if_file(path: str, there: str, absent: str) -> str:
+    """In configs, ${if_file:<path>,<value>,<other value>}: the resolved config says which one it was."""
+    return there if Path(path).is_file() else absent
+
+
+OmegaConf.register_new_resolver("if_file", _if_file, replace=True)
+
+
+def plain(node: DictConfig) -> Config:
+    """The resolved config as plain values; text like 8/255 becomes the number.
+
+    Raises InputError for a config that is empty and for numbers that are not finite.
+    """
+    if not isinstance(node, DictConfig):
+        raise InputError(f"expected the name of a config, got {node!r}")
+
+    def value(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {name: value(inner) for name, inner in item.items()}
+        if isinstance(item, list):
+            return [value(inner) for inner in item]
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InputError(f"expected finite numbers, got {item}")
+        if isinstance(item, str) and (match := FRACTION.fullmatch(item.strip())):
+            if float(match[2]) == 0:
+                raise InputError(f"expected a number or a fraction, got {item!r}")
+            return float(match[1]) / float(match[2])
+        return item
+
+    return value(OmegaConf.to_container(node, resolve=True))
+
+
+def identity(config: Any) -> Any:
+    """What a result depends on: targets, their versions and arguments, but no places."""
+    if isinstance(config, list):
+        return [identity(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    kept = {name: identity(item) for name, item in config.items() if name not in WHERE}
+    if "_target_" in config:
+        kept["version"] = getattr(get_class(config["_target_"]), "version", 1)
+    return kept
+
+
+def build(config: Config) -> Any:
+    """The component itself. What it objects to is raised as InputError, in one line."""
+    try:
+        return instantiate(config)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise cause from None
+        raise InputError(f"{config.get('_target_', 'component')}: {str(cause).splitlines()[0]}") from error
+
+
+def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
+    """The seed of one image's draws in one stage."""
+    text = f"{run_seed}/{image_id}/{stage}/{draw}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A victim or purifier whose weights, if it has any, are known: any process can load it."""
+
+    config: Config
+    weights_sha256: str | None = None
+    trained: Recipe | None = None  # the store's artefact, for weights that we train
+
+    @property
+    def identity(self) -> Config:
+        """What results depend on: the component's parameters, its weights' content."""
+        if self.weights_sha256 is None:
+            return identity(self.config)
+        rest = {name: item for name, item in self.config.items() if name != "weights"}
+        return {**identity(rest), "weights_sha256": self.weights_sha256}
+
+    def load(self, store: Store) -> Any:
+        """The component itself, with its weights fixed."""
+        component = build(self.config)
+        if self.trained is not None:
+            state = store.get_tensors(self.trained)
+            if state is None:
+                raise InputError("trained weights are not in the store any more: run again")
+            return component.freeze(state)
+        return component.freeze(component.weights.load()) if self.weights_sha256 else component
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A training's state in the store, replaced as it goes on."""
+
+    store: Store
+    of: Recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its name in the store."""
+        return {"stage": "checkpoint", "of": key_of(self.of)}
+
+    def load(self) -> dict[str, Tensor] | None:
+        """What was saved last."""
+        return self.store.get_tensors(self.recipe)
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Replace it."""
+        self.store.put_tensors(self.recipe, state)
+
+    def remove(self) -> None:
+        """Once the training is done."""
+        self.store.path(self.recipe).unlink(missing_ok=True)
+
+
+def prepare(
+    config: Config,
+    store: Store,
+    *,
+    progress: Callable[[float], None] | None = None,
+    waiting: Callable[[Holder], None] = lambda holder: None,
+    device: torch.device | None = None,
+) -> Spec:
+    """Verify the component's weight file, or train it unless the store has it, on `device` if it can be.
+
+    One process trains, and others that need the same wait for it; `waiting` is told for whom. Raises
+    MissingError for a file that is not there, InputError for one that does not fit.
+    """
+    if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
+        # One inside another: the weights are the inner one's.
+        inner = prepare(held, store, progress=progress, waiting=waiting, device=device)
+        return Spec(config, inner.weights_sha256, inner.trained)
+    component = build(config)
+    weights = getattr(component, "weights", None)
+    if weights is None:
+        return Spec(config)
+    if isinstance(weights, WeightFile):
+        component.freeze(weights.load())
+        return Spec(config, weights.digest())
+    afterwards = getattr(component, "afterwards", frozenset())
+    learnt = {name: item for name, item in config.items() if name not in afterwards}
+    trained = {"stage": "weights", "component": identity(learnt)}
+    content = store.get(trained)
+    if content is None:
+        what = f"training: {config['_target_'].rpartition('.')[2]}"
+        with store.claims.alone(key_of(trained), what, waiting):
+            content = store.get(trained) or _train(component, trained, store, progress, device)
+    return Spec(config, hashlib.sha256(content).hexdigest(), trained)
+
+
+def _train(
+    component: Any,
+    trained: Recipe,
+    store: Store,
+    progress: Callable[[float], None] | None,
+    device: torch.device | None,
+) -> bytes:
+    """Train, and keep the weights."""
+    checkpoint, weights = StoredCheckpoint(store, trained), component.weights
+    wanted = {"checkpoint": checkpoint} if getattr(component, "resumable", False) else {}
+    if getattr(weights, "gpu", False) and device is not None:
+        wanted["device"] = device
+    state: Mapping[str, Tensor] = weights.fit(component, progress=progress or (lambda share: None), **wanted)
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise InputError("training diverged (NaN or infinite weights): lower its lr")
+    store.put_tensors(trained, dict(state))
+    checkpoint.remove()
+    content = store.get(trained)
+    if content is None:
+        raise InputError(f"store {store.root}: what was written cannot be read back")
+    return content
+
+
+@contextmanager
+def usable(what: str) -> Iterator[None]:
+    """A component that cannot be made ready from its config is bad input, not a fault of ours."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise InputError(f"{what}: its config cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def victims_for(label_space: str) -> list[str]:
+    """Names of the victims that know these labels."""
+    leaves = {str(leaf.relative_to(VICTIMS).with_suffix("")): leaf for leaf in VICTIMS.rglob("*.yaml")}
+    return sorted(n for n, leaf in leaves.items() if OmegaConf.load(leaf).get("label_space") == label_space)

@@ -1,0 +1,63 @@
+"""The settings of a run, checked."""
+
+from dataclasses import dataclass
+
+from data.errors import InputError
+from purifiers.purifier import Purifier
+from runners.cells.subset import RULES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cells are run: what the subset is, where results lie, what computes them."""
+
+    n: int
+    seed: int
+    split: str
+    subset: str
+    chunk: int
+    store: str
+    device: str
+    tf32: bool
+    workers: int | str
+    draws: int | str
+    budget_hours: float
+    audit: str
+
+    def __post_init__(self) -> None:
+        for name in ("n", "seed", "chunk"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"{name}: expected a whole number, got {value!r}")
+        if self.seed < 0:
+            raise InputError(f"seed: expected 0 or more, got {self.seed}")
+        if self.subset not in RULES:
+            raise InputError(f"subset: expected one of {', '.join(RULES)}, got {self.subset!r}")
+        if not isinstance(self.store, str) or not self.store:
+            raise InputError(f"store: expected a folder, got {self.store!r}")
+        if self.draws != "auto" and (not isinstance(self.draws, int) or self.draws < 1):
+            raise InputError(f"draws: expected auto or at least 1, got {self.draws!r}")
+        if not isinstance(self.budget_hours, int | float) or not self.budget_hours > 0:
+            raise InputError(f"budget_hours: expected hours above 0, got {self.budget_hours!r}")
+        if self.audit not in ("off", "cheap", "full"):
+            raise InputError(f"audit: expected off, cheap or full, got {self.audit!r}")
+        if not isinstance(self.tf32, bool):
+            raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
+
+    @property
+    def images(self) -> str:
+        """The subset by rule and seed."""
+        return f"{self.subset}, seed {self.seed}"
+
+    @property
+    def precision(self) -> str:
+        """Of products in convolutions and matrices; part of what results depend on."""
+        return "tf32" if self.tf32 else "float32"
+
+    def draws_of(self, purifier: Purifier) -> int:
+        """How often a purifier is scored: "auto" is ten fresh draws, one where each fits a network anew."""
+        if not purifier.stochastic:
+            return 1
+        if self.draws == "auto":
+            return 1 if purifier.fits else 10
+        return int(self.draws)

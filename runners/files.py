@@ -1,0 +1,28 @@
+"""Results as files: whole, or not there."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from data.errors import InputError
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be. Raises InputError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there ({error.strerror or error})") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises InputError where it cannot be written."""
+    part = path.parent / f".{path.name}.{os.getpid()}.part"
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot write ({error.strerror or error}); the store is intact") from error

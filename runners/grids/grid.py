@@ -1,0 +1,213 @@
+"""Evaluates cells: plans what the store lacks, has it carried out, assembles the records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from attacks.knowledge import UnsuitedError
+from data.errors import InputError
+from runners.cells import failures, manifest
+from runners.cells.cell import Cell, describe
+from runners.cells.components import build
+from runners.cells.manifest import Manifest, Request
+from runners.cells.records import from_parquet
+from runners.cells.settings import Settings
+from runners.store.store import Store, key_of
+from runners.trust import provenance
+from runners.trust.audit import audit
+from runners.trust.flags import Flag
+from runners.work.bench import Bench, settle
+from runners.work.observer import Observer, Planned, Tally
+from runners.work.planning import Plan, Planner
+from runners.work.ready import Ready
+from runners.work.schedule import Launch, carry_out
+from runners.work.traits import Traits
+
+UNFINISHED = "not finished: no job has made its records; the same command goes on"
+
+
+@dataclass
+class CellResult:
+    """A cell's records, or the reason why there are none."""
+
+    cell: Cell
+    records: pd.DataFrame | None = None
+    skipped: str | None = None
+    failed: str | None = None
+    flags: list[Flag] = field(default_factory=list)
+    provenance: dict[str, Any] | None = None  # of the records
+    planned: Planned | None = None  # unless it is skipped
+
+
+@dataclass
+class Grid:
+    """Evaluates cells under one set of settings, sharing whatever they share."""
+
+    settings: Settings
+    console: Console
+    observer: Observer = field(default_factory=Observer)
+
+    def evaluate(self, cells: Sequence[Cell], request: Request | None = None) -> list[CellResult]:
+        """Records of all cells. Raises InputError where nothing could be run.
+
+        Args:
+            request: what was asked for, so that the store can tell how far it is and keeps what it needs.
+        """
+        return self._made(cells, request, Launch())
+
+    def share(self, cells: Sequence[Cell], request: Request, launch: Launch) -> None:
+        """One job's part of the work; the records stay in the store."""
+        self._made(cells, request, launch)
+
+    def _made(self, cells: Sequence[Cell], request: Request | None, launch: Launch) -> list[CellResult]:
+        results, plans = self._planned(cells, launch)
+        self._assemble(results, plans, self._carry_out(cells, plans, request, launch))
+        return results
+
+    def gather(self, cells: Sequence[Cell], request: Request) -> list[CellResult]:
+        """Records of all cells as jobs have left them in the store; nothing is computed but what is quick."""
+        results, plans = self._planned(cells, Launch())
+        stored = (self.bench.store.made_by(plan.records[0]) for plan in plans.values())
+        if made_by := next(filter(None, stored), None):
+            self.facts |= made_by  # this process may have another device than the jobs
+        reasons = {}
+        for task in self.planner.groups(plans.values()):
+            for key in failures.keys(task):
+                found = failures.of(self.bench.store, key) or failures.of(self.bench.store, task.crafting.key)
+                reasons[key] = found.reason if found else UNFINISHED
+        self._assemble(results, plans, reasons)
+        return results
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Raise InputError for bad parameters, before any training."""
+        for parts in (
+            [cell.configs["attack"] for cell in cells],
+            [cell.knowledge for cell in cells],
+            [cell.configs["purifier"] for cell in cells],
+        ):
+            for config in {key_of(part): part for part in parts}.values():
+                build(config)
+
+    def _planned(self, cells: Sequence[Cell], launch: Launch) -> tuple[list[CellResult], dict[int, Plan]]:
+        """What can be run needs what, by its place among the cells; the others are skipped."""
+        device = settle(self.settings.device, tf32=self.settings.tf32)
+        self.facts = provenance.of_process(device)
+        store = Store(self.settings.store, made_by=provenance.maker(self.facts))
+        self.bench = Bench(store, device, self.settings.precision)
+        ready = Ready(self.bench, self.console, self.settings.budget_hours, launch.stop)
+        self.planner = Planner(self.settings, self.bench, ready)
+        self.check(cells)
+        results, plans = [CellResult(cell) for cell in cells], {}
+        for i, result in enumerate(results):
+            try:
+                plans[i] = self.planner.plan(result.cell)
+            except UnsuitedError as error:
+                result.skipped = str(error)
+            else:
+                result.planned = self._told(result.cell, plans[i])
+        self.tally = Tally([results[i].planned for i in plans])
+        self.observer.planned(self.tally.cells)
+        return results, plans
+
+    def _told(self, cell: Cell, plan: Plan) -> Planned:
+        """What observers are told of a cell."""
+        purified = [key_of(task.purified(plan.purifier)) for task in plan.tasks]
+        recipes = plan.records
+        sizes = [len(crafting.chunk) for crafting in plan.crafting]
+        return Planned(
+            cell,
+            provenance.cell_key(cell, purified, self.settings),
+            {key_of(recipe): size for recipe, size in zip(recipes, sizes, strict=True)},
+            frozenset(key_of(recipe) for recipe in recipes if self.bench.store.has(recipe)),
+        )
+
+    def _carry_out(
+        self, cells: Sequence[Cell], plans: dict[int, Plan], request: Request | None, launch: Launch
+    ) -> dict[str, str]:
+        """Do what the store lacks; reasons of failure by the recipes' keys."""
+
+        def planned(seconds: dict[str, float]) -> None:
+            if request is not None:
+                self._write(cells, plans, request, seconds)
+
+        groups = self.planner.groups(plans.values())
+        if not groups:
+            if plans:
+                self.console.print("[dim]all records are in the store; nothing to compute[/]")
+                planned({})
+            return {}
+        return carry_out(
+            groups,
+            bench=self.bench,
+            settings=self.settings,
+            console=self.console,
+            launch=launch,
+            tally=self.tally,
+            observer=self.observer,
+            planned=planned,
+        )
+
+    def _write(
+        self, cells: Sequence[Cell], plans: dict[int, Plan], request: Request, seconds: dict[str, float]
+    ) -> None:
+        """The manifest of what was asked for."""
+        labels = manifest.labels([cells[i] for i in plans])
+        of_cells = {
+            label: [manifest.chunk_keys(task) for task in plan.tasks]
+            for label, plan in zip(labels, plans.values(), strict=True)
+        }
+        traits, other = Traits(self.bench), set()
+        for plan in plans.values():
+            first = plan.crafting[0]
+            other |= {f"clean/{key_of(crafting.clean)}" for crafting in plan.crafting}
+            other.add(f"traits/{key_of(traits.recipe(plan.purifier, first.victim, first.chunk))}")
+            parts = (first.victim, plan.purifier, *first.others)
+            other |= {f"weights/{key_of(part.trained)}" for part in parts if part.trained is not None}
+        try:
+            manifest.write(
+                self.bench.store, Manifest(request, self.settings.n, of_cells, sorted(other), seconds)
+            )
+        except InputError:
+            if seconds:  # a finished table is read from a store that cannot be written
+                raise
+
+    def _assemble(self, results: list[CellResult], plans: dict[int, Plan], reasons: dict[str, str]) -> None:
+        for i, plan in plans.items():
+            self._join(results[i], plan, reasons)
+        self._audit(results, plans)
+
+    def _audit(self, results: list[CellResult], plans: dict[int, Plan]) -> None:
+        done = [i for i in plans if results[i].records is not None]
+        cells = [(results[i].cell, results[i].records, plans[i].crafting, plans[i].purifier) for i in done]
+        with self.console.status("auditing"):
+            for i, flags in zip(done, audit(self.bench, cells, self.settings.audit), strict=True):
+                results[i].flags = flags
+                results[i].provenance["flags"] = {flag.name: flag.seen for flag in flags}
+
+    def _join(self, result: CellResult, plan: Plan, reasons: dict[str, str]) -> None:
+        """The cell's records, with what was true of all of them."""
+        parts = []
+        for recipe in plan.records:
+            content = self.bench.store.get(recipe)
+            if content is None:
+                result.failed = reasons.get(key_of(recipe), "its records are not in the store")
+                return
+            parts.append(from_parquet(content))
+        records = pd.concat(parts, ignore_index=True)
+        result.records = records.assign(
+            **describe(result.cell),
+            subset=self.settings.images,
+            image_ids_sha256=provenance.of_ids(records.id),
+            weights_sha256=plan.crafting[0].victim.weights_sha256,
+        )
+        result.provenance = provenance.of_cell(
+            result.cell,
+            plan.tasks,
+            records=result.records,
+            settings=self.settings,
+            store=self.bench.store,
+            facts=self.facts,
+        )

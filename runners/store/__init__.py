@@ -1,0 +1,1 @@
+"""The store of artefacts, and who works on what."""

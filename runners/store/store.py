@@ -1,0 +1,172 @@
+"""A content-addressed store of artefacts: whole or absent, verified on read, shared by processes and hosts.
+
+An artefact is one file. Its name is the sha256 of what it was made from; its first line is JSON
+(what it was made from, and the sha256 of the rest), the rest its content. Files appear by an atomic
+rename, so that a killed process, or several at once, never leave half of one.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from data.errors import InputError
+from runners.store.artefact import intact, place
+from runners.store.claims import Claims
+
+log = logging.getLogger(__name__)
+
+Recipe = Mapping[str, Any]
+PARTS = ".parts"  # where files are written before they are renamed
+CLAIMS = "claims"
+
+
+def key_of(made_from: Recipe) -> str:
+    """The name of the artefact made from `made_from` (JSON values only)."""
+    canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def fault(raw: bytes, stage: str, key: str) -> str | None:
+    """What is wrong with an artefact's file of this name, if anything."""
+    if intact(raw) is None:
+        return "damaged, its checksum differs"
+    made_from = json.loads(raw.partition(b"\n")[0])["made_from"]
+    if made_from.get("stage") != stage or key_of(made_from) != key:
+        return "misplaced, its name is not that of its recipe"
+    return None
+
+
+class Store:
+    """Artefacts below `root`, in a folder a stage.
+
+    Raises InputError where the folder cannot be written; a full disk raises InputError too, and
+    what was stored before stays as it was.
+
+    Args:
+        made_by: code, versions and device of the writer, for the headers of what is written. It is part of
+            neither names nor contents.
+    """
+
+    def __init__(self, root: str | Path, *, made_by: Mapping[str, Any] | None = None) -> None:
+        self.root, self.writer = Path(root), made_by
+        self.claims = Claims(self.root / CLAIMS)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"store {self.root}: cannot make this folder ({error})") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.root, self.writer)  # claims are this process's own
+
+    def path(self, made_from: Recipe) -> Path:
+        """Where the artefact lies, or will."""
+        return place(self.root, made_from["stage"], key_of(made_from))
+
+    def put(self, made_from: Recipe, content: bytes) -> None:
+        """Write an artefact whole."""
+        header = {"sha256": hashlib.sha256(content).hexdigest(), "made_from": made_from}
+        if self.writer is not None:
+            header["made_by"] = self.writer
+        self.write(self.path(made_from), json.dumps(header, sort_keys=True).encode() + b"\n" + content)
+
+    def write(self, path: Path, raw: bytes) -> None:
+        """Write a file of the store whole, header and all."""
+        part = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            parts = self.root / PARTS
+            parts.mkdir(exist_ok=True)
+            prefix = f"{socket.gethostname()}-{os.getpid()}-"
+            with tempfile.NamedTemporaryFile(dir=parts, prefix=prefix, delete=False) as file:
+                part = Path(file.name)
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            if part is not None:
+                part.unlink(missing_ok=True)
+            raise InputError(
+                f"store {self.root}: cannot write ({error.strerror or error}). Free space or choose "
+                "another folder with store=...; finished work is kept and is not done again"
+            ) from error
+
+    def has(self, made_from: Recipe) -> bool:
+        """Whether it is there; `get` verifies it.
+
+        On a network file system a file that another host wrote may stay unseen for a minute, unless its
+        folder is opened, which asks the server.
+        """
+        path = self.path(made_from)
+        if path.exists():
+            return True
+        try:
+            os.close(os.open(path.parent, os.O_RDONLY))
+        except OSError:
+            return False
+        return path.exists()
+
+    def get(self, made_from: Recipe) -> bytes | None:
+        """The content, or None where there is none, or it is damaged: that is logged, and it is removed."""
+        return self.content(self.path(made_from))
+
+    def content(self, path: Path) -> bytes | None:
+        """That of a file of the store, as `get`."""
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"store {self.root}: cannot read {path} ({error.strerror})") from error
+        content = intact(raw)
+        if content is None:
+            log.warning("damaged: %s does not match its checksum; it will be made again", path)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # read-only: whoever makes it again will say so
+                log.debug("%s cannot be removed (%s)", path, error)
+        return content
+
+    def remove(self, made_from: Recipe) -> None:
+        """Where it is there."""
+        self.path(made_from).unlink(missing_ok=True)
+
+    def files(self, stage: str) -> Iterator[os.DirEntry[str]]:
+        """Every artefact of a stage; names are keys."""
+        try:
+            folders = sorted(entry.path for entry in os.scandir(self.root / stage) if entry.is_dir())
+        except FileNotFoundError:
+            return
+        for folder in folders:
+            yield from (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
+
+    def made_by(self, made_from: Recipe) -> Mapping[str, Any] | None:
+        """Who wrote an artefact, or None where that is not known."""
+        try:
+            with self.path(made_from).open("rb") as file:
+                return json.loads(file.readline()).get("made_by")
+        except (OSError, ValueError, AttributeError):  # none, or damaged: `get` says so
+            return None
+
+    def put_tensors(self, made_from: Recipe, tensors: dict[str, Tensor]) -> None:
+        """Write tensors as safetensors."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        self.put(made_from, safetensors.torch.save(tensors))
+
+    def get_tensors(self, made_from: Recipe) -> dict[str, Tensor] | None:
+        """Tensors as they were written, or None."""
+        content = self.get(made_from)
+        return None if content is None else safetensors.torch.load(content)
+
+
+def _reopened(root: Path, made_by: Mapping[str, Any] | None) -> Store:
+    return Store(root, made_by=made_by)

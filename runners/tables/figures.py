@@ -1,0 +1,79 @@
+"""A printed figure: its value, its interval, how many images it rests on."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from runners.cells.metrics import bootstrap, wilson
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`low` and `high` bound the 95 % interval; all in the unit that is printed."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def text(self, digits: int) -> str:
+        """Value, interval and n."""
+        return f"{self.value:.{digits}f}  [{self.low:.{digits}f}, {self.high:.{digits}f}]  n={self.n}"
+
+
+def beside(figure: Figure | None, paper: float | None) -> dict[str, float | None]:
+    """The columns of a table's entry: ours, its interval and n, the paper's, the difference."""
+    ours = asdict(figure) if figure else dict.fromkeys(("value", "low", "high", "n"))
+    return {**ours, "paper": paper, "delta": figure.value - paper if figure and paper is not None else None}
+
+
+def accuracy(correct: pd.Series) -> Figure:
+    """Percent, with Wilson's interval."""
+    n, right = len(correct), int(correct.sum())
+    low, high = wilson(right, n)
+    return Figure(100 * right / n, 100 * low, 100 * high, n)
+
+
+def mean(values: pd.Series) -> Figure:
+    """A mean over images, with a bootstrap interval."""
+    array = values.to_numpy(float)
+    return Figure(float(array.mean()), *bootstrap(array), len(array))
+
+
+def average(parts: list[pd.Series], scale: float) -> Figure:
+    """The mean of several columns over the same images; images are resampled whole."""
+    per_image = np.mean([part.to_numpy(float) for part in parts], axis=0) * scale
+    return Figure(float(per_image.mean()), *bootstrap(per_image), len(per_image))
+
+
+def matched(parts: Sequence[pd.Series]) -> np.ndarray:
+    """(parts, images) right or wrong, from series indexed by the images' ids, whatever their order.
+
+    Raises ValueError where they are not of the very same images.
+    """
+    ids = parts[0].index
+    for part in parts:
+        if part.dtype != bool:
+            raise ValueError(f"expected right or wrong, true or false, for every image; got {part.dtype}")
+        if not part.index.is_unique or set(part.index) != set(ids):
+            differing = len(set(part.index) ^ set(ids))
+            raise ValueError(
+                f"expected the same images in every column, each once; got {len(ids)} and {len(part)} ids, "
+                f"{differing} of them in one only"
+            )
+    return np.stack([part.loc[ids].to_numpy() for part in parts])
+
+
+def under_all(parts: Sequence[pd.Series]) -> pd.Series:
+    """Whether an image is right under every attack: the AND over columns, by id."""
+    return pd.Series(matched(parts).all(0), index=parts[0].index)
+
+
+def survived(paths: pd.Series, *, eps: float, queries: int) -> pd.Series:
+    """Whether a decision attack had found nothing within eps after so many queries, one row an image.
+
+    A path's points are (queries, distance); an image that the defense gets wrong itself has one at 0.
+    """
+    return paths.map(lambda path: all(asked > queries or distance > eps for asked, distance in path))

@@ -1,0 +1,134 @@
+"""A table's figures as a frame, one row an entry: ours, the paper's, intervals. Pure functions of records."""
+
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from runners.grids.grid import CellResult
+from runners.tables import render
+from runners.tables.figures import Figure, accuracy, average, beside, mean, survived, under_all
+from runners.tables.published import Panel, figure_of, printed
+from runners.tables.winners import marked
+
+METRICS = {  # and the records' column; None: records do not hold it
+    "accuracy": "correct",
+    "ssim": "ssim",
+    "seconds/image": "purify_seconds",
+    "gpu-memory": None,
+    "parameters": None,
+}
+RESULTS = ("accuracy", "ssim")  # which may be compared with the paper's; times are of other machines
+COLUMNS = ("row", "defense", "column", "eps_255", "queries", "attack", "knowledge", "metric", "value", "low",
+           "high", "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
+           "command", "record")  # fmt: skip
+
+
+def frame_of(
+    table: DictConfig,
+    placed: list[tuple[DictConfig, DictConfig, CellResult]],
+    *,
+    panel: Panel,
+    comparable: bool,
+) -> pd.DataFrame:
+    """One row an entry: figures, the paper's, and where comparable a verdict."""
+    paper = printed(table, panel)
+    rows: list[dict[str, Any]] = []
+    right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
+    for row in {id(row): row for row, *_ in placed}.values():
+        mine = [(column, result) for r, column, result in placed if r is row]
+        values = [_values(metric_of(table, column), result.records, column) for column, result in mine]
+        parts = dict(enumerate(values, len(rows)))
+        main = [v for v, (c, _) in zip(values, mine, strict=True) if metric_of(table, c) == table.metric]
+        for (column, result), part in zip(mine, values, strict=True):
+            entry = _entry(table, row, column, _figure(metric_of(table, column), part), paper, comparable)
+            rows.append(entry | _outcome(result, recorded=METRICS[entry["metric"]] is not None))
+        missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
+        empty = dict.fromkeys(("knowledge", "command", "flags", "record"), "")
+        whole = all(part is not None for part in main)
+        status = {"status": "done" if whole else "absent", **empty}
+        if table.get("average"):
+            figure = average(main, 100 if table.metric == "accuracy" else 1) if whole else None
+            known = sorted({result.cell.names["knowledge"] for _, result in mine})
+            mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
+            entry = _entry(table, row, table.average, figure, paper, comparable)
+            rows.append(entry | status | ({"note": mixed} if len(known) > 1 else {}))
+        if table.get("worst"):
+            parts[len(rows)] = under_all(main) if whole else None
+            figure = _figure(table.metric, parts[len(rows)])
+            entry = _entry(table, row, table.worst, figure, paper, comparable)
+            raised = {
+                flag.name: None for _, result in mine for flag in result.flags
+            }  # of any makes it doubtful
+            note = render.lacking(missing, len(mine))
+            rows.append(entry | status | {"note": note, "flags": " ".join(raised)})
+        if mine[0][1].cell.names["purifier"] != "none":
+            right |= {
+                place: part
+                for place, part in parts.items()
+                if part is not None and rows[place]["metric"] == "accuracy"
+            }
+    across = len(rows) // len({row["row"] for row in rows})
+    return marked(pd.DataFrame(rows), right, across)[list(COLUMNS)]
+
+
+def metric_of(table: DictConfig, column: DictConfig) -> str:
+    """The column's metric, or the table's."""
+    return column.get("metric", table.metric)
+
+
+def _values(metric: str, records: pd.DataFrame | None, column: DictConfig) -> pd.Series | None:
+    """One value an image, by its id."""
+    if records is None or METRICS[metric] is None:
+        return None
+    if column.get("queries") is not None:  # read off the path of an attack that looks for the nearest
+        values = survived(records.path, eps=column.eps / 255, queries=column.queries)
+    else:
+        values = records[METRICS[metric]]
+    return values.set_axis(records.id)
+
+
+def _figure(metric: str, values: pd.Series | None) -> Figure | None:
+    if values is None:
+        return None
+    return accuracy(values) if metric == "accuracy" else mean(values)
+
+
+def _entry(
+    table: DictConfig,
+    row: DictConfig,
+    column: DictConfig,
+    figure: Figure | None,
+    paper: pd.DataFrame,
+    comparable: bool,
+) -> dict[str, Any]:
+    metric = metric_of(table, column)
+    found = figure_of(paper, row, column, table.metric)
+    theirs = float(found.value.iloc[0]) if len(found) else None
+    note = found.note.iloc[0] if len(found) else ""
+    verdict = ""
+    if figure and theirs is not None and comparable and metric in RESULTS:
+        verdict = "matches" if figure.low <= theirs <= figure.high else "differs"
+    return {
+        "row": row.label,
+        "defense": row.get("defense"),
+        "column": column.label,
+        "eps_255": column.get("eps", row.get("eps")),
+        "queries": column.get("queries"),
+        "attack": column.get("attack", row.get("attack")),
+        "metric": metric,
+        **beside(figure, theirs),
+        "verdict": verdict,
+        "note": f"the paper: {note}" if note else "",
+    }
+
+
+def _outcome(result: CellResult, *, recorded: bool) -> dict[str, Any]:
+    outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
+    outcome["flags"] = " ".join(flag.name for flag in result.flags)
+    outcome["record"] = result.provenance["key"][:8] if result.provenance else ""  # for runners.replay
+    if result.failed is not None:
+        return outcome | {"status": "failed", "note": result.failed}
+    if result.skipped is not None:
+        return outcome | {"status": "skipped", "note": result.skipped}
+    return outcome | {"status": "done" if recorded else "absent"}

@@ -1,0 +1,73 @@
+"""The shape of a table: what rows and columns set on a data set and victim, and the cells they meet in."""
+
+from typing import Any
+
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+
+from data.errors import InputError
+from runners.cells.cell import PARTS, Cell
+from runners.cells.components import Config, plain
+
+OWN = ("dataset", "victim")  # the whole table's
+
+
+def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]:
+    """Rows or columns as they are on this data set and victim: `for` holds what differs there, by the name of
+    the victim or else of the data set; null means that the entry is not there."""
+    found = []
+    for entry in entries:
+        own = entry.get("for", {})
+        key = next((name for name in (victim, dataset) if name in own), None)
+        if key is not None and own[key] is None:
+            continue
+        plain_entry = OmegaConf.masked_copy(entry, [name for name in entry if name != "for"])
+        found.append(plain_entry if key is None else OmegaConf.merge(plain_entry, own[key]))
+    return found
+
+
+def part_of(word: str) -> str:
+    """purifier, of purifier=ddip, purifier.steps=9 and network@purifier.trace.network=small."""
+    return word.split("=")[0].split(".")[0].split("@")[-1].lstrip("+~")
+
+
+class Composer:
+    """Configs of cells from the words one would type on the command line.
+
+    Args:
+        config: the composed config of the table's runner.
+        choices: the names of the data set and the victim.
+        words: what was typed, of which dataset.x=... and victim.x=... belong to every cell's command.
+    """
+
+    def __init__(self, config: DictConfig, choices: Any, words: list[str]) -> None:
+        self.config = config
+        self.base = {part: (choices[part], plain(config[part])) for part in OWN}
+        run = [f"{name}={config[name]}" for name in ("n", "seed", "split", "subset", "chunk")]
+        typed = [word for word in words if word.startswith(tuple(f"{part}." for part in OWN))]
+        self.before = [*(f"{part}={self.base[part][0]}" for part in OWN), *typed]
+        self.after = run
+        self.known: dict[tuple[str, tuple[str, ...]], tuple[str, Config]] = {}
+
+    def cell(self, overrides: list[str]) -> Cell:
+        """The cell of these overrides on the table's data set and victim."""
+        taken = [part for part in PARTS if part not in self.base]
+        if stray := [word for word in overrides if part_of(word) not in taken]:
+            raise InputError(
+                f"table: a cell's words set {', '.join(taken)}; got {', '.join(stray)} (dataset, victim and "
+                "settings are the whole table's)"
+            )
+        parts = {**self.base, **{part: self._part(part, overrides) for part in taken}}
+        return Cell(
+            names={part: name for part, (name, _) in parts.items()},
+            configs={part: content for part, (_, content) in parts.items()},
+            command=" ".join(["python -m runners.evaluate", *self.before, *overrides, *self.after]),
+        )
+
+    def _part(self, part: str, overrides: list[str]) -> tuple[str, Config]:
+        own = tuple(o for o in overrides if part_of(o) == part)
+        if (part, own) not in self.known:
+            words = [*self.before, *own, f"data_dir='{self.config.data_dir}'"]
+            composed = compose("evaluate", words, return_hydra_config=True)
+            self.known[part, own] = composed.hydra.runtime.choices[part], plain(composed[part])
+        return self.known[part, own]

@@ -1,0 +1,250 @@
+"""A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from runners.files import write_whole
+from runners.tables.winners import ALPHA, explained
+from runners.trust.flags import SMALL_N, meaning
+
+MOST_ACROSS = 6
+PLACES = {  # decimals that a metric is printed with
+    "accuracy": 1,
+    "ssim": 3,
+    "seconds/image": 4,
+    "gpu-memory": 3,
+    "parameters": 2,
+}
+MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
+    "incomplete": "†",
+    "attack_weak": "w",
+    "zero_grad": "z",
+    "not_converged": "c",
+    "non_monotone": "m",
+    "unbounded_fails": "u",
+    "blackbox_wins": "b",
+    "noise_wins": "n",
+    "eot_too_small": "e",
+    "quantisation_gap": "q",
+    "bpda_poor": "p",
+    "eps_violation": "!",
+    "noop_attack": "o",
+    "clean_acc_off": "v",
+}
+MEANING = {  # of the attacker's knowledge, see attacks/knowledge.py
+    "blind": "the victim with its weights, no purifier",
+    "transfer": "other classifiers, no purifier",
+    "bpda": "the whole defense, with a substitute for the purifier's gradient",
+    "full": "the whole defense with its gradient",
+    "score": "the logits of the whole defense",
+    "decision": "the class that the whole defense decides",
+}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What stands around the figures."""
+
+    title: str
+    note: str  # why they may not be compared with the paper's; empty where they may
+    setting: str
+
+
+def write(frame: pd.DataFrame, heading: Heading, stem: Path) -> list[Path]:
+    """Write stem.md, stem.csv, stem.tex and stem.json (what stands around the figures); their paths."""
+    contents = {
+        ".md": markdown(frame, heading),
+        ".csv": frame.to_csv(index=False),
+        ".tex": latex(frame, heading),
+        ".json": json.dumps({**asdict(heading), "legend": legend(frame, heading)}, indent=1),
+    }
+    paths = []
+    for suffix, content in contents.items():
+        path = stem.parent / f"{stem.name}{suffix}"
+        write_whole(path, content.encode())
+        paths.append(path)
+    return paths
+
+
+def complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame. Raises ValueError where a figure comes without its interval or number of images."""
+    bare = frame[frame.value.notna() & frame[["low", "high", "n"]].isna().any(axis=1)]
+    if len(bare):
+        first = bare.iloc[0]
+        raise ValueError(f"expected an interval and n with every figure; {first.row}, {first.column}: none")
+    return frame
+
+
+def column_name(entry: pd.Series) -> str:
+    """FGSM 8, Clean, and with another attacker than a blind one PGD 8 bpda."""
+    name = f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
+    return name if entry.knowledge in ("", "blind") else f"{name} {entry.knowledge}"
+
+
+def value_text(entry: pd.Series) -> str:
+    """The figure, or why there is none; `▲` and `~` mark the best, `*` few images, letters other flags, `=`
+    and `≠` a verdict."""
+    if pd.isna(entry.value):
+        return {"failed": "failed", "skipped": "–", "absent": ""}[entry.status]
+    marks = ("▲" if entry.p_best < ALPHA else "~") if entry.best else ""
+    marks += "*" if entry.n < SMALL_N else ""
+    marks += "".join(mark for name, mark in MARKS.items() if name in entry["flags"].split())
+    verdict = {"matches": " =", "differs": " ≠"}.get(entry.verdict, "")
+    return f"{entry.value:.{PLACES[entry.metric]}f}{marks}{verdict}"
+
+
+def interval_text(entry: pd.Series) -> str:
+    """The 95 % interval."""
+    places = PLACES[entry.metric] - (entry.metric in ("accuracy", "ssim"))
+    return "" if pd.isna(entry.value) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
+
+
+def paper_text(entry: pd.Series) -> str:
+    """The paper's figure."""
+    return "" if pd.isna(entry.paper) else f"{entry.paper:.{PLACES[entry.metric]}f}"
+
+
+def delta_text(entry: pd.Series) -> str:
+    """Ours minus the paper's."""
+    return "" if pd.isna(entry.delta) else f"{entry.delta:+.{PLACES[entry.metric]}f}"
+
+
+LINES = {"ours": value_text, "95 %": interval_text, "paper": paper_text, "Δ": delta_text}
+
+
+def grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text in the shape of the paper: a defense's lines below one another, attacks across."""
+    rows = []
+    for name, entries in complete(frame).groupby("row", sort=False):
+        for line, text in LINES.items():
+            cells = {column_name(e): text(e) for _, e in entries.iterrows()}
+            if any(cells.values()):
+                rows.append({"Defense": name if line == "ours" else "", "": line, **cells})
+    return pd.DataFrame(rows).fillna("")
+
+
+def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
+    """Every sentence the figures need."""
+    attackers = sorted(set(frame.knowledge) - {""})
+    unit = " or ".join(dict.fromkeys("Wilson" if m == "accuracy" else "bootstrap" for m in frame.metric))
+    lines = [
+        heading.setting + ".",
+        "Attacker's knowledge: " + "; ".join(f"{name}: {MEANING.get(name, '')}" for name in attackers) + ".",
+        f"95 %: {unit} interval over the images; averages: bootstrap over the images.",
+    ]
+    if (frame.n.dropna() < SMALL_N).any():
+        lines.append(f"* fewer than {SMALL_N} images: the interval is wide.")
+    raised = set(" ".join(frame["flags"]).split())
+    lines += [f"{mark} {name}: {meaning(name)}." for name, mark in MARKS.items() if name in raised]
+    lines += [*_over(frame), *explained(frame)]
+    if frame.verdict.any():
+        lines.append("= the paper's figure lies inside our interval; ≠ it does not.")
+    for (status, note), part in frame[frame.note != ""].groupby(["status", "note"], sort=False):
+        rows = ", ".join(dict.fromkeys(part.row))
+        lines.append(f"{rows}: {status + ': ' if status in ('failed', 'skipped') else ''}{note}.")
+    return lines
+
+
+def _over(frame: pd.DataFrame) -> list[str]:
+    """What the worst figures are over."""
+    worst, cells = frame[frame.attack == "worst"], frame[frame.knowledge != ""]
+    if worst.value.isna().all():
+        return []
+    known = []
+    for knowledge, part in cells.assign(knowledge="").groupby(cells.knowledge, sort=False):
+        names = dict.fromkeys(column_name(entry) for _, entry in part.iterrows())
+        known.append(f"{knowledge}: {', '.join(names)}")
+    return [f"{worst.column.iloc[0]}: images that are right in every column ({'; '.join(known)})."]
+
+
+def lacking(missing: list[dict], across: int) -> str:
+    """Why a row has no worst figure: the entries without records, of so many."""
+    names = "all columns" if len(missing) == across else ", ".join(column_name(pd.Series(e)) for e in missing)
+    return f"no worst figure: missing {names}" if missing else ""
+
+
+def markdown(frame: pd.DataFrame, heading: Heading) -> str:
+    """GitHub's Markdown."""
+    table = grid(frame)
+    lines = [f"# {heading.title}", ""]
+    lines += [f"**{heading.note}**", ""] if heading.note else []
+    lines += ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in table.to_numpy()]
+    return "\n".join([*lines, "", *(f"- {line}" for line in legend(frame, heading))]) + "\n"
+
+
+def latex(frame: pd.DataFrame, heading: Heading) -> str:
+    """A booktabs table."""
+    escape = str.maketrans({c: f"\\{c}" for c in "%&_#$"})
+    text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$", "▲": "$\\triangle$", "~": "$\\sim$", "<": "$<$"}
+    text["†"] = "$\\dagger$"
+
+    def clean(cell: str) -> str:
+        cell = cell.translate(escape)
+        for symbol, macro in text.items():
+            cell = cell.replace(symbol, macro)
+        return cell
+
+    table = grid(frame).map(clean)
+    caption = " ".join([heading.title + ".", heading.note, *legend(frame, heading)])
+    rows = [" & ".join(row) + r" \\" for row in table.to_numpy()]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table*}\centering\small",
+            rf"\caption{{{clean(caption)}}}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(table.columns) - 2)}}}",
+            r"\toprule",
+            " & ".join(clean(c) for c in table.columns) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
+    """Whichever are fewer go across, defenses or attacks; what 80 columns cannot hold goes into a block
+    below. In a cell ours, its interval, the paper's."""
+    notes = [_dim(line) for line in legend(complete(frame), heading)]
+    frame = frame.assign(attack=frame.apply(column_name, axis=1))
+    down, across = ("attack", "row") if frame.row.nunique() <= frame.attack.nunique() else ("row", "attack")
+    names = list(dict.fromkeys(frame[across]))
+    count = -(-len(names) // MOST_ACROSS)
+    blocks = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
+    tables = [_block(frame[frame[across].isin(block)], block, down, across) for block in blocks]
+    tables[0].title = heading.title
+    head = [Text(heading.note, style="bold yellow")] if heading.note else []
+    return Group(*tables, *head, *notes)
+
+
+def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Table:
+    """The entries of `names`, side by side."""
+    table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(Text(name), justify="right")
+    for name, entries in frame.groupby(down, sort=False):
+        ordered = [entries[entries[across] == other].iloc[0] for other in names]
+        ours = [Text(value_text(entry), style="bold") for entry in ordered]
+        table.add_row(Text(str(name), style="bold"), *ours)
+        table.add_row(Text("95 %", style="dim"), *[_dim(interval_text(entry)) for entry in ordered])
+        theirs = [Text(paper_text(entry), style="cyan") for entry in ordered]
+        if any(text.plain for text in theirs) or down == "attack":
+            table.add_row(Text("paper", style="cyan"), *theirs)
+        table.add_section()
+    return table
+
+
+def _dim(text: str) -> Text:
+    return Text(text, style="dim")

@@ -1,0 +1,177 @@
+"""Doubts a finished cell: a few cheap runs beside it, and then its flags.
+
+"cheap" spends at most a tenth of the cell's own passes on a probe, so on few images where the cell has few;
+"full" takes up to 64 images, and attacks again with twice the steps and without a bound.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks.attack import Attack
+from attacks.knowledge import Knowledge
+from attacks.target import Target
+from purifiers.purifier import Purifier
+from runners.cells.cell import Cell, Crafting
+from runners.cells.components import Config, Spec, build, seed_of
+from runners.store.store import key_of
+from runners.trust import flags
+from runners.trust.flags import Evidence, Flag
+from runners.work.bench import Bench
+
+log = logging.getLogger(__name__)
+
+Probe = Callable[[Bench, Crafting, Tensor], Tensor]  # images, adversarial ones: what is seen of each
+Level = Literal["off", "cheap", "full"]
+MOST = 64  # images of a probe
+SHARE = 0.1  # of a cell's passes, for the two cheap probes together
+VERSION = 1
+Finished = tuple[Cell, pd.DataFrame, list[Crafting], Spec]  # a cell, its records, its chunks, its purifier
+
+
+def audit(bench: Bench, cells: Sequence[Finished], level: Level) -> list[list[Flag]]:
+    """The flags of each cell: what it raises alone, beside its row, and by its probes."""
+    if level == "off":
+        return [[] for _ in cells]
+    found = [_evidence(bench, *cell, level) for cell in cells]
+    raised = [flags.of_cell(evidence) for evidence in found]
+    rows: dict[str, list[int]] = {}
+    for i, (cell, *_) in enumerate(cells):
+        row = {part: cell.configs[part] for part in ("dataset", "victim", "purifier")}
+        rows.setdefault(key_of(row), []).append(i)
+    for row in rows.values():
+        for i, more in zip(row, flags.of_row([found[i] for i in row]), strict=True):
+            raised[i] += more
+    return raised
+
+
+def _evidence(
+    bench: Bench, cell: Cell, records: pd.DataFrame, plan: list[Crafting], spec: Spec, level: Level
+) -> Evidence:
+    attack: Attack = build(cell.configs["attack"])
+    knowledge: Knowledge = build(cell.knowledge)
+    purifier: Purifier = bench.component(spec)
+    probes = {}
+    for name, (probe, passes) in _probes(attack, knowledge, purifier, level).items():
+        affordable = int(SHARE / 2 * len(records) * (attack.forward + attack.backward) / passes)
+        count = min(MOST, len(records), affordable if level == "cheap" else MOST)
+        if count > 0:
+            try:
+                probes[name] = _seen(bench, name, probe, plan, count)
+            except Exception as error:  # the cell is done: a probe must not take it away
+                log.warning("%s: probe %s failed, its flag is not known: %s", cell.label, name, error)
+    return Evidence(
+        cell=cell,
+        records=records,
+        attack=attack,
+        knowledge=knowledge,
+        purifier=purifier,
+        published=(cell.configs["victim"].get("published") or {}).get(cell.names["dataset"]),
+        probes=probes,
+    )
+
+
+def _probes(
+    attack: Attack, knowledge: Knowledge, purifier: Purifier, level: Level
+) -> dict[str, tuple[Probe, int]]:
+    """What can be asked of this attack, and the passes that each takes for an image."""
+    if attack.needs is None or attack.eps is None:
+        return {}
+    chosen: dict[str, tuple[Probe, int]] = {"noise": (noise, 2 * knowledge.eot)}
+    if attack.needs == "gradient" and knowledge.uses_purifier and purifier.stochastic:
+        chosen["eot"] = halves, 4 * knowledge.eot * getattr(attack, "draws", 1)
+    if level == "full":
+        for changes in (twice, unbounded):
+            if changes(attack):
+                chosen[changes.__name__] = partial(again, changes=changes), 4 * attack.forward
+    return chosen
+
+
+def _seen(bench: Bench, name: str, probe: Probe, plan: list[Crafting], count: int) -> Tensor:
+    """What the probe sees of the first images, from the store where it is there."""
+    recipe = {
+        "stage": "probe",
+        "probe": name,
+        "version": VERSION,
+        "of": [key_of(crafting.recipe) for crafting in plan],
+        "count": count,
+    }
+    stored = bench.store.get_tensors(recipe)
+    if stored is None:
+        parts: list[Tensor] = []
+        for crafting in plan:
+            if (lacking := count - sum(len(part) for part in parts)) > 0:
+                attacked = bench.adversarial(crafting)["images"][:lacking].to(bench.device)
+                few = replace(crafting, chunk=crafting.chunk.take(list(range(len(attacked)))))
+                parts.append(probe(bench, few, attacked))
+        stored = {"seen": torch.cat(parts)}
+        bench.store.put_tensors(recipe, stored)
+    return stored["seen"]
+
+
+def _misled(target: Target, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return target(images).argmax(1) != labels
+
+
+def noise(bench: Bench, task: Crafting, attacked: Tensor) -> Tensor:
+    """(N, 2): whether noise on the ball's surface misleads what the attacker sees; whether the attack does.
+
+    Signs of normal noise in an l-infinity ball, its direction in an l2 ball.
+    """
+    attack: Attack = build(task.attack)
+    images, labels = task.chunk.images.to(bench.device), task.chunk.labels.to(bench.device)
+    drawn = []
+    for image_id, image in zip(task.chunk.ids, task.chunk.images, strict=True):
+        generator = torch.Generator().manual_seed(seed_of(task.seed, image_id, "noise"))
+        sample = torch.randn(image.shape, generator=generator)
+        drawn.append(sample.sign() if attack.norm == "linf" else sample / sample.norm())
+    noisy = (images + attack.eps * torch.stack(drawn).to(images)).clamp(0, 1)
+    target = bench.target(task, "noise")
+    return torch.stack([_misled(target, noisy, labels), _misled(target, attacked, labels)], 1).cpu()
+
+
+def halves(bench: Bench, task: Crafting, attacked: Tensor) -> Tensor:
+    """(N,): the cosine between two gradients at the image, of as many draws each as a step of the attack."""
+    images, labels = task.chunk.images.to(bench.device), task.chunk.labels.to(bench.device)
+    attack: Attack = build(task.attack)
+    target = bench.target(task, "halves")
+    gradients = []
+    for _ in range(2):
+        total = torch.zeros_like(images)
+        for _ in range(getattr(attack, "draws", 1)):
+            asked = images.clone().requires_grad_()
+            loss = F.cross_entropy(target(asked), labels, reduction="sum")
+            total += torch.autograd.grad(loss, asked)[0]
+        gradients.append(total.flatten(1))
+    return F.cosine_similarity(*gradients).cpu()
+
+
+def twice(attack: Attack) -> Config:
+    """The same with twice the steps; nothing for attacks that have none."""
+    steps = getattr(attack, "steps", None)
+    return {"steps": 2 * steps} if steps else {}
+
+
+def unbounded(attack: Attack) -> Config:
+    """All images are in the ball, and the steps reach them; nothing for attacks without a step size."""
+    if attack.norm != "linf" or not hasattr(attack, "alpha"):
+        return {}
+    return {"eps": 1.0, "alpha": max(attack.alpha, 2.5 / attack.steps)}
+
+
+def again(bench: Bench, task: Crafting, attacked: Tensor, *, changes: Callable[[Attack], Config]) -> Tensor:
+    """(N, 2): whether the changed attack misleads what the attacker sees; whether the attack itself does."""
+    changed: Attack = build(task.attack | changes(build(task.attack)))
+    images, labels = task.chunk.images.to(bench.device), task.chunk.labels.to(bench.device)
+    seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
+    made = changed(bench.target(task, "attacked"), images, labels, seeds=seeds).images
+    target = bench.target(task, "probe")
+    return torch.stack([_misled(target, made, labels), _misled(target, attacked, labels)], 1).cpu()

@@ -1,0 +1,238 @@
+"""Where a figure comes from: what a cell's record file says about itself, and what reads it back.
+
+What varies from run to run (date, commit, machine) is said here and in an artefact's header, never in
+what an artefact's name or content is made of.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from data.errors import InputError
+from runners.app import CONFIGS
+from runners.cells.cell import SCORING, Cell, Purifying
+from runners.cells.components import identity
+from runners.cells.records import PROVENANCE
+from runners.cells.settings import Settings
+from runners.store.store import Store, key_of
+
+ROOT = CONFIGS.parent
+FORMAT = 1  # raised when a reader has to know of a change
+PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "advertorch",
+            "scikit-image", "numpy")  # fmt: skip
+MAKER = ("commit", "dirty", "versions", "device")  # what an artefact's header says of who made it
+UNKNOWN = "unknown"
+NEEDED = ("key", "names", "configs", "command", "component_versions", "scoring", "settings", "weights",
+          "image_ids_sha256", "commit", "dirty", "versions", "device", "time", "made_elsewhere")  # fmt: skip
+
+Facts = dict[str, Any]
+
+
+def of_process(device: torch.device) -> Facts:
+    """What this process is: code, libraries, machine, command line, time."""
+    return {
+        **of_code(),
+        "versions": _versions(device),
+        "device": _device(device),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "command_line": shlex.join(sys.orig_argv),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def of_code(root: Path = ROOT) -> Facts:
+    """The commit, and whether the tree differs from it (new files count); "unknown" without git, or where
+    `root` is not itself a repository."""
+    words = ["git", "--no-optional-locks", "-C", str(root)]
+
+    def git(*asked: str) -> str:
+        done = subprocess.run([*words, *asked], capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve():
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return {"commit": UNKNOWN, "dirty": UNKNOWN}
+
+
+def cell_key(cell: Cell, purified: Sequence[str], settings: Settings) -> str:
+    """A cell's name, from its configs and the store's names of its purified images."""
+    made_of = {"cell": identity(cell.configs), "images": list(purified)}
+    if settings.subset != "random":  # a few images may be the same under two rules
+        made_of["subset"] = settings.images
+    return key_of(made_of)
+
+
+def maker(facts: Facts) -> Facts:
+    """The facts that an artefact's header holds."""
+    return {name: facts[name] for name in MAKER}
+
+
+def of_cell(
+    cell: Cell,
+    tasks: Sequence[Purifying],
+    *,
+    records: pd.DataFrame,
+    settings: Settings,
+    store: Store,
+    facts: Facts,
+) -> Facts:
+    """All that it takes to make a cell's records again, and the facts of the process that assembled them."""
+    others = cell.configs["knowledge"].get("victims", {})
+    crafting, (purifier,) = tasks[0].crafting, tasks[0].purifiers
+    specs = {"victim": crafting.victim, "purifier": purifier}
+    specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
+    return {
+        "format": FORMAT,
+        "key": cell_key(cell, list(records.purified.unique()), settings),
+        "names": cell.names,
+        "configs": cell.configs,
+        "command": cell.command,
+        "component_versions": {where: part["version"] for where, part in targets(identity(cell.configs))},
+        "scoring": SCORING,
+        "settings": asdict(settings),
+        "precision": settings.precision,
+        "weights": {
+            where: {"sha256": spec.weights_sha256, "trained": spec.trained} for where, spec in specs.items()
+        },
+        "image_ids_sha256": of_ids(records.id),
+        "images_sha256": key_of({"chunks": [task.crafting.chunk.digest for task in tasks]}),
+        **facts,
+        "made_elsewhere": _made_elsewhere(tasks, store, maker(facts)),
+    }
+
+
+def of_ids(ids: Sequence[str]) -> str:
+    """sha256 of image ids in their order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def targets(config: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every component in a config, and its place: purifier, purifier.trace, ..."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield where, config
+        inner = config.items()
+    else:
+        inner = enumerate(config) if isinstance(config, list) else ()
+    for name, item in inner:
+        yield from targets(item, f"{where}.{name}".lstrip("."))
+
+
+def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> Facts:
+    """Those of the named facts that are not the same: {"versions.numpy": (recorded, now)}."""
+    found: Facts = {}
+    for name in names:
+        was, is_ = recorded.get(name, UNKNOWN), now.get(name, UNKNOWN)
+        if isinstance(was, Mapping) and isinstance(is_, Mapping):
+            inner = differing(was, is_, sorted({*was, *is_}))
+            found |= {f"{name}.{part}": pair for part, pair in inner.items()}
+        elif was != is_:
+            found[name] = (was, is_)
+    return found
+
+
+def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> list[Facts]:
+    """Chunks from the store that another commit, other versions or another device made, and what differs."""
+    found: Counter[tuple[str, str]] = Counter()
+    for task in tasks:
+        (spec,) = task.purifiers
+        for recipe in (task.crafting.recipe, task.purified(spec), task.records(spec)):
+            by = store.made_by(recipe)
+            if by != here:
+                differs = (
+                    {name: pair[0] for name, pair in differing(by, here, MAKER).items()} if by else UNKNOWN
+                )
+                found[recipe["stage"], json.dumps(differs, sort_keys=True)] += 1
+    return [{"stage": stage, "chunks": n, "by": json.loads(by)} for (stage, by), n in sorted(found.items())]
+
+
+def _versions(device: torch.device) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    if device.type == "cuda":
+        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return versions
+
+
+def _device(device: torch.device) -> dict[str, str]:
+    """What decides how sums are rounded."""
+    if device.type == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "capability": capability}
+    try:
+        known = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        known = None
+    name = known[1] if known else platform.processor() or platform.machine()
+    return {"type": "cpu", "name": name, "capability": torch.backends.cpu.get_cpu_capability()}
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A cell's records as they lie in a file, with their provenance."""
+
+    path: Path
+    records: pa.Table
+    provenance: Facts
+
+    def __post_init__(self) -> None:
+        if lacking := [name for name in NEEDED if name not in self.provenance]:
+            raise InputError(
+                f"{self.path}: its provenance lacks {', '.join(lacking)}; make the records again"
+            )
+        ids = of_ids(self.records["id"].to_pylist()) if "id" in self.records.column_names else None
+        if ids != self["image_ids_sha256"]:
+            raise InputError(
+                f"{self.path}: damaged: expected image ids of sha256 {self['image_ids_sha256']}, got {ids}"
+            )
+
+    def __getitem__(self, name: str) -> Any:
+        """A part of the provenance."""
+        return self.provenance[name]
+
+    @classmethod
+    def read(cls, path: Path) -> "RecordFile":
+        """Raises InputError for a file that is absent or damaged, or does not say where it comes from."""
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: expected a Parquet file of records, got {reason}") from error
+        held = (table.schema.metadata or {}).get(PROVENANCE)
+        if held is None:
+            raise InputError(
+                f"{path}: holds no provenance, so it cannot be made again from itself; python -m "
+                "runners.evaluate and runners.table write a file with it for each cell"
+            )
+        try:
+            provenance = json.loads(held)
+        except ValueError as error:
+            raise InputError(f"{path}: damaged: its provenance is not JSON ({error})") from error
+        if not isinstance(provenance, dict) or provenance.get("format") != FORMAT:
+            got = provenance.get("format") if isinstance(provenance, dict) else type(provenance).__name__
+            raise InputError(f"{path}: provenance of another format: expected {FORMAT}, got {got}")
+        return cls(path, table, provenance)

@@ -1,0 +1,1 @@
+"""How cells become records: planned, made ready, shared among processes, carried out."""

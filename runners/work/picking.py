@@ -1,0 +1,86 @@
+"""Picks the images that cells are evaluated on: lists a split once, and reads only what is picked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from rich.console import Console
+
+from data.images import Dataset, Images, Index, cut
+from runners.cells import subset
+from runners.cells.cell import Cell
+from runners.cells.components import Spec, build, identity, usable
+from runners.cells.metrics import in_batches
+from runners.cells.settings import Settings
+from runners.store.store import key_of
+from runners.work.bench import Bench
+
+
+@dataclass
+class Picking:
+    """The subset of each cell in chunks, under one rule and seed."""
+
+    settings: Settings
+    bench: Bench
+    console: Console
+    indices: dict[str, tuple[Dataset, Index]] = field(default_factory=dict)
+    chosen: dict[str, list[Images]] = field(default_factory=dict)
+
+    def chunks(self, cell: Cell, victim: Callable[[], Spec]) -> list[Images]:
+        """The cell's images. `victim` makes it ready; it is called where the rule asks the victim.
+
+        Raises MissingError for a data set that is not there, InputError for one that is damaged, and as
+        `subset.choose`.
+        """
+        asked = self.settings.subset == subset.OF_VICTIM
+        name = key_of({part: cell.configs[part] for part in ("dataset", *(["victim"] * asked))})
+        if name not in self.chosen:
+            dataset, index = self._index(cell)
+            if asked:
+                positions = self._of_victim(cell, dataset, index, victim())
+            else:
+                positions = self._choose(dataset, index)
+            with usable(f"dataset {cell.names['dataset']}"):
+                self.chosen[name] = [index.take(part) for part in cut(positions, self.settings.chunk)]
+        return self.chosen[name]
+
+    def _index(self, cell: Cell) -> tuple[Dataset, Index]:
+        config = cell.configs["dataset"]
+        if (name := key_of(config)) not in self.indices:
+            with usable(f"dataset {cell.names['dataset']}"):
+                dataset: Dataset = build(config)
+                self.indices[name] = dataset, dataset.index(self.settings.split)
+        return self.indices[name]
+
+    def _choose(self, dataset: Dataset, index: Index, right: subset.Right | None = None) -> list[int]:
+        settings = self.settings
+        return subset.choose(
+            settings.subset, index, settings.n, seed=settings.seed, classes=dataset.classes, right=right
+        )
+
+    def _of_victim(self, cell: Cell, dataset: Dataset, index: Index, victim: Spec) -> list[int]:
+        """What the rule gives with this victim, from the store where it is there."""
+        recipe = {
+            "stage": "subset",
+            "rule": self.settings.subset,
+            "n": self.settings.n,
+            "seed": self.settings.seed,
+            "index": key_of({"ids": index.ids, "labels": index.labels.tolist()}),
+            "dataset": identity(cell.configs["dataset"]),
+            "victim": victim.identity,
+            "precision": self.settings.precision,
+        }
+
+        def right(positions: Sequence[int]) -> list[bool]:
+            with usable(f"dataset {cell.names['dataset']}"):
+                asked = index.take(positions).to(self.bench.device)
+            with usable(f"victim {cell.names['victim']}"):
+                return (in_batches(network, asked.images).argmax(1) == asked.labels).tolist()
+
+        stored = self.bench.store.get_tensors(recipe)
+        if stored is None:
+            network = self.bench.component(victim)
+            with self.console.status("choosing images that the victim classifies correctly"):
+                stored = {"positions": torch.tensor(self._choose(dataset, index, right))}
+            self.bench.store.put_tensors(recipe, stored)
+        return stored["positions"].tolist()

@@ -1,0 +1,100 @@
+"""What cells need of the store, and the work that makes what it lacks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from attacks.attack import Attack
+from attacks.knowledge import Knowledge, UnsuitedError
+from data.errors import MissingError
+from data.images import Dataset
+from purifiers.purifier import Purifier
+from runners.cells.cell import Cell, Crafting, Purifying
+from runners.cells.components import Spec, build
+from runners.cells.settings import Settings
+from runners.store.store import Recipe, key_of
+from runners.work.bench import Bench
+from runners.work.picking import Picking
+from runners.work.ready import Ready, same_labels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cell needs: by chunk, adversarial examples and the work on its purifier alone."""
+
+    purifier: Spec
+    tasks: list[Purifying]
+
+    @property
+    def crafting(self) -> list[Crafting]:
+        """Of the adversarial examples."""
+        return [task.crafting for task in self.tasks]
+
+    @property
+    def records(self) -> list[Recipe]:
+        """Their names in the store."""
+        return [task.records(self.purifier) for task in self.tasks]
+
+
+class Planner:
+    """Plans cells under one set of settings; what they share is made ready once."""
+
+    def __init__(self, settings: Settings, bench: Bench, ready: Ready) -> None:
+        self.settings, self.bench, self.ready = settings, bench, ready
+        self.picking = Picking(settings, bench, ready.console)
+
+    def plan(self, cell: Cell) -> Plan:
+        """What the cell needs.
+
+        Raises UnsuitedError, for which a cell is skipped, where files of the purifier or of another
+        classifier are missing, and where the attack cannot be run with this knowledge on this purifier;
+        MissingError where the data set or the victim is not there.
+        """
+        dataset: Dataset = build(cell.configs["dataset"])
+        about = cell.names["dataset"], dataset.label_space
+        same_labels("victim " + cell.names["victim"], cell.configs["victim"]["label_space"], *about)
+        chunks = self.picking.chunks(cell, lambda: self.ready.spec(cell.configs["victim"], "victim"))
+        victim = self.ready.spec(cell.configs["victim"], "victim")
+        attack: Attack = build(cell.configs["attack"])
+        knowledge: Knowledge = build(cell.knowledge)
+        try:
+            purifier = self.ready.spec(cell.configs["purifier"], cell.names["purifier"])
+            for other in cell.others:
+                same_labels("knowledge.victims", other["label_space"], *about)
+            others = tuple(self.ready.spec(other, "another victim") for other in cell.others)
+        except MissingError as error:
+            raise UnsuitedError(str(error)) from error
+        knowledge.check(attack, self.bench.component(purifier))
+        draws = self.settings.draws_of(self.bench.component(purifier))
+        crafting = partial(
+            Crafting,
+            victim=victim,
+            attack=cell.configs["attack"],
+            knowledge=cell.knowledge,
+            seen=purifier if knowledge.uses_purifier and attack.needs is not None else None,
+            others=others,
+            seed=self.settings.seed,
+            precision=self.settings.precision,
+        )
+        return Plan(purifier, [Purifying(crafting(chunk), (purifier,), draws) for chunk in chunks])
+
+    def groups(self, plans: Iterable[Plan]) -> list[Purifying]:
+        """What the records lack, purifiers with one shared run together."""
+        shared: dict[Any, list[Purifying]] = {}
+        for plan in plans:
+            purifier: Purifier = self.bench.component(plan.purifier)
+            run = purifier.shared_run()
+            name = key_of(plan.purifier.identity) if run is None else run
+            for task in plan.tasks:
+                if self.bench.store.get(task.records(plan.purifier)) is None:
+                    shared.setdefault((task.crafting.key, name), []).append(task)
+        return [_joined(tasks) for tasks in shared.values()]
+
+
+def _joined(tasks: list[Purifying]) -> Purifying:
+    """Tasks on one chunk's examples, of purifiers with one shared run; each purifier once."""
+    specs: list[Spec] = []
+    for task in tasks:
+        specs += [spec for spec in task.purifiers if spec not in specs]
+    return Purifying(tasks[0].crafting, tuple(specs), tasks[0].draws)

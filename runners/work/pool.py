@@ -1,0 +1,186 @@
+"""Does tasks on this machine: in this process, or in several that share the store."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import wait as wait_for_handle
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from runners.cells.failures import DIED, Failure
+from runners.store.store import Store
+from runners.work.bench import Bench, settle
+from runners.work.turns import Task, Turns
+
+log = logging.getLogger(__name__)
+
+POLL = 0.5  # seconds between looks at a request to stop, and at what others have done
+GRACE = 45.0  # seconds that a task may still run after a request to stop
+_bench: Bench | None = None
+
+
+class StoppedError(Exception):
+    """The run was asked to end: what is done is kept, what was begun is given up."""
+
+
+def worker_count(asked: int | str, device: str) -> int:
+    """How many processes: one on a GPU, as many as there are cores on a CPU, or as asked."""
+    if asked == "auto":
+        if device == "cuda":
+            return 1
+        if allotted := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds processes to cores
+            return int(allotted)
+        known = hasattr(os, "sched_getaffinity")  # not everywhere
+        return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    if not isinstance(asked, int) or asked < 1:
+        raise InputError(f"workers: expected auto or at least 1, got {asked!r}")
+    return asked
+
+
+def run(turns: Turns, *, bench: Bench, workers: int, stop: threading.Event | None = None) -> None:
+    """Do all tasks that `turns` gives, in `workers` processes of their own, or here where that is 0.
+
+    A task that raises, or whose process dies, fails alone; the others go on. Raises StoppedError soon after
+    `stop` is set.
+    """
+    stop = stop or threading.Event()
+    try:
+        if workers == 0:
+            _run_here(turns, bench, stop)
+        while workers and turns.left:
+            for task in _run_pool(turns, bench, workers, stop):  # one of them killed its process: each alone
+                if stop.is_set():
+                    raise StoppedError
+                executor = _processes(bench, 1)
+                try:
+                    turns.finished(task, _served(executor.submit(_serve, pickle.dumps(task))))
+                except BrokenProcessPool:
+                    turns.finished(task, Failure(DIED))
+                finally:
+                    executor.shutdown()
+    finally:
+        turns.release()
+
+
+def _run_here(turns: Turns, bench: Bench, stop: threading.Event) -> None:
+    while turns.left:
+        if stop.is_set():
+            raise StoppedError
+        task = turns.next()
+        if task is not None:
+            turns.finished(task, _attempt(bench, task))
+        elif turns.left:
+            turns.pause()
+
+
+def _run_pool(turns: Turns, bench: Bench, workers: int, stop: threading.Event) -> list[Task]:
+    """Run tasks in fresh processes until all have ended or a process dies.
+
+    Returns those that were running when a process died.
+    """
+    executor = _processes(bench, workers)
+    running: dict[Future[Any], Task] = {}
+    asked: float | None = None  # when to stop
+    try:
+        while turns.left:
+            if stop.is_set():
+                asked = asked or time.monotonic()
+                if not running or time.monotonic() - asked > GRACE:
+                    raise StoppedError
+            # No more in flight than there are processes: if one dies, few tasks are suspected.
+            while asked is None and len(running) < workers and (task := turns.next()) is not None:
+                running[executor.submit(_serve, pickle.dumps(task))] = task
+            if not running:
+                if turns.left:
+                    turns.pause()
+                continue
+            for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED)[0]:
+                failure = _served(future)
+                turns.finished(running.pop(future), failure)
+    except BrokenProcessPool:
+        return list(turns.running.values())
+    except BaseException:
+        for process in list(executor._processes.values()):
+            process.kill()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return []
+
+
+def _processes(bench: Bench, workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(bench.store, bench.device.type, bench.precision),
+    )
+
+
+def _served(future: Future[Any]) -> Failure | None:
+    """What became of a task, with what was said in its process."""
+    failure, warnings = future.result()
+    for name, text in warnings:
+        logging.getLogger(name).warning(text)
+    return failure
+
+
+def _attempt(bench: Bench, task: Task) -> Failure | None:
+    """Do a task; the failure if it did. Bad input and an unusable store end the run."""
+    try:
+        bench.do(task)
+    except InputError:
+        raise
+    except Exception as error:
+        log.debug("task failed", exc_info=True)
+        said = str(error).splitlines()[0] if str(error) else "no message"
+        return Failure(f"{type(error).__name__}: {said}", traceback.format_exc())
+    return None
+
+
+def _begin(store: Store, device: str, precision: str) -> None:
+    global _bench
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(asked, signal.SIG_IGN)  # a cluster asks every process to end; the parent decides
+    with suppress(
+        OSError
+    ):  # where memory ends, the kernel is to kill a worker, whose task fails, not the parent
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+    _bench = Bench(store, settle(device, tf32=precision == "tf32"), precision)
+
+
+def _die_with(sentinel: int) -> None:
+    """A killed parent must not leave its workers behind."""
+    wait_for_handle([sentinel])
+    os._exit(1)
+
+
+def _serve(message: bytes) -> tuple[Failure | None, list[tuple[str, str]]]:
+    heard = _Heard(logging.WARNING)
+    logging.getLogger().addHandler(heard)
+    try:
+        return _attempt(_bench, pickle.loads(message)), heard.heard
+    finally:
+        logging.getLogger().removeHandler(heard)
+
+
+class _Heard(logging.Handler):
+    """Warnings of a worker, to be said by its parent."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.heard: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append((record.name, record.getMessage()))

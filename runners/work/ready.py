@@ -1,0 +1,77 @@
+"""Components made ready for a run: weights verified, or trained within what the run may take; each once."""
+
+import threading
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from data.errors import InputError, MissingError
+from runners.cells.components import Config, Spec, prepare, usable, victims_for
+from runners.store.claims import Holder
+from runners.store.store import key_of
+from runners.work.bench import Bench
+from runners.work.pool import StoppedError
+from runners.work.progress import Allowance, progress_of
+
+
+@dataclass
+class Ready:
+    """What a run has made ready so far.
+
+    Args:
+        budget_hours: a training that would take longer by its first steps is refused.
+        stop: asks a training to end.
+    """
+
+    bench: Bench
+    console: Console
+    budget_hours: float
+    stop: threading.Event = field(default_factory=threading.Event)
+    specs: dict[str, Spec | MissingError] = field(default_factory=dict)
+
+    def spec(self, config: Config, what: str) -> Spec:
+        """The component; `what` is its name for people.
+
+        Raises MissingError where a file is missing, InputError where it cannot be used, StoppedError.
+        """
+        name = key_of(config)
+        if name not in self.specs:
+            try:
+                with usable(what):
+                    self.specs[name] = self._made(config, what)
+            except MissingError as error:
+                self.specs[name] = error
+        found = self.specs[name]
+        if isinstance(found, MissingError):
+            raise found
+        return found
+
+    def _made(self, config: Config, what: str) -> Spec:
+        allowance = Allowance(what, self.budget_hours)
+        with progress_of(self.console) as progress:
+            bar = progress.add_task(f"training {what}", total=1.0, visible=False)
+
+            def told(share: float) -> None:
+                self._go_on()
+                allowance.check(share)
+                progress.update(bar, completed=share, description=f"training {what}", visible=True)
+
+            def waiting(holder: Holder) -> None:
+                self._go_on()
+                progress.update(bar, description=f"{what}: trained by {holder.label}", visible=True)
+
+            return prepare(config, self.bench.store, progress=told, waiting=waiting, device=self.bench.device)
+
+    def _go_on(self) -> None:
+        if self.stop.is_set():
+            raise StoppedError
+
+
+def same_labels(what: str, known: str, dataset: str, labels: str) -> None:
+    """Raise InputError where a classifier's labels mean something else than the data set's."""
+    if known != labels:
+        fitting = ", ".join(victims_for(labels)) or "none"
+        raise InputError(
+            f"{what} knows the labels of {known!r}, but dataset {dataset} has those of {labels!r}; "
+            f"victims for it: {fitting}"
+        )

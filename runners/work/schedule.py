@@ -1,0 +1,120 @@
+"""Carries work out: what it will take, whether that is allowed, in which order, with how many processes."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from rich.console import Console
+
+from data.errors import InputError
+from runners.cells import failures
+from runners.cells.cell import Purifying
+from runners.cells.failures import Failure
+from runners.cells.settings import Settings
+from runners.store.store import key_of
+from runners.work import pool
+from runners.work.bench import Bench
+from runners.work.estimate import Estimator, spoken, total
+from runners.work.observer import Observer, Tally
+from runners.work.progress import Log, described, progress_of
+from runners.work.traits import Traits
+from runners.work.turns import Task, Turns, shared_out
+
+SHORT = 10  # seconds of work, for which starting processes does not pay
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One run, or one of the jobs of a run: which share of the work it begins with, and when it must stop."""
+
+    name: str = field(default_factory=lambda: uuid4().hex)
+    shard: int = 0
+    shards: int = 1
+    here: bool = False  # in this process, which is not the user's own
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def carry_out(
+    groups: Sequence[Purifying],
+    *,
+    bench: Bench,
+    settings: Settings,
+    console: Console,
+    launch: Launch,
+    tally: Tally,
+    observer: Observer,
+    planned: Callable[[dict[str, float]], None],
+) -> dict[str, str]:
+    """Craft, then purify; reasons of failure by the recipes' keys.
+
+    `observer` is told of cells as they get on, `planned` the estimated seconds of each task by its key,
+    before the first begins. Raises InputError where they are more than budget_hours.
+    """
+    store = bench.store
+    sound, reasons = Traits(bench).sound(list(groups), console)
+    for group in groups:  # kept, so that others see why
+        refused = tuple(p for p in group.purifiers if key_of(group.records(p)) in reasons)
+        for purifier in refused:
+            alone = Purifying(group.crafting, (purifier,), group.draws)
+            failure = Failure(reasons[key_of(group.records(purifier))], launch=launch.name)
+            failures.keep(store, alone, failure)
+    if not sound:
+        return reasons
+    crafting = {group.crafting.key: group.crafting for group in sound}
+    lacking = [task for task in crafting.values() if not store.has(task.recipe)]
+    estimator = Estimator(bench)
+    with console.status("estimating"):
+        seconds = {id(task): estimator.seconds(task) for task in [*lacking, *sound]}
+    workers = pool.worker_count(settings.workers, bench.device.type)
+    expected = sum(
+        total([seconds[id(t)] for t in tasks], workers * launch.shards) for tasks in (lacking, sound)
+    )
+    _affordable(expected, settings)
+    planned({task.key: seconds[id(task)] for task in [*lacking, *sound]})
+    died = store.claims.clear() & {task.key for task in [*lacking, *sound]} if launch.shards == 1 else set()
+    if expected < SHORT and settings.workers == "auto":
+        workers = 1
+    # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
+    short = workers == 1 and expected < SHORT and not died and launch.shards == 1
+    console.print(
+        f"estimate: {spoken(expected)} for {len(lacking)} chunks to craft and {len(sound)} to "
+        f"purify, {workers} {'process' if workers == 1 else 'processes'} on {bench.device.type}"
+        + (f", {launch.shards} jobs" if launch.shards > 1 else "")
+        + "; finished chunks are kept if you stop"
+    )
+    log = Log(console)
+    with progress_of(console) as progress:
+        bar = progress.add_task(described("crafting", tally), total=sum(seconds.values()))
+
+        def done(task: Task, reason: str | None) -> None:
+            if reason is None and isinstance(task, Purifying):
+                for part in (key_of(task.records(purifier)) for purifier in task.purifiers):
+                    for cell, images in tally.done(part):
+                        observer.advanced(cell, images)
+            stage = described("crafting" if turns.crafting else "purifying", tally)
+            progress.update(bar, advance=seconds[id(task)], description=stage)
+            log.tell(progress.tasks[bar])
+
+        turns = Turns(
+            shared_out(lacking, launch.shard, launch.shards),
+            shared_out(sorted(sound, key=lambda g: -seconds[id(g)]), launch.shard, launch.shards),
+            store=store,
+            launch=launch.name,
+            done=done,
+            lingers=launch.shards == 1,
+        )
+        pool.run(turns, bench=bench, workers=0 if short or launch.here else workers, stop=launch.stop)
+    return reasons | turns.reasons
+
+
+def _affordable(expected: float, settings: Settings) -> None:
+    """Raise InputError for work that would take longer than the user allows."""
+    allowed = 3600 * settings.budget_hours
+    if expected > allowed:
+        fitting = int(settings.n * allowed / expected)
+        raise InputError(
+            f"estimate: {spoken(expected)}, above budget_hours={settings.budget_hours:g}; "
+            + (f"n={fitting} would fit, or " if fitting else "not even n=1 would fit: ")
+            + "fewer steps, queries or draws of the attack, or a larger budget_hours"
+        )
