@@ -1,20 +1,24 @@
-"""All tables: python -m scripts.tables list; python -m scripts.tables run [names, and words for every table]
+"""All tables: python -m scripts.tables list
+                python -m scripts.tables run [names, and words for every table]
+                python -m scripts.tables cost [names]
 
-`list` names each table with its cells, its default number of images, the paper's settings and the time it
-took here; `run` makes them one after another, each in a process of its own, and appends its seconds to
-results/bench/tables.csv (what the store held already counts nothing). A table that fails does not stop the
+`list` names each table with its cells, its default number of images, what it cost here and the paper's
+settings; `run` makes them one after another, each in a process of its own. `cost` makes them from an empty
+store and appends their processor time to results/bench/tables.csv. A table that fails does not stop the
 others. Exit status 1 where one failed.
 """
 
-import os
+import resource
 import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from runners import app
@@ -30,64 +34,102 @@ def names() -> list[str]:
     return [name for name in app.names_of("table") if "/" in name and not name.endswith("/tuning")]
 
 
-def took() -> dict[str, str]:
-    """The last measured time of each table, in words."""
+def costs() -> dict[str, str]:
+    """What each table cost when it was last measured, in words."""
     if not TIMES.is_file():
         return {}
     last = pd.read_csv(TIMES).groupby("table").last()
-    return {str(r.Index): f"{r.seconds / 60:.0f} min, n={r.n}, {r.cores} cores" for r in last.itertuples()}
+    return {str(r.Index): f"{r.cpu_minutes:.0f}" if r.cpu_minutes >= 1 else "<1" for r in last.itertuples()}
 
 
 def listed() -> Table:
     """What there is, and what it costs."""
-    shown = Table("table", "make", "cells", "n", "took here (embedded data)", "the paper: data, victim, n")
-    times = took()
+    shown = Table("make", "cells", "n", "CPU-min", "the paper: data, victim, n", box=SIMPLE_HEAD)
+    shown.columns[0].no_wrap = True
+    for column in shown.columns[1:4]:
+        column.justify = "right"
+    known = costs()
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         for name in names():
             table = compose("table", [f"table={name}"]).table
             cells = len(on(table.rows, *EMBEDDED)) * len(on(table.columns, *EMBEDDED))
-            settings = "\n".join(f"{p.dataset}, {p.victim}, {p.n}" for p in panels_of(table))
             target = name.removeprefix("ddip/") if name in ("ddip/table1", "ddip/table2") else name
             shown.add_row(
-                name, target.replace("/", "-"), str(cells), str(table.n), times.get(name, "–"), settings
+                target.replace("/", "-"), str(cells), str(table.n), known.get(name, "–"), _settings(table)
             )
+    shown.caption = (
+        "CPU-min: minutes of one core, on the embedded data from an empty store; at another n in proportion."
+    )
     return shown
 
 
-def run(typed: list[str]) -> list[str]:
-    """Make the tables that are named, or all; the names of those that failed."""
-    words = [word for word in typed if "=" in word]
-    chosen = [word for word in typed if "=" not in word] or names()
-    if unknown := sorted(set(chosen) - set(app.names_of("table"))):
-        sys.exit(f"error: no table is called {', '.join(unknown)}; there are {', '.join(names())}")
+def _settings(table: DictConfig) -> str:
+    """The panels that the paper prints, a line a data set."""
+    lines = {}
+    for panel in panels_of(table):
+        lines.setdefault((panel.dataset, panel.n), []).append(panel.victim.rpartition("/")[2])
+    return "\n".join(
+        f"{dataset}, {victims[0] if len(victims) == 1 else f'{len(victims)} victims'}, {n:,}"
+        for (dataset, n), victims in lines.items()
+    )
+
+
+def _make(name: str, words: list[str]) -> int:
+    """Make a table in a process of its own; its exit status."""
+    status = subprocess.run(
+        [sys.executable, "-m", "runners.table", f"table={name}", *words], check=False
+    ).returncode
+    if status == 130:
+        sys.exit(130)
+    return status
+
+
+def run(chosen: list[str], words: list[str]) -> list[str]:
+    """Make the tables; the names of those that failed."""
+    return [name for name in chosen if _make(name, words)]
+
+
+def cost(chosen: list[str]) -> list[str]:
+    """Measure the tables; the names of those that failed, which leave no figure."""
     failed = []
     for name in chosen:
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "runners.table", f"table={name}", *words], check=False)
-        if done.returncode == 130:
-            sys.exit(130)
-        if done.returncode:
-            failed.append(name)
-        elif not words:
-            with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-                n = compose("table", [f"table={name}"]).n
-            seconds = round(time.perf_counter() - start)
-            row = {"date": date.today().isoformat(), "table": name, "n": n, "cores": os.cpu_count()}
-            frame = pd.DataFrame([row | {"seconds": seconds}])
-            frame.to_csv(TIMES, mode="a", header=not TIMES.exists(), index=False)
+        with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
+            n = compose("table", [f"table={name}"]).n
+        before = _cpu()
+        with TemporaryDirectory() as folder:
+            places = [f"{place}={folder}/{place}" for place in ("store", "tables", "records")]
+            if _make(name, [*places, "budget_hours=1000"]):
+                failed.append(name)
+                continue
+        row = {
+            "date": date.today().isoformat(),
+            "table": name,
+            "n": n,
+            "cpu_minutes": round((_cpu() - before) / 60, 2),
+        }
+        pd.DataFrame([row]).to_csv(TIMES, mode="a", header=not TIMES.exists(), index=False)
     return failed
+
+
+def _cpu() -> float:
+    """Processor seconds of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
     """The command line."""
     command, *typed = sys.argv[1:] or ["list"]
+    words = [word for word in typed if "=" in word]
+    chosen = [word for word in typed if "=" not in word] or names()
+    if command not in ("list", "run", "cost"):
+        sys.exit(f"error: expected list, run or cost, got {command!r}")
+    if unknown := sorted(set(chosen) - set(app.names_of("table"))):
+        sys.exit(f"error: no table is called {', '.join(unknown)}; there are {', '.join(names())}")
     if command == "list":
         app.console.print(listed())
-    elif command == "run":
-        if failed := run(typed):
-            sys.exit(f"error: {len(failed)} tables are not whole: {', '.join(failed)}")
-    else:
-        sys.exit(f"error: expected list or run, got {command!r}")
+    elif failed := run(chosen, words) if command == "run" else cost(chosen):
+        sys.exit(f"error: {len(failed)} tables are not whole: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
