@@ -9,7 +9,7 @@ from clarifai_grpc.grpc.api.status import status_code_pb2, status_pb2
 
 from data.errors import InputError
 from scripts.vision_formats import Asked
-from scripts.vision_service import Labeller
+from scripts.vision_labeller import Labeller
 
 CODES = status_code_pb2.StatusCode
 OF_FAULT = {

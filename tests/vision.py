@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.vision_service import Labeller, serve, write_google_key
+from scripts.vision_labeller import Labeller
+from scripts.vision_service import serve, write_google_key
 from victims.api import service as service_module
 from victims.api.answer import Calls
 from victims.api.aws import Rekognition

@@ -1,0 +1,75 @@
+"""Imports run one way: from commands down to the store, and from runners to what they run."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from runners.app import CONFIGS
+
+ROOT = CONFIGS.parent
+FOLDERS = {  # what each may import beside itself
+    "data": set(),
+    "victims": {"data"},
+    "purifiers": {"data"},
+    "attacks": {"data", "purifiers", "victims"},
+    "runners": {"data", "purifiers", "victims", "attacks"},
+    "scripts": {"data", "purifiers", "victims", "attacks", "runners"},
+}
+ROOMS = ["app files", "store", "cells", "work", "trust", "grids", "tables", "pages apis", "tracking"]
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}  # commands above all
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file names, those within functions too; `from a import b` is a.b as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_imports_from_those_below_it(folder):
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        tops = {name.partition(".")[0] for name in imported(path)} & (set(FOLDERS) | {"tests"})
+        assert tops <= FOLDERS[folder] | {folder}, path
+
+
+def floor(room: str) -> int:
+    return FLOOR.get(room, len(ROOMS))
+
+
+def test_the_rooms_of_runners_import_from_floors_below():
+    seen = set()
+    for path in (ROOT / "runners").rglob("*.py"):
+        room = path.relative_to(ROOT / "runners").with_suffix("").parts[0]
+        for name in imported(path):
+            top, _, rest = name.partition(".")
+            other = rest.partition(".")[0]
+            if top != "runners" or not other or other == room:
+                continue
+            both_commands = floor(other) == floor(room) == len(ROOMS)
+            assert floor(other) < floor(room) or both_commands, f"{path} imports {name}"
+            seen.add((room, other))
+    assert {("cells", "store"), ("table", "grids")} <= seen
+    assert {path.name for path in (ROOT / "runners").iterdir() if (path / "__init__.py").is_file()} <= set(
+        FLOOR
+    )
+
+
+def test_no_file_imports_one_that_imports_it():
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    below = {name: imported(path) & set(files) - {name} for name, path in files.items()}
+    ground = set()
+    while free := {name for name, names in below.items() if name not in ground and names <= ground}:
+        ground |= free
+    assert set(files) == ground, sorted(set(files) - ground)
