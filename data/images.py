@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class Images:
         """The images at these positions, in this order."""
         picked = list(indices)
         return Images(tuple(self.ids[i] for i in picked), self.images[picked], self.labels[picked])
+
+    later = take
 
     def subset(self, n: int, *, seed: int) -> "Images":
         """n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
@@ -127,6 +129,10 @@ class Index(Protocol):
 
     def take(self, indices: Sequence[int]) -> Images:
         """The images at these positions, in this order."""
+        ...
+
+    def later(self, indices: Sequence[int]) -> Any:
+        """The same, perhaps read only when they are asked for: Images, or data.listing.Unread."""
         ...
 
 

@@ -1,10 +1,12 @@
 """Images that stay in their files until they are picked: what is there is listed, what is asked is read."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
+from typing import ClassVar
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -13,6 +15,8 @@ from torchvision.transforms import functional as transforms
 
 from data.errors import InputError
 from data.images import Dataset, Images
+
+HELD = 2**30  # bytes of images that a process keeps, of all chunks
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ class Listing:
         stacked = torch.stack(images) if images else torch.empty(0, *shape)
         return Images(tuple(self.ids[i] for i in indices), stacked, self.labels[list(indices)])
 
+    def later(self, indices: Sequence[int]) -> "Unread":
+        """The same, read when they are asked for."""
+        said_in = tuple(self.said_in[i] for i in indices) if self.said_in else ()
+        ids, files = tuple(self.ids[i] for i in indices), tuple(self.files[i] for i in indices)
+        return Unread(replace(self, ids=ids, labels=self.labels[list(indices)], files=files, said_in=said_in))
+
     def _read(self, index: int) -> Tensor:
         """(3, size, size) in [0, 1]: bilinear and antialiased, as Pillow and torchvision have it."""
         try:
@@ -69,6 +79,59 @@ class Listing:
         else:
             image = transforms.center_crop(transforms.resize(image, [self.resize]), [self.size])
         return transforms.pil_to_tensor(image).float() / 255
+
+
+class Unread:
+    """Images of a listing that memory holds while there is room, and that are read again when there was none.
+
+    To whoever uses them they are Images. All chunks of a process share HELD bytes; what was not asked for
+    the longest is let go first. Raises InputError where files are no longer what they were at first.
+    """
+
+    held: ClassVar[OrderedDict[int, tuple["Unread", Images]]] = OrderedDict()
+    lock: ClassVar[Lock] = Lock()
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing, self.ids, self.labels = listing, listing.ids, listing.labels
+        self.first: str | None = None  # the digest when they were first read
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def images(self) -> Tensor:
+        """(N, C, H, W), as of Images."""
+        return self._all().images
+
+    @property
+    def digest(self) -> str:
+        """As of Images."""
+        if self.first is None:
+            self._all()
+        return self.first
+
+    def take(self, indices: Sequence[int]) -> Images:
+        """The images at these positions, in this order."""
+        return self._all().take(indices)
+
+    def _all(self) -> Images:
+        with self.lock:
+            if id(self) in self.held:
+                self.held.move_to_end(id(self))
+                return self.held[id(self)][1]
+        read = self.listing.take(range(len(self)))
+        if self.first is None:
+            self.first = read.digest
+        elif read.digest != self.first:
+            raise InputError(
+                f"images {self.ids[0]} to {self.ids[-1]}: expected the files that the run began with, got "
+                "others; let nothing write to the data set, and run again"
+            )
+        with self.lock:
+            self.held[id(self)] = self, read  # itself too, so that no other object gets its id
+            while len(self.held) > 1 and sum(images.images.nbytes for _, images in self.held.values()) > HELD:
+                self.held.popitem(last=False)
+        return read
 
 
 class FileDataset(Dataset):

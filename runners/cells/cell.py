@@ -7,6 +7,7 @@ from typing import Any
 from hydra.utils import get_class
 
 from data.images import Images
+from data.listing import Unread
 from runners.cells.components import Config, Spec, identity
 from runners.store.store import Recipe, key_of
 
@@ -45,7 +46,7 @@ class Crafting:
     `seen` is the purifier if it has a part in crafting; `others` are a transfer attack's classifiers.
     """
 
-    chunk: Images
+    chunk: Images | Unread
     victim: Spec
     attack: Config
     knowledge: Config

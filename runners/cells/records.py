@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.images import Images, resized, rounded
+from data.listing import Unread
 from data.similarity import ssim
 from runners.cells import metrics
 
@@ -21,7 +22,7 @@ PROVENANCE = b"purifybench"  # its key in the metadata of a Parquet file
 
 def score(
     victim: nn.Module,
-    chunk: Images,
+    chunk: Images | Unread,
     crafted: dict[str, Tensor],
     made: dict[str, Tensor],
     *,

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from data.images import Dataset, Images, Index, cut
+from data.listing import Unread
 from runners.cells import subset
 from runners.cells.cell import Cell
 from runners.cells.components import Spec, build, identity, usable
@@ -24,9 +25,9 @@ class Picking:
     bench: Bench
     console: Console
     indices: dict[str, tuple[Dataset, Index]] = field(default_factory=dict)
-    chosen: dict[str, list[Images]] = field(default_factory=dict)
+    chosen: dict[str, list[Images | Unread]] = field(default_factory=dict)
 
-    def chunks(self, cell: Cell, victim: Callable[[], Spec]) -> list[Images]:
+    def chunks(self, cell: Cell, victim: Callable[[], Spec]) -> list[Images | Unread]:
         """The cell's images. `victim` makes it ready; it is called where the rule asks the victim.
 
         Raises MissingError for a data set that is not there, InputError for one that is damaged, and as
@@ -41,7 +42,10 @@ class Picking:
             else:
                 positions = self._choose(dataset, index)
             with usable(f"dataset {cell.names['dataset']}"):
-                self.chosen[name] = [index.take(part) for part in cut(positions, self.settings.chunk)]
+                chunks = [index.later(part) for part in cut(positions, self.settings.chunk)]
+                for chunk in chunks:
+                    chunk.digest  # noqa: B018, a file that cannot be read is said now
+                self.chosen[name] = chunks
         return self.chosen[name]
 
     def _index(self, cell: Cell) -> tuple[Dataset, Index]:
