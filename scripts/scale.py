@@ -2,7 +2,8 @@
 
 Counts distinct work in the cells of every table at the paper's settings, and prices it with the measured
 seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). One measured at 32x32 is
-taken to cost 49 times as much at 224x224. Writes results/bench/scale.csv, a row a paper.
+taken to cost 49 times as much at 224x224. "In attacks" are the purifier's runs within attacks that know it.
+Writes results/bench/scale.csv, a row a paper, and scale-tables.csv, a row a table.
 """
 
 import sys
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from data.errors import InputError
 from runners import app
-from runners.cells.components import identity
+from runners.cells.components import build, identity
 from runners.store.store import key_of
 from runners.tables.layout import Composer, on
 from runners.tables.published import Panel, panels_of
@@ -32,43 +33,53 @@ def costs() -> dict[str, tuple[float, int]]:
     return {row.Index: (row.seconds, row.size) for row in last.itertuples()}
 
 
+Work = dict[str, dict[str, float]]  # by kind, what each artefact's name costs
+
+
 def main() -> None:
     """Count, price, write, print."""
-
     chunk = int(next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith("chunk=")), 256))
-    known, rows = costs(), []
+    known = costs()
+    tables: dict[str, Work] = {}
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-        work: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         for name in names():
-            paper = name.partition("/")[0]
+            tables[name] = defaultdict(dict)
             for panel in panels_of(compose("table", [f"table={name}"]).table):
                 try:
-                    _count(work[paper], name, panel, chunk, known)
+                    _count(tables[name], name, panel, chunk, known)
                 except (InputError, FileNotFoundError) as error:
                     sys.stdout.write(f"left out: {name}, {panel.dataset}, {panel.victim}: {error}\n")
-    for paper, of in sorted(work.items()):
-        core_hours = sum(of["seconds"].values()) / 3600
-        rows.append(
-            {
-                "paper": paper,
-                "cells": len(of["cells"]),
-                "images x attacks": int(sum(of["crafted"].values())),
-                "images purified": int(sum(of["purified"].values())),
-                "core-hours to purify": round(core_hours),
-                "jobs of 16 cores, 4 h": -(-core_hours // (16 * HOURS)),
-                "store, GB": round(sum(of["bytes"].values()) / 2**30, 1),
-                f"files at chunk={chunk}": int(sum(of["files"].values())),
-            }
-        )
+    papers: dict[str, Work] = defaultdict(lambda: defaultdict(dict))  # what tables share counts once
+    for name, of in tables.items():
+        for kind, parts in of.items():
+            papers[name.partition("/")[0]][kind].update(parts)
+    rows = [{"paper": paper, **_row(of, chunk)} for paper, of in sorted(papers.items())]
     frame = pd.DataFrame(rows)
     total = frame.drop(columns="paper").sum()
     frame = pd.concat([frame, pd.DataFrame([{"paper": "all", **total}])])
     frame.to_csv(BENCH / "scale.csv", index=False)
+    alone = [{"table": name, **_row(of, chunk)} for name, of in tables.items()]
+    pd.DataFrame(alone).to_csv(BENCH / "scale-tables.csv", index=False)
     sys.stdout.write(f"{frame.to_string(index=False)}\n")
 
 
+def _row(of: Work, chunk: int) -> dict[str, float]:
+    hours = sum(of["seconds"].values()) / 3600
+    attacked = sum(of["attacked"].values()) / 3600
+    return {
+        "cells": len(of["cells"]),
+        "images x attacks": int(sum(of["crafted"].values())),
+        "images purified": int(sum(of["purified"].values())),
+        "core-hours to purify": round(hours),
+        "core-hours in attacks": round(attacked),
+        "jobs of 16 cores, 4 h": -(-(hours + attacked) // (16 * HOURS)),
+        "store, GB": round(sum(of["bytes"].values()) / 2**30, 1),
+        f"files at chunk={chunk}": int(sum(of["files"].values())),
+    }
+
+
 def _count(
-    work: dict[str, dict[str, float]],
+    work: Work,
     name: str,
     panel: Panel,
     chunk: int,
@@ -95,6 +106,9 @@ def _count(
             work["seconds"][run] = max(
                 work["seconds"].get(run, 0.0), panel.n * seconds * (side / measured) ** 2
             )
+            if not blind:
+                passes = build(cell.configs["attack"]).forward * cell.knowledge.get("eot", 1)
+                work["attacked"][crafted] = panel.n * passes * seconds * (side / measured) ** 2
             work["bytes"][crafted], work["bytes"][purified] = panel.n * image, 2 * panel.n * image
             work["files"][crafted], work["files"][purified] = chunks, 2 * chunks
 

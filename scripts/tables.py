@@ -27,11 +27,17 @@ from runners.tables.layout import on
 from runners.tables.published import panels_of
 
 TIMES = Path("results/bench/tables.csv")
+SCALE = Path("results/bench/scale-tables.csv")
 
 
 def names() -> list[str]:
     """Every table of a paper, without those that only choose settings."""
     return [name for name in app.names_of("table") if "/" in name and not name.endswith("/tuning")]
+
+
+def target(name: str) -> str:
+    """What make calls it."""
+    return (name.removeprefix("ddip/") if name in ("ddip/table1", "ddip/table2") else name).replace("/", "-")
 
 
 def costs() -> dict[str, str]:
@@ -42,23 +48,38 @@ def costs() -> dict[str, str]:
     return {str(r.Index): f"{r.cpu_minutes:.0f}" if r.cpu_minutes >= 1 else "<1" for r in last.itertuples()}
 
 
+def printed_costs() -> dict[str, str]:
+    """Core-hours of purifying at the papers' settings, by scripts.scale; two digits."""
+    if not SCALE.is_file():
+        return {}
+    rows = pd.read_csv(SCALE).set_index("table")
+    hours = rows["core-hours to purify"] + rows["core-hours in attacks"]
+    return {name: f"{float(f'{hour:.2g}'):,.0f}" if hour >= 1 else "<1" for name, hour in hours.items()}
+
+
 def listed() -> Table:
     """What there is, and what it costs."""
-    shown = Table("make", "cells", "n", "CPU-min", "the paper: data, victim, n", box=SIMPLE_HEAD)
+    headings = ("make", "cells", "n", "CPU-min", "the paper's data, victim, n", "core-h")
+    shown = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.columns[0].no_wrap = True
-    for column in shown.columns[1:4]:
-        column.justify = "right"
-    known = costs()
+    for place in (1, 2, 3, 5):
+        shown.columns[place].justify = "right"
+    known, full = costs(), printed_costs()
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         for name in names():
             table = compose("table", [f"table={name}"]).table
             cells = len(on(table.rows, *EMBEDDED)) * len(on(table.columns, *EMBEDDED))
-            target = name.removeprefix("ddip/") if name in ("ddip/table1", "ddip/table2") else name
             shown.add_row(
-                target.replace("/", "-"), str(cells), str(table.n), known.get(name, "–"), _settings(table)
+                target(name),
+                str(cells),
+                str(table.n),
+                known.get(name, "–"),
+                _settings(table),
+                full.get(name, "–"),
             )
     shown.caption = (
-        "CPU-min: minutes of one core, on the embedded data from an empty store; at another n in proportion."
+        "CPU-min: minutes of one core, on the embedded data from an empty store; at another n in "
+        "proportion. core-h: hours of one core to purify as printed, by estimate (docs/scale.md)."
     )
     return shown
 

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import scripts.tables
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
 from runners.tables.layout import on
@@ -164,3 +165,15 @@ def test_what_differs_on_a_data_set_or_victim_is_merged():
 def test_the_papers_files_are_all_there():
     assert sorted(path.stem for path in Path(PAPERS).glob("*.csv")) == sorted(HELD)
     assert sum(HELD.values()) == 1065
+
+
+def test_every_header_has_paper_command_cost_and_the_papers_figures():
+    costs = scripts.tables.printed_costs()
+    assert set(costs) == set(scripts.tables.names())
+    for name, cost in costs.items():
+        head = (CONFIGS / "table" / f"{name}.yaml").read_text().partition("\ntitle:")[0]
+        assert "https://" in head, name
+        assert f"make {scripts.tables.target(name)}" in head, name
+        cost = "under 1 core-hour" if cost == "<1" else f"{cost} core-hours"
+        assert f"# As printed: {cost} of purifying" in head, name
+        assert "The paper" in head, name
