@@ -47,6 +47,11 @@ class Images:
         """The same images on a device."""
         return Images(self.ids, self.images.to(device), self.labels.to(device))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of each."""
+        return tuple(self.images.shape[1:])
+
     def take(self, indices: Sequence[int]) -> "Images":
         """The images at these positions, in this order."""
         picked = list(indices)

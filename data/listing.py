@@ -85,10 +85,11 @@ class Unread:
     """Images of a listing that memory holds while there is room, and that are read again when there was none.
 
     To whoever uses them they are Images. All chunks of a process share HELD bytes; what was not asked for
-    the longest is let go first. Raises InputError where files are no longer what they were at first.
+    the longest is let go first. Raises InputError where files are no longer what they were at first, OSError
+    where one cannot be read any more.
     """
 
-    held: ClassVar[OrderedDict[int, tuple["Unread", Images]]] = OrderedDict()
+    held: ClassVar[OrderedDict[str, Images]] = OrderedDict()  # by digest
     lock: ClassVar[Lock] = Lock()
 
     def __init__(self, listing: Listing) -> None:
@@ -99,6 +100,11 @@ class Unread:
         return len(self.ids)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of each; reads nothing."""
+        return 3, self.listing.size, self.listing.size
+
+    @property
     def images(self) -> Tensor:
         """(N, C, H, W), as of Images."""
         return self._all().images
@@ -106,9 +112,11 @@ class Unread:
     @property
     def digest(self) -> str:
         """As of Images."""
-        if self.first is None:
-            self._all()
-        return self.first
+        return self.first or self._all().digest
+
+    def to(self, device: torch.device) -> Images:
+        """The images on a device."""
+        return self._all().to(device)
 
     def take(self, indices: Sequence[int]) -> Images:
         """The images at these positions, in this order."""
@@ -116,20 +124,24 @@ class Unread:
 
     def _all(self) -> Images:
         with self.lock:
-            if id(self) in self.held:
-                self.held.move_to_end(id(self))
-                return self.held[id(self)][1]
-        read = self.listing.take(range(len(self)))
-        if self.first is None:
-            self.first = read.digest
-        elif read.digest != self.first:
+            if self.first in self.held:
+                self.held.move_to_end(self.first)
+                return self.held[self.first]
+        try:
+            read = self.listing.take(range(len(self)))
+        except InputError as error:
+            if self.first is None:
+                raise
+            raise OSError(str(error)) from error  # it could be read before: this task fails, others go on
+        if self.first not in (None, read.digest):
             raise InputError(
                 f"images {self.ids[0]} to {self.ids[-1]}: expected the files that the run began with, got "
                 "others; let nothing write to the data set, and run again"
             )
+        self.first = read.digest
         with self.lock:
-            self.held[id(self)] = self, read  # itself too, so that no other object gets its id
-            while len(self.held) > 1 and sum(images.images.nbytes for _, images in self.held.values()) > HELD:
+            self.held[self.first] = read
+            while len(self.held) > 1 and sum(images.images.nbytes for images in self.held.values()) > HELD:
                 self.held.popitem(last=False)
         return read
 

@@ -29,8 +29,8 @@ class SuperResolution(Learned):
     Args:
         network: RGB in [0, 1] to the same, twice as large.
         weights: its checkpoint, or how we train it.
-        sigma: of the denoising, see purifiers/wavelet.py; 0 leaves it out. The papers that compare
-            with this defense take 0.04, its released code 0.01.
+        sigma: of the denoising, see purifiers/wavelet.py; 0 leaves it out. NCIS takes 0.04; the
+            released code has had 0.01 and 0.04.
         shrink: back to the image's size; without, the victim classifies at double size as in the
             original.
     """

@@ -26,7 +26,7 @@ from runners.store.artefact import megabytes
 from runners.store.store import CLAIMS, PARTS, Store, fault
 
 # Of other stages nothing is removed: weights are few, and may have been trained alone (scripts/train.py).
-COLLECTED = ("adversarial", "purified", "records", "traits", "probe", "failures")
+COLLECTED = ("clean", "adversarial", "purified", "records", "traits", "probe", "failures")
 YOUNG = 3600.0  # seconds in which a run may not have said yet what it needs
 
 

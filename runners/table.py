@@ -144,6 +144,7 @@ def comparability(panel: Panel, choices: Any, config: DictConfig) -> str:
             ("dataset", choices["dataset"], panel.dataset),
             ("victim", choices["victim"], panel.victim),
             ("subset", config.subset, panel.subset),
+            ("split", config.split, "evaluation"),
         )
         if ours != theirs
     ]

@@ -29,10 +29,11 @@ QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]
 ROOT = CONFIGS.parent
 
 
-def cell(*overrides: str, purifier: str | None = None) -> Cell:
-    """A cell on a victim that trains in a second; `purifier` names a class of broken.py."""
+def cell(*overrides: str, purifier: str | None = None, quick: bool = True) -> Cell:
+    """A cell, on a victim that trains in a second if `quick`; `purifier` names a class of broken.py."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("evaluate", [*QUICK, *overrides], return_hydra_config=True)
+        words = [*(QUICK if quick else ()), *overrides]
+        config = compose("evaluate", words, return_hydra_config=True)
     choices = config.hydra.runtime.choices
     configs = {part: plain(config[part]) for part in PARTS}
     names = {part: choices[part] for part in PARTS}

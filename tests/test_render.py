@@ -1,5 +1,7 @@
 """Tables are pure functions of records: fixed records give these very characters."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +9,14 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from runners.app import names_of
 from runners.cells.cell import Cell
 from runners.grids.grid import CellResult
 from runners.table import comparability
 from runners.tables import render
 from runners.tables.figures import survived
 from runners.tables.frame import frame_of
-from runners.tables.published import Panel
+from runners.tables.published import Panel, departures
 
 NAMES = {
     "dataset": "cifar10",
@@ -224,9 +227,38 @@ def test_ssim_from_the_same_records():
     ],
 )
 def test_a_verdict_needs_the_papers_own_setting(choices, n, subset, note):
-    said = comparability(PANEL, choices, OmegaConf.create({"n": n, "subset": subset}))
+    config = OmegaConf.create({"n": n, "subset": subset, "split": "evaluation"})
+    said = comparability(PANEL, choices, config)
     assert note in said
     assert bool(said) == bool(note)
+
+
+def test_images_of_another_split_get_no_verdict():
+    config = OmegaConf.create({"n": 20, "subset": "random", "split": "tuning"})
+    said = comparability(PANEL, {"dataset": "cifar10", "victim": "resnet50"}, config)
+    assert said == "differs from the paper: split tuning (the paper: evaluation); no verdict"
+
+
+def test_a_purifier_that_is_not_the_papers_gets_no_verdict_and_it_is_said():
+    table, cells = placed()
+    cells = [
+        (row, column, replace(x, cell=replace(x.cell, names=x.cell.names | {"purifier": "dipdefend"})))
+        if row.label == "DIPDefend" else (row, column, x)
+        for row, column, x in cells
+    ]  # fmt: skip
+    frame = frame_of(table, cells, panel=PANEL, comparable=True)
+    mine, bare = frame[frame.row == "DIPDefend"], frame[frame.row == "No defense"]
+    assert mine.paper.notna().all()
+    assert not mine.verdict.any()
+    assert mine.note.str.startswith("ours: its criterion read off DDIP's optimisation").all()
+    assert bare.verdict.all()
+    assert "DIPDefend: ours: its criterion" in render.markdown(frame, HEADING)
+
+
+def test_departures_are_of_purifiers_that_there_are():
+    known = departures()
+    assert known
+    assert set(known) <= set(names_of("purifier"))
 
 
 def test_a_column_of_another_metric_has_its_own_decimals_and_interval():

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from fake_data import picture
+from test_grid import cell, run, same
 
 import data.listing
 from data.errors import InputError
@@ -41,6 +42,13 @@ def test_they_are_the_images_of_the_listing(listing, reads):
         assert torch.equal(chunk.images, expected.images)
         assert torch.equal(chunk.labels, expected.labels)
         assert torch.equal(chunk.take([0]).images, expected.images[:1])
+        assert torch.equal(chunk.to(torch.device("cpu")).images, expected.images)
+        assert chunk.shape == expected.shape == (3, 16, 16)
+
+
+def test_their_shape_needs_no_reading(listing, reads):
+    assert listing.later([1, 2]).shape == (3, 16, 16)
+    assert reads == []
 
 
 def test_memory_holds_those_that_were_asked_for_last(listing, reads, monkeypatch):
@@ -63,19 +71,65 @@ def test_one_that_is_larger_than_the_room_is_held_alone(listing, reads, monkeypa
     assert reads == [first.ids, second.ids]
 
 
-def test_a_process_is_sent_their_names_and_no_pixels(listing, reads):
+def test_a_process_is_sent_their_names_and_reads_them_once(listing, reads):
     chunk = listing.later(range(12))
-    digest = chunk.digest
+    digest, expected = chunk.digest, chunk.images
     sent = pickle.dumps(chunk)
     assert len(sent) < 12 * SIZE / 8
-    got = pickle.loads(sent)
-    assert got.digest == digest
-    assert torch.equal(got.images, chunk.images)
+    Unread.held.clear()  # as in another process
+    reads.clear()
+    for _ in range(5):  # a task each
+        got = pickle.loads(sent)
+        assert got.digest == digest
+        assert torch.equal(got.images, expected)
+    assert reads == [chunk.ids]
+    assert len(Unread.held) == 1
 
 
-def test_files_that_change_while_a_run_lasts_are_said(listing, reads, tmp_path):
+def sent_elsewhere(chunk: Unread) -> Unread:
+    """As another process has it, which has read nothing."""
+    sent = pickle.dumps(chunk)
+    Unread.held.clear()
+    return pickle.loads(sent)
+
+
+def test_files_that_change_while_a_run_lasts_end_it(listing, reads, tmp_path):
     chunk = listing.later([3, 4])
     chunk.digest  # noqa: B018
     picture(tmp_path / "4.png", size=(16, 16), seed=99)
     with pytest.raises(InputError, match="images t/3 to t/4: expected the files that the run began with"):
-        pickle.loads(pickle.dumps(chunk)).images  # noqa: B018
+        sent_elsewhere(chunk).images  # noqa: B018
+
+
+def test_a_file_that_cannot_be_read_any_more_fails_one_task(listing, reads, tmp_path):
+    chunk = listing.later([3, 4])
+    chunk.digest  # noqa: B018
+    content = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").unlink()
+    with pytest.raises(InputError, match=r"4\.png: expected an image, got one that cannot be read"):
+        listing.later([4]).digest  # noqa: B018, at first it is the user's mistake
+    again = sent_elsewhere(chunk)
+    with pytest.raises(OSError, match=r"4\.png: expected an image, got one that cannot be read"):
+        again.images  # noqa: B018
+    (tmp_path / "4.png").write_bytes(content)
+    assert len(again.images) == 2
+
+
+def test_cells_on_files_have_the_same_records_whatever_memory_holds(fake, tmp_path, monkeypatch):
+    root = fake("flower17")
+    small = [
+        f"{part}.{side}=32" for part in ("dataset", "victim.weights.dataset") for side in ("size", "resize")
+    ]
+    words = [
+        "dataset=flower17", "victim=flower17/resnet18", f"data_dir={root}", *small, "victim.size=32",
+        "victim.weights.start=null", "victim.weights.epochs=1", "victim.network._target_=tests.vision.Flat",
+        "~victim.network.name", "+victim.network.depth=1", "+victim.network.width=1",
+    ]  # fmt: skip
+    cells = [
+        cell(*words, "attack=clean", "purifier=jpeg", quick=False),
+        cell(*words, "attack=pgd", "attack.steps=2", "purifier=pixel-deflection", quick=False),
+    ]
+    expected, _ = run(tmp_path / "one", cells, n=6)
+    assert [result.failed or result.skipped for result in expected] == [None, None]
+    monkeypatch.setattr(data.listing, "HELD", 1)
+    same(run(tmp_path / "two", cells, n=6, workers=2)[0], expected)

@@ -23,8 +23,11 @@ def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, st
     for stage, key in needed:
         path = store.root / stage / key[:2] / key
         if stage == "adversarial" and path.is_file():
-            with path.open("rb") as file:
-                made_from = json.loads(file.readline())["made_from"]
+            try:
+                with path.open("rb") as file:
+                    made_from = json.loads(file.readline())["made_from"]
+            except (OSError, ValueError, KeyError, TypeError):  # damaged: counted as missing
+                continue
             clean = {"stage": "clean", "images": made_from["images"]}
             if store.has(clean):
                 yield "clean", key_of(clean)

@@ -8,6 +8,8 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+BLOCK = 50  # resamples at a time
+
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
     """(N,) peak signal-to-noise ratio in dB; infinite for equal images."""
@@ -44,8 +46,11 @@ def standard_error(share: float, n: int, other: float, m: int) -> float:
 
 def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of a mean over images, by resampling them (Efron 1979)."""
-    picked = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    low, high = np.percentile(values[picked].mean(1), [2.5, 97.5])
+    generator, means = np.random.default_rng(seed), []
+    for _ in range(0, draws, BLOCK):  # some at a time: of 50,000 images all would take gigabytes
+        picked = generator.integers(len(values), size=(BLOCK, len(values)))
+        means.append(values[picked].mean(1))
+    low, high = np.percentile(np.concatenate(means)[:draws], [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from runners.grids.grid import CellResult
 from runners.tables import render
 from runners.tables.figures import Figure, accuracy, average, beside, mean, survived, under_all
-from runners.tables.published import Panel, figure_of, printed
+from runners.tables.published import Panel, departures, figure_of, printed
 from runners.tables.winners import marked
 
 METRICS = {  # and the records' column; None: records do not hold it
@@ -32,16 +32,19 @@ def frame_of(
     comparable: bool,
 ) -> pd.DataFrame:
     """One row an entry: figures, the paper's, and where comparable a verdict."""
-    paper = printed(table, panel)
+    paper, departing = printed(table, panel), departures()
     rows: list[dict[str, Any]] = []
     right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
     for row in {id(row): row for row, *_ in placed}.values():
         mine = [(column, result) for r, column, result in placed if r is row]
+        departs = departing.get(mine[0][1].cell.names["purifier"], "")
         values = [_values(metric_of(table, column), result.records, column) for column, result in mine]
         parts = dict(enumerate(values, len(rows)))
         main = [v for v, (c, _) in zip(values, mine, strict=True) if metric_of(table, c) == table.metric]
         for (column, result), part in zip(mine, values, strict=True):
-            entry = _entry(table, row, column, _figure(metric_of(table, column), part), paper, comparable)
+            entry = _entry(
+                table, row, column, _figure(metric_of(table, column), part), paper, comparable, departs
+            )
             rows.append(entry | _outcome(result, recorded=METRICS[entry["metric"]] is not None))
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
         empty = dict.fromkeys(("knowledge", "command", "flags", "record"), "")
@@ -51,12 +54,12 @@ def frame_of(
             figure = average(main, 100 if table.metric == "accuracy" else 1) if whole else None
             known = sorted({result.cell.names["knowledge"] for _, result in mine})
             mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
-            entry = _entry(table, row, table.average, figure, paper, comparable)
+            entry = _entry(table, row, table.average, figure, paper, comparable, departs)
             rows.append(entry | status | ({"note": mixed} if len(known) > 1 else {}))
         if table.get("worst"):
             parts[len(rows)] = under_all(main) if whole else None
             figure = _figure(table.metric, parts[len(rows)])
-            entry = _entry(table, row, table.worst, figure, paper, comparable)
+            entry = _entry(table, row, table.worst, figure, paper, comparable, departs)
             raised = {
                 flag.name: None for _, result in mine for flag in result.flags
             }  # of any makes it doubtful
@@ -101,13 +104,14 @@ def _entry(
     figure: Figure | None,
     paper: pd.DataFrame,
     comparable: bool,
+    departs: str,
 ) -> dict[str, Any]:
     metric = metric_of(table, column)
     found = figure_of(paper, row, column, table.metric)
     theirs = float(found.value.iloc[0]) if len(found) else None
-    note = found.note.iloc[0] if len(found) else ""
+    told = {"ours": departs, "the paper": found.note.iloc[0]} if len(found) else {}
     verdict = ""
-    if figure and theirs is not None and comparable and metric in RESULTS:
+    if figure and theirs is not None and comparable and not departs and metric in RESULTS:
         verdict = "matches" if figure.low <= theirs <= figure.high else "differs"
     return {
         "row": row.label,
@@ -119,7 +123,7 @@ def _entry(
         "metric": metric,
         **beside(figure, theirs),
         "verdict": verdict,
-        "note": f"the paper: {note}" if note else "",
+        "note": "; ".join(f"{whose}: {note}" for whose, note in told.items() if note),
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
 
@@ -20,6 +20,11 @@ METRICS = ("accuracy", "ssim", "seconds/image", "gpu-memory", "parameters",
            "prediction-accuracy", "top1", "top5")  # fmt: skip
 COLUMNS = ("paper", "table", "dataset", "subset", "victim", "defense", "attack", "norm", "eps_255", "params",
            "metric", "value", "unit", "note")  # fmt: skip
+
+
+def departures(folder: Path = PAPERS) -> dict[str, str]:
+    """How purifiers, by the names of their configs, differ from those that the papers ran."""
+    return dict(OmegaConf.load(folder / "departures.yaml"))
 
 
 @dataclass(frozen=True)

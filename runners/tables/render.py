@@ -182,7 +182,7 @@ def markdown(frame: pd.DataFrame, heading: Heading) -> str:
 
 def latex(frame: pd.DataFrame, heading: Heading) -> str:
     """A booktabs table."""
-    escape = str.maketrans({c: f"\\{c}" for c in "%&_#$"})
+    escape = str.maketrans({c: f"\\{c}" for c in "%&_#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}"})
     text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$", "▲": "$\\triangle$", "~": "$\\sim$", "<": "$<$"}
     text["†"] = "$\\dagger$"
 

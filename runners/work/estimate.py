@@ -59,15 +59,15 @@ class Estimator:
     def _purifying(self, crafting: Crafting, purifiers: Sequence[Spec]) -> float:
         batch = len(crafting.chunk)
         trials, factors = zip(*(self.bench.component(p).trial() for p in purifiers), strict=True)
-        images = crafting.chunk.images.to(self.bench.device)
         victim = self.bench.component(crafting.victim)
         identities = [p.identity for p in purifiers]
         name = key_of({"purifiers": identities, "victim": crafting.victim.identity, "batch": batch})
-        return max(factors) * self._once(
-            name,
-            batch,
-            lambda: purify_together(trials, images, seeds=range(batch), victim=victim),
-        )
+
+        def once() -> None:
+            images = crafting.chunk.images.to(self.bench.device)
+            purify_together(trials, images, seeds=range(batch), victim=victim)
+
+        return max(factors) * self._once(name, batch, once)
 
     def _once(self, name: str, batch: int, work: Callable[[], Any]) -> float:
         if name not in self.measured:

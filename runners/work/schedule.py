@@ -60,6 +60,7 @@ def carry_out(
             failure = Failure(reasons[key_of(group.records(purifier))], launch=launch.name)
             failures.keep(store, alone, failure)
     if not sound:
+        planned({})
         return reasons
     crafting = {group.crafting.key: group.crafting for group in sound}
     lacking = [task for task in crafting.values() if not store.has(task.recipe)]

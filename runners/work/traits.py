@@ -1,6 +1,7 @@
 """Tries what each purifier declares, before its first cell; what passed is remembered in the store."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from torch import Tensor
 from data.digits_photos import DigitsPhotos
 from data.errors import InputError
 from data.images import Images, resized
+from data.listing import Unread
 from purifiers import checks
 from runners.cells.cell import Purifying
 from runners.cells.components import Spec
@@ -28,20 +30,20 @@ class Traits:
     reasons: dict[str, str | None] = field(default_factory=dict)
     digits: Images | None = None
 
-    def recipe(self, purifier: Spec, victim: Spec, like: Images) -> Recipe:
+    def recipe(self, purifier: Spec, victim: Spec, like: Images | Unread) -> Recipe:
         """What the outcome is made from."""
         return {
             "stage": "traits",
             "purifier": purifier.identity,
             "victim": victim.identity,
-            "shape": list(like.images.shape[1:]),
+            "shape": list(like.shape),
             "dataset": DigitsPhotos.version,
             "checks": checks.VERSION,
             "device": self.bench.device.type,
             "precision": self.bench.precision,
         }
 
-    def untried(self, groups: list[Purifying]) -> list[tuple[Spec, Spec, Images]]:
+    def untried(self, groups: list[Purifying]) -> list[tuple[Spec, Spec, Images | Unread]]:
         """The purifiers of these groups, each with its victim and a chunk, that did not pass yet."""
         found = {}
         for group in groups:
@@ -53,7 +55,7 @@ class Traits:
                     found[name] = (purifier, victim, like)
         return list(found.values())
 
-    def reason(self, purifier: Spec, victim: Spec, like: Images) -> str | None:
+    def reason(self, purifier: Spec, victim: Spec, like: Images | Unread) -> str | None:
         """None where all checks passed before; else that of `attempt`."""
         return self.reasons.get(key_of(self.recipe(purifier, victim, like)))
 
@@ -77,7 +79,7 @@ class Traits:
                 sound.append(replace(group, purifiers=tuple(kept)))
         return sound, failures
 
-    def attempt(self, purifier: Spec, victim: Spec, like: Images) -> None:
+    def attempt(self, purifier: Spec, victim: Spec, like: Images | Unread) -> None:
         """Run the checks, one process at a time. Only what passed is stored: what did not is tried again."""
         recipe = self.recipe(purifier, victim, like)
         store, what = self.bench.store, f"checking: {purifier.config['_target_'].rpartition('.')[2]}"
@@ -85,12 +87,12 @@ class Traits:
             if store.get(recipe) is None:
                 self._attempt(recipe, purifier, victim, like)
 
-    def _attempt(self, recipe: Recipe, purifier: Spec, victim: Spec, like: Images) -> None:
+    def _attempt(self, recipe: Recipe, purifier: Spec, victim: Spec, like: Images | Unread) -> None:
         reason = None
         try:
             checks.check(
                 self.bench.component(purifier),
-                self.images(like.images).to(self.bench.device),
+                self.images(like.shape).to(self.bench.device),
                 self.bench.component(victim),
             )
         except InputError:
@@ -105,11 +107,11 @@ class Traits:
         if reason is None:
             self.bench.store.put(recipe, b"passed")
 
-    def images(self, like: Tensor) -> Tensor:
+    def images(self, shape: Sequence[int]) -> Tensor:
         """Embedded images in the shape of the cell's."""
         if self.digits is None:
             self.digits = DigitsPhotos().load("tuning")
-        channels, *size = like.shape[1:]
+        channels, *size = shape
         images = resized(self.digits.images[: 8 if max(size) < LARGE else 4], size)
         if channels == images.shape[1]:
             return images
