@@ -146,7 +146,8 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     lines += [*_over(frame), *explained(frame)]
     if frame.verdict.any():
         lines.append("= the paper's figure lies inside our interval; ≠ it does not.")
-    for (status, note), part in frame[frame.note != ""].groupby(["status", "note"], sort=False):
+    notes = frame.assign(note=frame.note.str.split("; (?=the paper: )", regex=True)).explode("note")
+    for (status, note), part in notes[notes.note != ""].groupby(["status", "note"], sort=False):
         rows = ", ".join(dict.fromkeys(part.row))
         lines.append(f"{rows}: {status + ': ' if status in ('failed', 'skipped') else ''}{note}.")
     return lines
