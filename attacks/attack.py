@@ -14,7 +14,7 @@ from attacks.target import Answer, Target
 from data.errors import InputError
 from data.images import check_images
 
-TOLERANCE = 1e-6  # of the ball's radius and of [0, 1], for float32 rounding
+TOLERANCE = 1e-6  # of [0, 1] and of the ball's radius (its share where it is above 1), for float32 rounding
 
 Path = list[tuple[int, float]]  # after so many queries, an adversarial example at this distance
 
@@ -94,8 +94,8 @@ class Attack(ABC):
         if adversarial.min() < -TOLERANCE or adversarial.max() > 1 + TOLERANCE:
             raise AttackError(f"{name}: left [0, 1]")
         if self.eps is not None:
-            size = distances(adversarial, images, self.norm).max().item()
-            if size > self.eps + TOLERANCE:
+            size = distances(adversarial.double(), images.double(), self.norm).max().item()
+            if size > self.eps + TOLERANCE * max(1, self.eps):
                 raise AttackError(f"{name}: expected perturbations <= {self.eps:.6g}, got {size:.6g}")
 
 

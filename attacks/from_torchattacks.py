@@ -210,7 +210,8 @@ class CW(Attack):
     torchattacks' version: a fixed constant c (no binary search) and a stop when the batch's loss
     rises, which couples the images of a batch; hence one attack an image. Its margin takes the larger
     of a logit and 0, so it finds nothing where the deciding logits are negative. An image for which no
-    adversarial example is found is returned unchanged.
+    adversarial example is found is returned unchanged. Values of exactly 0 or 1 never move (their tanh
+    has no gradient): on MNIST it is nearly void.
     """
 
     norm = "l2"

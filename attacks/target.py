@@ -108,10 +108,12 @@ class Target(nn.Module):
         with _disable_current_modes(), torch.set_grad_enabled(differentiable):
             parts = [self.view(rows[i : i + size], seeds[i : i + size]) for i in range(0, len(rows), size)]
             logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if self.gives == "decision":
+                logits = _decided(logits, images.dtype)
             if self.eot > 1:
                 logits = logits.unflatten(0, (-1, self.eot)).mean(1)
         if self.gives == "decision":
-            logits = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(images.dtype)
+            logits = _decided(logits, images.dtype)
         return logits.to(images.device)
 
     def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
@@ -119,6 +121,11 @@ class Target(nn.Module):
         for owner, zero in zip(owners, (gradient == 0).flatten(1).all(1).tolist(), strict=True):
             self.counts[owner].backward += self.eot
             self.counts[owner].zero += self.eot * zero
+
+
+def _decided(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """The best class alone."""
+    return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(dtype)
 
 
 def _within_range(images: Tensor) -> Tensor:

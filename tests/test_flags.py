@@ -8,8 +8,8 @@ import torch
 from attacks.attack import Clean
 from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import PGD
-from attacks.knowledge import BPDA, Blind, Decision, Full, Transfer
-from attacks.queries import HopSkipJump
+from attacks.knowledge import BPDA, Blind, Decision, Full, Score, Transfer
+from attacks.queries import HopSkipJump, Square
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
@@ -47,6 +47,7 @@ def evidence(
             "l2": 1.0,
             "moved": 0.01,
             "backward_passes": attack.backward,
+            "forward_passes": 50,
             "zero_gradients": 0,
         }
     ).assign(**columns)
@@ -83,7 +84,7 @@ ALONE = {
 }
 SOUND = {
     "as it should be": evidence(),
-    "clean": evidence(attack=Clean(), right=0.95, bare=1.0, linf=0.0),
+    "clean": evidence(attack=Clean(), right=0.95, bare=1.0, linf=0.0, forward_passes=0),
     "a defense that keeps its victim": evidence(knowledge=BPDA(), bare=0.5),
     "few zero gradients": evidence(zero_gradients=np.where(np.arange(N) < 6, 6, 0)),
     "no ball: zero where it succeeded": evidence(attack=DDN(), zero_gradients=9, backward_passes=10),
@@ -95,12 +96,34 @@ SOUND = {
     "may return the image": evidence(
         attack=HopSkipJump(eps=0.1, norm="linf"), knowledge=Decision(), linf=0.0
     ),
+    "let go after one answer, and wrong": evidence(
+        attack=Square(), knowledge=Score(), right=0.0, linf=0.0, forward_passes=1
+    ),
+    "let go after its budget": evidence(attack=Square(), knowledge=Score(), right=1.0, linf=0.0),
     "published, by chance": evidence(n=501, published=99.5),
     "the attack wins": evidence(
         probes={"noise": seen(0.4, 0.5), "twice": seen(0.52, 0.5), "eot": torch.ones(8)}
     ),
     "unbounded reaches chance": evidence(probes={"unbounded": seen(0.9, 0.5)}),
 }
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "columns"),
+    [
+        (Score(), {"right": 0.1}),
+        (Score(eot=4), {"right": 0.1, "forward_passes": 4}),
+        (Transfer(), {"bare": 0.1}),
+    ],
+    ids=["a random purifier's lucky draw", "of some", "the other classifier was wrong"],
+)
+def test_images_that_were_let_go_at_once_and_count_as_right_are_flagged(knowledge, columns):
+    lax = evidence(attack=Square(), knowledge=knowledge, linf=0.0, **({"forward_passes": 1} | columns))
+    assert "noop_attack" in {flag.name for flag in of_cell(lax)}
+
+
+def test_the_bare_victim_must_fall_to_attacks_without_a_bound():
+    assert "attack_weak" in {flag.name for flag in of_cell(evidence(attack=DDN(), bare=0.2))}
 
 
 def test_every_flag_of_a_cell_has_a_case():

@@ -12,7 +12,7 @@ from runners.cells.components import Config, Spec, identity
 from runners.store.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 5  # raised when what a record holds changes
+SCORING = 6  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)

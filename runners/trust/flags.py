@@ -69,10 +69,10 @@ def small_n(evidence: Evidence) -> str | None:
 
 
 def attack_weak(evidence: Evidence) -> str | None:
-    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more, or, on the
-    paper's own data and victim, more than it prints (runners/tables/bare.py)."""
+    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more or without a
+    bound, or, on the paper's own data and victim, more than it prints (runners/tables/bare.py)."""
     attack = evidence.attack
-    strong = attack.norm == "linf" and attack.eps is not None and attack.eps >= 8 / 255 - ROUNDING
+    strong = attack.eps is None or (attack.norm == "linf" and attack.eps >= 8 / 255 - ROUNDING)
     if evidence.cell.names["knowledge"] != "blind" or not strong or attack.backward < 5:
         return None
     bare = (evidence.records.adversarial_label == evidence.records.label).mean()
@@ -115,10 +115,15 @@ def eps_violation(evidence: Evidence) -> str | None:
 
 
 def noop_attack(evidence: Evidence) -> str | None:
-    """Images came out of the attack unchanged that it should have changed."""
+    """Images came out of the attack unchanged that it should have changed; or that it let go when it saw them
+    misclassified once, as by a random purifier or another classifier, though they count as right."""
+    records, unchanged = evidence.records, evidence.records.linf == 0
     if evidence.attack.may_return_image:
-        return None
-    share = (evidence.records.linf == 0).mean()
+        stood = records.adversarial_label == records.label
+        stood = records.correct if evidence.knowledge.uses_purifier else stood
+        asked_once = records.forward_passes.between(1, evidence.knowledge.eot)
+        unchanged = unchanged & stood & asked_once
+    share = unchanged.mean()
     return f"{100 * share:.1f} % of the images are unchanged" if share > 0.01 else None
 
 
