@@ -48,6 +48,9 @@ def main(config: DictConfig) -> None:
     facts = provenance.of_process(device)
     bench = Bench(Store(settings.store, made_by=provenance.maker(facts)), device, settings.precision)
     rows = rows_of(config)
+    if config.validation == 0 and (choosing := [row.label for row in rows if len(row.iterations) > 1]):
+        told = ", ".join(choosing)
+        raise InputError(f"validation: expected pairs to choose iterations of {told} on, got none")
     columns = columns_of(config, bench.store)
     if all(column.skipped for column in columns):
         raise InputError("; ".join(column.skipped for column in columns))

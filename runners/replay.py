@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import string
 import sys
 import tempfile
@@ -144,7 +145,8 @@ def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int |
             f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
         )
     tf32 = held["tf32"] and settle(device, tf32=False).type == "cuda"
-    return Settings(**{**held, "store": store, "device": device, "workers": workers, "tf32": tf32})
+    here = {"store": store, "device": device, "workers": workers, "tf32": tf32, "budget_hours": math.inf}
+    return Settings(**{**held, **here})
 
 
 def ready_weights(
@@ -229,11 +231,19 @@ def _marked(facts: Facts) -> str:
 
 
 def words(argv: list[str]) -> list[str]:
-    """The command line, with a bare first word as the record."""
+    """The command line, with a bare first word as the record; a record is a word, also where it looks like a
+    number, as 9330e908 does."""
     first, rest = argv[:1], argv[1:]
     if first and not first[0].startswith("-") and ("=" not in first[0] or Path(first[0]).is_file()):
-        first = ["record='{}'".format(first[0].replace("\\", "\\\\").replace("'", "\\'"))]
-    return [*first, *rest]
+        first = [f"record={first[0]}"]
+    return [_quoted(word) if word.startswith("record=") else word for word in [*first, *rest]]
+
+
+def _quoted(word: str) -> str:
+    name, _, value = word.partition("=")
+    if value[:1] in ("'", '"'):
+        return word
+    return "{}='{}'".format(name, value.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 if __name__ == "__main__":

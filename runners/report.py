@@ -42,7 +42,13 @@ def main(config: DictConfig) -> None:
     told = []
     for path in found:
         start = time.perf_counter()
-        table = Table.read(path)
+        try:
+            table = Table.read(path)
+        except InputError as error:  # a table of vision APIs, say
+            if len(found) == 1:
+                raise
+            app.console.print(f"left out: {error}", soft_wrap=True, markup=False)
+            continue
         drawn = plotted(table, folder)
         traced = traces.shown(table.frame, Path(config.traces), folder / "plots", table.stem)
         html = page(table, plots=drawn, traces=traced, store=Path(config.store), images=config.images)

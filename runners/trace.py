@@ -6,6 +6,7 @@ Fig. 6). make report shows it on the page of the cell's table.
 """
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from runners import app
 from runners.cells.components import prepare
 from runners.files import writable
 from runners.pages.pictures import as_bytes
-from runners.replay import cell_of, device_for, find
+from runners.replay import cell_of, check_code, device_for, find, words
 from runners.store.artefact import intact, place
 from runners.store.store import Store
 from runners.trust.provenance import RecordFile
@@ -72,6 +73,7 @@ class Watch:
 def main(config: DictConfig) -> None:
     """Watch a few images of one cell."""
     recorded = RecordFile.read(find(config.record, Path(config.records)))
+    check_code(recorded)
     records = chosen(recorded.records.to_pandas(), config.images)
     cell, store = cell_of(recorded, Path(config.data_dir)), Store(config.store)
     device = settle(device_for(recorded, config.device), tf32=recorded["precision"] == "tf32")
@@ -189,4 +191,5 @@ def _said(confidence: Tensor) -> list[str]:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = words(sys.argv[1:])
     app.run(main, "trace")

@@ -14,6 +14,7 @@ import sys
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
@@ -138,15 +139,20 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _refuse(told: str) -> NoReturn:
+    sys.stderr.write(f"error: {told}\n")
+    sys.exit(2)
+
+
 def main() -> None:
     """The command line."""
     command, *typed = sys.argv[1:] or ["list"]
     words = [word for word in typed if "=" in word]
     chosen = [word for word in typed if "=" not in word] or names()
     if command not in ("list", "run", "cost"):
-        sys.exit(f"error: expected list, run or cost, got {command!r}")
+        _refuse(f"expected list, run or cost, got {command!r}")
     if unknown := sorted(set(chosen) - set(app.names_of("table"))):
-        sys.exit(f"error: no table is called {', '.join(unknown)}; there are {', '.join(names())}")
+        _refuse(f"no table is called {', '.join(unknown)}; there are {', '.join(names())}")
     if command == "list":
         app.console.print(listed())
     elif failed := run(chosen, words) if command == "run" else cost(chosen):

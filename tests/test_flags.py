@@ -101,6 +101,9 @@ SOUND = {
     ),
     "let go after its budget": evidence(attack=Square(), knowledge=Score(), right=1.0, linf=0.0),
     "published, by chance": evidence(n=501, published=99.5),
+    "chosen since the victim has them right": evidence(
+        published=70.0, subset="two-correct-per-class, seed 0"
+    ),
     "the attack wins": evidence(
         probes={"noise": seen(0.4, 0.5), "twice": seen(0.52, 0.5), "eot": torch.ones(8)}
     ),
@@ -120,6 +123,13 @@ SOUND = {
 def test_images_that_were_let_go_at_once_and_count_as_right_are_flagged(knowledge, columns):
     lax = evidence(attack=Square(), knowledge=knowledge, linf=0.0, **({"forward_passes": 1} | columns))
     assert "noop_attack" in {flag.name for flag in of_cell(lax)}
+
+
+def test_an_ensemble_is_a_transfer():
+    ensemble = evidence(knowledge=Transfer(), purifier=JPEG())
+    ensemble.cell.names["knowledge"] = "ensemble"
+    rows = of_row([ensemble, evidence(purifier=JPEG()), evidence(knowledge=BPDA(), purifier=JPEG())])
+    assert [flag.seen for flag in rows[0] if flag.name == "incomplete"] == ["without a query attack"]
 
 
 def test_the_bare_victim_must_fall_to_attacks_without_a_bound():

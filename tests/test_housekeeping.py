@@ -111,8 +111,11 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
     monkeypatch.setattr(status.subprocess, "run", failing)
     code, told = said(status.main, "--store", folder, "--retry", "hydra/launcher=slurm")
     assert code == 1
-    assert asked == [["-m", "runners.table", "n=5", "chunk=2", "hydra/launcher=slurm"]]
-    assert "again: python -m runners.table n=5 chunk=2 hydra/launcher=slurm" in told
+    here = f"store={folder}"
+    assert asked == [["-m", "runners.table", "n=5", "chunk=2", here, "hydra/launcher=slurm"]]
+    assert f"again: python -m runners.table n=5 chunk=2 {here} hydra/launcher=slurm" in told
+    said(status.main, "--store", folder, "--retry", "store=elsewhere")
+    assert asked[1] == ["-m", "runners.table", "n=5", "chunk=2", "store=elsewhere"]
     shutil.rmtree(folder / "failures")
     assert "nothing has failed" in said(status.main, "--store", folder, "--retry")[1]
 

@@ -13,7 +13,7 @@ import pytest
 from test_grid import cell, run
 
 from attacks.attack import Attack
-from runners import app, replay
+from runners import app, replay, trace
 from runners.cells.records import PROVENANCE, from_parquet
 from runners.evaluate import save_records
 from runners.trust.provenance import RecordFile
@@ -193,6 +193,16 @@ def test_what_cannot_be_run_again_is_one_line_and_status_2(made, again, tmp_path
     assert expected in err
 
 
+def test_a_trace_runs_nothing_of_a_record_that_is_not_ours(made, command, tmp_path):
+    theirs = {"_target_": "shutil.copyfile", "src": str(made[1]["fit"]), "dst": str(tmp_path / "copied")}
+    path = changed(made[1]["fit"], tmp_path, told=lambda f: f["configs"].update(purifier=theirs))
+    places = [f"store={made[0]}/store", f"traces={tmp_path}/traces"]
+    status, _, err = command(trace.main, "trace", *replay.words([str(path), *places]))
+    assert status == 2
+    assert "expected shutil.copyfile" in err or "not one of this project's" in err
+    assert not (tmp_path / "copied").exists()
+
+
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
@@ -251,7 +261,8 @@ def test_files_are_taken_from_where_they_lie_now(made, tmp_path):
     [
         (["0012"], ["record='0012'"]),
         (["it's.parquet", "device=cpu"], ["record='it\\'s.parquet'", "device=cpu"]),
-        (["record=x"], ["record=x"]),
+        (["record=9330e908", "device=cpu"], ["record='9330e908'", "device=cpu"]),
+        (["record='x'"], ["record='x'"]),
         (["--help"], ["--help"]),
         ([], []),
     ],

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -142,6 +143,27 @@ def test_a_file_that_is_no_table_is_told_by_its_name(tmp_path):
     (tmp_path / "tables" / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"x\.csv: expected a table's columns; it lacks row"):
         reported(tmp_path, tmp_path / "out")
+
+
+def test_among_tables_what_is_none_is_left_out(made, tmp_path, capsys):
+    shutil.copytree(made / "tables", tmp_path / "tables")
+    (tmp_path / "tables" / "apis.csv").write_text("a,b\n1,2\n")
+    out = reported(tmp_path, tmp_path / "out")
+    assert (out / "index.html").is_file()
+    assert (out / "ddip-table1.html").is_file()
+    assert not (out / "apis.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("ddip-table1.csv", None), ("ddip-table1.json", "{"), ("ddip-table1-records.parquet", "PAR1")],
+)
+def test_a_damaged_table_is_one_line(made, tmp_path, name, content):
+    shutil.copytree(made / "tables", tmp_path / "tables")
+    path = tmp_path / "tables" / name
+    path.write_text(path.read_text().splitlines()[0] + "\n" if content is None else content)
+    with pytest.raises(InputError, match="make the table again"):
+        reported(tmp_path, tmp_path / "out", "only=ddip/table1")
 
 
 def plan(key: str, done: frozenset[str] = frozenset()) -> Planned:

@@ -173,3 +173,18 @@ def test_what_is_given_up_is_free_for_others(store, tmp_path):
     assert other.next() is None
     mine.release()
     assert turns(Store(tmp_path), [first]).next() is first
+
+
+def test_what_could_not_be_crafted_elsewhere_is_nobodys_turn(store, tmp_path):
+    """Another job's failure is seen while this one walks along its list."""
+    first = craft("first")
+    group, free = purify("group", first), purify("free", craft("there already"))
+    theirs = turns(Store(tmp_path), [first])
+    theirs.next()
+    theirs.finished(first, Failure("ValueError: no"))
+    mine = turns(store, [first, group, free])
+    assert mine.next() is free
+    assert key_of(group.records(SPEC)) in mine.reasons
+    mine.finished(free, Failure("ValueError: no"))
+    assert mine.next() is None
+    assert not mine.left

@@ -164,10 +164,6 @@ class Filler:
 
     def _choose(self, entry: Entry, tuning: Sequence[Pair], asker: Asker) -> None:
         """The iterations with the best prediction accuracy on the validation pairs; of equal ones fewest."""
-        if not tuning:
-            raise InputError(
-                f"validation: expected pairs to choose iterations of {entry.row.label} on, got none"
-            )
         for iterations in entry.row.iterations:
             records = self.restorer.records(tuning, self._prepared(entry.row, iterations), asker)
             entry.validation.append(records.assign(iterations=iterations))

@@ -134,9 +134,9 @@ def beside(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[tuple[s
             with Path(entry.path).open("rb") as file:
                 try:
                     made_from = json.loads(file.readline())["made_from"]
+                    of = made_from["of"]
                 except (ValueError, KeyError, TypeError):  # damaged: nobody misses it
                     continue
-            of = made_from["of"]
             if keys.issuperset([of] if isinstance(of, str) else of):
                 yield (stage, entry.name), Path(entry.path), made_from
 

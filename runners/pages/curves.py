@@ -93,7 +93,7 @@ def over_parameters(frame: pd.DataFrame) -> list[Panel]:
 
 
 def cost(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
-    """Seconds an image against robustness, a point a purifier: its worst figure, or its mean under attack.
+    """Seconds an image against robustness, a point a purifier: its worst figure, or its lowest under attack.
 
     The seconds are those of purifying, as this machine had them; purifiers that share one optimisation share
     its seconds.
@@ -109,10 +109,10 @@ def cost(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
         if not taken or max(taken) <= 0 or not (len(worst) or len(attacked)):
             continue
         line = Series(str(row), x=[float(np.mean(taken))])
-        of = worst if len(worst) else attacked
-        line.y, line.low, line.high = ([float(of[name].mean())] for name in ("value", "low", "high"))
+        of = worst if len(worst) else attacked.nsmallest(1, "value")
+        line.y, line.low, line.high = ([float(of[name].iloc[0])] for name in ("value", "low", "high"))
         series.append(line)
-    what = "worst case" if (figures.attack == "worst").any() else "mean under attack"
+    what = "worst case" if (figures.attack == "worst").any() else "lowest under attack"
     if len(series) < 2:
         return []
     label = f"{what}, accuracy in %"

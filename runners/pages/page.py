@@ -51,9 +51,16 @@ class Table:
         if "queries" not in frame:
             frame["queries"] = float("nan")
         beside = path.with_suffix(".json")
-        told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
         parquet = path.with_name(f"{path.stem}-records.parquet")
-        records = pd.read_parquet(parquet) if parquet.is_file() else pd.DataFrame({"command": []})
+        if frame.empty:
+            raise InputError(f"{path}: expected figures, got none; make the table again")
+        try:
+            told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            records = pd.read_parquet(parquet) if parquet.is_file() else pd.DataFrame({"command": []})
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{beside} or {parquet}: cannot be read ({error}); make the table again"
+            ) from error
         heading = render.Heading(told.get("title", path.stem), told.get("note", ""), told.get("setting", ""))
         legend = told.get("legend") or render.legend(frame, heading)
         return cls(path.stem, frame, records, heading.title, heading.note, heading.setting, legend)

@@ -29,6 +29,10 @@ PARTS = ".parts"  # where files are written before they are renamed
 CLAIMS = "claims"
 
 
+UMASK = os.umask(0)
+os.umask(UMASK)
+
+
 def key_of(made_from: Recipe) -> str:
     """The name of the artefact made from `made_from` (JSON values only)."""
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -39,8 +43,8 @@ def fault(raw: bytes, stage: str, key: str) -> str | None:
     """What is wrong with an artefact's file of this name, if anything."""
     if intact(raw) is None:
         return "damaged, its checksum differs"
-    made_from = json.loads(raw.partition(b"\n")[0])["made_from"]
-    if made_from.get("stage") != stage or key_of(made_from) != key:
+    made_from = json.loads(raw.partition(b"\n")[0]).get("made_from")
+    if not isinstance(made_from, dict) or made_from.get("stage") != stage or key_of(made_from) != key:
         return "misplaced, its name is not that of its recipe"
     return None
 
@@ -91,6 +95,7 @@ class Store:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
+            part.chmod(0o666 & ~UMASK)  # others may share a store, as far as the user lets them
             part.replace(path)
         except OSError as error:
             if part is not None:

@@ -10,10 +10,11 @@ import pandas as pd
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.knowledge import BPDA, Knowledge
+from attacks.knowledge import BPDA, Knowledge, Transfer
 from purifiers.purifier import Purifier
 from runners.cells.cell import Cell
 from runners.cells.metrics import standard_error, wilson
+from runners.cells.subset import OF_VICTIM
 
 SMALL_N = 500
 ROUNDING = 1e-5  # of norms, in float32
@@ -40,6 +41,12 @@ class Evidence:
     purifier: Purifier
     published: float | None  # the victim's clean accuracy in %
     probes: Mapping[str, Tensor] = field(default_factory=dict)  # of runners/trust/audit.py, images first
+
+    @property
+    def known(self) -> str:
+        """The kind of knowledge; an ensemble is a transfer."""
+        transfer = isinstance(self.knowledge, Transfer)
+        return "transfer" if transfer else self.cell.names["knowledge"]
 
     @property
     def attacked(self) -> bool:
@@ -129,7 +136,8 @@ def noop_attack(evidence: Evidence) -> str | None:
 
 def clean_acc_off(evidence: Evidence) -> str | None:
     """The victim's clean accuracy is more than a point from its published one, beyond chance."""
-    if evidence.published is None:
+    chosen_right = evidence.records.get("subset", pd.Series([""])).iloc[0].startswith(OF_VICTIM)
+    if evidence.published is None or chosen_right:
         return None
     right = evidence.records.clean_label == evidence.records.label
     low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
@@ -198,7 +206,9 @@ CELL: tuple[Callable[[Evidence], str | None], ...] = (
 
 def meaning(name: str) -> str:
     """What a flag is raised by, in a line."""
-    check = next(check for check in (*CELL, *ROW) if check.__name__ == name)
+    check = next((check for check in (*CELL, *ROW) if check.__name__ == name), None)
+    if check is None:
+        return "a flag that is raised no longer"
     return " ".join(check.__doc__.partition(" (runners/")[0].split()).rstrip(".")
 
 
@@ -227,10 +237,10 @@ def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     """A transfer or query attack in the same ball breaks images that a white-box attack does not."""
     for i, ours in enumerate(row):
         white = WHITE_BOX + (("blind",) if ours.cell.names["purifier"] == "none" else ())
-        if not ours.attacked or ours.cell.names["knowledge"] not in white:
+        if not ours.attacked or ours.known not in white:
             continue
         for other in row:
-            if other.cell.names["knowledge"] not in BLACK_BOX or _ball(other) != _ball(ours):
+            if other.known not in BLACK_BOX or _ball(other) != _ball(ours):
                 continue
             more = len(_standing(ours) - _standing(other))
             if more >= max(2, 0.002 * len(ours.records)):
@@ -242,7 +252,7 @@ def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     query attacks."""
     if not row or (row[0].purifier.gradient == "exact" and not row[0].purifier.fits):
         return
-    known = {evidence.cell.names["knowledge"] for evidence in row if evidence.attacked}
+    known = {evidence.known for evidence in row if evidence.attacked}
     lacking = [name for name in ("blind", "transfer", "bpda") if name not in known]
     lacking += [] if known & {"score", "decision"} else ["a query attack"]
     if lacking:

@@ -61,7 +61,7 @@ class Turns:
     def next(self) -> Task | None:
         """A task that is now ours, or None where there is none for now."""
         for task in self._waiting():
-            if id(task) in self.running or self._not_yet(task):
+            if id(task) in self.running or self._dropped(task) or self._not_yet(task):
                 continue
             if self._ended_elsewhere(task):
                 continue
@@ -142,6 +142,10 @@ class Turns:
 
     def _waiting(self) -> list[Task]:
         return [*self.crafting.values(), *self.purifying.values()]
+
+    def _dropped(self, task: Task) -> bool:
+        """Whether it was given up while we walked along: what it purifies could not be crafted."""
+        return isinstance(task, Purifying) and id(task) not in self.purifying
 
     def _blocked(self, task: Task) -> bool:
         return isinstance(task, Purifying) and task.crafting.key in self.crafting
