@@ -64,7 +64,7 @@ def calm(tmp_path_factory) -> Path:
 
 def working(folder: Path, process: subprocess.Popen) -> list[str]:
     """The jobs that hold claims, once there are any."""
-    for _ in range(1200):
+    for _ in range(3000):
         assert process.poll() is None, process.communicate()
         found = subprocess.run(
             ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%i"], capture_output=True, text=True, check=True
@@ -72,7 +72,7 @@ def working(folder: Path, process: subprocess.Popen) -> list[str]:
         if found and len(list((folder / "store" / "purified").rglob("*"))) > 2:
             return found
         time.sleep(0.1)
-    raise AssertionError("no job began to work in two minutes")
+    raise AssertionError("no job began to work in five minutes")
 
 
 def kill_hard(folder: Path) -> None:
