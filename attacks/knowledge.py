@@ -191,8 +191,9 @@ class Score(_WholeDefense):
 
 
 class Decision(_WholeDefense):
-    """Queries to the whole defense, answered with the decided class."""
+    """Queries to the whole defense, answered with the decided class; of several draws with that of most."""
 
+    version = 2
     gives = "decision"
 
 

@@ -78,12 +78,8 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
     every = [(of, survey(store, of, alive)) for of in manifest.all_of(store)]
     tables = [pair for pair in every if pair[0].request.module == "runners.table" or not pair[1].whole]
     if asked.retry:
-        also = (
-            asked.also
-            if any(word.startswith("store=") for word in asked.also)
-            else [f"store={asked.store}", *asked.also]
-        )
-        return _retry_all([of for of, seen in every if seen.failed], also, console)
+        where = [] if any(word.startswith("store=") for word in asked.also) else [f"store={asked.store}"]
+        return _retry_all([of for of, seen in every if seen.failed], [*where, *asked.also], console)
     for of, seen in tables:
         show(console, of, seen)
     for holder in [h for name, h in alive.items() if not any(name in seen.running for _, seen in every)]:

@@ -3,8 +3,7 @@
 Counts distinct work in the cells of every table at the paper's settings, and prices it with the measured
 seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). One measured at 32x32 is
 taken to cost 49 times as much at 224x224, PixelDefend 343. "In attacks" are the purifier's runs within
-attacks that know it.
-Writes results/bench/scale.csv, a row a paper, and scale-tables.csv, a row a table.
+attacks that know it. Writes results/bench/scale.csv, a row a paper, and scale-tables.csv, a row a table.
 """
 
 import sys
@@ -23,9 +22,11 @@ from runners.tables.published import Panel, panels_of
 from scripts.tables import names
 
 BENCH = Path("results/bench")
-SIDES = {"imagenet": 224, "neurips2017": 224, "flower17": 224}
+LARGE = ("imagenet", "neurips2017", "flower17")  # of 224 pixels; the others have 32
 HOURS = 4  # of one job
 POWER = {"pixeldefend": 3}  # of the side, in time: a network asked once a pixel, on rows; others 2
+
+Work = dict[str, dict[str, float]]  # by kind, what each artefact's name costs
 
 
 def costs() -> dict[str, tuple[float, int]]:
@@ -33,9 +34,6 @@ def costs() -> dict[str, tuple[float, int]]:
     measured = pd.concat(pd.read_csv(path) for path in BENCH.glob("purifiers-*-cpu-*.csv"))
     last = measured.groupby("purifier").last()
     return {row.Index: (row.seconds, row.size) for row in last.itertuples()}
-
-
-Work = dict[str, dict[str, float]]  # by kind, what each artefact's name costs
 
 
 def main() -> None:
@@ -54,7 +52,9 @@ def main() -> None:
     papers: dict[str, Work] = defaultdict(lambda: defaultdict(dict))  # what tables share counts once
     for name, of in tables.items():
         for kind, parts in of.items():
-            papers[name.partition("/")[0]][kind].update(parts)
+            mine = papers[name.partition("/")[0]][kind]
+            for key, value in parts.items():
+                mine[key] = max(value, mine.get(key, 0.0))
     rows = [{"paper": paper, **_row(of, chunk)} for paper, of in sorted(papers.items())]
     frame = pd.DataFrame(rows)
     total = frame.drop(columns="paper").sum()
@@ -90,7 +90,7 @@ def _count(
     words = [f"table={name}", f"dataset={panel.dataset}", f"victim={panel.victim}", f"subset={panel.subset}"]
     config = compose("table", [*words, f"n={panel.n}"], return_hydra_config=True)
     table, composer = config.table, Composer(config, config.hydra.runtime.choices, words)
-    side = SIDES.get(panel.dataset, 32)
+    side = 224 if panel.dataset in LARGE else 32
     image, chunks = 3 * side * side * 4, -(-panel.n // chunk)
     for row in on(table.rows, panel.dataset, panel.victim):
         for column in on(table.columns, panel.dataset, panel.victim):

@@ -254,6 +254,17 @@ def test_invalid_adversarial_examples_never_pass(change, message):
         craft(Leaves(change), nn.Identity(), grey, labels, seeds=[0, 1])
 
 
+def test_an_example_on_the_border_of_a_large_l2_ball_passes_and_one_beyond_does_not():
+    """In float32 the norm of 150,528 equal values is 7e-5 too large."""
+    step = 5 / (3 * 224 * 224) ** 0.5
+    image, attack = torch.full((1, 3, 224, 224), 0.25), Leaves(lambda x: x + step)
+    attack.eps, attack.norm = 5.0, "l2"
+    assert craft(attack, nn.Identity(), image, torch.zeros(1).long(), seeds=[0]).equal(image + step)
+    attack.change = lambda x: x + 1.0001 * step
+    with pytest.raises(AttackError, match=r"expected perturbations <= 5, got 5\.0005"):
+        craft(attack, nn.Identity(), image, torch.zeros(1).long(), seeds=[0])
+
+
 @pytest.mark.parametrize("images", [torch.full((1, 3, 4, 4), 2.0), torch.full((1, 3, 4, 4), float("nan"))])
 def test_bad_images_are_refused(images):
     with pytest.raises(InputError):

@@ -120,6 +120,18 @@ def test_cost_is_set_against_the_worst_figure():
     assert [(s.name, s.x, s.y) for s in panel.series] == [("jpeg", [0.01], [10]), ("ddip", [5], [70])]
 
 
+def test_without_a_worst_figure_cost_is_set_against_the_lowest():
+    """Attacks are not averaged: they may know different things."""
+    table = frame(*(eps(row, e, value) for row, values in (("jpeg", (70, 20)), ("ddip", (80, 60)))
+                    for e, value in zip((2, 8), values, strict=True)))  # fmt: skip
+    seconds = {"jpeg": 0.01, "ddip": 5.0}
+    records = pd.DataFrame(
+        [{"command": eps(r, 8, 0)["command"], "purify_seconds": s} for r, s in seconds.items()]
+    )
+    (panel,) = curves.cost(table, records)
+    assert [(s.name, s.y) for s in panel.series] == [("jpeg", [20]), ("ddip", [60])]
+
+
 def test_a_failed_cell_is_on_no_curve():
     failed = eps("jpeg", 4, 50) | {"value": None, "low": None, "high": None, "status": "failed"}
     (panel,) = curves.over_eps(frame(eps("jpeg", 2, 70), failed, eps("jpeg", 8, 20)))

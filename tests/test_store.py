@@ -90,3 +90,11 @@ def test_no_space_is_a_clear_error_and_earlier_work_stays(tmp_path):
     assert "cannot write" in run.stdout
     assert "finished work is kept" in run.stdout
     assert not list(tmp_path.rglob(".part-*"))
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_others_may_read_as_far_as_the_user_lets_them(tmp_path, monkeypatch, mask):
+    monkeypatch.setattr("runners.store.store.UMASK", mask)
+    store = Store(tmp_path)
+    store.put({"stage": "records"}, b"x")
+    assert store.path({"stage": "records"}).stat().st_mode & 0o777 == 0o666 & ~mask

@@ -137,6 +137,14 @@ def test_a_budget_is_of_queries_however_many_draws_each_takes():
     assert len(set(purifier.seen)) == 40
 
 
+def test_a_decision_of_several_draws_is_that_of_most():
+    """One draw is far surer than the two that decide otherwise: whoever sees decisions cannot know."""
+    target = Decision(eot=3).target(RowByRow(), Noise(), [], seeds=SEEDS[:1])
+    draws = iter([[90.0, 0, 0], [0, 1, 0], [0, 1, 0]])
+    target.view = lambda rows, seeds: torch.tensor([next(draws) for _ in rows])
+    assert target.ask(random_images(1), [0]).tolist() == [[0, 1, 0]]
+
+
 def test_an_answer_is_the_mean_of_its_draws_and_so_is_its_gradient():
     images, victim, purifier = random_images(2), RowByRow(), Noise()
     target = Full(eot=3).target(victim, purifier, [], seeds=[5, 6])

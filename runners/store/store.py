@@ -27,9 +27,7 @@ log = logging.getLogger(__name__)
 Recipe = Mapping[str, Any]
 PARTS = ".parts"  # where files are written before they are renamed
 CLAIMS = "claims"
-
-
-UMASK = os.umask(0)
+UMASK = os.umask(0)  # which can only be read by setting it
 os.umask(UMASK)
 
 
