@@ -47,6 +47,22 @@ class Stack:
             x = F.pad(x, (near, far, near, far), mode=padding)
         return F.conv2d(x, weight, bias, stride=stride, groups=self.size)
 
+    def conv_blocks(self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int) -> Tensor:
+        """`conv` of an odd kernel on zero padding, as one of stride 1 over blocks of stride x stride pixels.
+
+        Equal up to rounding. On a CPU the gradient to x takes less than half the time (docs/performance.md).
+        """
+        k = weight.shape[-1]
+        whole = -(-k // stride) * stride  # the kernel, filled up with zeros to whole blocks
+        weight = F.pad(weight, (0, whole - k, 0, whole - k))
+        near, far = (
+            k // 2,
+            [(-(-side // stride) - 1) * stride + whole - side - k // 2 for side in x.shape[2:]],
+        )
+        blocks = F.pixel_unshuffle(F.pad(x, (near, far[1], near, far[0])), stride)
+        blocks = blocks.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(blocks, F.pixel_unshuffle(weight, stride), bias, groups=self.size)
+
     def conv_back(
         self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, size: Sequence[int]
     ) -> Tensor:

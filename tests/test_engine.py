@@ -11,6 +11,8 @@ from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP, DIPTrace
 from purifiers.dipdefend import DIPDefend
+from purifiers.draws import Draws
+from purifiers.engine import Stack
 from purifiers.purifier import purify_together
 from purifiers.skipnet import SkipNet
 
@@ -219,3 +221,18 @@ def test_it_learns():
 def test_scales_must_agree():
     with pytest.raises(InputError, match=r"network\.up: expected 2 scales, got 3"):
         SkipNet(down=[8, 8], up=[8, 8, 8], skip=[0, 0], kernel_down=[3, 3], kernel_up=[3, 3])
+
+
+@pytest.mark.parametrize("size", [(9, 12), (13, 10)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("kernel", [1, 3, 7, 15])
+def test_a_convolution_over_blocks_is_the_strided_one(kernel, stride, size):
+    stack = Stack(2, Draws([0, 1], torch.device("cpu")))
+    leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True)
+              for s in ((1, 6, *size), (8, 3, kernel, kernel), (8,))]  # fmt: skip
+    plain = stack.conv(*leaves, stride=stride, padding="constant")
+    blocks = stack.conv_blocks(*leaves, stride=stride)
+    torch.testing.assert_close(blocks, plain)
+    at = torch.randn_like(plain)
+    for ours, theirs in zip(*(torch.autograd.grad(y, leaves, at) for y in (blocks, plain)), strict=True):
+        torch.testing.assert_close(ours, theirs)
