@@ -171,12 +171,17 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 )  # fmt: skip
 
 
+def shortened(purifier: Purifier, device: torch.device, steps: int | None = None) -> Purifier:
+    """The copy of a few steps that is tried; purifiers that differ in how many they take have equal ones."""
+    return purifier.trial(steps=steps or STEPS[device.type])[0]
+
+
 def check(purifier: Purifier, images: Tensor, victim: nn.Module, *, steps: int | None = None) -> None:
     """Raise TraitError for the first promise that a short copy of the purifier breaks on these images.
 
     The victim is safe: a copy of it is given.
     """
-    trial = Trial(purifier.trial(steps=steps or STEPS[images.device.type])[0], images, copy.deepcopy(victim))
+    trial = Trial(shortened(purifier, images.device, steps), images, copy.deepcopy(victim))
     for one in CHECKS:
         one(trial)
 

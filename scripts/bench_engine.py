@@ -160,6 +160,23 @@ def other_layouts() -> list[dict]:
     return [*named, row("engine's convolutions / rate of one large convolution", shares, "")]
 
 
+def strided() -> list[dict]:
+    """A step of OAG with its convolution as it stands, of stride 3, against the one over blocks."""
+
+    def plain(self, x, weight, bias, *, stride):
+        return self.conv(x, weight, bias, stride=stride, padding="constant")
+
+    batch, rows = BATCH[DEVICE.type], []
+    for size, many, steps in ((32, batch, 10), (224, max(batch // 8, 8), 3)):
+        ratios = []
+        for _ in range(ROUNDS):
+            ours = step_seconds("oag", many, size, steps)
+            with patch.object(engine.Stack, "conv_blocks", plain):
+                ratios.append(step_seconds("oag", many, size, steps) / ours)
+        rows.append(row(f"oag {size}x{size}: engine / the same with a strided convolution", ratios, "x"))
+    return rows
+
+
 def trained_victim() -> Victim:
     """The embedded default's."""
     with TemporaryDirectory() as folder:
@@ -231,6 +248,7 @@ def main() -> None:
     """Measure, append, print: what, median, lowest, highest, unit."""
     append(against_plain_loops())
     append(other_layouts())
+    append(strided())
     victim = trained_victim()
     append(readouts(victim))
     append(decisions(victim))

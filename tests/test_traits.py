@@ -119,6 +119,18 @@ def test_a_lying_purifiers_cell_fails_by_the_checks_name_and_what_passed_is_not_
     assert [result.failed is None for result in again] == [False, True, True]
 
 
+def test_fits_that_differ_in_how_many_steps_they_take_are_tried_once(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(checks, "check", lambda purifier, *rest: tried.append(purifier))
+    words = ["purifier.network_steps=1", "purifier.network_steps=2", "purifier.trace.noise=0.1"]
+    small = ["purifier.trace.network.filters=4", "purifier.trace.image_steps=1"]
+    cells = [cell("attack=clean", "purifier=oag", *small, word) for word in words]
+    monkeypatch.setattr(checks, "STEPS", {"cpu": 1})
+    run(tmp_path, cells, n=2)
+    assert len(tried) == 2
+    assert len(files(tmp_path, "traits")) == 3, "each has passed"
+
+
 def test_finished_cells_are_not_tried(tmp_path, monkeypatch):
     run(tmp_path, [cell("attack=clean", "purifier=jpeg")], n=3)
     for path in files(tmp_path, "traits"):
