@@ -101,7 +101,7 @@ def test_a_tables_file_says_what_it_is(name):
         assert set(entry) <= entries
         for key, own in entry.get("for", {}).items():
             assert key in names_of("dataset") or key in names_of("victim")
-            assert own is None or set(own) <= entries - {"for"}
+            assert own is None or set(own) <= entries - {"for"} | {"also"}
 
 
 def test_fractions_are_numbers():

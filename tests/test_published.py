@@ -15,7 +15,8 @@ from runners.tables.layout import on
 from runners.tables.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
 HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
-TWICE = {"adaptive", "ddip/tuning", "oag/tuning", "ride/tuning"}  # show figures of other tables again
+# They show figures of other tables again:
+TWICE = {"adaptive", "ddip/tuning", "oag/tuning", "oag/tuning-imagenet", "ride/tuning"}
 
 
 def tables() -> dict:
@@ -154,12 +155,15 @@ def test_a_table_without_settings_is_refused(panels):
 
 def test_what_differs_on_a_data_set_or_victim_is_merged():
     entry = OmegaConf.create(
-        {"label": "x", "eps": 6, "cell": ["a=1"], "for": {"d": {"cell": ["a=2"]}, "v": {"eps": 8}, "w": None}}
-    )
+        {"label": "x", "eps": 6, "cell": ["a=1"],
+         "for": {"d": {"cell": ["a=2"]}, "v": {"eps": 8}, "w": None, "u": {"also": ["b=3"]}}}
+    )  # fmt: skip
     assert on([entry], "other", "other") == [{"label": "x", "eps": 6, "cell": ["a=1"]}]
     assert on([entry], "d", "other") == [{"label": "x", "eps": 6, "cell": ["a=2"]}]
     assert on([entry], "d", "v") == [{"label": "x", "eps": 8, "cell": ["a=1"]}]
     assert on([entry], "d", "w") == []
+    assert on([entry], "d", "u") == [{"label": "x", "eps": 6, "cell": ["a=1", "b=3"]}]
+    assert entry.cell == ["a=1"]
 
 
 def test_the_papers_files_are_all_there():

@@ -14,7 +14,7 @@ OWN = ("dataset", "victim")  # the whole table's
 
 def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]:
     """Rows or columns as they are on this data set and victim: `for` holds what differs there, by the name of
-    the victim or else of the data set; null means that the entry is not there."""
+    the victim or else of the data set: other values, words to be set `also`; null: no such entry."""
     found = []
     for entry in entries:
         own = entry.get("for", {})
@@ -22,7 +22,10 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
         if key is not None and own[key] is None:
             continue
         plain_entry = OmegaConf.masked_copy(entry, [name for name in entry if name != "for"])
-        found.append(plain_entry if key is None else OmegaConf.merge(plain_entry, own[key]))
+        if key is not None:
+            plain_entry = OmegaConf.merge(plain_entry, own[key])
+            plain_entry.cell = [*plain_entry.cell, *plain_entry.pop("also", [])]
+        found.append(plain_entry)
     return found
 
 
