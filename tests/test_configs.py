@@ -62,6 +62,20 @@ def test_a_tables_entries_are_what_their_labels_say(name):
             assert column.get("eps") is None or read_off or f"attack.eps={column.eps:g}/255" in words
 
 
+def test_oag_has_the_beta_of_the_images_size():
+    """At 224 pixels that of 32 diverges."""
+    large = ("imagenet", "flower17")
+    rows = [
+        (dataset, row)
+        for name in names_of("table") if name.startswith("oag/") and "tuning" not in name
+        for table in [table_of(name)] for dataset, victim in settings_of(table)
+        for row in on(table.rows, dataset, victim) if "purifier=oag" in row.cell
+    ]  # fmt: skip
+    assert len(rows) > 20
+    for dataset, row in rows:
+        assert ("trace@purifier.trace=oag-imagenet" in row.cell) == (dataset in large), (dataset, row.label)
+
+
 def test_every_cell_of_every_table_composes():
     """Each set of names and parameters once, whatever the values: composing takes its time."""
     distinct = {}
