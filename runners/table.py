@@ -1,5 +1,6 @@
 """Make a table: python -m runners.table table=ddip/table1 n=100."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
 from runners import app
-from runners.cells.components import build, plain
+from runners.cells.components import WHERE, build, plain
 from runners.cells.manifest import Request
 from runners.cells.records import to_parquet
 from runners.evaluate import save_records, settings_of
@@ -19,7 +20,7 @@ from runners.grids import launch
 from runners.tables import render
 from runners.tables.bare import flag_weak
 from runners.tables.frame import METRICS, frame_of
-from runners.tables.layout import Composer, on, part_of
+from runners.tables.layout import OWN, Composer, on, part_of
 from runners.tables.published import Panel, panel_for, panels_of, printed
 from runners.work.observer import Observer
 
@@ -80,7 +81,7 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     finished = [result for result in results if result.planned is not None]
     for result in finished:
         logger.finished(result.planned, result)
-    note = comparability(panel, choices, config)
+    note = comparability(panel, choices, config, typed)
     frame = frame_of(table, placed, panel=panel, comparable=not note)
     heading = render.Heading(
         title=table.title,
@@ -115,6 +116,10 @@ def checked(table: DictConfig) -> DictConfig:
     """The table's config. Raises InputError where it cannot be a table."""
     if not table.get("rows") or not table.get("columns") or table.metric not in METRICS:
         raise InputError(f"table: expected rows, columns and a metric ({', '.join(METRICS)})")
+    for entry in (entry for kind in ("rows", "columns") for entry in table[kind]):
+        if not isinstance(entry, DictConfig) or "label" not in entry:
+            like = "{label: DDIP, cell: [purifier=ddip]}"
+            raise InputError(f"table.rows, table.columns: expected entries like {like}, got {entry}")
     if unknown := {column.get("metric", table.metric) for column in table.columns} - set(METRICS):
         raise InputError(
             f"table.columns: expected a metric of {', '.join(METRICS)}; got {', '.join(unknown)}"
@@ -131,25 +136,29 @@ def stem_of(choices: Any) -> str:
     return "-".join(part.replace("/", "-") for part in parts)
 
 
-def comparability(panel: Panel, choices: Any, config: DictConfig) -> str:
-    """Why figures may not be compared with the paper's; empty where they may."""
+def comparability(panel: Panel, choices: Any, config: DictConfig, typed: Sequence[str] = ()) -> str:
+    """Why figures may not be compared with the paper's; empty where they may. `typed` words may change what
+    a name stands for, and the table itself."""
     if choices["dataset"] == EMBEDDED[0]:
         return (
             "embedded data: compare the shape, not the figures "
-            f"(the paper: {panel.dataset}, {panel.victim}, n={panel.n})"
+            f"(the paper: {panel.dataset}, {panel.victim}, n={panel.images})"
         )
+    content = [word for word in typed if word.partition("=")[0].rpartition(".")[2] not in WHERE]
+    changed = {what: [w for w in content if w.startswith(f"{what}.")] for what in (*OWN, "table")}
     differs = [
         f"{what} {ours} (the paper: {theirs})"
         for what, ours, theirs in (
-            ("dataset", choices["dataset"], panel.dataset),
-            ("victim", choices["victim"], panel.victim),
+            *((what, " ".join([choices[what], *changed[what]]), getattr(panel, what)) for what in OWN),
             ("subset", config.subset, panel.subset),
             ("split", config.split, "evaluation"),
         )
         if ours != theirs
     ]
     if config.n < panel.n:
-        differs.append(f"n={config.n} images (the paper: {panel.n})")
+        differs.append(f"n={config.n} images (the paper: {panel.images})")
+    if changed["table"]:
+        differs.append("entries set on the command line")
     return f"differs from the paper: {', '.join(differs)}; no verdict" if differs else ""
 
 

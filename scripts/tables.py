@@ -80,7 +80,8 @@ def listed() -> Table:
             )
     shown.caption = (
         "CPU-min: minutes of one core, on the embedded data from an empty store; at another n in "
-        "proportion. core-h: hours of one core to purify as printed, by estimate (docs/scale.md)."
+        "proportion; – where not measured. ?: the paper does not say how many. core-h: hours of one core to "
+        "purify as printed, by estimate (docs/scale.md)."
     )
     return shown
 
@@ -89,10 +90,11 @@ def _settings(table: DictConfig) -> str:
     """The panels that the paper prints, a line a data set."""
     lines = {}
     for panel in panels_of(table):
-        lines.setdefault((panel.dataset, panel.n), []).append(panel.victim.rpartition("/")[2])
+        images = f"{panel.n:,}{'?' if panel.n_unsaid else ''}"
+        lines.setdefault((panel.dataset, images), []).append(panel.victim.rpartition("/")[2])
     return "\n".join(
-        f"{dataset}, {victims[0] if len(victims) == 1 else f'{len(victims)} victims'}, {n:,}"
-        for (dataset, n), victims in lines.items()
+        f"{dataset}, {victims[0] if len(victims) == 1 else f'{len(victims)} victims'}, {images}"
+        for (dataset, images), victims in lines.items()
     )
 
 

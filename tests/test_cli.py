@@ -91,6 +91,7 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     [
         (["tables=/proc/x"], "cannot write there"),
         (["table.rows=[]"], "expected rows, columns and a metric"),
+        (["table.rows=[ddip]"], "expected entries like {label: DDIP, cell: [purifier=ddip]}, got ddip"),
         (["table.metric=foo"], "(accuracy, ssim, seconds/image"),
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),

@@ -233,6 +233,27 @@ def test_a_verdict_needs_the_papers_own_setting(choices, n, subset, note):
     assert bool(said) == bool(note)
 
 
+@pytest.mark.parametrize(
+    ("typed", "note"),
+    [
+        (["dataset.root=/data", "n=20", "attack.x=1"], ""),
+        (["victim.weights.epochs=4"], "victim resnet50 victim.weights.epochs=4 (the paper: resnet50)"),
+        (["table.rows=[]"], "entries set on the command line"),
+    ],
+)
+def test_words_that_change_the_victim_or_the_table_forbid_verdicts(typed, note):
+    config = OmegaConf.create({"n": 20, "subset": "random", "split": "evaluation"})
+    said = comparability(PANEL, {"dataset": "cifar10", "victim": "resnet50"}, config, typed)
+    assert said == (f"differs from the paper: {note}; no verdict" if note else "")
+
+
+def test_a_number_of_images_that_no_paper_prints_is_not_said_to_be_its():
+    config = OmegaConf.create({"n": 16, "subset": "random", "split": "evaluation"})
+    panel = replace(PANEL, n=1000, n_unsaid=True)
+    said = comparability(panel, {"dataset": "cifar10", "victim": "resnet50"}, config)
+    assert "n=16 images (the paper: unsaid, 1,000 taken)" in said
+
+
 def test_images_of_another_split_get_no_verdict():
     config = OmegaConf.create({"n": 20, "subset": "random", "split": "tuning"})
     said = comparability(PANEL, {"dataset": "cifar10", "victim": "resnet50"}, config)

@@ -24,7 +24,7 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
         plain_entry = OmegaConf.masked_copy(entry, [name for name in entry if name != "for"])
         if key is not None:
             plain_entry = OmegaConf.merge(plain_entry, own[key])
-            plain_entry.cell = [*plain_entry.cell, *plain_entry.pop("also", [])]
+            plain_entry.cell = [*plain_entry.get("cell", []), *plain_entry.pop("also", [])]
         found.append(plain_entry)
     return found
 

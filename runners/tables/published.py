@@ -29,12 +29,21 @@ def departures(folder: Path = PAPERS) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the settings that a paper prints a table for: `n` images of a data set, picked by a rule."""
+    """One of the settings that a paper prints a table for: `n` images of a data set, picked by a rule.
+
+    Where the paper does not say how many images it took, `n_unsaid`, n is our guess.
+    """
 
     dataset: str
     victim: str
     n: int
     subset: str = "random"
+    n_unsaid: bool = False
+
+    @property
+    def images(self) -> str:
+        """How many, in words."""
+        return f"unsaid, {self.n:,} taken" if self.n_unsaid else f"{self.n:,}"
 
 
 def figures_of(paper: str, folder: Path = PAPERS) -> pd.DataFrame:
@@ -87,7 +96,7 @@ def panels_of(table: DictConfig) -> list[Panel]:
         panels = [Panel(**panel) for panel in table.get("panels", [])]
     except TypeError as error:
         raise InputError(
-            f"table.panels: expected dataset, victim, n and perhaps subset; {str(error).split(') ')[-1]}"
+            f"table.panels: expected dataset, victim, n (and subset, n_unsaid); {str(error).split(') ')[-1]}"
         ) from None
     if not panels:
         raise InputError("table.panels: expected the paper's data sets and victims, got none")
