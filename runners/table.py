@@ -62,6 +62,8 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     writable(Path(config.records))
     composer = Composer(config, choices, typed)
     rows, columns = on(table.rows, dataset, victim), on(table.columns, dataset, victim)
+    if config.only:
+        rows = chosen(rows, config.only)
     cells = [
         (row, column, composer.cell([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])]))
         for row in rows
@@ -88,7 +90,8 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         note=note,
         setting=f"dataset {dataset}, victim {victim}, n={config.n} images an entry, "
         f"split {config.split}, subset {config.subset}, seed {config.seed}"
-        + (", TF32" if config.tf32 else ""),
+        + (", TF32" if config.tf32 else "")
+        + (f", of the rows {', '.join(config.only)} only" if config.only else ""),
     )
     stem = stem_of(choices)
     files = render.write(frame, heading, folder / stem)
@@ -127,6 +130,15 @@ def checked(table: DictConfig) -> DictConfig:
     if table.get("worst") and table.metric != "accuracy":
         raise InputError(f"table.worst: expected metric accuracy, got {table.metric}; set table.worst=null")
     return table
+
+
+def chosen(rows: list[DictConfig], labels: Sequence[str]) -> list[DictConfig]:
+    """The rows of these labels, and the bare victim's. Raises InputError for a label that there is not."""
+    there = [row.label for row in rows]
+    if isinstance(labels, str) or (unknown := [label for label in labels if label not in there]):
+        got = labels if isinstance(labels, str) else ", ".join(map(str, unknown))
+        raise InputError(f"only: expected a list of labels of rows ({', '.join(there)}), got {got}")
+    return [row for row in rows if row.label in labels or "purifier=none" in row.get("cell", [])]
 
 
 def stem_of(choices: Any) -> str:

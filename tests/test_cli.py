@@ -91,6 +91,8 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     [
         (["tables=/proc/x"], "cannot write there"),
         (["table.rows=[]"], "expected rows, columns and a metric"),
+        (["only=[DDIP,Jpeg]"], "only: expected a list of labels of rows (No defense, JPEG 75, "),
+        (["only=DDIP"], "got DDIP"),
         (["table.rows=[ddip]"], "expected entries like {label: DDIP, cell: [purifier=ddip]}, got ddip"),
         (["table.metric=foo"], "(accuracy, ssim, seconds/image"),
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import scripts.tables
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
+from runners.table import chosen
 from runners.tables.layout import on
 from runners.tables.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
@@ -164,6 +165,13 @@ def test_what_differs_on_a_data_set_or_victim_is_merged():
     assert on([entry], "d", "w") == []
     assert on([entry], "d", "u") == [{"label": "x", "eps": 6, "cell": ["a=1", "b=3"]}]
     assert entry.cell == ["a=1"]
+
+
+def test_rows_are_chosen_by_label_and_the_bare_victim_stays():
+    rows = [OmegaConf.create({"label": x, "cell": [f"purifier={x}"]}) for x in ("none", "jpeg", "ddip")]
+    assert [row.label for row in chosen(rows, ["ddip"])] == ["none", "ddip"]
+    with pytest.raises(InputError, match=r"expected a list of labels of rows \(none, jpeg, ddip\), got ride"):
+        chosen(rows, ["ddip", "ride"])
 
 
 def test_the_papers_files_are_all_there():
