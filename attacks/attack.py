@@ -10,17 +10,13 @@ from torch import Tensor, nn
 
 from attacks.in_step import in_step
 from attacks.randomness import per_image_randomness
-from attacks.target import Answer, Target
+from attacks.target import Answer, AttackError, Target
 from data.errors import InputError
 from data.images import check_images
 
 TOLERANCE = 1e-6  # of [0, 1] and of the ball's radius (its share where it is above 1), for float32 rounding
 
 Path = list[tuple[int, float]]  # after so many queries, an adversarial example at this distance
-
-
-class AttackError(RuntimeError):
-    """An attack broke its budget or its range, or never began; the cell it belongs to fails."""
 
 
 @dataclass

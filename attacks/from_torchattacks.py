@@ -61,6 +61,8 @@ class FGSM(_Led):
 class PGD(_Steps):
     """PGD: Madry et al. 2018, https://arxiv.org/abs/1706.06083; in an l-infinity or an l2 ball."""
 
+    version = 2
+
     def __init__(
         self,
         *,
@@ -77,8 +79,16 @@ class PGD(_Steps):
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Signed or normalised gradient steps of size alpha, projected onto the ball."""
-        kind = torchattacks.PGD if self.norm == "linf" else torchattacks.PGDL2
-        attack = kind(model, eps=self.eps, alpha=self.alpha, steps=self.steps, random_start=self.random_start)
+        options = {
+            "eps": self.eps,
+            "alpha": self.alpha,
+            "steps": self.steps,
+            "random_start": self.random_start,
+        }
+        if self.norm == "linf":
+            attack = torchattacks.PGD(model, **options)
+        else:  # the loss is the batch's mean: beside its 1e-10, gradients of sure victims would vanish
+            attack = torchattacks.PGDL2(model, **options, eps_for_division=1e-30)
         return self.led(attack, model, images, labels)
 
 

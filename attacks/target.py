@@ -16,6 +16,10 @@ Answer = Literal["decision", "score", "gradient"]
 View = Callable[[Tensor, Sequence[int]], Tensor]  # images and one seed an image to logits
 
 
+class AttackError(RuntimeError):
+    """An attack broke its budget or its range, met what is no number, or never began; its cell fails."""
+
+
 class BudgetSpentError(Exception):
     """An image has no queries left; the attack goes with what it has."""
 
@@ -89,7 +93,8 @@ class Target(nn.Module):
     def ask(self, images: Tensor, owners: Sequence[int]) -> Tensor:
         """Logits of rows that belong to the images `owners`; differentiable where the view is.
 
-        Raises BudgetSpentError, having asked nothing, where an owner cannot afford its rows.
+        Raises BudgetSpentError, having asked nothing, where an owner cannot afford its rows; AttackError
+        where rows are no images or answers no numbers: a sign or a maximum of NaN would pass for robustness.
         """
         if not all(self.affords(owner, rows) for owner, rows in Counter(owners).items()):
             raise BudgetSpentError
@@ -101,6 +106,9 @@ class Target(nn.Module):
             counts.queries += 1
             counts.forward += self.eot
         rows = _within_range(images.to(self.place.device))
+        low, high = rows.detach().aminmax() if len(rows) else (0.0, 1.0)
+        if not (low >= 0 and high <= 1):
+            raise AttackError(f"expected questions about images in [0, 1], got values in [{low:g}, {high:g}]")
         rows = rows.repeat_interleave(self.eot, 0) if self.eot > 1 else rows
         size = self.batch or len(rows)
         differentiable = self.gives == "gradient" and torch.is_grad_enabled()
@@ -112,12 +120,16 @@ class Target(nn.Module):
                 logits = _decided(logits, images.dtype)
             if self.eot > 1:
                 logits = logits.unflatten(0, (-1, self.eot)).mean(1)
+        if not torch.isfinite(logits).all():
+            raise AttackError("expected finite logits of the defense under attack, got NaN or infinity")
         if self.gives == "decision":
             logits = _decided(logits, images.dtype)
         return logits.to(images.device)
 
     def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
-        """A gradient was taken with respect to rows of `owners`."""
+        """A gradient was taken with respect to rows of `owners`. Raises AttackError where it is no number."""
+        if not torch.isfinite(gradient).all():
+            raise AttackError("expected a finite gradient of the defense, got NaN or infinity")
         for owner, zero in zip(owners, (gradient == 0).flatten(1).all(1).tolist(), strict=True):
             self.counts[owner].backward += self.eot
             self.counts[owner].zero += self.eot * zero

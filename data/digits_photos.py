@@ -35,6 +35,7 @@ class DigitsPhotos(Dataset):
 
     label_space = "digits"
     classes = tuple("0123456789")
+    divided_by = ("seed",)
 
     def __init__(self, *, seed: int = 0, copies: int = 4, patch: int = 32) -> None:
         self.seed, self.copies, self.patch = seed, copies, patch

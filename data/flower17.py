@@ -34,6 +34,7 @@ class Flower17(FileDataset):
     """
 
     label_space = "flower17"
+    divided_by = ("splits",)
     classes = ("daffodil", "snowdrop", "lily_valley", "bluebell", "crocus", "iris", "tigerlily", "tulip",
                "fritillary", "sunflower", "daisy", "colts_foot", "dandelion", "cowslip", "buttercup",
                "windflower", "pansy")  # fmt: skip

@@ -147,6 +147,7 @@ class Dataset(ABC):
     version = 1
     label_space: str
     classes: tuple[str, ...]
+    divided_by: tuple[str, ...] = ()  # parameters that say which image is in which split
 
     @abstractmethod
     def load(self, split: str) -> Images:

@@ -93,7 +93,7 @@ def explain(error: Exception, config: str) -> str:
         group, _, name = error.missing_cfg_file.partition("/")
         return f"no {group} is called {name!r}{_near(name, names_of(group))}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: expected name=value (a value with brackets or = in it in quotes)"
+        return f"cannot read {error.override!r}: expected name=value, with quotes around what holds ( or ="
     text = str(error)
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return _unknown_option(match[1], config)

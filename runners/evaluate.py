@@ -60,8 +60,7 @@ def main(config: DictConfig) -> None:
 
 
 def _summary(result: CellResult) -> Table:
-    records, names = result.records, result.cell.names
-    eps = result.cell.configs["attack"].get("eps")
+    records, cell, names = result.records, result.cell, result.cell.names
     bare = accuracy(records.adversarial_label == records.label)
     clean = accuracy(records.clean_label == records.label)
     table = Table(title=result.cell.label, show_header=False, title_justify="left")
@@ -76,7 +75,7 @@ def _summary(result: CellResult) -> Table:
         "SSIM to clean": mean(records.ssim).text(3),
         "images": f"{len(records)}, {names['dataset']}, {records.subset.iloc[0]}",
         "attacker": f"{names['attack']}, knowledge: {names['knowledge']}"
-        + (f", eps {eps * 255:g}/255" if eps else ""),
+        + (f", {cell.eps}" if cell.eps else ""),
         "largest norms": f"linf {records.linf.max() * 255:.2f}/255, l2 {records.l2.max():.3f}",
         "the attack, an image": f"at most {records.queries.max()} queries, "
         f"{records.forward_passes.max()} forward and {records.backward_passes.max()} backward passes",

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
 from runners import app
+from runners.cells.cell import Cell
 from runners.cells.components import WHERE, build, plain
 from runners.cells.manifest import Request
 from runners.cells.records import to_parquet
@@ -20,7 +21,7 @@ from runners.grids import launch
 from runners.tables import render
 from runners.tables.bare import flag_weak
 from runners.tables.frame import METRICS, frame_of
-from runners.tables.layout import OWN, Composer, on, part_of
+from runners.tables.layout import OWN, Composer, changes_of, on, part_of
 from runners.tables.published import Panel, panel_for, panels_of, printed
 from runners.work.observer import Observer
 
@@ -69,6 +70,7 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         for row in rows
         for column in columns
     ]
+    distinct(cells)
     app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))
     logger: Observer = build(plain(config.logger))
@@ -132,6 +134,20 @@ def checked(table: DictConfig) -> DictConfig:
     return table
 
 
+def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
+    """Raise InputError where two entries would stand in one place."""
+    seen: set[tuple] = set()
+    for row, column, cell in cells:
+        eps = column.get("eps", row.get("eps"))
+        place = row.label, column.label, eps, cell.names["knowledge"]
+        if place in seen:
+            raise InputError(
+                f"table: expected rows with labels of their own, and columns that differ in label, eps or "
+                f"knowledge; got {row.label} / {column.label}{'' if eps is None else f' {eps:g}'} twice"
+            )
+        seen.add(place)
+
+
 def chosen(rows: list[DictConfig], labels: Sequence[str]) -> list[DictConfig]:
     """The rows of these labels, and the bare victim's. Raises InputError for a label that there is not."""
     there = [row.label for row in rows]
@@ -157,7 +173,7 @@ def comparability(panel: Panel, choices: Any, config: DictConfig, typed: Sequenc
             f"(the paper: {panel.dataset}, {panel.victim}, n={panel.images})"
         )
     content = [word for word in typed if word.partition("=")[0].rpartition(".")[2] not in WHERE]
-    changed = {what: [w for w in content if w.startswith(f"{what}.")] for what in (*OWN, "table")}
+    changed = {what: changes_of(content, what) for what in (*OWN, "table")}
     differs = [
         f"{what} {ours} (the paper: {theirs})"
         for what, ours, theirs in (

@@ -269,3 +269,24 @@ def test_an_example_on_the_border_of_a_large_l2_ball_passes_and_one_beyond_does_
 def test_bad_images_are_refused(images):
     with pytest.raises(InputError):
         craft(Clean(), nn.Identity(), images, torch.zeros(1).long(), seeds=[0])
+
+
+def test_l2_steps_do_not_shrink_where_the_victim_is_sure():
+    """The library divides by the gradient's norm + 1e-10, and its loss is the batch's mean."""
+    images, model = random_images(8), nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    model(images)
+    top = model(images).topk(2, 1).values
+    sharper = 30 / (top[:, 0] - top[:, 1]).min().item()
+    images, labels = images.detach(), model(images).argmax(1)
+
+    class Sure(nn.Module):
+        def forward(self, x):
+            return sharper * model(x)
+
+    kept = [i for i in range(8) if sharper * (top[i, 0] - top[i, 1]) < 60]
+    attack = PGD(eps=0.5, alpha=0.1, steps=3, random_start=False, norm="l2")
+    together = craft(attack, Sure(), images, labels, seeds=list(range(8)))
+    assert ((together - images).flatten(1).norm(dim=1)[kept] > 0.05).all()
+    for i in kept:
+        alone = craft(attack, Sure(), images[i : i + 1], labels[i : i + 1], seeds=[i])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)

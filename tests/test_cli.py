@@ -22,6 +22,10 @@ def run(command, tmp_path):
         (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are apgd, apgd-dlr,"),
         (["purifier=nothing"], ", comdefend, comdefend-released, ddip, "),
         (["dataset=svhn"], "there are cifar10, digits-photos, flower17, imagenet, mnist, neurips2017"),
+        (
+            ["dataset.seed=1"],
+            "victim: learns images with seed=0, of which some are evaluated with dataset.seed=1; set victim.",
+        ),
         (["dataset=mnist"], "knows the labels of 'digits', but dataset mnist has those of 'mnist'; victims"),
         (["subset=all"], "subset: expected one of random, two-per-class, two-correct-per-class, got 'all'"),
         (["subset=two-per-class", "n=21"], "n: expected 1 to 20, all that subset=two-per-class gives of 600"),
@@ -94,6 +98,10 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
         (["only=[DDIP,Jpeg]"], "only: expected a list of labels of rows (No defense, JPEG 75, "),
         (["only=DDIP"], "got DDIP"),
         (["table.rows=[ddip]"], "expected entries like {label: DDIP, cell: [purifier=ddip]}, got ddip"),
+        (
+            ["table.rows=[{label:A,cell:['purifier=none']},{label:A,cell:['purifier=jpeg']}]"],
+            "got A / Clean twice",
+        ),
         (["table.metric=foo"], "(accuracy, ssim, seconds/image"),
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),

@@ -210,3 +210,19 @@ def test_flags_stand_on_the_figures_with_a_legend():
     assert text.count("small_n") == 0, "read off n, and said once"
     assert set(render.MARKS) | {"small_n"} == {check.__name__ for check in (*CELL, *ROW)}
     assert len(set(render.MARKS.values())) == len(render.MARKS)
+
+
+def test_a_decision_attack_that_looks_for_the_nearest_is_read_off_its_path():
+    white = evidence(knowledge=Full(), right=0.4)
+    near, far = [[(0, 1.0), (50, 0.01)]] * N, [[(0, 1.0), (50, 0.2)]] * N
+    for path, flags in ((near, ["blackbox_wins"]), (far, [])):
+        nearest = evidence(
+            attack=HopSkipJump(norm="linf"), knowledge=Decision(), right=0.5, path=path, queries=100
+        )
+        assert names_of_row(white, nearest)[0] == flags
+
+
+def test_networks_that_do_not_say_how_many_classes_have_ten():
+    mnist = evidence()
+    mnist.cell.configs["victim"] = {"network": {"_target_": "victims.mnist.CNN2"}}
+    assert mnist.classes == 10

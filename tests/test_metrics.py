@@ -8,6 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from data.similarity import ssim
 from runners.cells import metrics
+from runners.cells.records import _most
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,8 @@ def test_bootstrap_covers_the_mean_and_repeats():
     low, high = metrics.bootstrap(values)
     assert low < values.mean() < high
     assert (low, high) == metrics.bootstrap(values)
+
+
+def test_a_majority_that_ties_goes_to_the_class_drawn_first():
+    draws = torch.tensor([[7, 3, 2], [3, 7, 2], [7, 3, 5], [3, 7, 5], [1, 1, 5]])
+    assert _most(draws).tolist() == [7, 3, 5]

@@ -12,7 +12,7 @@ import scripts.tables
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
 from runners.table import chosen
-from runners.tables.layout import on
+from runners.tables.layout import changes_of, on
 from runners.tables.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
 HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
@@ -161,9 +161,9 @@ def test_what_differs_on_a_data_set_or_victim_is_merged():
     )  # fmt: skip
     assert on([entry], "other", "other") == [{"label": "x", "eps": 6, "cell": ["a=1"]}]
     assert on([entry], "d", "other") == [{"label": "x", "eps": 6, "cell": ["a=2"]}]
-    assert on([entry], "d", "v") == [{"label": "x", "eps": 8, "cell": ["a=1"]}]
+    assert on([entry], "d", "v") == [{"label": "x", "eps": 8, "cell": ["a=2"]}]
     assert on([entry], "d", "w") == []
-    assert on([entry], "d", "u") == [{"label": "x", "eps": 6, "cell": ["a=1", "b=3"]}]
+    assert on([entry], "d", "u") == [{"label": "x", "eps": 6, "cell": ["a=2", "b=3"]}]
     assert entry.cell == ["a=1"]
 
 
@@ -189,3 +189,24 @@ def test_every_header_has_paper_command_cost_and_the_papers_figures():
         cost = "under 1 core-hour" if cost == "<1" else f"{cost} core-hours"
         assert f"# As printed: {cost} of purifying" in head, name
         assert "The paper" in head, name
+
+
+def test_what_differs_on_a_data_set_holds_on_its_victims_too():
+    entry = OmegaConf.create(
+        {"label": "x", "cell": ["a=1"], "for": {"d": {"also": ["b=2"]}, "v": {"also": ["c=3"]}}}
+    )
+    assert on([entry], "d", "v")[0].cell == ["a=1", "b=2", "c=3"]
+
+
+def test_words_that_change_a_part_are_found_however_they_are_written():
+    words = [
+        "victim.size=9",
+        "++dataset.seed=1",
+        "recipe@victim.weights=fast",
+        "victim=v",
+        "dataset=d",
+        "n=1",
+        "table.rows=[]",
+    ]
+    assert changes_of(words, "victim", "dataset") == words[:3]
+    assert changes_of(words, "table") == words[-1:]

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from runners.app import names_of
 from runners.cells.cell import Cell
+from runners.cells.metrics import survived
 from runners.grids.grid import CellResult
 from runners.table import comparability
 from runners.tables import render
-from runners.tables.figures import survived
 from runners.tables.frame import frame_of
 from runners.tables.published import Panel, departures
 
@@ -53,7 +53,9 @@ def result(right: int, n: int = 20, purifier: str = "x", **changes) -> CellResul
     correct = np.arange(n) < right
     ids = [f"t/{i}" for i in range(n)]
     records = pd.DataFrame({"id": ids, "correct": correct, "ssim": np.linspace(0.8, 0.9, n)})
-    cell = Cell(NAMES | {"purifier": purifier}, {}, "python -m runners.evaluate x")
+    cell = Cell(
+        NAMES | {"purifier": purifier}, {"attack": {}, "knowledge": {}}, "python -m runners.evaluate x"
+    )
     return CellResult(cell, **({"records": records} | changes))
 
 
@@ -167,7 +169,7 @@ def test_knowledge_stands_on_every_column_that_is_not_blind(frame):
 
 def test_an_average_over_different_knowledge_says_so():
     table, cells = placed()
-    aware = Cell({**NAMES, "knowledge": "bpda"}, {}, "")
+    aware = Cell({**NAMES, "knowledge": "bpda"}, {"attack": {}, "knowledge": {}}, "")
     mixed = [
         (row, column, CellResult(aware, x.records, x.skipped, x.failed) if column.label == "PGD" else x)
         for row, column, x in cells

@@ -10,8 +10,7 @@ from torch import nn
 
 from attacks.attack import Attack
 from attacks.knowledge import Blind, Decision, Full, Score
-from attacks.target import BudgetSpentError, Target, draw_seed
-from data.errors import InputError
+from attacks.target import AttackError, BudgetSpentError, Target, draw_seed
 from purifiers.identity import Identity
 from runners.app import names_of
 
@@ -215,5 +214,21 @@ def test_what_leaves_the_range_by_rounding_is_clipped_and_what_leaves_it_is_refu
     assert torch.equal(gradient.flatten(), RowByRow().weight[0].float())
     for far in (1 + 1e-5, -1e-5, float("nan")):
         images[0, 0, 0, 0] = far
-        with pytest.raises(InputError, match="images to purify"):
+        with pytest.raises(AttackError, match="expected questions about images in"):
             Full().target(RowByRow(), Identity(), [], seeds=[1])(images)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "mifgsm"])
+def test_a_gradient_that_is_no_number_is_no_robustness(name):
+    """The sign of NaN is 0: a pixel that never moves would look robust."""
+    target = Target(
+        lambda rows, seeds: rows.flatten(1)[:, :3] + (rows * 0).sum(1).flatten(1)[:, :3].sqrt(), seeds=SEEDS
+    )
+    with pytest.raises(AttackError, match="a finite gradient"):
+        small_attack(name, eps=0.1, alpha=0.1)(target, random_images(N), torch.zeros(N).long(), seeds=SEEDS)
+
+
+def test_an_answer_that_is_no_number_is_refused():
+    target = Target(lambda rows, seeds: rows.flatten(1)[:, :3].log() * 0, seeds=SEEDS)
+    with pytest.raises(AttackError, match="finite logits"):
+        target(torch.zeros(N, 3, 4, 4))

@@ -43,7 +43,7 @@ def table_of(rows: Sequence[str]):
 
 def cell_of(answers: Sequence[int] | str, *, purifier: str, knowledge: str, ids=None) -> CellResult:
     names = {"dataset": "cifar10", "victim": "v", "attack": "a", "knowledge": knowledge, "purifier": purifier}
-    cell = Cell(names, {}, "python -m runners.evaluate x")
+    cell = Cell(names, {"attack": {}, "knowledge": {}}, "python -m runners.evaluate x")
     if isinstance(answers, str):
         return CellResult(cell, **{answers.split()[0]: answers.split()[1]})
     ids = ids or [f"t/{i}" for i in range(len(answers))]
@@ -248,3 +248,26 @@ def test_every_table_with_its_marks_fits_80_columns(name):
     for _, entry in frame.iterrows():
         assert render.value_text(entry) in text
         assert render.interval_text(entry) in text
+
+
+def test_only_purifiers_that_faced_the_same_attack_are_compared(tmp_path):
+    """A row with an attacker of its own has columns of its own, and the others' are empty there."""
+    table = table_of(["none", "blind", "blind2", "aware"])
+    table.columns, table.worst = table.columns[1:2], None
+    known = {"aware": "bpda"}
+    placed = [
+        (
+            row,
+            table.columns[0],
+            cell_of(right(n), purifier=row.label, knowledge=known.get(row.label, "blind")),
+        )
+        for row, n in zip(table.rows, (0, 30, 10, 2), strict=True)
+    ]
+    frame = frame_from_cells(table, placed)
+    assert frame.set_index("row").best.to_dict() == {
+        "none": False,
+        "blind": True,
+        "blind2": False,
+        "aware": False,
+    }
+    assert "PGD 8 bpda" in "".join(said(frame, tmp_path).values())

@@ -12,7 +12,7 @@ from runners.cells.components import Config, Spec, identity
 from runners.store.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 6  # raised when what a record holds changes
+SCORING = 7  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,14 @@ class Cell:
     def label(self) -> str:
         """For people: dataset/victim/attack/knowledge/purifier."""
         return "/".join(self.names[part] for part in PARTS)
+
+    @property
+    def eps(self) -> str:
+        """The attack's ball for people: "eps 8/255", "l2 eps 5", or nothing."""
+        attack = self.configs["attack"]
+        if not isinstance(eps := attack.get("eps"), float | int) or not eps:
+            return ""
+        return f"l2 eps {eps:g}" if attack.get("norm") == "l2" else f"eps {eps * 255:g}/255"
 
     @property
     def knowledge(self) -> Config:

@@ -80,8 +80,7 @@ def labels(cells: Sequence[Cell]) -> list[str]:
     """The cells' names, with a count where parameters alone tell them apart."""
     told = []
     for cell in cells:
-        eps = cell.configs["attack"].get("eps")
-        told.append(cell.label + (f", eps {eps * 255:g}/255" if isinstance(eps, float) else ""))
+        told.append(cell.label + (f", {cell.eps}" if cell.eps else ""))
     return [f"{name} ({i})" if told.count(name) > 1 else name for i, name in enumerate(told, 1)]
 
 

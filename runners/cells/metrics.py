@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
@@ -73,3 +74,11 @@ def in_batches(model: Callable[[Tensor], Tensor], images: Tensor, size: int = 25
     """The model's outputs of many images, without gradients."""
     with torch.no_grad():
         return torch.cat([model(images[i : i + size]) for i in range(0, len(images), size)])
+
+
+def survived(paths: pd.Series, *, eps: float, queries: int) -> pd.Series:
+    """Whether a decision attack had found nothing within eps after so many queries, one row an image.
+
+    A path's points are (queries, distance); an image that the defense gets wrong itself has one at 0.
+    """
+    return paths.map(lambda path: all(asked > queries or distance > eps for asked, distance in path))

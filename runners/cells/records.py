@@ -83,7 +83,7 @@ def score(
             ),
             "draws": len(draws),
             "correct_mean": right_draws.float().mean(0).tolist(),
-            "correct_majority": (draws.mode(0).values == chunk.labels.cpu()).tolist(),
+            "correct_majority": (_most(draws) == chunk.labels.cpu()).tolist(),
             "correct_any": right_draws.any(0).tolist(),
             "correct_all": right_draws.all(0).tolist(),
             "linf": linf.tolist(),
@@ -109,6 +109,12 @@ def score(
             "precision": precision,
         }
     )
+
+
+def _most(draws: Tensor) -> Tensor:
+    """(draws, N) to (N,): the class of most draws; of several, the one drawn first."""
+    same = (draws.unsqueeze(0) == draws.unsqueeze(1)).sum(0)  # how many draws answer as this one
+    return draws.gather(0, same.argmax(0, keepdim=True))[0]
 
 
 def to_parquet(records: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> bytes:

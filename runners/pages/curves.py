@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from runners.cells.metrics import wilson
-from runners.tables.figures import survived
+from runners.cells.metrics import survived, wilson
 
 BUDGETS = 24  # points of a curve over queries
 FOLLOWS = ("attack.alpha",)  # set anew where another parameter varies

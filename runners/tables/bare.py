@@ -26,7 +26,7 @@ def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper
         if result.records is None or not asks or result.cell.names["knowledge"] != "blind":
             continue
         column = OmegaConf.merge(column, {"metric": "accuracy"})
-        found = figure_of(paper, OmegaConf.merge(row, {"defense": "none"}), column, "accuracy")
+        found = figure_of(paper, OmegaConf.merge(row, {"defense": "none", "params": []}), column, "accuracy")
         if len(found) and (seen := above(result.records, float(found.value.iloc[0]))):
             result.flags = [flag for flag in result.flags if flag.name != "attack_weak"]
             result.flags.append(Flag("attack_weak", seen))

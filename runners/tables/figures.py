@@ -69,11 +69,3 @@ def matched(parts: Sequence[pd.Series]) -> np.ndarray:
 def under_all(parts: Sequence[pd.Series]) -> pd.Series:
     """Whether an image is right under every attack: the AND over columns, by id."""
     return pd.Series(matched(parts).all(0), index=parts[0].index)
-
-
-def survived(paths: pd.Series, *, eps: float, queries: int) -> pd.Series:
-    """Whether a decision attack had found nothing within eps after so many queries, one row an image.
-
-    A path's points are (queries, distance); an image that the defense gets wrong itself has one at 0.
-    """
-    return paths.map(lambda path: all(asked > queries or distance > eps for asked, distance in path))

@@ -5,9 +5,10 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
+from runners.cells.metrics import survived
 from runners.grids.grid import CellResult
 from runners.tables import render
-from runners.tables.figures import Figure, accuracy, average, beside, mean, survived, under_all
+from runners.tables.figures import Figure, accuracy, average, beside, mean, under_all
 from runners.tables.published import Panel, departures, figure_of, printed
 from runners.tables.winners import marked
 
@@ -35,11 +36,14 @@ def frame_of(
     paper, departing = printed(table, panel), departures()
     rows: list[dict[str, Any]] = []
     right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
+    asked: dict[int, str] = {}  # what each faced: only those that faced the same are set beside each other
     for row in {id(row): row for row, *_ in placed}.values():
         mine = [(column, result) for r, column, result in placed if r is row]
         departs = departing.get(mine[0][1].cell.names["purifier"], "")
         values = [_values(metric_of(table, column), result.records, column) for column, result in mine]
         parts = dict(enumerate(values, len(rows)))
+        faced = [_faced(place, column, result) for place, (column, result) in enumerate(mine)]
+        asked |= dict(enumerate([*faced, *[f"{end} {faced}" for end in ("average", "worst")]], len(rows)))
         main = [v for v, (c, _) in zip(values, mine, strict=True) if metric_of(table, c) == table.metric]
         for (column, result), part in zip(mine, values, strict=True):
             entry = _entry(
@@ -71,8 +75,15 @@ def frame_of(
                 for place, part in parts.items()
                 if part is not None and rows[place]["metric"] == "accuracy"
             }
-    across = len(rows) // len({row["row"] for row in rows})
-    return marked(pd.DataFrame(rows), right, across)[list(COLUMNS)]
+    return marked(pd.DataFrame(rows), right, asked)[list(COLUMNS)]
+
+
+def _faced(place: int, column: DictConfig, result: CellResult) -> str:
+    """The column, and what its attack is in this row: a row may have an attacker of its own. What suits its
+    attacker to the purifier, such as BPDA's substitute, makes it no other.
+    """
+    cell = result.cell
+    return str((place, column.label, cell.configs["attack"], cell.names["knowledge"], cell.others))
 
 
 def metric_of(table: DictConfig, column: DictConfig) -> str:

@@ -1,5 +1,6 @@
 """The shape of a table: what rows and columns set on a data set and victim, and the cells they meet in."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose
@@ -14,16 +15,16 @@ OWN = ("dataset", "victim")  # the whole table's
 
 def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]:
     """Rows or columns as they are on this data set and victim: `for` holds what differs there, by the name of
-    the victim or else of the data set: other values, words to be set `also`; null: no such entry."""
+    the data set, then of the victim: other values, words to be set `also`; null: no such entry."""
     found = []
     for entry in entries:
         own = entry.get("for", {})
-        key = next((name for name in (victim, dataset) if name in own), None)
-        if key is not None and own[key] is None:
+        here = [own[name] for name in (dataset, victim) if name in own]
+        if None in here:
             continue
         plain_entry = OmegaConf.masked_copy(entry, [name for name in entry if name != "for"])
-        if key is not None:
-            plain_entry = OmegaConf.merge(plain_entry, own[key])
+        for differs in here:
+            plain_entry = OmegaConf.merge(plain_entry, differs)
             plain_entry.cell = [*plain_entry.get("cell", []), *plain_entry.pop("also", [])]
         found.append(plain_entry)
     return found
@@ -32,6 +33,11 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
 def part_of(word: str) -> str:
     """purifier, of purifier=ddip, purifier.steps=9 and network@purifier.trace.network=small."""
     return word.split("=")[0].split(".")[0].split("@")[-1].lstrip("+~")
+
+
+def changes_of(words: Sequence[str], *parts: str) -> list[str]:
+    """The words that change what is in these parts: victim.size=9, +dataset.x=1, recipe@victim.weights=a."""
+    return [word for word in words if part_of(word) in parts and {".", "@"} & set(word.split("=")[0])]
 
 
 class Composer:
@@ -47,7 +53,8 @@ class Composer:
         self.config = config
         self.base = {part: (choices[part], plain(config[part])) for part in OWN}
         run = [f"{name}={config[name]}" for name in ("n", "seed", "split", "subset", "chunk")]
-        typed = [word for word in words if word.startswith(tuple(f"{part}." for part in OWN))]
+        run += ["tf32=true"] * config.tf32 + [f"draws={config.draws}"] * (config.draws != "auto")
+        typed = changes_of(words, *OWN)
         self.before = [*(f"{part}={self.base[part][0]}" for part in OWN), *typed]
         self.after = run
         self.known: dict[tuple[str, tuple[str, ...]], tuple[str, Config]] = {}

@@ -1,6 +1,7 @@
 """A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -236,11 +237,14 @@ def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Tab
     for name in names:
         table.add_column(Text(name), justify="right")
     for name, entries in frame.groupby(down, sort=False):
-        ordered = [entries[entries[across] == other].iloc[0] for other in names]
-        ours = [Text(value_text(entry), style="bold") for entry in ordered]
-        table.add_row(Text(str(name), style="bold"), *ours)
-        table.add_row(Text("95 %", style="dim"), *[_dim(interval_text(entry)) for entry in ordered])
-        theirs = [Text(paper_text(entry), style="cyan") for entry in ordered]
+        found = {entry[across]: entry for _, entry in entries.iterrows()}
+
+        def line(text: Callable[[pd.Series], str], style: str, found: dict = found) -> list[Text]:
+            return [Text(text(found[other]) if other in found else "", style=style) for other in names]
+
+        table.add_row(Text(str(name), style="bold"), *line(value_text, "bold"))
+        table.add_row(Text("95 %", style="dim"), *line(interval_text, "dim"))
+        theirs = line(paper_text, "cyan")
         if any(text.plain for text in theirs) or down == "attack":
             table.add_row(Text("paper", style="cyan"), *theirs)
         table.add_section()

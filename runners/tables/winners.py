@@ -29,16 +29,16 @@ def best_of(right: Mapping[int, pd.Series]) -> dict[int, tuple[bool, float]]:
     return {name: (name == top or p[name] >= ALPHA, p[name]) for name in answers}
 
 
-def marked(frame: pd.DataFrame, right: Mapping[int, pd.Series], across: int) -> pd.DataFrame:
+def marked(frame: pd.DataFrame, right: Mapping[int, pd.Series], asked: Mapping[int, str]) -> pd.DataFrame:
     """A table's frame with `best` and `p_best`.
 
     Args:
         right: what `best_of` compares, by place in the frame; without the bare victim.
-        across: entries in a row of the table.
+        asked: what each entry faced, by place; those that faced the same are compared.
     """
     found: dict[int, tuple[bool, float]] = {}
-    for column in range(across):
-        found |= best_of({place: part for place, part in right.items() if place % across == column})
+    for question in dict.fromkeys(asked.values()):
+        found |= best_of({place: part for place, part in right.items() if asked[place] == question})
     of_all = [found.get(place, (False, float("nan"))) for place in range(len(frame))]
     return frame.assign(best=[best for best, _ in of_all], p_best=[p for _, p in of_all])
 

@@ -13,7 +13,7 @@ from attacks.attack import Attack
 from attacks.knowledge import BPDA, Knowledge, Transfer
 from purifiers.purifier import Purifier
 from runners.cells.cell import Cell
-from runners.cells.metrics import standard_error, wilson
+from runners.cells.metrics import standard_error, survived, wilson
 from runners.cells.subset import OF_VICTIM
 
 SMALL_N = 500
@@ -56,7 +56,7 @@ class Evidence:
     @property
     def classes(self) -> int:
         """How many the victim tells apart."""
-        return self.cell.configs["victim"]["network"]["classes"]
+        return self.cell.configs["victim"]["network"].get("classes", 10)
 
     @property
     def accuracy(self) -> float:
@@ -230,7 +230,7 @@ def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
             rise = more.accuracy - less.accuracy
             error = standard_error(less.accuracy, len(less.records), more.accuracy, len(more.records))
             if more.attack.eps > less.attack.eps and rise > 2 * error and i != j:
-                yield j, f"{100 * rise:.1f} points above that at eps {less.attack.eps * 255:g}/255"
+                yield j, f"{100 * rise:.1f} points above that at {less.cell.eps}"
 
 
 def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
@@ -240,9 +240,9 @@ def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
         if not ours.attacked or ours.known not in white:
             continue
         for other in row:
-            if other.known not in BLACK_BOX or _ball(other) != _ball(ours):
+            if other.known not in BLACK_BOX or (stands := _standing_in_ball_of(ours, other)) is None:
                 continue
-            more = len(_standing(ours) - _standing(other))
+            more = len(_standing(ours) - stands)
             if more >= max(2, 0.002 * len(ours.records)):
                 yield i, f"{other.cell.names['attack']} ({other.cell.names['knowledge']}) breaks {more} more"
 
@@ -274,8 +274,17 @@ def _but_for_eps(evidence: Evidence) -> tuple:
     return names["attack"], names["knowledge"], names["purifier"], str(sorted(rest.items(), key=str))
 
 
-def _ball(evidence: Evidence) -> tuple[str | None, float | None]:
-    return evidence.attack.norm, evidence.attack.eps
+def _standing_in_ball_of(ours: Evidence, other: Evidence) -> set[str] | None:
+    """What the other attack leaves standing within our eps; None where that is not known. An attack that
+    looks for the nearest has no eps of its own: it is read off its path."""
+    if other.attack.norm != ours.attack.norm:
+        return None
+    if other.attack.eps == ours.attack.eps:
+        return _standing(other)
+    if other.attack.eps is None and other.attack.needs == "decision":
+        stands = survived(other.records.path, eps=ours.attack.eps, queries=other.records.queries.max())
+        return set(other.records.id[stands])
+    return None
 
 
 def _standing(evidence: Evidence) -> set[str]:

@@ -16,7 +16,7 @@ from runners.cells.settings import Settings
 from runners.store.store import Recipe, key_of
 from runners.work.bench import Bench
 from runners.work.picking import Picking
-from runners.work.ready import Ready, same_labels
+from runners.work.ready import Ready, apart, same_labels
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class Planner:
         dataset: Dataset = build(cell.configs["dataset"])
         about = cell.names["dataset"], dataset.label_space
         same_labels("victim " + cell.names["victim"], cell.configs["victim"]["label_space"], *about)
+        for name, component in [
+            ("victim", cell.configs["victim"]),
+            ("purifier", cell.configs["purifier"]),
+            *[("knowledge.victims", other) for other in cell.others],
+        ]:
+            apart(name, component, cell.configs["dataset"], dataset.divided_by)
         chunks = self.picking.chunks(cell, lambda: self.ready.spec(cell.configs["victim"], "victim"))
         victim = self.ready.spec(cell.configs["victim"], "victim")
         attack: Attack = build(cell.configs["attack"])

@@ -1,6 +1,7 @@
 """Components made ready for a run: weights verified, or trained within what the run may take; each once."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -75,3 +76,19 @@ def same_labels(what: str, known: str, dataset: str, labels: str) -> None:
             f"{what} knows the labels of {known!r}, but dataset {dataset} has those of {labels!r}; "
             f"victims for it: {fitting}"
         )
+
+
+def apart(what: str, component: Config, dataset: Config, divided_by: Sequence[str]) -> None:
+    """Raise InputError where a component learns the evaluated data set in another division: some images
+    that it learns would be among those that it is tested on."""
+    for inner in ("victim", "purifier"):
+        component = component.get(inner, component)
+    learnt = component.get("weights", {}).get("dataset", {})
+    if learnt.get("_target_") != dataset["_target_"]:
+        return
+    for name in divided_by:
+        if learnt.get(name) != dataset.get(name):
+            raise InputError(
+                f"{what}: learns images with {name}={learnt.get(name)}, of which some are evaluated with "
+                f"dataset.{name}={dataset.get(name)}; set {what}.weights.dataset.{name}={dataset.get(name)}"
+            )
