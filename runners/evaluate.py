@@ -80,7 +80,8 @@ def _summary(result: CellResult) -> Table:
         "the attack, an image": f"at most {records.queries.max()} queries, "
         f"{records.forward_passes.max()} forward and {records.backward_passes.max()} backward passes",
         "seconds an image": f"craft {records.craft_seconds.mean():.2f}, "
-        f"purify {records.purify_seconds.mean():.2f}",
+        f"purify {records.purify_seconds.mean():.2f}"
+        + (" (a run that purifiers of one trace share)" if "trace" in cell.configs["purifier"] else ""),
     }
     rows |= {f"! {flag.name}": flag.seen for flag in result.flags}
     for name, value in rows.items():

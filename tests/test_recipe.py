@@ -10,15 +10,19 @@ from hydra import compose, initialize_config_dir
 from test_training import Notes, Waves
 from torch import nn
 
+from data.digits_photos import DigitsPhotos
 from data.errors import InputError, MissingError
+from data.flower17 import Flower17
 from data.images import Images
+from data.listing import FileDataset, Listing
 from data.repeatable import repeatable
 from data.weights import WeightFile
 from runners.app import CONFIGS
-from runners.cells.components import identity, plain, prepare
+from runners.cells.components import _learnt_from, identity, plain, prepare
 from runners.store.store import Store, key_of
 from runners.work import progress
 from runners.work.progress import Allowance
+from runners.work.ready import apart
 from victims import recipe
 from victims.from_torchvision import Torchvision
 from victims.recipe import Recipe
@@ -226,3 +230,33 @@ def test_an_evaluation_refuses_a_training_that_takes_longer_than_it_may(monkeypa
     fast, times = Allowance("a victim", hours=3.0), iter([0.0, 20.0, 9e9])
     for share in (0.001, 0.003, 0.004):
         fast.check(share)
+
+
+class Folder(FileDataset):
+    """Images that are in a folder today."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(size=4, resize=None)
+        self.names = names
+
+    def index(self, split):
+        return Listing(self.names, torch.zeros(len(self.names)).long(), self.names, size=4, resize=None)
+
+
+def test_weights_learnt_from_other_images_of_a_folder_are_others():
+    assert _learnt_from(Folder("a", "b")) == _learnt_from(Folder("a", "b"))
+    assert _learnt_from(Folder("a", "b")) != _learnt_from(Folder("a", "c"))
+    assert _learnt_from(DigitsPhotos()) == {}, "what is in it is known by its version"
+
+
+def test_nothing_is_evaluated_on_images_that_it_learnt():
+    def flowers(splits):
+        return {"_target_": "data.flower17.Flower17", "root": "x", "splits": splits}
+
+    learnt = {"weights": {"dataset": flowers("official")}}
+    apart("victim", learnt, flowers("official"), Flower17.divided_by)
+    apart("victim", {"weights": {"path": "x"}}, flowers("drawn"), Flower17.divided_by)
+    apart("victim", learnt, {"_target_": "data.cifar10.Cifar10"}, ())
+    for component in (learnt, {"purifier": learnt}):
+        with pytest.raises(InputError, match=r"of which some are evaluated with dataset\.splits=drawn"):
+            apart("purifier", component, flowers("drawn"), Flower17.divided_by)

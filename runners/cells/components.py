@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from data.errors import InputError
+from data.images import Dataset
+from data.listing import FileDataset
 from data.weights import WeightFile
 from runners.app import CONFIGS
 from runners.store.claims import Holder
@@ -167,13 +169,21 @@ def prepare(
         return Spec(config, weights.digest())
     afterwards = getattr(component, "afterwards", frozenset())
     learnt = {name: item for name, item in config.items() if name not in afterwards}
-    trained = {"stage": "weights", "component": identity(learnt)}
+    trained = {"stage": "weights", "component": identity(learnt), **_learnt_from(weights.dataset)}
     content = store.get(trained)
     if content is None:
         what = f"training: {config['_target_'].rpartition('.')[2]}"
         with store.claims.alone(key_of(trained), what, waiting):
             content = store.get(trained) or _train(component, trained, store, progress, device)
     return Spec(config, hashlib.sha256(content).hexdigest(), trained)
+
+
+def _learnt_from(dataset: Dataset) -> Recipe:
+    """Of data sets in files, which images are learnt: a folder may come to hold more of them."""
+    if not isinstance(dataset, FileDataset):
+        return {}
+    index = dataset.index("train")
+    return {"images": key_of({"ids": index.ids, "labels": index.labels.tolist()})}
 
 
 def _train(
