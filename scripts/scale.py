@@ -3,7 +3,8 @@
 Counts distinct work in the cells of every table at the paper's settings, and prices it with the measured
 seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). One measured at 32x32 is
 taken to cost 49 times as much at 224x224, PixelDefend 343. "In attacks" are the purifier's runs within
-attacks that know it. Writes results/bench/scale.csv, a row a paper, and scale-tables.csv, a row a table.
+attacks that know it. Writes results/bench/scale.csv, a row a paper, and scale-tables.csv, a row a table, with
+what the table takes on the embedded data at its default number of images ("here").
 """
 
 import sys
@@ -17,6 +18,7 @@ from data.errors import InputError
 from runners import app
 from runners.cells.components import build, identity
 from runners.store.store import key_of
+from runners.table import EMBEDDED
 from runners.tables.layout import Composer, on
 from runners.tables.published import Panel, panels_of
 from scripts.tables import names
@@ -41,10 +43,13 @@ def main() -> None:
     chunk = int(next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith("chunk=")), 256))
     known = costs()
     tables: dict[str, Work] = {}
+    here: dict[str, Work] = {}
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         for name in names():
-            tables[name] = defaultdict(dict)
-            for panel in panels_of(compose("table", [f"table={name}"]).table):
+            tables[name], here[name] = defaultdict(dict), defaultdict(dict)
+            table = compose("table", [f"table={name}"]).table
+            _count(here[name], name, Panel(*EMBEDDED, table.n), chunk, known)
+            for panel in panels_of(table):
                 try:
                     _count(tables[name], name, panel, chunk, known)
                 except (InputError, FileNotFoundError) as error:
@@ -60,14 +65,21 @@ def main() -> None:
     total = frame.drop(columns="paper").sum()
     frame = pd.concat([frame, pd.DataFrame([{"paper": "all", **total}])])
     frame.to_csv(BENCH / "scale.csv", index=False)
-    alone = [{"table": name, **_row(of, chunk)} for name, of in tables.items()]
+    alone = [
+        {"table": name, **_row(of, chunk), "core-minutes here": round(60 * sum(_hours(here[name])), 1)}
+        for name, of in tables.items()
+    ]
     pd.DataFrame(alone).to_csv(BENCH / "scale-tables.csv", index=False)
     sys.stdout.write(f"{frame.to_string(index=False)}\n")
 
 
+def _hours(of: Work) -> tuple[float, float]:
+    """Of one core, to purify, and to purify within attacks."""
+    return sum(of["seconds"].values()) / 3600, sum(of["attacked"].values()) / 3600
+
+
 def _row(of: Work, chunk: int) -> dict[str, float]:
-    hours = sum(of["seconds"].values()) / 3600
-    attacked = sum(of["attacked"].values()) / 3600
+    hours, attacked = _hours(of)
     return {
         "cells": len(of["cells"]),
         "images x attacks": int(sum(of["crafted"].values())),

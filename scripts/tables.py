@@ -42,11 +42,15 @@ def target(name: str) -> str:
 
 
 def costs() -> dict[str, str]:
-    """What each table cost when it was last measured, in words."""
-    if not TIMES.is_file():
-        return {}
-    last = pd.read_csv(TIMES).groupby("table").last()
-    return {str(r.Index): f"{r.cpu_minutes:.0f}" if r.cpu_minutes >= 1 else "<1" for r in last.itertuples()}
+    """Minutes of a core on the embedded data, in words, by table: as last measured, else estimated."""
+    found = {}
+    if SCALE.is_file():
+        rows = pd.read_csv(SCALE).set_index("table")["core-minutes here"]
+        found = {name: f"~{minutes:,.0f}" if minutes >= 1 else "~1" for name, minutes in rows.items()}
+    if TIMES.is_file():
+        last = pd.read_csv(TIMES).groupby("table").cpu_minutes.last()
+        found |= {name: f"{minutes:,.0f}" if minutes >= 1 else "<1" for name, minutes in last.items()}
+    return found
 
 
 def printed_costs() -> dict[str, str]:
@@ -80,8 +84,8 @@ def listed() -> Table:
             )
     shown.caption = (
         "CPU-min: minutes of one core, on the embedded data from an empty store; at another n in "
-        "proportion; – where not measured. ?: the paper does not say how many. core-h: hours of one core to "
-        "purify as printed, by estimate (docs/scale.md)."
+        "proportion. ~: not measured, but estimated, without trainings and attacks. ?: the paper does not "
+        "say how many. core-h: hours of one core to purify as printed, by estimate (docs/scale.md)."
     )
     return shown
 
