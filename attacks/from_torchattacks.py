@@ -61,7 +61,7 @@ class FGSM(_Led):
 class PGD(_Steps):
     """PGD: Madry et al. 2018, https://arxiv.org/abs/1706.06083; in an l-infinity or an l2 ball."""
 
-    version = 2
+    version = 4
 
     def __init__(
         self,

@@ -120,7 +120,7 @@ def _result(
             "command": " ".join(words),
         }
     )
-    return CellResult(Cell(names, {}, " ".join(words)), records=records)
+    return CellResult(Cell(names, {"attack": {}, "knowledge": {}}, " ".join(words)), records=records)
 
 
 def main(n: int) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_grid import cell, run
 
-from attacks.attack import Attack
+from attacks.from_torchattacks import PGD as Attack
 from runners import app, replay, trace
 from runners.cells.records import PROVENANCE, from_parquet
 from runners.evaluate import save_records
