@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_grid import cell, run
 
-from attacks.from_torchattacks import PGD as Attack
+from attacks import from_torchattacks as library
 from runners import app, replay, trace
 from runners.cells.records import PROVENANCE, from_parquet
 from runners.evaluate import save_records
@@ -181,7 +181,7 @@ def of(part: str, **changes):
         ({"told": of("victim", label_space="letters")}, "knows the labels of 'letters'"),
         (
             {"told": lambda f: f["component_versions"].update(attack=0)},
-            f"attack: expected attacks.from_torchattacks.PGD version 0, got version {Attack.version}",
+            f"attack: expected attacks.from_torchattacks.PGD version 0, got version {library.PGD.version}",
         ),
         ({"told": lambda f: f.update(scoring=0)}, "scoring: expected version 0, got"),
     ],
