@@ -116,12 +116,12 @@ class Target(nn.Module):
         with _disable_current_modes(), torch.set_grad_enabled(differentiable):
             parts = [self.view(rows[i : i + size], seeds[i : i + size]) for i in range(0, len(rows), size)]
             logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if not torch.isfinite(logits).all():  # a decision would make a class of NaN
+                raise AttackError("expected finite logits of the defense under attack, got NaN or infinity")
             if self.gives == "decision":
                 logits = _decided(logits, images.dtype)
             if self.eot > 1:
                 logits = logits.unflatten(0, (-1, self.eot)).mean(1)
-        if not torch.isfinite(logits).all():
-            raise AttackError("expected finite logits of the defense under attack, got NaN or infinity")
         if self.gives == "decision":
             logits = _decided(logits, images.dtype)
         return logits.to(images.device)

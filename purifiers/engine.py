@@ -55,11 +55,9 @@ class Stack:
         k = weight.shape[-1]
         whole = -(-k // stride) * stride  # the kernel, filled up with zeros to whole blocks
         weight = F.pad(weight, (0, whole - k, 0, whole - k))
-        near, far = (
-            k // 2,
-            [(-(-side // stride) - 1) * stride + whole - side - k // 2 for side in x.shape[2:]],
-        )
-        blocks = F.pixel_unshuffle(F.pad(x, (near, far[1], near, far[0])), stride)
+        near = k // 2
+        down, right = ((-(-side // stride) - 1) * stride + whole - side - near for side in x.shape[2:])
+        blocks = F.pixel_unshuffle(F.pad(x, (near, right, near, down)), stride)
         blocks = blocks.contiguous(memory_format=torch.channels_last)
         return F.conv2d(blocks, F.pixel_unshuffle(weight, stride), bias, groups=self.size)
 

@@ -228,7 +228,8 @@ def test_a_gradient_that_is_no_number_is_no_robustness(name):
         small_attack(name, eps=0.1, alpha=0.1)(target, random_images(N), torch.zeros(N).long(), seeds=SEEDS)
 
 
-def test_an_answer_that_is_no_number_is_refused():
-    target = Target(lambda rows, seeds: rows.flatten(1)[:, :3].log() * 0, seeds=SEEDS)
+@pytest.mark.parametrize("gives", ["gradient", "score", "decision"])
+def test_an_answer_that_is_no_number_is_refused(gives):
+    target = Target(lambda rows, seeds: rows.flatten(1)[:, :3].log() * 0, seeds=SEEDS, gives=gives)
     with pytest.raises(AttackError, match="finite logits"):
         target(torch.zeros(N, 3, 4, 4))

@@ -55,7 +55,7 @@ class Evidence:
 
     @property
     def classes(self) -> int:
-        """How many the victim tells apart."""
+        """How many the victim tells apart; ten where its network does not say."""
         return self.cell.configs["victim"]["network"].get("classes", 10)
 
     @property

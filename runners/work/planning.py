@@ -57,7 +57,10 @@ class Planner:
         for name, component in [
             ("victim", cell.configs["victim"]),
             ("purifier", cell.configs["purifier"]),
-            *[("knowledge.victims", other) for other in cell.others],
+            *[
+                (f"knowledge.victims.{i}", other)
+                for i, other in cell.configs["knowledge"].get("victims", {}).items()
+            ],
         ]:
             apart(name, component, cell.configs["dataset"], dataset.divided_by)
         chunks = self.picking.chunks(cell, lambda: self.ready.spec(cell.configs["victim"], "victim"))
