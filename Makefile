@@ -17,7 +17,7 @@ RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(SENT) $(ARGS)
 SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOBS))
 
-.PHONY: help table1 table2 list tables report status retry smoke test test-slow test-slurm test-faults bench bench-table \
+.PHONY: help table1 table2 list tables report status retry smoke test test-avx2 test-slow test-slurm test-faults bench bench-table \
 	bench-report check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
 test: $(READY)   ## the tests, in under ten minutes on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(RUN) pytest -n 2
+
+test-avx2: $(READY) ## the tests that compare to the bit, as on a CPU without AVX-512
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(RUN) pytest -n 2 \
+	  tests/test_engine.py tests/test_grid.py tests/test_estimate.py tests/test_replay.py tests/test_layout.py
 
 test-slow: $(READY) ## those that take many seconds each, in some five minutes
 	@$(RUN) pytest -m slow -n 2

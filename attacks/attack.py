@@ -12,7 +12,7 @@ from attacks.in_step import in_step
 from attacks.randomness import per_image_randomness
 from attacks.target import Answer, AttackError, Target
 from data.errors import InputError
-from data.images import check_images
+from data.images import check_images, standard_layout
 
 TOLERANCE = 1e-6  # of [0, 1] and of the ball's radius (its share where it is above 1), for float32 rounding
 
@@ -77,7 +77,7 @@ class Attack(ABC):
                     adversarial, paths = self.craft(target, images.clone(), labels.clone()), []
         adversarial = adversarial.detach()
         self._check(images, adversarial)
-        return Crafted(adversarial.clamp(0, 1), paths)
+        return Crafted(standard_layout(adversarial.clamp(0, 1)), paths)
 
     def _one(self, model: nn.Module, image: Tensor, label: Tensor) -> Crafted:
         made = self.craft(model, image.to("cpu", copy=True), label.to("cpu", copy=True))
@@ -111,6 +111,7 @@ def check_eps(eps: float, norm: str = "linf") -> float:
 class Clean(Attack):
     """No attack: the clean images."""
 
+    version = 1
     needs = None
     may_return_image = True
 

@@ -22,6 +22,7 @@ class APGD(Attack):
         rho: share of steps that must improve for the step size to stay.
     """
 
+    version = 1
     batch_coupled = True
     may_return_image = True
 
@@ -69,6 +70,7 @@ class AutoAttack(Attack):
         steps, queries_of_square: for smaller budgets; a table must then not call it AutoAttack.
     """
 
+    version = 1
     batch_coupled = True
     may_return_image = True
 

@@ -13,6 +13,7 @@ class DDN(Attack):
     An image for which none is found is returned unchanged.
     """
 
+    version = 1
     norm = "l2"
     may_return_image = True
 

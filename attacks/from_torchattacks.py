@@ -49,6 +49,8 @@ class _Steps(_Led):
 class FGSM(_Led):
     """FGSM: Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572. One step of size eps."""
 
+    version = 1
+
     def __init__(self, *, eps: float = 8 / 255, targeted: bool = False) -> None:
         self.eps, self.targeted = check_eps(eps), targeted
         self.forward, self.backward = 1 + targeted, 1
@@ -98,6 +100,8 @@ class EOTPGD(_Steps):
     draws). The gradients are averaged; knowledge's `eot` averages logits instead.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,
@@ -132,6 +136,8 @@ class BIM(_Steps):
     Without `steps`, their rule: min(255 eps + 4, 1.25 * 255 eps) of them, rounded down.
     """
 
+    version = 1
+
     def __init__(
         self, *, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int | None = 10, targeted: bool = False
     ) -> None:
@@ -148,6 +154,8 @@ class BIM(_Steps):
 
 class MIFGSM(_Steps):
     """MI-FGSM: Dong et al. 2018, https://arxiv.org/abs/1710.06081. BIM with momentum `decay`."""
+
+    version = 1
 
     def __init__(
         self,
@@ -177,6 +185,7 @@ class DIFGSM(_Steps):
         resize: the other end of the sizes that are drawn, relative to the image's.
     """
 
+    version = 1
     batch_coupled = True
 
     def __init__(
@@ -224,6 +233,7 @@ class CW(Attack):
     has no gradient): on MNIST it is nearly void.
     """
 
+    version = 1
     norm = "l2"
     batch_coupled = True
     may_return_image = True

@@ -78,6 +78,7 @@ class Knowledge(ABC):
 class Blind(Knowledge):
     """The victim with its weights, no purifier (the papers' white-box or gray-box)."""
 
+    version = 1
     uses_purifier = False
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
@@ -96,6 +97,7 @@ class Transfer(Knowledge):
             then the logarithm of the mean probability, of which a softmax makes that again.
     """
 
+    version = 1
     uses_purifier = False
     uses_victim = False
 
@@ -149,6 +151,8 @@ class BPDA(_WholeDefense):
         eot: draws that each gradient is the mean of.
     """
 
+    version = 1
+
     def __init__(
         self, *, substitute: nn.Module | None = None, eot: int = 1, known_draw: bool = False
     ) -> None:
@@ -187,6 +191,7 @@ class Full(_WholeDefense):
 class Score(_WholeDefense):
     """Queries to the whole defense, answered with logits."""
 
+    version = 1
     gives = "score"
 
 

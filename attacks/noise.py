@@ -14,6 +14,7 @@ class GaussianNoise(Attack):
         std: its standard deviation, of images in [0, 1].
     """
 
+    version = 1
     needs = None
 
     def __init__(self, *, std: float = 0.05) -> None:

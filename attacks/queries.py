@@ -31,6 +31,7 @@ class Square(Attack):
         rescale: follow the schedule of a run of 10,000 queries, compressed to this budget.
     """
 
+    version = 1
     needs = "score"
     batch_coupled = True
     may_return_image = True
@@ -83,6 +84,7 @@ class HopSkipJump(Attack):
         starts: images that are tried as a start.
     """
 
+    version = 1
     needs = "decision"
     batch_coupled = True
     may_return_image = True

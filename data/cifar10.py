@@ -23,6 +23,8 @@ class Cifar10(Dataset):
         root: the folder that holds cifar-10-batches-py.
     """
 
+    version = 1
+    descriptive = frozenset({"root"})
     label_space = "cifar10"
     classes = ("airplane", "automobile", "bird", "cat", "deer",
                "dog", "frog", "horse", "ship", "truck")  # fmt: skip

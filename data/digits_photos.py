@@ -33,6 +33,7 @@ class DigitsPhotos(Dataset):
         patch: side of the photograph's patch in pixels before it is brought to 32x32.
     """
 
+    version = 1
     label_space = "digits"
     classes = tuple("0123456789")
     divided_by = ("seed",)

@@ -33,6 +33,8 @@ class Flower17(FileDataset):
         size, resize: the shorter side is brought to `resize`, then `size` x `size` is cut from the centre.
     """
 
+    version = 1
+    descriptive = frozenset({"root"})
     label_space = "flower17"
     divided_by = ("splits",)
     classes = ("daffodil", "snowdrop", "lily_valley", "bluebell", "crocus", "iris", "tigerlily", "tulip",

@@ -46,6 +46,8 @@ class ImageNet(FileDataset):
             the field's way of testing a classifier of 224 pixels.
     """
 
+    version = 1
+    descriptive = frozenset({"root"})
     label_space = "imagenet"
     classes = CLASSES
 

@@ -30,6 +30,7 @@ class Images:
 
     def __post_init__(self) -> None:
         check_images(self.images, name="images")
+        object.__setattr__(self, "images", standard_layout(self.images))
         if not len(self.ids) == len(self.images) == len(self.labels):
             raise InputError(
                 f"expected as many ids and labels as images, got {len(self.ids)} ids, "
@@ -106,6 +107,16 @@ def check_images(images: Tensor, *, name: str) -> None:
         raise InputError(
             f"{name}: expected values in [0, 1], got [{images.min().item():.4g}, {images.max().item():.4g}]"
         )
+
+
+def standard_layout(images: Tensor) -> Tensor:
+    """The same images with the strides of a new contiguous tensor.
+
+    A network's last bits depend on the layout of its input (channels-last or not). Images that pass from one
+    stage to the next therefore all have this one, which is also that of images read from the store.
+    """
+    strides = torch.empty(images.shape, device="meta").stride()
+    return images if images.stride() == strides else images.clone(memory_format=torch.contiguous_format)
 
 
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -30,6 +30,8 @@ class Mnist(Dataset):
         root: the folder that holds MNIST/raw, as torchvision unpacks it.
     """
 
+    version = 1
+    descriptive = frozenset({"root"})
     label_space = "mnist"
     classes = tuple("0123456789")
 

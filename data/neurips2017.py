@@ -32,6 +32,8 @@ class NeurIPS2017(FileDataset):
             published.
     """
 
+    version = 1
+    descriptive = frozenset({"root"})
     label_space = "imagenet"
     classes = CLASSES
 

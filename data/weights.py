@@ -28,6 +28,8 @@ class WeightFile:
         source: where it comes from; scripts.fetch downloads it if this is its URL.
     """
 
+    version = 1
+    descriptive = frozenset({"path", "source"})
     path: str
     sha256: str | None
     source: str = ""

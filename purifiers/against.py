@@ -19,6 +19,8 @@ class Against(Purifier):
         victim: that classifier; of the same images, whatever its labels are called.
     """
 
+    version = 1
+
     def __init__(self, *, purifier: Purifier, victim: nn.Module) -> None:
         if not purifier.uses_victim or getattr(purifier, "weights", None) is not None:
             raise InputError(

@@ -33,6 +33,7 @@ class ComDefend(Learned):
         widen: factor on all widths, 1 in the paper.
     """
 
+    version = 1
     afterwards = frozenset({"patch"})
 
     def __init__(

@@ -37,6 +37,7 @@ class DDIP(TracePurifier):
             "each" on-manifold image (Eq. 6).
     """
 
+    version = 1
     uses_victim = True
 
     def __init__(

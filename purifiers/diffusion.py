@@ -34,6 +34,7 @@ class Diffusion(Learned):
             ImageNet.
     """
 
+    version = 1
     stochastic: ClassVar = True
     gradient: ClassVar = "exact"
     afterwards = frozenset({"until"})

@@ -21,6 +21,8 @@ class DiffusionUNet(nn.Module):
         multiples: of the width at each scale, outermost first; each scale halves the size.
     """
 
+    version = 1
+
     def __init__(self, *, channels: int = 3, width: int = 32, multiples: Sequence[int] = (1, 2, 2)) -> None:
         super().__init__()
         widths = [width * multiple for multiple in multiples]

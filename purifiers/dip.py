@@ -29,6 +29,7 @@ class DIPTrace(Trace):
         optimise_input: the input is learnt as well (DIPDefend's released code).
     """
 
+    version = 1
     network: SkipNet
     lr: float = 0.01
     input_scale: float = 1 / 10
@@ -67,6 +68,8 @@ class DIP(TracePurifier):
         trace: how the optimisation runs.
         steps: where it stops; too late, and the adversarial noise is back.
     """
+
+    version = 1
 
     def __init__(self, *, trace: Trace, steps: int) -> None:
         super().__init__(trace=trace, steps=steps)

@@ -22,6 +22,8 @@ class DIPDefend(TracePurifier):
         smoothing: weight of the newest value, for level and trend alike.
     """
 
+    version = 1
+
     def __init__(self, *, trace: Trace, steps: int = 1000, smoothing: float = 0.002) -> None:
         super().__init__(trace=trace, steps=steps)
         if not 0 < smoothing < 1:

@@ -27,6 +27,7 @@ class Dynamic(Purifier):
         eps: its largest absolute value.
     """
 
+    version = 1
     stochastic = True
 
     def __init__(self, *, purifier: Purifier, sigma: float = 0.05, eps: float = 16 / 255) -> None:

@@ -19,6 +19,8 @@ class EDSR(nn.Module):
         features: channels within.
     """
 
+    version = 1
+
     def __init__(self, *, blocks: int = 16, features: int = 64) -> None:
         super().__init__()
         self.sub_mean, self.add_mean = _shift(-1), _shift(1)

@@ -29,6 +29,7 @@ class FCN:
     paper says "random uniform".
     """
 
+    version = 1
     filters: Sequence[int]
     dropout: Sequence[int] = ()
     share: float = 0.5

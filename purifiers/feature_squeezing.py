@@ -15,6 +15,8 @@ class FeatureSqueezing(Purifier):
         bits: 4 in NCIS, 4 or 5 in the paper on CIFAR-10.
     """
 
+    version = 1
+
     def __init__(self, *, bits: int = 4) -> None:
         if not isinstance(bits, int) or not 1 <= bits <= 8:
             raise InputError(f"purifier.bits: expected 1 to 8, got {bits}")

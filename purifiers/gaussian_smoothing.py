@@ -21,6 +21,7 @@ class GaussianSmoothing(Purifier):
         iterations: i, how often it is applied.
     """
 
+    version = 1
     gradient = "exact"
 
     def __init__(self, *, kernel: int = 5, iterations: int = 7) -> None:

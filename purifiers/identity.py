@@ -10,6 +10,7 @@ from purifiers.purifier import Purifier
 class Identity(Purifier):
     """Returns its input: the bare victim's row of every table."""
 
+    version = 1
     gradient = "exact"
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:

@@ -19,6 +19,8 @@ class IMDN(nn.Module):
         features: channels within; a quarter of them is distilled at each step of a block.
     """
 
+    version = 1
+
     def __init__(self, *, blocks: int = 6, features: int = 64) -> None:
         super().__init__()
         self.blocks = [f"IMDB{i}" for i in range(1, blocks + 1)]

@@ -22,6 +22,8 @@ class JPEG(Purifier):
         quality: 1 to 95; 75 in the paper.
     """
 
+    version = 1
+
     def __init__(self, *, quality: int = 75) -> None:
         if not 1 <= quality <= 95:
             raise InputError(f"purifier.quality: expected 1 to 95, got {quality}")

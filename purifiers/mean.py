@@ -19,6 +19,7 @@ class Mean(Purifier):
         kernel: side of the neighbourhood, odd.
     """
 
+    version = 1
     gradient: ClassVar = "exact"
 
     def __init__(self, *, kernel: int = 3) -> None:

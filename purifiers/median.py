@@ -20,6 +20,7 @@ class Median(Purifier):
         kernel: side of the neighbourhood, odd; RIDE tries 3 to 11.
     """
 
+    version = 1
     gradient: ClassVar = "exact"
 
     def __init__(self, *, kernel: int = 3) -> None:

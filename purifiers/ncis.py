@@ -37,6 +37,7 @@ class NCIS(Learned):
         filters, layers: the network's sizes.
     """
 
+    version = 1
     gradient = "exact"
     afterwards = frozenset({"iterations"})
 

@@ -38,6 +38,7 @@ class NRP(Learned):
         critic_lr: of the critic's Adam.
     """
 
+    version = 1
     gradient = "bpda"
     afterwards = frozenset({"round_to_8_bits"})
     resumable = False  # the critic is not in the checkpoint

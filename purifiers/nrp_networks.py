@@ -130,6 +130,8 @@ class RandomFeatures(nn.Module):
         seed: draws its weights.
     """
 
+    version = 1
+
     def __init__(self, *, channels: int = 3, filters: int = 32, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)

@@ -31,6 +31,7 @@ class Generator:
             order of its list.
     """
 
+    version = 1
     kernel: int = 15
     filters: int = 32
     stride: int = 3
@@ -72,6 +73,7 @@ class Autoencoder:
         kernel, filters, stride: as the generator's.
     """
 
+    version = 1
     kernel: int = 15
     filters: int = 32
     stride: int = 3
@@ -118,6 +120,7 @@ class OAGTrace(Trace):
     The paper gives no noise, lr or scale; docs/findings.md says how these were found.
     """
 
+    version = 1
     network: Generator
     image_steps: int = 20
     noise: float = 0.3

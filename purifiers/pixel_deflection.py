@@ -33,6 +33,7 @@ class PixelDeflection(Purifier):
             `deflections`, rounded up to a whole number a channel. The paper moves whole pixels.
     """
 
+    version = 1
     stochastic = True
 
     def __init__(

@@ -22,6 +22,8 @@ class PixelCNN(nn.Module):
         dropout: in training; 0.5 in the paper.
     """
 
+    version = 1
+
     def __init__(self, *, filters: int = 32, blocks: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
         # Of the image and a channel of ones, by which the border is known.

@@ -30,6 +30,7 @@ class PixelDefend(Learned):
         eps: largest change of a value, in levels of 255; 16 in the paper's experiments.
     """
 
+    version = 1
     afterwards = frozenset({"eps"})
 
     def __init__(self, *, weights: WeightFile | Training, network: PixelCNN, eps: int = 16) -> None:

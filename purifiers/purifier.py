@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from data.images import check_images, clipped
+from data.images import check_images, clipped, standard_layout
 
 ROUNDING = 1e-6  # a sum of float32 weights may leave [0, 1] by this much; it is clipped
 
@@ -130,4 +130,4 @@ def _checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | Pur
     if result.min() < -ROUNDING or result.max() > 1 + ROUNDING:
         came = f"[{result.min().item():.7g}, {result.max().item():.7g}]"
         return PurifierError(purifier, "range", expected="values in [0, 1]", came=came)
-    return clipped(result)
+    return standard_layout(clipped(result))

@@ -34,6 +34,7 @@ class Randomization(Purifier):
         resize: how the image is enlarged: "nearest" in the released code.
     """
 
+    version = 1
     stochastic = True
     gradient = "exact"
 

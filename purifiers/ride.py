@@ -38,6 +38,7 @@ class RIDETrace(Trace):
         mean, std: of the normalisation, one a channel, in whose space all this happens; none is [0, 1].
     """
 
+    version = 1
     network: Architecture
     iterations: int = 2000
     sigma: float = 0.5
@@ -152,6 +153,8 @@ class RIDE(TracePurifier):
         trace: how the networks are fitted.
         checkpoints: T, how often the image is estimated.
     """
+
+    version = 1
 
     def __init__(self, *, trace: RIDETrace, checkpoints: int = 5) -> None:
         if not isinstance(checkpoints, int) or checkpoints < 1:

@@ -34,6 +34,7 @@ class SkipNet:
         init: "xavier" (DDIP, Algorithm 1; uniform) or "torch" (the DIP code: its default for Conv2d).
     """
 
+    version = 1
     down: Sequence[int]
     up: Sequence[int]
     skip: Sequence[int]

@@ -35,6 +35,7 @@ class SuperResolution(Learned):
             original.
     """
 
+    version = 1
     afterwards = frozenset({"sigma", "shrink"})
 
     def __init__(

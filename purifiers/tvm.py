@@ -24,6 +24,7 @@ class Bregman(Purifier):
         iterations, eps: when it stops.
     """
 
+    version = 1
     gradient: ClassVar = "none"
 
     def __init__(self, *, weight: float = 10.0, iterations: int = 100, eps: float = 1e-3) -> None:
@@ -47,6 +48,7 @@ class Chambolle(Purifier):
         iterations, eps: when it stops.
     """
 
+    version = 1
     gradient: ClassVar = "none"
 
     def __init__(self, *, weight: float = 0.1, iterations: int = 200, eps: float = 2e-4) -> None:
@@ -76,6 +78,7 @@ class TVM(Purifier):
         iterations, sweeps: of Bregman, and of Gauss-Seidel in each.
     """
 
+    version = 1
     stochastic: ClassVar = True
     gradient: ClassVar = "none"
 

@@ -26,6 +26,7 @@ class TVMArt(Purifier):
         iterations: of L-BFGS-B.
     """
 
+    version = 1
     stochastic: ClassVar = True
     gradient: ClassVar = "none"
 

@@ -24,6 +24,7 @@ class UNet:
         bounded: a sigmoid at the end, for images in [0, 1].
     """
 
+    version = 1
     filters: Sequence[int] = (32, 64, 128)
     bounded: bool = True
 

@@ -24,6 +24,8 @@ class Wavelet(Purifier):
         sigma: assumed standard deviation of the noise, of values in [0, 1]; 0 changes nothing.
     """
 
+    version = 1
+
     def __init__(self, *, sigma: float = 0.04) -> None:
         check_sigma(sigma)
         self.sigma = sigma

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from data.errors import InputError
 from runners import app
+from runners.cells import identity
 from runners.cells.cell import SCORING, Cell
 from runners.cells.components import Config, prepare, usable
 from runners.cells.records import to_parquet
@@ -92,7 +93,7 @@ def check_code(recorded: RecordFile) -> None:
         raise InputError(f"scoring: expected version {recorded['scoring']}, got {SCORING}; {hint}")
 
 
-def version_of(target: str) -> int:
+def version_of(target: str) -> str:
     """A component's version. A record file may come from anyone: only the project's own classes are named
     by it, so that reading one runs nothing else."""
     module, _, name = str(target).rpartition(".")
@@ -101,7 +102,7 @@ def version_of(target: str) -> int:
     component = getattr(import_module(module), name)
     if not isinstance(component, type) or component.__module__ != module:
         raise ValueError("not a class of that module")
-    return getattr(component, "version", 1)
+    return identity.version_of(component)
 
 
 def cell_of(recorded: RecordFile, data_dir: Path) -> Cell:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from data.errors import InputError, MissingError
 from runners import app
 from runners.cells.cell import Cell
-from runners.cells.components import WHERE, build, plain
+from runners.cells.components import build, plain
 from runners.cells.manifest import Request
 from runners.cells.records import to_parquet
 from runners.evaluate import save_records, settings_of
@@ -26,6 +26,7 @@ from runners.tables.published import Panel, panel_for, panels_of, printed
 from runners.work.observer import Observer
 
 EMBEDDED = ("digits-photos", "digits-resnet8")
+WHERE = {"path", "root", "source", "published"}  # parameters that no result depends on
 
 
 def main(config: DictConfig) -> None:

@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 
 from data.errors import InputError
 from runners import app
-from runners.cells.components import build, identity
+from runners.cells.components import build
+from runners.cells.identity import identity
 from runners.store.store import key_of
 from runners.table import EMBEDDED
 from runners.tables.layout import Composer, on

@@ -1,12 +1,15 @@
 """Every config composes, and every table's cells are what its paper prints."""
 
+import re
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from data.errors import MissingError
 from runners.app import CONFIGS, names_of
-from runners.cells.components import build, identity, plain, victims_for
+from runners.cells.components import build, plain, victims_for
+from runners.cells.identity import identity
 from runners.tables.layout import on, part_of
 from runners.tables.published import panels_of
 
@@ -22,7 +25,7 @@ def hydra_here():
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in GROUPS for n in names_of(g)])
 def test_leaf_composes_and_builds(group, name):
     config = plain(compose("evaluate", [f"{group}={name}"])[group])
-    assert identity(config)["version"] >= 1
+    assert re.fullmatch(r"\d+(\.\d+)*", identity(config)["version"]), "expected a declared version"
     for other in config.pop("victims", {}).values():  # of a transfer attack; whoever runs it loads them
         build(other)
     if group == "victim" and "network" in config:  # tests/test_victims.py builds it, without its megabytes

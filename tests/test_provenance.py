@@ -48,7 +48,7 @@ def test_a_record_file_says_all_that_it_takes_to_make_it_again(made):
     (weights,) = files(store, "weights")
     assert told["weights"]["victim"]["sha256"] == sha256(weights.read_bytes().partition(b"\n")[2]).hexdigest()
     assert told["weights"]["purifier"]["sha256"] is None
-    assert told["component_versions"]["victim.weights.dataset"] == 1
+    assert told["component_versions"]["victim.weights.dataset"] == "1.1"
     assert told["made_elsewhere"] == []
 
 

@@ -18,7 +18,8 @@ from data.listing import FileDataset, Listing
 from data.repeatable import repeatable
 from data.weights import WeightFile
 from runners.app import CONFIGS
-from runners.cells.components import _learnt_from, identity, plain, prepare
+from runners.cells.components import _learnt_from, plain, prepare
+from runners.cells.identity import identity
 from runners.store.store import Store, key_of
 from runners.work import progress
 from runners.work.progress import Allowance

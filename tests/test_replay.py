@@ -10,10 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra.utils import get_object
 from test_grid import cell, run
 
 from attacks import from_torchattacks as library
 from runners import app, replay, trace
+from runners.cells.identity import version_of
 from runners.cells.records import PROVENANCE, from_parquet
 from runners.evaluate import save_records
 from runners.trust.provenance import RecordFile
@@ -171,9 +173,9 @@ def of(part: str, **changes):
         ),
         (
             {"told": of("purifier", _target_="purifiers.jpeg.Gone")},
-            "purifier: expected purifiers.jpeg.Gone version 1, got no such component",
+            "purifier: expected purifiers.jpeg.Gone version 1.1, got no such component",
         ),
-        ({"told": of("purifier", _target_="purifiers.gone.JPEG")}, "version 1, got no such component"),
+        ({"told": of("purifier", _target_="purifiers.gone.JPEG")}, "version 1.1, got no such component"),
         ({"told": of("purifier", _target_="subprocess.Popen")}, "not one of this project's"),
         ({"told": of("purifier", _target_="runners.replay.Path")}, "not a class of that module"),
         ({"told": of("purifier", quality=75, level=3)}, "purifiers.jpeg.JPEG: "),
@@ -181,7 +183,8 @@ def of(part: str, **changes):
         ({"told": of("victim", label_space="letters")}, "knows the labels of 'letters'"),
         (
             {"told": lambda f: f["component_versions"].update(attack=0)},
-            f"attack: expected attacks.from_torchattacks.PGD version 0, got version {library.PGD.version}",
+            "attack: expected attacks.from_torchattacks.PGD version 0, got version "
+            f"{version_of(library.PGD)}",
         ),
         ({"told": lambda f: f.update(scoring=0)}, "scoring: expected version 0, got"),
     ],
@@ -238,7 +241,7 @@ def test_every_config_names_components_that_a_replay_accepts():
     }
     assert len(named) > 40
     for target in named:
-        assert replay.version_of(target) >= 1
+        assert replay.version_of(target) == version_of(get_object(target))
 
 
 def test_files_are_taken_from_where_they_lie_now(made, tmp_path):

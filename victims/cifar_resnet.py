@@ -16,6 +16,8 @@ class CifarResNet(nn.Module):
         classes: number of logits.
     """
 
+    version = 1
+
     def __init__(self, *, depth: int, width: int = 16, classes: int = 10) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:

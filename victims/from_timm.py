@@ -17,6 +17,8 @@ class Timm(Borrowed):
         background: checkpoints ported from TensorFlow have a class more, the first, which is dropped.
     """
 
+    version = 1
+
     def __init__(self, *, name: str, classes: int = 1000, background: bool = False) -> None:
         self.name, self.classes, self.background = name, classes, background
         super().__init__()

@@ -25,6 +25,8 @@ class Torchvision(Borrowed):
         classes: number of logits.
     """
 
+    version = 1
+
     def __init__(self, *, name: str, classes: int = 1000) -> None:
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
@@ -56,6 +58,8 @@ class CifarTorchvision(Borrowed):
         name: resnet18, resnet50, vgg16_bn, inception_v3, shufflenet_v2_x0_5 or another of these families.
         classes: number of logits.
     """
+
+    version = 1
 
     def __init__(self, *, name: str, classes: int = 10) -> None:
         families = ("resnet", "vgg", "inception_v3", "shufflenet_v2")

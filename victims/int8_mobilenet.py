@@ -38,6 +38,8 @@ class Int8MobileNet(Borrowed):
         classes: number of logits; the checkpoints' first class, the background, is dropped.
     """
 
+    version = 1
+
     def __init__(self, *, architecture: Literal[1, 2], classes: int = 1000) -> None:
         if architecture not in (1, 2):
             raise InputError(f"victim.network.architecture: expected 1 or 2, got {architecture}")

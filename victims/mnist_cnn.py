@@ -18,6 +18,8 @@ class MnistCNN(nn.Module):
         classes: number of logits.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,

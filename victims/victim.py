@@ -27,6 +27,8 @@ class Victim(nn.Module):
             gradients go through that; None takes them as they come.
     """
 
+    version = 1
+    descriptive = frozenset({"published"})
     resumable = True
 
     def __init__(

@@ -8,7 +8,8 @@ from hydra.utils import get_class
 
 from data.images import Images
 from data.listing import Unread
-from runners.cells.components import Config, Spec, identity
+from runners.cells.components import Config, Spec
+from runners.cells.identity import identity
 from runners.store.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -20,11 +20,11 @@ from data.images import Dataset
 from data.listing import FileDataset
 from data.weights import WeightFile
 from runners.app import CONFIGS
+from runners.cells.identity import identity
 from runners.store.claims import Holder
 from runners.store.store import Recipe, Store, key_of
 
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
-WHERE = {"path", "root", "source", "published"}  # where something lies, what is said of it, is not what it is
 VICTIMS = CONFIGS / "victim"
 
 Config = dict[str, Any]
@@ -60,18 +60,6 @@ def plain(node: DictConfig) -> Config:
         return item
 
     return value(OmegaConf.to_container(node, resolve=True))
-
-
-def identity(config: Any) -> Any:
-    """What a result depends on: targets, their versions and arguments, but no places."""
-    if isinstance(config, list):
-        return [identity(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    kept = {name: identity(item) for name, item in config.items() if name not in WHERE}
-    if "_target_" in config:
-        kept["version"] = getattr(get_class(config["_target_"]), "version", 1)
-    return kept
 
 
 def build(config: Config) -> Any:

@@ -23,11 +23,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from hydra.utils import get_object
 
 from data.errors import InputError
 from runners.app import CONFIGS
 from runners.cells.cell import SCORING, Cell, Purifying
-from runners.cells.components import identity
+from runners.cells.identity import identity, version_of
 from runners.cells.records import PROVENANCE
 from runners.cells.settings import Settings
 from runners.store.store import Store, key_of
@@ -107,7 +108,9 @@ def of_cell(
         "names": cell.names,
         "configs": cell.configs,
         "command": cell.command,
-        "component_versions": {where: part["version"] for where, part in targets(identity(cell.configs))},
+        "component_versions": {
+            where: version_of(get_object(part["_target_"])) for where, part in targets(cell.configs)
+        },
         "scoring": SCORING,
         "settings": asdict(settings),
         "precision": settings.precision,

@@ -10,7 +10,8 @@ from data.images import Dataset, Images, Index, cut
 from data.listing import Unread
 from runners.cells import subset
 from runners.cells.cell import Cell
-from runners.cells.components import Spec, build, identity, usable
+from runners.cells.components import Spec, build, usable
+from runners.cells.identity import identity
 from runners.cells.metrics import in_batches
 from runners.cells.settings import Settings
 from runners.store.store import key_of

@@ -26,6 +26,7 @@ class Rekognition(Service):
             not name it; here 0, so that every image has five labels.
     """
 
+    version = 1
     vendor = "aws"
     smallest = 80
 

@@ -14,6 +14,7 @@ class ImageAnalysis(Service):
     Address and key are in VISION_ENDPOINT and VISION_KEY, as in the vendor's examples.
     """
 
+    version = 1
     vendor = "azure"
     smallest = 51  # "greater than 50 x 50"
     languages = ("en", "ar", "az", "bg", "bs", "ca", "cs", "cy", "da", "de", "el", "es", "et", "eu",

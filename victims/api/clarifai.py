@@ -34,6 +34,7 @@ class Clarifai(Service):
         model: of the vendor's own application; the paper's time called it the general model.
     """
 
+    version = 1
     vendor = "clarifai"
     languages = ("en", "ar", "bn", "da", "de", "es", "fi", "fr", "hi", "hu", "it", "ja", "ko", "nl",
                  "no", "pa", "pl", "pt", "ru", "sv", "tr", "zh", "zh-TW")  # fmt: skip

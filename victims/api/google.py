@@ -27,6 +27,7 @@ class CloudVision(Service):
     Credentials are the application's default ones: GOOGLE_APPLICATION_CREDENTIALS names a key file.
     """
 
+    version = 1
     vendor = "google"
 
     def connect(self) -> Any:

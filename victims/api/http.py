@@ -21,6 +21,7 @@ class HTTP(Service):
         key_variable: the environment variable that holds a key, sent as `Authorization: Bearer`, or None.
     """
 
+    version = 1
     vendor = "http"
 
     def __init__(

@@ -1,0 +1,171 @@
+"""What identifies a component: its name, its version and its complete arguments, never the place of its code.
+
+The identity enters every key of the store and every record file, so that a module can be moved or renamed
+without orphaning results. A class of the project declares its `version`, which is raised whenever its
+behaviour changes. A component whose author declares none gets the digest of its source code for a version, so
+that edited code never meets results of the code before.
+"""
+
+import ast
+import hashlib
+import inspect
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.utils import get_object
+
+from data.errors import InputError
+
+PLAIN = (bool, int, float, str, type(None))
+INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
+
+
+def identity(config: Any) -> Any:
+    """What a result depends on, as JSON values.
+
+    A component's config becomes its name, its version and all arguments of its constructor, those of which
+    the config says nothing with their defaults. Arguments that the class lists in `descriptive` (where a file
+    lies, what is published about it) are left out: no result depends on them.
+
+    Raises InputError where the version of a component cannot be determined.
+    """
+    if isinstance(config, list):
+        return [identity(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if "_target_" not in config:
+        return {name: identity(item) for name, item in config.items()}
+    target = get_object(config["_target_"])
+    left_out = {"_target_", *getattr(target, "descriptive", ())}
+    given = {**_defaults(target), **config}
+    arguments = {name: identity(item) for name, item in given.items() if name not in left_out}
+    if not declares_version(target):
+        arguments = _with_file_contents(arguments)
+    return {"component": target.__name__, "version": version_of(target), "arguments": arguments}
+
+
+def declares_version(target: Any) -> bool:
+    """Whether the class itself states its version; that of a base class does not count."""
+    return isinstance(vars(target).get("version"), int)
+
+
+def version_of(target: Any) -> str:
+    """The version of a component and of its base classes, as in "2.1".
+
+    A component that declares none has the digest of its source code in that place.
+    """
+    bases = inspect.getmro(target)[1:] if inspect.isclass(target) else ()
+    own = str(target.version) if declares_version(target) else _source_version(target)
+    return ".".join([own, *(str(base.version) for base in bases if declares_version(base))])
+
+
+@cache
+def _defaults(target: Callable[..., Any]) -> dict[str, Any]:
+    """The constructor's arguments that have a default."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some compiled callables have no signature
+        return {}
+    return {p.name: _plain_value(p.default) for p in parameters if p.default is not p.empty}
+
+
+def _plain_value(value: Any) -> Any:
+    """A default argument as JSON values; of any other object only the type is named."""
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain_value(item) for name, item in value.items()}
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def _with_file_contents(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, where those that name a file are joined by the digest of its content."""
+    found = {
+        f"{name} (content)": hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        for name, value in arguments.items()
+        if isinstance(value, str) and _is_file(value)
+    }
+    return arguments | found
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        return False
+
+
+@cache
+def _source_version(target: Any) -> str:
+    """The digest of the module that defines the target, and of the modules of the same folder tree that it
+    imports. Of an installed package, the package's version and the digest of the module."""
+    module = sys.modules[target.__module__]
+    path = Path(module.__file__).resolve() if getattr(module, "__file__", None) else None
+    if path is None or path.suffix != ".py":
+        raise InputError(
+            f"{target.__module__}.{target.__name__}: expected a class attribute `version`, since its source "
+            "code cannot be read; declare one, and raise it when the behaviour changes"
+        )
+    digest = hashlib.sha256()
+    if any(path.is_relative_to(place) for place in INSTALLED):
+        digest.update(_installed_version(module).encode())
+        sources = [path]
+    else:
+        sources = sorted(_imported_files(path, _root_of(module, path)))
+    for source in sources:
+        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    return f"source-{digest.hexdigest()[:16]}"
+
+
+def _installed_version(module: ModuleType) -> str:
+    """The versions of the distributions that provide the module's package."""
+    package = module.__name__.partition(".")[0]
+    names = sorted(metadata.packages_distributions().get(package, ()))
+    return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+def _root_of(module: ModuleType, path: Path) -> Path:
+    """The folder from which the module's package is imported."""
+    depth = module.__name__.count(".") + (path.name == "__init__.py")
+    return path.parents[depth] if module.__name__ != "__main__" else path.parent
+
+
+def _imported_files(path: Path, root: Path) -> set[Path]:
+    """The source files below `root` that `path` imports, directly or not, and `path` itself."""
+    found, waiting = {path}, [path]
+    while waiting:
+        for name in _imported_names(waiting.pop(), root):
+            for candidate in _files_of(name, root):
+                if candidate not in found:
+                    found.add(candidate)
+                    waiting.append(candidate)
+    return found
+
+
+def _imported_names(path: Path, root: Path) -> Iterator[str]:
+    """Dotted names that a source file imports; of `from a import b` both `a` and `a.b`."""
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield stem
+            yield from (f"{stem}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _files_of(name: str, root: Path) -> Iterator[Path]:
+    """The files below `root` that are executed when a module of this name is imported."""
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:depth])
+        yield from (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file())

@@ -1,0 +1,209 @@
+"""Components are identified by name, version and arguments; edited code never meets older results."""
+
+import importlib
+import shutil
+import sys
+from collections import Counter
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from test_grid import cell, run
+
+from runners.app import CONFIGS, names_of
+from runners.cells.components import plain
+from runners.cells.identity import declares_version, identity, version_of
+from runners.trust.provenance import targets
+
+GAMMA = """
+from mine.powers import STRENGTH
+from purifiers.purifier import Purifier
+
+def raised(images, power):
+    return images ** power
+
+class Gamma(Purifier):
+    gradient = "exact"
+
+    def __init__(self, *, power: float = 1.0) -> None:
+        self.power = power
+
+    def purify(self, images, seeds, victim):
+        return raised(images, self.power * STRENGTH)
+"""
+SHIFT = """
+from attacks.attack import Attack
+
+class Shift(Attack):
+    needs = None
+    norm = "linf"
+
+    def __init__(self, *, eps: float = 0.5) -> None:
+        self.eps = eps
+
+    def craft(self, model, images, labels):
+        return (images + self.eps).clamp(0, 1)
+"""
+MODEL = """
+import torch
+
+class Model(torch.nn.Module):
+    weights = None
+
+    def __init__(self, *, label_space: str) -> None:
+        super().__init__()
+        self.label_space = label_space
+
+    def forward(self, images):
+        return -((9.9 * images.mean((1, 2, 3))[:, None] - torch.arange(10)) ** 2)
+"""
+DATA = """
+from data.digits_photos import DigitsPhotos
+from data.images import Images
+
+class Darker(DigitsPhotos):
+    def load(self, split):
+        whole = super().load(split)
+        return Images(whole.ids, whole.images * 1.0, whole.labels)
+"""
+SOURCES = {"gamma": GAMMA, "powers": "STRENGTH = 1.0\n", "shift": SHIFT, "model": MODEL, "darker": DATA}
+TARGETS = {
+    "purifier": "gamma.Gamma",
+    "attack": "shift.Shift",
+    "victim": "model.Model",
+    "dataset": "darker.Darker",
+}
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A package of the user's own; returns a function that writes its files and loads them anew."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two writes may share one second
+
+    def write(**changed: str) -> None:
+        for name, text in {**SOURCES, **changed}.items():
+            (folder / f"{name}.py").write_text(text)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+
+    write()
+    yield write
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store that holds the weights of the small victim."""
+    store = tmp_path_factory.mktemp("trained") / "store"
+    run(store, [cell("attack=clean", "purifier=none")], audit="off")
+    return store
+
+
+def own_cell(part: str):
+    """A cell of which one part is the user's own."""
+    made = cell("attack=clean", "purifier=none")
+    rest = {"label_space": "digits"} if part == "victim" else {}
+    made.configs[part] = {"_target_": f"mine.{TARGETS[part]}", **rest}
+    made.names[part] = "mine"
+    if part == "victim":
+        made.configs[part]["label_space"] = get_object(made.configs["dataset"]["_target_"]).label_space
+    return made
+
+
+def all_components():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for group in ("dataset", "victim", "attack", "knowledge", "purifier"):
+            for name in names_of(group):
+                yield from targets(plain(compose("evaluate", [f"{group}={name}"])[group]), f"{group}={name}")
+
+
+def test_every_component_declares_its_version_and_has_a_name_of_its_own():
+    found = {where: get_object(part["_target_"]) for where, part in all_components()}
+    assert [where for where, target in found.items() if not declares_version(target)] == []
+    named = Counter(target.__name__ for target in set(found.values()))
+    assert [name for name, count in named.items() if count > 1] == []
+
+
+def test_identity_holds_no_path_of_code():
+    for _, part in all_components():
+        assert part["_target_"] not in str(identity(part))
+
+
+def test_moving_a_module_changes_nothing(mine):
+    versioned = GAMMA.replace('gradient = "exact"', 'version = 3\n    gradient = "exact"')
+    mine(gamma=versioned, elsewhere=versioned)
+    here, there = ({"_target_": f"mine.{name}.Gamma", "power": 2.0} for name in ("gamma", "elsewhere"))
+    assert identity(here) == identity(there)
+    assert identity(here)["version"] == "3.1"  # its own, and that of Purifier
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("purifier", {"gamma": GAMMA.replace("return raised(images", "return 1 - raised(images")}),
+        ("purifier", {"gamma": GAMMA.replace("images ** power", "images ** (2 * power)")}),
+        ("purifier", {"gamma": GAMMA.replace("float = 1.0", "float = 2.0")}),
+        ("purifier", {"powers": "STRENGTH = 2.0\n"}),
+        ("attack", {"shift": SHIFT.replace("images + self.eps", "images - self.eps")}),
+        ("attack", {"shift": SHIFT.replace("float = 0.5", "float = 0.25")}),
+        ("victim", {"model": MODEL.replace("9.9", "4.9")}),
+        ("dataset", {"darker": DATA.replace("* 1.0", "* 0.5")}),
+    ],
+)
+def test_edited_code_never_meets_older_results(tmp_path, trained, mine, part, changed):
+    store = tmp_path / "store"
+    shutil.copytree(trained, store)
+    first, _ = run(store, [own_cell(part)], audit="off")
+    assert first[0].failed is None
+    again, said = run(store, [own_cell(part)], audit="off")
+    assert "nothing to compute" in said
+    assert again[0].provenance["key"] == first[0].provenance["key"]
+    mine(**changed)
+    after, said = run(store, [own_cell(part)], audit="off")
+    assert "nothing to compute" not in said
+    assert after[0].failed is None
+    assert after[0].provenance["key"] != first[0].provenance["key"]
+    seen = ["clean_label", "confidence", "ssim"]
+    assert not after[0].records[seen].equals(first[0].records[seen])
+
+
+def test_files_that_are_not_imported_do_not_matter(mine):
+    config = {"_target_": "mine.gamma.Gamma"}
+    before = identity(config)
+    mine(shift=SHIFT + "\n# another comment\n")
+    assert identity(config) == before
+
+
+def test_a_changed_default_is_noticed_where_a_version_is_declared(mine):
+    versioned = GAMMA.replace('gradient = "exact"', 'version = 1\n    gradient = "exact"')
+    mine(gamma=versioned)
+    before = identity({"_target_": "mine.gamma.Gamma"})
+    assert before == identity({"_target_": "mine.gamma.Gamma", "power": 1.0})
+    mine(gamma=versioned.replace("float = 1.0", "float = 1.5"))
+    assert identity({"_target_": "mine.gamma.Gamma"}) != before
+
+
+def test_a_file_that_an_argument_names_is_part_of_the_identity(mine, tmp_path):
+    weights = tmp_path / "own.bin"
+    weights.write_bytes(b"one")
+    config = {"_target_": "mine.gamma.Gamma", "power": str(weights)}
+    before = identity(config)
+    weights.write_bytes(b"two")
+    assert identity(config) != before
+
+
+def test_functions_are_identified_by_their_source(mine):
+    mine(gamma="def factory(*, width=3):\n    return width\n")
+    before = identity({"_target_": "mine.gamma.factory"})
+    assert [before["component"], before["arguments"]] == ["factory", {"width": 3}]
+    mine(gamma="def factory(*, width=3):\n    return width + 1\n")
+    assert identity({"_target_": "mine.gamma.factory"})["version"] != before["version"]
+
+
+def test_an_installed_factory_has_a_version():
+    assert version_of(get_object("torchvision.models.resnet18")).startswith("source-")
