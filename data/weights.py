@@ -7,6 +7,7 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -15,10 +16,25 @@ from torch import Tensor
 
 from data.errors import InputError, MissingError
 
+HOLDERS = ("state_dict", "model_state_dict", "model")  # where training scripts keep a network's tensors
+
+
+class UnverifiedError(MissingError):
+    """A file whose sha256 the config does not name yet."""
+
+    def __init__(self, path: Path, found: str, setting: str = "weights.sha256") -> None:
+        super().__init__(
+            f"weights {path}: nobody publishes this file's sha256; if the one that is there is what you "
+            f"trust, set {setting}={found[:16]}"
+        )
+        self.path, self.found = path, found
+
 
 @dataclass(frozen=True)
 class WeightFile:
     """A checkpoint of tensors: .pt or .pth (weights_only), .safetensors, .npz (no pickle).
+
+    The tensors may lie beside other things, under one of the names in `HOLDERS`.
 
     Args:
         path: where it lies; usually under DATA_DIR.
@@ -63,9 +79,12 @@ class WeightFile:
                 f"weights {self.path}: expected a checkpoint of tensors only, got one that cannot "
                 f"be read safely ({str(error).splitlines()[0]}); nothing in it was executed"
             ) from error
-        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        state = _opened(state)
+        if not _is_state(state):
+            keys = f" of {', '.join(map(str, [*state][:5]))}" if isinstance(state, dict) else ""
             raise InputError(
-                f"weights {self.path}: expected a dictionary of tensors, got {type(state).__name__}"
+                f"weights {self.path}: expected a dictionary of tensors, or one that holds it under "
+                f"{' or '.join(HOLDERS)}; got {type(state).__name__}{keys}: save the state_dict alone"
             )
         return state
 
@@ -78,10 +97,7 @@ class WeightFile:
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if self.sha256 is None:
-            raise MissingError(
-                f"weights {path}: nobody publishes this file's sha256; if the one that is there is what you "
-                f"trust, set weights.sha256={found[:16]}"
-            )
+            raise UnverifiedError(path, found)
         if not found.startswith(self.sha256):
             looks = " It is a web page." if content[:200].lstrip()[:1] == b"<" else ""
             raise InputError(
@@ -91,7 +107,18 @@ class WeightFile:
         return content
 
 
-def _read(content: bytes, suffix: str) -> dict[str, Tensor]:
+def _opened(state: Any) -> Any:
+    """The network's tensors, where a checkpoint holds them beside an optimiser, an epoch and the like."""
+    if not isinstance(state, dict) or _is_state(state):
+        return state
+    return next((state[name] for name in HOLDERS if _is_state(state.get(name))), state)
+
+
+def _is_state(state: Any) -> bool:
+    return isinstance(state, dict) and all(isinstance(item, Tensor) for item in state.values())
+
+
+def _read(content: bytes, suffix: str) -> Any:
     if suffix == ".npz":
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

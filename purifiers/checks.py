@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from data.images import Images
+from data.process_state import restored
 from purifiers.purifier import Purifier
 from purifiers.trial import TraitError, Trial, in_float64
 
-VERSION = 2  # raised when a check changes: what had passed is tried again
+VERSION = 3  # raised when a check changes: what had passed is tried again
 STEPS = {"cpu": 6, "cuda": 2}  # of a fit to each image; on CUDA every step makes its rounding larger
 RELATIVE = 1e-2  # error of a gradient
 STEP = 1e-7  # of central differences; small, since a median has kinks close by
@@ -31,6 +32,13 @@ def random_state(trial: Trial) -> None:
     if drawn := trial.drawn():
         came = f"a change of {', '.join(drawn)}"
         raise TraitError("random state", expected="draws from the seeds alone", came=came)
+
+
+def process(trial: Trial) -> None:
+    """Settings of torch that all code of the process shares stay as they are."""
+    if changed := trial.altered():
+        came = f"a change of {', '.join(changed)}"
+        raise TraitError("settings", expected="torch's settings as they were", came=came)
 
 
 def its_input(trial: Trial) -> None:
@@ -166,7 +174,7 @@ def gradient(trial: Trial) -> None:
 
 
 CHECKS: tuple[Callable[[Trial], None], ...] = (
-    result, random_state, its_input, victim, same_seed, history, later_writes, batch, stochastic,
+    result, random_state, process, its_input, victim, same_seed, history, later_writes, batch, stochastic,
     clean_image, gradient,
 )  # fmt: skip
 
@@ -179,11 +187,12 @@ def shortened(purifier: Purifier, device: torch.device, steps: int | None = None
 def check(purifier: Purifier, images: Tensor, victim: nn.Module, *, steps: int | None = None) -> None:
     """Raise TraitError for the first promise that a short copy of the purifier breaks on these images.
 
-    The victim is safe: a copy of it is given.
+    The purifier is given a copy of the victim, and what it changes in the process is put back.
     """
-    trial = Trial(shortened(purifier, images.device, steps), images, copy.deepcopy(victim))
-    for one in CHECKS:
-        one(trial)
+    with restored(images.device):
+        trial = Trial(shortened(purifier, images.device, steps), images, copy.deepcopy(victim))
+        for one in CHECKS:
+            one(trial)
 
 
 def _held(

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.frozen import differences, touchable
 from data.images import clipped
+from data.process_state import generators, settings
 from purifiers.purifier import Purifier, PurifierError
 from purifiers.trace import TracePurifier
 
@@ -47,7 +49,7 @@ class Trial:
     def __post_init__(self) -> None:
         # A draw from each global generator: who seeds it as a trial before did would leave it as it was.
         random.random(), np.random.random(), torch.rand(1), torch.rand(1, device=self.images.device)
-        self.before = touchable(self.victim), random_states(self.images.device)
+        self.before = touchable(self.victim), generators(self.images.device), settings()
 
     @property
     def seeds(self) -> list[int]:
@@ -106,11 +108,15 @@ class Trial:
 
     def changed(self) -> list[str]:
         """What of the victim is not as it was before the first call."""
-        return _differences(self.before[0], touchable(self.victim))
+        return differences(self.before[0], touchable(self.victim, copied=False))
 
     def drawn(self) -> list[str]:
         """The global generators that are not as they were before the first call."""
-        return _differences(self.before[1], random_states(self.images.device))
+        return differences(self.before[1], generators(self.images.device))
+
+    def altered(self) -> list[str]:
+        """The settings of torch that are not as they were before the first call."""
+        return differences(self.before[2], settings())
 
 
 def inside(purifier: Purifier) -> Purifier:
@@ -131,36 +137,3 @@ def in_float64(component: Any) -> Any:
     for name, item in vars(component).items():
         setattr(copied, name, in_float64(item))
     return copied
-
-
-def random_states(device: torch.device) -> dict[str, Any]:
-    """Of the global generators."""
-    name, keys, place, *rest = np.random.get_state()
-    states = {
-        "torch's global generator": torch.get_rng_state().numpy().tobytes(),
-        "NumPy's global generator": (name, keys.tobytes(), place, *rest),
-        "Python's global generator": random.getstate(),
-    }
-    if device.type == "cuda":
-        states["CUDA's global generator"] = torch.cuda.get_rng_state(device).numpy().tobytes()
-    return states
-
-
-def touchable(module: nn.Module) -> dict[str, Any]:
-    """A network's tensors, their gradient flags, and its parts' modes."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return (
-        {name: tensor.detach().clone() for name, tensor in tensors}
-        | {f"requires_grad of {name}": tensor.requires_grad for name, tensor in tensors}
-        | {f"mode of {name or 'it'}": part.training for name, part in module.named_modules()}
-    )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    def same(name: str) -> bool:
-        if name not in before or name not in now:
-            return False
-        old, new = before[name], now[name]
-        return torch.equal(old, new) if isinstance(old, Tensor) else old == new
-
-    return [name for name in before | now if not same(name)]

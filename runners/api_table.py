@@ -146,8 +146,11 @@ def candidates_of(config: DictConfig, settings: Settings, ready: Ready) -> Candi
         index = dataset.index(settings.split)
     about = choices["dataset"], dataset.label_space
     for name, other in others.items():
-        same_labels(f"knowledge.victims.{name}", other["label_space"], *about)
-    ensemble = [ready.spec(other, f"knowledge.victims.{name}") for name, other in others.items()]
+        same_labels(f"knowledge.victims.{name}", other.get("label_space"), *about)
+    ensemble = [
+        ready.spec(other, where, where)
+        for where, other in ((f"knowledge.victims.{name}", other) for name, other in others.items())
+    ]
     positions = subset.choose(
         settings.subset, index, settings.n, seed=settings.seed, classes=getattr(dataset, "classes", ())
     )

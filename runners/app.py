@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from data.errors import InputError
+from runners.exits import no_silent_exit
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 console = Console()
@@ -46,10 +47,15 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
             if os.getpid() != ours:
                 raise
             problems.append(error)
+        except SystemExit as ended:  # no runner ends so: a component did, outside of any cell
+            problems.append(
+                FailedCellsError(f"a component asked the whole process to end (SystemExit: {ended.code})")
+            )
 
     before = signal.signal(signal.SIGTERM, _asked_to_end)
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
+        with no_silent_exit():
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
     except KeyboardInterrupt as stopped:
         sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
         sys.exit(143 if isinstance(stopped, _EndedError) else 130)

@@ -149,6 +149,14 @@ class PythonGlobal(Purifier):
         return images * torch.tensor(shares).to(images).view(-1, 1, 1, 1)
 
 
+class SetsTheDtype(Purifier):
+    """Leaves torch with another default dtype."""
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return images
+
+
 class SaysItDraws(Purifier):
     stochastic = True
 

@@ -36,6 +36,7 @@ LIARS = [
     (broken.TorchGlobal(), "random state", "torch's global generator"),
     (broken.NumPyGlobal(), "random state", "NumPy's"),
     (broken.PythonGlobal(), "random state", "Python's"),
+    (broken.SetsTheDtype(), "settings", "torch's default dtype"),
     (broken.WritesIntoInput(), "input", "a write into them"),
     (broken.Trains(), "victim", "mode of it"),
     (broken.Turns(), "victim", "weight"),

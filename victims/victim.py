@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.frozen import frozen
 from data.weights import WeightFile
 from victims.recipe import Recipe
 
@@ -21,10 +22,13 @@ class Victim(nn.Module):
         network: takes normalised images.
         label_space: what its labels mean; a data set must name the same.
         mean, std: the normalisation, one value a channel.
-        weights: a verified file, or the recipe by which we train the network ourselves.
+        weights: a verified file, or the recipe by which we train the network ourselves. None for a network
+            that loads its weights by itself: its state then identifies it.
         published: its clean accuracy in % by data set, where whoever published the weights says so.
         size: images of another side than this are brought to it first, bilinearly and antialiased, and
             gradients go through that; None takes them as they come.
+        robust: the ball in which it was adversarially trained, {norm: linf, eps: 0.3}; the flag attack_weak
+            does not accuse an attack for what such a victim keeps within it.
     """
 
     version = 1
@@ -38,13 +42,16 @@ class Victim(nn.Module):
         label_space: str,
         mean: Sequence[float],
         std: Sequence[float],
-        weights: WeightFile | Recipe,
+        weights: WeightFile | Recipe | None = None,
         published: Mapping[str, float] | None = None,
         size: int | None = None,
+        robust: Mapping[str, str | float] | None = None,
     ) -> None:
         super().__init__()
         if size is not None and size < 1:
             raise InputError(f"victim.size: expected at least 1 pixel, got {size}")
+        if robust is not None and not _is_ball(robust):
+            raise InputError(f"victim.robust: expected a ball like {{norm: linf, eps: 0.03}}, got {robust}")
         self.size = size
         self.network = network
         self.label_space = label_space
@@ -68,4 +75,10 @@ class Victim(nn.Module):
             raise InputError(
                 f"victim weights do not fit the network: {' '.join(line.strip() for line in lines[:3])}"
             ) from error
-        return self.eval().requires_grad_(False)
+        return frozen(self)
+
+
+def _is_ball(robust: Mapping[str, str | float]) -> bool:
+    eps = robust.get("eps") if isinstance(robust, Mapping) else None
+    known = isinstance(eps, int | float) and eps > 0 and robust.get("norm") in ("linf", "l2")
+    return known and len(robust) == 2

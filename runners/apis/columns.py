@@ -177,7 +177,7 @@ class Filler:
         return next(iter(failures.values()), None)
 
     def _prepared(self, row: Row, iterations: int | None) -> Spec:
-        return self.ready.spec(row.at(iterations), row.name)
+        return self.ready.spec(row.at(iterations), row.name, "purifier")
 
 
 def records_of(columns: Sequence[Column]) -> pd.DataFrame | None:

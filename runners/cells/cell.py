@@ -43,9 +43,9 @@ class Cell:
         return {name: item for name, item in self.configs["knowledge"].items() if name != "victims"}
 
     @property
-    def others(self) -> list[Config]:
-        """The classifiers that a transfer attack knows instead of the victim."""
-        return list(self.configs["knowledge"].get("victims", {}).values())
+    def others(self) -> dict[str, Config]:
+        """The classifiers that a transfer attack knows instead of the victim, by their names."""
+        return self.configs["knowledge"].get("victims", {})
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import InputError
+from data.frozen import frozen, state_digest
 from data.images import Dataset
 from data.listing import FileDataset
-from data.weights import WeightFile
+from data.weights import UnverifiedError, WeightFile
 from runners.app import CONFIGS
 from runners.cells.identity import identity
 from runners.store.claims import Holder
@@ -66,6 +67,10 @@ def build(config: Config) -> Any:
     """The component itself. What it objects to is raised as InputError, in one line."""
     try:
         return instantiate(config)
+    except SystemExit as error:
+        raise InputError(
+            f"{config.get('_target_')}: asked the whole process to end ({error.code})"
+        ) from error
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
@@ -81,7 +86,10 @@ def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Spec:
-    """A victim or purifier whose weights, if it has any, are known: any process can load it."""
+    """A victim or purifier whose weights, if it has any, are known: any process can load it.
+
+    `weights_sha256` is that of a file, of trained weights, or of the state of a network that loads its own.
+    """
 
     config: Config
     weights_sha256: str | None = None
@@ -103,7 +111,15 @@ class Spec:
             if state is None:
                 raise InputError("trained weights are not in the store any more: run again")
             return component.freeze(state)
-        return component.freeze(component.weights.load()) if self.weights_sha256 else component
+        if (weights := _weights_of(component)) is not None:
+            return component.freeze(weights.load())
+        own = _own_network(component)
+        if own is not None and state_digest(frozen(own)) != self.weights_sha256:
+            raise InputError(
+                f"{self.config['_target_']}: expected the same weights each time it is loaded, got "
+                "others: load them from a file (weights=...), or draw them from a fixed seed"
+            )
+        return component
 
 
 @dataclass(frozen=True)
@@ -149,9 +165,10 @@ def prepare(
         inner = prepare(held, store, progress=progress, waiting=waiting, device=device)
         return Spec(config, inner.weights_sha256, inner.trained)
     component = build(config)
-    weights = getattr(component, "weights", None)
+    weights = _weights_of(component)
     if weights is None:
-        return Spec(config)
+        own = _own_network(component)
+        return Spec(config, None if own is None else state_digest(frozen(own)))
     if isinstance(weights, WeightFile):
         component.freeze(weights.load())
         return Spec(config, weights.digest())
@@ -164,6 +181,31 @@ def prepare(
         with store.claims.alone(key_of(trained), what, waiting):
             content = store.get(trained) or _train(component, trained, store, progress, device)
     return Spec(config, hashlib.sha256(content).hexdigest(), trained)
+
+
+def _weights_of(component: Any) -> Any:
+    """What its weights are loaded or learnt from; None for a component that sees to its weights by itself."""
+    weights = getattr(component, "weights", None)
+    return weights if isinstance(weights, WeightFile) or hasattr(weights, "fit") else None
+
+
+def _own_network(component: Any) -> nn.Module | None:
+    """The network of a component that sees to its weights by itself: the component is one, or it wraps a
+    victim or a purifier that has one. Other purifiers make their networks anew for each image."""
+    if component is None or isinstance(component, nn.Module):
+        return component
+    inner = (getattr(component, name, None) for name in ("victim", "purifier"))
+    return _own_network(next((held for held in inner if held is not None), None))
+
+
+def _setting_of(config: Any, path: str) -> str:
+    """Where a config names the weight file at `path`: "weights", "weights.start"; empty where it does not."""
+    for name, item in config.items() if isinstance(config, dict) else ():
+        if isinstance(item, dict) and item.get("path") == path:
+            return name
+        if inner := _setting_of(item, path):
+            return f"{name}.{inner}"
+    return ""
 
 
 def _learnt_from(dataset: Dataset) -> Recipe:
@@ -204,8 +246,24 @@ def usable(what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except SystemExit as error:
+        raise InputError(f"{what}: asked the whole process to end ({error.code})") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise InputError(f"{what}: its config cannot be used: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def naming(config: Config, where: str) -> Iterator[None]:
+    """Name the whole setting in the error about a weight file whose sha256 is not set.
+
+    Args:
+        where: the setting that holds `config`: "victim", "knowledge.victims.first".
+    """
+    try:
+        yield
+    except UnverifiedError as error:
+        setting = ".".join(filter(None, (where, _setting_of(config, str(error.path)), "sha256")))
+        raise UnverifiedError(error.path, error.found, setting) from error
 
 
 def victims_for(label_space: str) -> list[str]:

@@ -21,6 +21,14 @@ class Failure:
     path: Path | None = None
 
 
+def told(error: BaseException) -> str:
+    """What was raised, in one line."""
+    if isinstance(error, SystemExit):
+        return f"it asked the whole process to end (SystemExit: {error.code})"
+    said = str(error).splitlines()[0] if str(error) else "no message"
+    return f"{type(error).__name__}: {said}"
+
+
 def recipe_of(key: str) -> Recipe:
     """The store's name of the failure to make `key`."""
     return {"stage": "failures", "of": key}

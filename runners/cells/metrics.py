@@ -35,11 +35,6 @@ def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return low, high
 
 
-def probabilities(outputs: Tensor) -> bool:
-    """Whether (N, classes) outputs can only be those of a softmax."""
-    return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())
-
-
 def standard_error(share: float, n: int, other: float, m: int) -> float:
     """Of the difference of two shares of n and m images."""
     return math.sqrt(share * (1 - share) / n + other * (1 - other) / m)

@@ -15,6 +15,7 @@ from data.images import Images, resized, rounded
 from data.listing import Unread
 from data.similarity import ssim
 from runners.cells import metrics
+from victims.checks import probabilities
 
 TIMINGS = ("craft_seconds", "purify_seconds")
 PROVENANCE = b"purifybench"  # its key in the metadata of a Parquet file
@@ -56,7 +57,7 @@ def score(
     for name, outputs in logits.items():
         if not torch.isfinite(outputs).all():
             raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
-    if metrics.probabilities(logits["clean"]):
+    if probabilities(logits["clean"]):
         raise ArithmeticError("the victim answers with probabilities; expected logits, before a softmax")
     decided = {name: outputs.argmax(1) for name, outputs in logits.items()}
     sure = {name: outputs.softmax(1).amax(1).tolist() for name, outputs in logits.items()}

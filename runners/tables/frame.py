@@ -83,7 +83,9 @@ def _faced(place: int, column: DictConfig, result: CellResult) -> str:
     attacker to the purifier, such as BPDA's substitute, makes it no other.
     """
     cell = result.cell
-    return str((place, column.label, cell.configs["attack"], cell.names["knowledge"], cell.others))
+    return str(
+        (place, column.label, cell.configs["attack"], cell.names["knowledge"], list(cell.others.values()))
+    )
 
 
 def metric_of(table: DictConfig, column: DictConfig) -> str:

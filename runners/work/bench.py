@@ -4,15 +4,16 @@ import ctypes
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge
-from attacks.target import Target
+from attacks.target import AttackError, Target
 from data.errors import InputError
 from data.images import rounded
 from purifiers.purifier import Purifier, PurifierError, purify_together
@@ -20,8 +21,8 @@ from runners.cells import metrics, records
 from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import Spec, build, seed_of
 from runners.store.store import Store, key_of
+from runners.work.guard import UNCHANGED, Guard, told
 from runners.work.memory import within_memory
-from victims.victim import Victim
 
 
 def settle(device: str, *, tf32: bool) -> torch.device:
@@ -67,6 +68,9 @@ class Bench:
     components: dict[str, Any] = field(default_factory=dict)
     fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
 
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.device)
+
     def do(self, task: Crafting | Purifying) -> None:
         """Make what the task names, and only what the store lacks."""
         if isinstance(task, Crafting):
@@ -79,8 +83,16 @@ class Bench:
         key = key_of(spec.identity)  # not the weights alone: a normalisation may differ
         if key not in self.components:
             component = spec.load(self.store)
-            self.components[key] = component.to(self.device) if isinstance(component, Victim) else component
+            if isinstance(component, nn.Module):
+                self.guard.watch(key, component.to(self.device))
+            self.components[key] = component
         return self.components[key]
+
+    def guarded(self, *victims: Spec) -> AbstractContextManager[list[str]]:
+        """Where attacks and purifiers run; see `Guard.over`. A changed victim is loaded again when needed."""
+        for spec in victims:
+            self.component(spec)
+        return self.guard.over([key_of(spec.identity) for spec in victims], self.components)
 
     def adversarial(self, task: Crafting) -> dict[str, Tensor]:
         """Adversarial examples and the seconds that each took; from the store, or made."""
@@ -90,12 +102,16 @@ class Bench:
             seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
             images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
             start = time.perf_counter()
-            target = self.target(task, "attacked")
-            made = attack(target, images, labels, seeds=seeds)
-            self._finish()
+            with self.guarded(task.victim, *task.others) as changed:
+                target = self.target(task, "attacked")
+                made = attack(target, images, labels, seeds=seeds)
+                self._finish()
+                seconds = (time.perf_counter() - start) / len(images)
+            if changed:
+                raise AttackError(f"expected an attack that leaves {UNCHANGED}, got {told(changed)}")
             stored = {
                 "images": made.images.cpu(),
-                "seconds": torch.tensor((time.perf_counter() - start) / len(images)),
+                "seconds": torch.tensor(seconds),
                 "passes": torch.tensor([[c.queries, c.forward, c.backward, c.zero] for c in target.counts]),
                 "paths": torch.tensor(
                     [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
@@ -126,7 +142,6 @@ class Bench:
         chunk = task.crafting.chunk
         attacked = adversarial["images"].to(self.device)
         seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
-        victim = self.component(task.crafting.victim)
         if not self.store.path(task.crafting.clean).exists():
             self.store.put_tensors(task.crafting.clean, {"images": chunk.images})
         broken: list[PurifierError] = []
@@ -134,7 +149,7 @@ class Bench:
             [seed_of(task.crafting.seed, image_id, "purify", draw) for image_id in chunk.ids]
             for draw in range(1, task.draws)
         ]
-        for spec, made in self._purified(lacking, attacked, [seeds, *fresh], victim):
+        for spec, made in self._purified(lacking, attacked, [seeds, *fresh], task.crafting.victim):
             if isinstance(made, PurifierError):
                 broken.append(made)
                 continue
@@ -145,7 +160,7 @@ class Bench:
             if made is None:
                 continue
             rows = records.score(
-                victim,
+                self.component(task.crafting.victim),
                 chunk.to(self.device),
                 {name: tensor.to(self.device) for name, tensor in adversarial.items()},
                 {name: tensor.to(self.device) for name, tensor in made.items()},
@@ -158,7 +173,7 @@ class Bench:
             raise broken[0]
 
     def _purified(
-        self, specs: Sequence[Spec], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Victim
+        self, specs: Sequence[Spec], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Spec
     ) -> Iterator[tuple[Spec, dict[str, Tensor] | PurifierError]]:
         """What each purifier makes of the images, or why it does not; and of their 8-bit rounding, unless it
         fits a network to each image, which would double the cost. Of further draws only the decision."""
@@ -188,7 +203,8 @@ class Bench:
             if errors := [one for one in further if isinstance(one, PurifierError)]:
                 yield spec, errors[0]
                 continue
-            decided = [metrics.in_batches(victim, images).argmax(1) for images in [result, *further]]
+            network = self.component(victim)
+            decided = [metrics.in_batches(network, images).argmax(1) for images in [result, *further]]
             yield spec, made | {"decided": torch.stack(decided).cpu()}
 
     def _batches(
@@ -197,15 +213,20 @@ class Bench:
         purifiers: Sequence[Purifier],
         images: Tensor,
         seeds: Sequence[int],
-        victim: Victim,
+        victim: Spec,
     ) -> tuple[list[Tensor | PurifierError], int]:
-        """Each purifier's result, and how many images at once memory held."""
+        """Each purifier's result or error, and how many images at once memory held."""
         name = key_of({"purifiers": [spec.identity for spec in specs]})
-        parts, batch = within_memory(
-            lambda part: purify_together(purifiers, images[part], seeds=seeds[part], victim=victim),
-            len(images),
-            min(len(images), self.fitting.get(name, len(images))),
-        )
+        with self.guarded(victim) as changed:
+            network = self.component(victim)
+            parts, batch = within_memory(
+                lambda part: purify_together(purifiers, images[part], seeds=seeds[part], victim=network),
+                len(images),
+                min(len(images), self.fitting.get(name, len(images))),
+            )
+        if changed:
+            came = told(changed)
+            return [PurifierError(p, "state", expected=UNCHANGED, came=came) for p in purifiers], batch
         if batch < len(images):
             self.fitting[name] = batch
         return [whole(of_one) for of_one in zip(*parts, strict=True)], batch

@@ -59,13 +59,14 @@ class Estimator:
     def _purifying(self, crafting: Crafting, purifiers: Sequence[Spec]) -> float:
         batch = len(crafting.chunk)
         trials, factors = zip(*(self.bench.component(p).trial() for p in purifiers), strict=True)
-        victim = self.bench.component(crafting.victim)
         identities = [p.identity for p in purifiers]
         name = key_of({"purifiers": identities, "victim": crafting.victim.identity, "batch": batch})
 
         def once() -> None:
             images = crafting.chunk.images.to(self.bench.device)
-            purify_together(trials, images, seeds=range(batch), victim=victim)
+            with self.bench.guarded(crafting.victim):
+                victim = self.bench.component(crafting.victim)
+                purify_together(trials, images, seeds=range(batch), victim=victim)
 
         return max(factors) * self._once(name, batch, once)
 
@@ -76,7 +77,7 @@ class Estimator:
                 if seconds < 1:  # the first call pays for what later ones find ready
                     seconds = self._timed(work)
                 self.measured[name] = seconds / batch
-            except Exception as error:  # the task itself will fail, and say why
+            except (Exception, SystemExit) as error:  # the task itself will fail, and say why
                 log.debug("cannot be timed: %s", error)
                 self.measured[name] = 0.0
         return self.measured[name]

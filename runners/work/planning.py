@@ -53,25 +53,23 @@ class Planner:
         """
         dataset: Dataset = build(cell.configs["dataset"])
         about = cell.names["dataset"], dataset.label_space
-        same_labels("victim " + cell.names["victim"], cell.configs["victim"]["label_space"], *about)
+        same_labels("victim " + cell.names["victim"], cell.configs["victim"].get("label_space"), *about)
         for name, component in [
             ("victim", cell.configs["victim"]),
             ("purifier", cell.configs["purifier"]),
-            *[
-                (f"knowledge.victims.{i}", other)
-                for i, other in cell.configs["knowledge"].get("victims", {}).items()
-            ],
+            *[(f"knowledge.victims.{name}", other) for name, other in cell.others.items()],
         ]:
             apart(name, component, cell.configs["dataset"], dataset.divided_by)
-        chunks = self.picking.chunks(cell, lambda: self.ready.spec(cell.configs["victim"], "victim"))
-        victim = self.ready.spec(cell.configs["victim"], "victim")
+        chunks = self.picking.chunks(cell, lambda: self._victim(cell))
+        victim = self._victim(cell)
         attack: Attack = build(cell.configs["attack"])
         knowledge: Knowledge = build(cell.knowledge)
         try:
-            purifier = self.ready.spec(cell.configs["purifier"], cell.names["purifier"])
-            for other in cell.others:
-                same_labels("knowledge.victims", other["label_space"], *about)
-            others = tuple(self.ready.spec(other, "another victim") for other in cell.others)
+            purifier = self.ready.spec(cell.configs["purifier"], cell.names["purifier"], "purifier")
+            known = {f"knowledge.victims.{name}": other for name, other in cell.others.items()}
+            for where, other in known.items():
+                same_labels(where, other.get("label_space"), *about)
+            others = tuple(self.ready.spec(other, "another victim", where) for where, other in known.items())
         except MissingError as error:
             raise UnsuitedError(str(error)) from error
         knowledge.check(attack, self.bench.component(purifier))
@@ -87,6 +85,9 @@ class Planner:
             precision=self.settings.precision,
         )
         return Plan(purifier, [Purifying(crafting(chunk), (purifier,), draws) for chunk in chunks])
+
+    def _victim(self, cell: Cell) -> Spec:
+        return self.ready.spec(cell.configs["victim"], "victim", "victim")
 
     def groups(self, plans: Iterable[Plan]) -> list[Purifying]:
         """What the records lack, purifiers with one shared run together."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from runners.cells.failures import DIED, Failure
+from runners.cells.failures import DIED, Failure, told
 from runners.store.store import Store
 from runners.work.bench import Bench, settle
 from runners.work.turns import Task, Turns
@@ -140,10 +140,9 @@ def _attempt(bench: Bench, task: Task) -> Failure | None:
         bench.do(task)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.debug("task failed", exc_info=True)
-        said = str(error).splitlines()[0] if str(error) else "no message"
-        return Failure(f"{type(error).__name__}: {said}", traceback.format_exc())
+        return Failure(told(error), traceback.format_exc())
     return None
 
 

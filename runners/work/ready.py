@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from data.errors import InputError, MissingError
-from runners.cells.components import Config, Spec, prepare, usable, victims_for
+from runners.cells.components import Config, Spec, naming, prepare, usable, victims_for
 from runners.store.claims import Holder
 from runners.store.store import key_of
 from runners.work.bench import Bench
@@ -30,15 +30,15 @@ class Ready:
     stop: threading.Event = field(default_factory=threading.Event)
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
 
-    def spec(self, config: Config, what: str) -> Spec:
-        """The component; `what` is its name for people.
+    def spec(self, config: Config, what: str, where: str) -> Spec:
+        """The component; `what` is its name for people, `where` the setting that holds its config.
 
         Raises MissingError where a file is missing, InputError where it cannot be used, StoppedError.
         """
         name = key_of(config)
         if name not in self.specs:
             try:
-                with usable(what):
+                with usable(what), naming(config, where):
                     self.specs[name] = self._made(config, what)
             except MissingError as error:
                 self.specs[name] = error
@@ -68,8 +68,12 @@ class Ready:
             raise StoppedError
 
 
-def same_labels(what: str, known: str, dataset: str, labels: str) -> None:
+def same_labels(what: str, known: str | None, dataset: str, labels: str) -> None:
     """Raise InputError where a classifier's labels mean something else than the data set's."""
+    if known is None:
+        raise InputError(
+            f"{what}: expected label_space={labels} in its config, which says what its labels mean"
+        )
     if known != labels:
         fitting = ", ".join(victims_for(labels)) or "none"
         raise InputError(
@@ -83,7 +87,7 @@ def apart(what: str, component: Config, dataset: Config, divided_by: Sequence[st
     that it learns would be among those that it is tested on."""
     for inner in ("victim", "purifier"):
         component = component.get(inner, component)
-    learnt = component.get("weights", {}).get("dataset", {})
+    learnt = (component.get("weights") or {}).get("dataset", {})
     if learnt.get("_target_") != dataset["_target_"]:
         return
     for name in divided_by:

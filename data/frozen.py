@@ -1,0 +1,70 @@
+"""Networks that are fixed: frozen, named by the content of their state, and seen to be as they were."""
+
+import hashlib
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def frozen(network: Module) -> Module:
+    """The network in evaluation mode, with no gradient to its weights."""
+    return network.eval().requires_grad_(False)
+
+
+def state_digest(network: nn.Module) -> str:
+    """The sha256 of all tensors that the network computes with, whatever their order, device and layout.
+
+    Besides the `state_dict`, it covers the buffers that the `state_dict` leaves out.
+    """
+    state = {**network.state_dict(), **dict(network.named_parameters()), **dict(network.named_buffers())}
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        item = state[name]
+        if isinstance(item, Tensor):
+            digest.update(f"{name} {item.dtype} {tuple(item.shape)}\n".encode())
+            digest.update(_bits(item.detach().cpu()).numpy())
+        else:  # what a module adds to its state with `get_extra_state`
+            digest.update(f"{name} {item!r}\n".encode())
+    return digest.hexdigest()
+
+
+def touchable(network: nn.Module, *, copied: bool = True) -> dict[str, Any]:
+    """What may change in a network: its tensors, their gradient flags, the modes and hooks of its parts.
+
+    Args:
+        copied: the tensors are copies, which later writes do not change.
+    """
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    found: dict[str, Any] = {
+        name: tensor.detach().clone() if copied else tensor.detach() for name, tensor in tensors
+    }
+    found |= {f"requires_grad of {name}": tensor.requires_grad for name, tensor in tensors}
+    for name, part in network.named_modules():
+        found[f"mode of {name or 'it'}"] = part.training
+        hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+        found[f"hooks of {name or 'it'}"] = tuple(len(of_one_kind) for of_one_kind in hooks)
+        found[f"methods of {name or 'it'}"] = tuple(sorted(k for k, v in vars(part).items() if callable(v)))
+    return found
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The names of what differs, or is missing on one side."""
+
+    def same(name: str) -> bool:
+        if name not in before or name not in now:
+            return False
+        old, new = before[name], now[name]
+        if isinstance(old, Tensor):
+            alike = (old.dtype, old.shape, old.device) == (new.dtype, new.shape, new.device)
+            return alike and torch.equal(_bits(old), _bits(new))
+        return old == new
+
+    return [name for name in before | now if not same(name)]
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, in which NaN equals NaN."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

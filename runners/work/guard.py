@@ -1,0 +1,52 @@
+"""Sees that attacks and purifiers leave victims and the process as they were, and puts back what they change."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.frozen import differences, touchable
+from data.process_state import restored
+
+UNCHANGED = "the victim, torch's settings and the global generators as they were"
+
+
+@dataclass
+class Guard:
+    """Victims as they were when they were loaded, each with a copy of its state.
+
+    Args:
+        device: whose global generator is watched beside the CPU's.
+    """
+
+    device: torch.device
+    loaded: dict[str, tuple[nn.Module, dict[str, Any]]] = field(default_factory=dict)
+
+    def watch(self, name: str, victim: nn.Module) -> None:
+        """From now on, see that this victim does not change."""
+        self.loaded[name] = victim, touchable(victim)
+
+    @contextmanager
+    def over(self, names: Iterable[str], broken: dict[str, Any]) -> Iterator[list[str]]:
+        """Run code of others within, which must leave these victims and the process as they were.
+
+        Yields a list that names at the end what has changed. The settings and generators are put back, also
+        after an exception; a changed victim is taken out of `broken`, to be loaded again.
+        """
+        with restored(self.device) as changed:
+            try:
+                yield changed
+            finally:
+                for name in set(names) & self.loaded.keys():
+                    victim, before = self.loaded[name]
+                    if found := differences(before, touchable(victim, copied=False)):
+                        changed.append(f"the victim ({', '.join(found[:3])})")
+                        del self.loaded[name], broken[name]
+
+
+def told(changed: Iterable[str]) -> str:
+    """What has changed, for people."""
+    return f"a change of {', '.join(changed)}"

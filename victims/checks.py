@@ -1,0 +1,149 @@
+"""What every victim must hold, tried on a few images before its first cell.
+
+One function a promise, in the order of `CHECKS`: the first that is broken is named.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.frozen import differences, touchable
+
+VERSION = 1  # raised when a check changes, so that victims that had passed are tried again
+
+
+class VictimError(RuntimeError):
+    """A victim does not hold what every victim must; the cells that it has a part in fail."""
+
+    def __init__(self, check: str, *, expected: str, came: str) -> None:
+        super().__init__(f"{check}: expected {expected}, got {came}")
+        self.check = check
+
+
+@dataclass
+class Hearing:
+    """A victim and the images that it is asked about.
+
+    Args:
+        victim: as it was loaded, on the images' device.
+        images: (N, C, H, W) in [0, 1].
+        classes: it must tell apart at least this many.
+    """
+
+    victim: nn.Module
+    images: Tensor
+    classes: int
+    before: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.victim, nn.Module):
+            self.before = touchable(self.victim)
+
+    @cached_property
+    def logits(self) -> Any:
+        """Its first answer."""
+        return self()
+
+    def __call__(self) -> Any:
+        """Another answer about the same images."""
+        with torch.no_grad():
+            return self.victim(self.images.clone())
+
+
+def module(hearing: Hearing) -> None:
+    """The victim is a network of PyTorch."""
+    if not isinstance(hearing.victim, nn.Module):
+        raise VictimError("module", expected="a torch.nn.Module", came=f"a {type(hearing.victim).__name__}")
+
+
+def mode(hearing: Hearing) -> None:
+    """All its parts are in evaluation mode, and its weights ask for no gradient."""
+    training = [name or "the victim" for name, part in hearing.victim.named_modules() if part.training]
+    if training:
+        raise VictimError("mode", expected="evaluation mode", came=f"training mode of {training[0]}")
+    asking = [name for name, weight in hearing.victim.named_parameters() if weight.requires_grad]
+    if asking:
+        raise VictimError("mode", expected="weights without gradients", came=f"requires_grad of {asking[0]}")
+
+
+def device(hearing: Hearing) -> None:
+    """Its tensors lie on the device of the images."""
+    wanted = hearing.images.device.type
+    for name, tensor in [*hearing.victim.named_parameters(), *hearing.victim.named_buffers()]:
+        if tensor.device.type != wanted:
+            raise VictimError(
+                "device", expected=f"all tensors on {wanted}", came=f"{name} on {tensor.device}"
+            )
+
+
+def shape(hearing: Hearing) -> None:
+    """One row of logits an image, one logit a class."""
+    logits, n = hearing.logits, len(hearing.images)
+    expected = f"floating-point logits of shape ({n}, classes), at least {hearing.classes} classes"
+    if not isinstance(logits, Tensor):
+        raise VictimError("shape", expected=expected, came=f"a {type(logits).__name__}")
+    if logits.ndim != 2 or len(logits) != n or not logits.is_floating_point():
+        raise VictimError("shape", expected=expected, came=f"{logits.dtype} of shape {tuple(logits.shape)}")
+    if logits.shape[1] < hearing.classes:
+        raise VictimError("shape", expected=expected, came=f"{logits.shape[1]} classes")
+
+
+def finite(hearing: Hearing) -> None:
+    """Logits are numbers."""
+    if not torch.isfinite(hearing.logits).all():
+        raise VictimError("finite", expected="finite logits", came="NaN or infinity")
+
+
+def logits(hearing: Hearing) -> None:
+    """The answers are not probabilities, whose gradients vanish where the victim is sure."""
+    if probabilities(hearing.logits):
+        raise VictimError("logits", expected="logits, before a softmax", came="probabilities")
+
+
+def repeatable(hearing: Hearing) -> None:
+    """Equal images give equal bits, since a victim that draws random numbers would pass for a defense."""
+    again = hearing()
+    if not torch.equal(hearing.logits, again):
+        off = (hearing.logits - again).abs().max().item()
+        came = f"others (by up to {off:.2g})"
+        raise VictimError("repeatable", expected="the same logits for the same images again", came=came)
+
+
+def gradient(hearing: Hearing) -> None:
+    """The logits have a finite gradient with respect to the images."""
+    asked = hearing.images.clone().requires_grad_()
+    answer, found = hearing.victim(asked), None
+    if answer.requires_grad:
+        (found,) = torch.autograd.grad(answer.logsumexp(1).sum(), asked, allow_unused=True)
+    if found is None:
+        raise VictimError("gradient", expected="logits with a gradient to the images", came="none")
+    if not torch.isfinite(found).all():
+        raise VictimError("gradient", expected="a finite gradient", came="NaN or infinity")
+
+
+def unchanged(hearing: Hearing) -> None:
+    """Being asked changes nothing in it."""
+    if changed := differences(hearing.before, touchable(hearing.victim, copied=False)):
+        came = f"a change of {', '.join(changed[:3])}"
+        raise VictimError("unchanged", expected="a victim that answers leave as it was", came=came)
+
+
+CHECKS: tuple[Callable[[Hearing], None], ...] = (
+    module, mode, device, shape, finite, logits, repeatable, gradient, unchanged,
+)  # fmt: skip
+
+
+def check(victim: nn.Module, images: Tensor, *, classes: int) -> None:
+    """Raise VictimError for the first promise that the victim breaks on these images."""
+    hearing = Hearing(victim, images, classes)
+    for one in CHECKS:
+        one(hearing)
+
+
+def probabilities(outputs: Tensor) -> bool:
+    """Whether (N, classes) outputs can only be those of a softmax."""
+    return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())
