@@ -39,6 +39,7 @@ class Attack(ABC):
         eps: radius of the ball; None for attacks that look for the smallest perturbation.
         forward, backward: passes an image takes, at most; an estimate is made of them.
         queries: how often an image may ask; the attack is stopped there. None without a limit.
+        records_path: says how near it had come after how many queries (`Crafted.paths`).
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
             rule, say); such attacks run in step (attacks/in_step.py), one an image.
     """
@@ -46,6 +47,7 @@ class Attack(ABC):
     version: ClassVar[int] = 3
     needs: ClassVar[Answer | None] = "gradient"
     may_return_image: ClassVar[bool] = False
+    records_path: ClassVar[bool] = False
     norm: Literal["linf", "l2"] | None = None
     batch_coupled: ClassVar[bool] = False
     eps: float | None = None

@@ -86,6 +86,7 @@ class HopSkipJump(Attack):
 
     version = 1
     needs = "decision"
+    records_path = True
     batch_coupled = True
     may_return_image = True
 

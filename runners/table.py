@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from data.errors import InputError, MissingError
@@ -72,6 +73,7 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         for column in columns
     ]
     distinct(cells)
+    readable(cells)
     app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))
     logger: Observer = build(plain(config.logger))
@@ -147,6 +149,22 @@ def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
                 f"knowledge; got {row.label} / {column.label}{'' if eps is None else f' {eps:g}'} twice"
             )
         seen.add(place)
+
+
+def readable(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
+    """Raise InputError where a column is to be read off the path of an attack that records none."""
+    for row, column, cell in cells:
+        if column.get("queries") is None:
+            continue
+        place = f"table.columns: {row.label} / {column.label} has queries={column.queries}"
+        attack = get_class(cell.configs["attack"]["_target_"])
+        if not getattr(attack, "records_path", False):
+            raise InputError(
+                f"{place}: expected an attack that records its path, such as hopskipjump, got "
+                f"{cell.names['attack']}; name another attack, or take queries out of the column"
+            )
+        if column.get("eps") is None:
+            raise InputError(f"{place}: expected the column's eps too, at which the path is read; got none")
 
 
 def chosen(rows: list[DictConfig], labels: Sequence[str]) -> list[DictConfig]:

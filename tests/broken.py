@@ -4,12 +4,14 @@ import inspect
 import multiprocessing
 import os
 import random
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Clean
 from purifiers.draws import Draws
 from purifiers.purifier import Purifier
 
@@ -265,3 +267,82 @@ class Blanks(Purifier):
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         return torch.full_like(images, 0.5)
+
+
+TRIED = 10_000  # seeds below are those of a trial; those of a cell's images are larger
+
+
+class LateTraining(Purifier):
+    """Leaves the victim in training mode, but not while it is tried."""
+
+    uses_victim = True
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if seeds[0] > TRIED:
+            victim.train()
+        return images
+
+
+class LateWeights(Purifier):
+    """Changes the victim's weights behind autograd's back, but not while it is tried."""
+
+    uses_victim = True
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if seeds[0] > TRIED:
+            next(victim.parameters()).data.mul_(-1)
+        return images
+
+
+class LateDtype(Purifier):
+    """Leaves torch with another default dtype and then raises, but not while it is tried."""
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if seeds[0] > TRIED:
+            torch.set_default_dtype(torch.float64)
+            raise ZeroDivisionError("after it")
+        return images
+
+
+class LateDraw(Purifier):
+    """Draws from a global generator, but not while it is tried."""
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        return images if seeds[0] < TRIED else images * torch.rand(1).clamp_min(0.5)
+
+
+class Exits(Purifier):
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        sys.exit(0)
+
+
+class LateExit(Purifier):
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if seeds[0] > TRIED:
+            sys.exit(0)
+        return images
+
+
+class HardExit(Purifier):
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        os._exit(0)
+
+
+class LateHardExit(Purifier):
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if seeds[0] > TRIED:
+            os._exit(0)
+        return images
+
+
+class ExitsWhenMade(Purifier):
+    def __init__(self) -> None:
+        os._exit(0)
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        return images
+
+
+class ExitingAttack(Clean):
+    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        os._exit(0)

@@ -18,6 +18,7 @@ from runners.trust.flags import CELL, ROW, Evidence, of_cell, of_row
 
 N = 600
 VICTIM = {"network": {"classes": 10}}
+ROBUST = VICTIM | {"robust": {"norm": "linf", "eps": 8 / 255}}
 
 
 def evidence(
@@ -30,6 +31,8 @@ def evidence(
     purifier=None,
     published=None,
     probes=None,
+    failed_probes=None,
+    victim=VICTIM,
     **columns,
 ) -> Evidence:
     """A cell on which nothing is amiss, but for what is given."""
@@ -57,9 +60,9 @@ def evidence(
         "purifier": "none" if isinstance(purifier, Identity) else "some",
     }
     config = {"eps": attack.eps, "norm": attack.norm}
-    cell = Cell(names, {"attack": config, "victim": VICTIM}, "")
+    cell = Cell(names, {"attack": config, "victim": victim}, "")
     purifier = purifier or GaussianSmoothing()
-    return Evidence(cell, records, attack, knowledge, purifier, published, probes or {})
+    return Evidence(cell, records, attack, knowledge, purifier, published, probes or {}, failed_probes or {})
 
 
 def seen(first: float, second: float, n: int = 64) -> torch.Tensor:
@@ -77,6 +80,7 @@ ALONE = {
     "eps_violation": evidence(linf=8.1 / 255),
     "noop_attack": evidence(linf=np.where(np.arange(N) < 7, 0, 8 / 255)),
     "clean_acc_off": evidence(published=92.0),
+    "probe_failed": evidence(failed_probes={"noise": "MemoryError: too large"}),
     "noise_wins": evidence(probes={"noise": seen(0.5, 0.4)}),
     "not_converged": evidence(probes={"twice": seen(0.9, 0.5)}),
     "unbounded_fails": evidence(probes={"unbounded": seen(0.6, 0.5)}),
@@ -86,6 +90,7 @@ SOUND = {
     "as it should be": evidence(),
     "clean": evidence(attack=Clean(), right=0.95, bare=1.0, linf=0.0, forward_passes=0),
     "a defense that keeps its victim": evidence(knowledge=BPDA(), bare=0.5),
+    "a victim that was trained against the attack": evidence(bare=0.9, victim=ROBUST),
     "few zero gradients": evidence(zero_gradients=np.where(np.arange(N) < 6, 6, 0)),
     "no ball: zero where it succeeded": evidence(attack=DDN(), zero_gradients=9, backward_passes=10),
     "half of the gradients": evidence(zero_gradients=5),
@@ -136,6 +141,13 @@ def test_the_bare_victim_must_fall_to_attacks_without_a_bound():
     assert "attack_weak" in {flag.name for flag in of_cell(evidence(attack=DDN(), bare=0.2))}
 
 
+@pytest.mark.parametrize("attack", [PGD(eps=16 / 255), DDN()], ids=["a larger ball", "no bound"])
+def test_a_victim_is_accused_beyond_what_it_was_trained_against(attack):
+    assert [flag.name for flag in of_cell(evidence(attack=attack, bare=0.9, victim=ROBUST))] == [
+        "attack_weak"
+    ]
+
+
 def test_every_flag_of_a_cell_has_a_case():
     assert set(ALONE) == {check.__name__ for check in CELL}
 
@@ -152,28 +164,38 @@ def test_a_sound_cell_raises_none(name):
     assert of_cell(SOUND[name]) == []
 
 
-def names_of_row(*row: Evidence) -> list[list[str]]:
-    return [[flag.name for flag in flags] for flags in of_row(row)]
+def names_of_row(*row: Evidence, beside: str | None = None) -> list[list[str]]:
+    """The flags of each cell, but for one that is `beside` the point."""
+    return [[flag.name for flag in flags if flag.name != beside] for flags in of_row(row)]
 
 
 def test_accuracy_that_rises_with_eps():
     low, high = evidence(attack=PGD(eps=4 / 255), right=0.3), evidence(attack=PGD(eps=8 / 255), right=0.4)
-    assert names_of_row(low, high) == [[], ["non_monotone"]]
-    assert names_of_row(low, evidence(attack=PGD(eps=8 / 255), right=0.33)) == [[], []], "within 2 errors"
-    assert names_of_row(low, evidence(attack=PGD(eps=8 / 255), knowledge=Full(), right=0.4)) == [[], []]
+    assert names_of_row(low, high, beside="incomplete") == [[], ["non_monotone"]]
+    assert names_of_row(low, evidence(attack=PGD(eps=8 / 255), right=0.33), beside="incomplete") == [
+        [],
+        [],
+    ], "within 2 errors"
+    assert names_of_row(
+        low, evidence(attack=PGD(eps=8 / 255), knowledge=Full(), right=0.4), beside="incomplete"
+    ) == [[], []]
 
 
 def test_a_black_box_that_breaks_more_than_the_white_box():
     white = evidence(knowledge=Full(), right=0.4)
     query = evidence(attack=HopSkipJump(norm="linf", eps=8 / 255), knowledge=Decision(), right=0.3)
-    assert names_of_row(white, query) == [["blackbox_wins"], []]
+    assert names_of_row(white, query, beside="incomplete") == [["blackbox_wins"], []]
     weaker = evidence(attack=HopSkipJump(norm="linf", eps=8 / 255), knowledge=Decision(), right=0.5)
-    assert names_of_row(white, weaker) == [[], []]
+    assert names_of_row(white, weaker, beside="incomplete") == [[], []]
     other_ball = evidence(attack=PGD(eps=16 / 255), knowledge=Transfer(), right=0.1)
-    assert names_of_row(white, other_ball) == [[], []]
-    assert names_of_row(evidence(right=0.4), query) == [[], []], "blind knows too little to be beaten"
+    assert names_of_row(white, other_ball, beside="incomplete") == [[], []]
+    assert names_of_row(evidence(right=0.4), query, beside="incomplete") == [[], []], (
+        "blind knows too little to be beaten"
+    )
     bare = evidence(purifier=Identity(), right=0.4, bare=0.05)
-    assert names_of_row(bare, query) == [["blackbox_wins"], []], "but for the bare victim it is the white box"
+    assert names_of_row(bare, query, beside="incomplete") == [["blackbox_wins"], []], (
+        "but for the bare victim it is the white box"
+    )
 
 
 def test_what_is_missing_for_a_defense_without_a_gradient():
@@ -182,7 +204,23 @@ def test_what_is_missing_for_a_defense_without_a_gradient():
     assert of_row([clean, blind])[1][0].seen == "without transfer, bpda, a query attack"
     others = [evidence(purifier=JPEG(), knowledge=k) for k in (Transfer(), BPDA(), Decision())]
     assert names_of_row(clean, blind, *others) == [[]] * 5
-    assert names_of_row(evidence()) == [[]], "an exact gradient needs no more"
+
+
+def test_an_exact_gradient_that_was_not_followed_is_incomplete_too():
+    blind, full = evidence(), evidence(knowledge=Full())
+    assert names_of_row(blind) == [["incomplete"]]
+    assert of_row([blind])[0][0].seen == "without an attack through the exact gradient (full)"
+    assert names_of_row(blind, full) == [[], []]
+    assert names_of_row(full) == [[]]
+    others = [evidence(knowledge=knowledge) for knowledge in (Transfer(), BPDA(), Decision())]
+    assert names_of_row(blind, *others) == [[]] * 4, "attacked as one without a gradient is"
+    assert names_of_row(evidence(purifier=Identity())) == [[]], "for the bare victim blind is the white box"
+
+
+def test_nothing_is_read_off_a_path_that_is_missing():
+    white = evidence(knowledge=Full(), right=0.4)
+    nearest = evidence(attack=HopSkipJump(norm="linf"), knowledge=Decision(), path=[[]] * N, queries=100)
+    assert names_of_row(white, nearest)[0] == []
 
 
 def test_every_flag_is_explained():

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from data.errors import InputError, MissingError
-from data.weights import WeightFile
+from data.weights import HOLDERS, WeightFile
 
 
 def weight_file(path, content: bytes) -> WeightFile:
@@ -86,8 +86,15 @@ def test_a_whole_module_is_refused(tmp_path):
         file.load()
 
 
+@pytest.mark.parametrize("name", HOLDERS)
+def test_tensors_beside_other_things_are_found(tmp_path, name):
+    torch.save({"epoch": 3, name: {"a": torch.ones(2)}, "optimizer": {"lr": 0.1}}, tmp_path / "w.pt")
+    file = weight_file(tmp_path / "w.pt", (tmp_path / "w.pt").read_bytes())
+    assert torch.equal(file.load()["a"], torch.ones(2))
+
+
 def test_something_else_than_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pt")
     file = weight_file(tmp_path / "w.pt", (tmp_path / "w.pt").read_bytes())
-    with pytest.raises(InputError, match="dictionary of tensors"):
+    with pytest.raises(InputError, match=r"dictionary of tensors.*got dict of epoch: save"):
         file.load()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.frozen import differences, touchable
+from data.process_state import restored
 
 VERSION = 1  # raised when a check changes, so that victims that had passed are tried again
 
@@ -139,9 +140,13 @@ CHECKS: tuple[Callable[[Hearing], None], ...] = (
 
 def check(victim: nn.Module, images: Tensor, *, classes: int) -> None:
     """Raise VictimError for the first promise that the victim breaks on these images."""
-    hearing = Hearing(victim, images, classes)
-    for one in CHECKS:
-        one(hearing)
+    with restored(images.device) as changed:
+        hearing = Hearing(victim, images, classes)
+        for one in CHECKS:
+            one(hearing)
+    if changed:
+        came = f"a change of {', '.join(changed)}"
+        raise VictimError("process", expected="torch's settings and generators as they were", came=came)
 
 
 def probabilities(outputs: Tensor) -> bool:

@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.frozen import frozen, state_digest
 from data.images import Dataset
 from data.listing import FileDataset
-from data.weights import UnverifiedError, WeightFile
+from data.weights import WeightFile
 from runners.app import CONFIGS
 from runners.cells.identity import identity
 from runners.store.claims import Holder
@@ -198,16 +198,6 @@ def _own_network(component: Any) -> nn.Module | None:
     return _own_network(next((held for held in inner if held is not None), None))
 
 
-def _setting_of(config: Any, path: str) -> str:
-    """Where a config names the weight file at `path`: "weights", "weights.start"; empty where it does not."""
-    for name, item in config.items() if isinstance(config, dict) else ():
-        if isinstance(item, dict) and item.get("path") == path:
-            return name
-        if inner := _setting_of(item, path):
-            return f"{name}.{inner}"
-    return ""
-
-
 def _learnt_from(dataset: Dataset) -> Recipe:
     """Of data sets in files, which images are learnt: a folder may come to hold more of them."""
     if not isinstance(dataset, FileDataset):
@@ -250,20 +240,6 @@ def usable(what: str) -> Iterator[None]:
         raise InputError(f"{what}: asked the whole process to end ({error.code})") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise InputError(f"{what}: its config cannot be used: {str(error).splitlines()[0]}") from error
-
-
-@contextmanager
-def naming(config: Config, where: str) -> Iterator[None]:
-    """Name the whole setting in the error about a weight file whose sha256 is not set.
-
-    Args:
-        where: the setting that holds `config`: "victim", "knowledge.victims.first".
-    """
-    try:
-        yield
-    except UnverifiedError as error:
-        setting = ".".join(filter(None, (where, _setting_of(config, str(error.path)), "sha256")))
-        raise UnverifiedError(error.path, error.found, setting) from error
 
 
 def victims_for(label_space: str) -> list[str]:

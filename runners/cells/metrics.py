@@ -9,6 +9,8 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from data.errors import InputError
+
 BLOCK = 50  # resamples at a time
 
 
@@ -74,6 +76,12 @@ def in_batches(model: Callable[[Tensor], Tensor], images: Tensor, size: int = 25
 def survived(paths: pd.Series, *, eps: float, queries: int) -> pd.Series:
     """Whether a decision attack had found nothing within eps after so many queries, one row an image.
 
-    A path's points are (queries, distance); an image that the defense gets wrong itself has one at 0.
+    A path's points are (queries, distance); an image that the defense gets wrong itself has one at 0. Raises
+    InputError where an image has no path: without one, nothing is known of what the attack found.
     """
+    if missing := int((paths.map(len) == 0).sum()):
+        raise InputError(
+            f"queries: expected a path of the attack for each image, got none for {missing} of {len(paths)}; "
+            "read accuracy at a number of queries off an attack that records its path, such as hopskipjump"
+        )
     return paths.map(lambda path: all(asked > queries or distance > eps for asked, distance in path))

@@ -164,6 +164,8 @@ class Grid:
             first = plan.crafting[0]
             other |= {f"clean/{key_of(crafting.clean)}" for crafting in plan.crafting}
             other.add(f"traits/{key_of(traits.recipe(plan.purifier, first.victim, first.chunk))}")
+            tried = (traits.recipe_of_victim(known, first.chunk) for known in (first.victim, *first.others))
+            other |= {f"traits/{key_of(recipe)}" for recipe in tried}
             parts = (first.victim, plan.purifier, *first.others)
             other |= {f"weights/{key_of(part.trained)}" for part in parts if part.trained is not None}
         try:

@@ -38,6 +38,7 @@ MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
     "eps_violation": "!",
     "noop_attack": "o",
     "clean_acc_off": "v",
+    "probe_failed": "?",
 }
 MEANING = {  # of the attacker's knowledge, see attacks/knowledge.py
     "blind": "the victim with its weights, no purifier",

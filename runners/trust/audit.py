@@ -17,14 +17,16 @@ from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge
-from attacks.target import Target
+from attacks.target import AttackError, Target
 from purifiers.purifier import Purifier
 from runners.cells.cell import Cell, Crafting
 from runners.cells.components import Config, Spec, build, seed_of
+from runners.cells.failures import told
 from runners.store.store import key_of
 from runners.trust import flags
 from runners.trust.flags import Evidence, Flag
 from runners.work.bench import Bench
+from runners.work.guard import change
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +60,15 @@ def _evidence(
     attack: Attack = build(cell.configs["attack"])
     knowledge: Knowledge = build(cell.knowledge)
     purifier: Purifier = bench.component(spec)
-    probes = {}
+    probes, failed_probes = {}, {}
     for name, (probe, passes) in _probes(attack, knowledge, purifier, level).items():
         affordable = int(SHARE / 2 * len(records) * (attack.forward + attack.backward) / passes)
         count = min(MOST, len(records), affordable if level == "cheap" else MOST)
         if count > 0:
             try:
                 probes[name] = _seen(bench, name, probe, plan, count)
-            except Exception as error:  # the cell is done: a probe must not take it away
+            except (Exception, SystemExit) as error:  # the cell is done: a probe must not take it away
+                failed_probes[name] = told(error)
                 log.warning("%s: probe %s failed, its flag is not known: %s", cell.label, name, error)
     return Evidence(
         cell=cell,
@@ -75,6 +78,7 @@ def _evidence(
         purifier=purifier,
         published=(cell.configs["victim"].get("published") or {}).get(cell.names["dataset"]),
         probes=probes,
+        failed_probes=failed_probes,
     )
 
 
@@ -110,7 +114,10 @@ def _seen(bench: Bench, name: str, probe: Probe, plan: list[Crafting], count: in
             if (lacking := count - sum(len(part) for part in parts)) > 0:
                 attacked = bench.adversarial(crafting)["images"][:lacking].to(bench.device)
                 few = replace(crafting, chunk=crafting.chunk.take(list(range(len(attacked)))))
-                parts.append(probe(bench, few, attacked))
+                with bench.guarded(few.victim, *few.others) as changed:
+                    parts.append(probe(bench, few, attacked))
+                if changed:
+                    raise AttackError(f"expected a probe that changes nothing, got {change(changed)}")
         stored = {"seen": torch.cat(parts)}
         bench.store.put_tensors(recipe, stored)
     return stored["seen"]

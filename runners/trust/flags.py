@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.knowledge import BPDA, Knowledge, Transfer
+from purifiers.identity import Identity
 from purifiers.purifier import Purifier
 from runners.cells.cell import Cell
 from runners.cells.metrics import standard_error, survived, wilson
@@ -41,6 +42,7 @@ class Evidence:
     purifier: Purifier
     published: float | None  # the victim's clean accuracy in %
     probes: Mapping[str, Tensor] = field(default_factory=dict)  # of runners/trust/audit.py, images first
+    failed_probes: Mapping[str, str] = field(default_factory=dict)  # and what was raised
 
     @property
     def known(self) -> str:
@@ -56,7 +58,7 @@ class Evidence:
     @property
     def classes(self) -> int:
         """How many the victim tells apart; ten where its network does not say."""
-        return self.cell.configs["victim"]["network"].get("classes", 10)
+        return (self.cell.configs["victim"].get("network") or {}).get("classes", 10)
 
     @property
     def accuracy(self) -> float:
@@ -77,8 +79,13 @@ def small_n(evidence: Evidence) -> str | None:
 
 def attack_weak(evidence: Evidence) -> str | None:
     """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more or without a
-    bound, or, on the paper's own data and victim, more than it prints (runners/tables/bare.py)."""
-    attack = evidence.attack
+    bound, or, on the paper's own data and victim, more than it prints (runners/tables/bare.py).
+
+    A victim may keep more in the ball in which it declares that it was adversarially trained.
+    """
+    attack, robust = evidence.attack, evidence.cell.configs["victim"].get("robust")
+    if robust and attack.eps and attack.norm == robust["norm"] and attack.eps <= robust["eps"] + ROUNDING:
+        return None
     strong = attack.eps is None or (attack.norm == "linf" and attack.eps >= 8 / 255 - ROUNDING)
     if evidence.cell.names["knowledge"] != "blind" or not strong or attack.backward < 5:
         return None
@@ -151,6 +158,15 @@ def noise_wins(evidence: Evidence) -> str | None:
     return _fewer(evidence.probes.get("noise"), "noise", by=0.0)
 
 
+def probe_failed(evidence: Evidence) -> str | None:
+    """A probe raised an exception, so that nobody knows whether its flag would be raised."""
+    failed = evidence.failed_probes
+    if not failed:
+        return None
+    said = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return f"{len(failed)} of {len(failed) + len(evidence.probes)} probes failed ({said})"
+
+
 def not_converged(evidence: Evidence) -> str | None:
     """Twice the steps mislead more often, by more than 2 standard errors."""
     return _fewer(evidence.probes.get("twice"), "the attack with twice the steps", by=2.0)
@@ -199,6 +215,7 @@ CELL: tuple[Callable[[Evidence], str | None], ...] = (
     clean_acc_off,
     noise_wins,
     not_converged,
+    probe_failed,
     unbounded_fails,
     eot_too_small,
 )
@@ -248,17 +265,21 @@ def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
 
 
 def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """A defense that is fitted at test time or lacks an exact gradient, without blind, transfer, BPDA and
-    query attacks."""
-    if not row or (row[0].purifier.gradient == "exact" and not row[0].purifier.fits):
+    """A defense without blind, transfer, BPDA and query attacks, where it is fitted at test time or lacks an
+    exact gradient; one with an exact gradient without these and without an attack through that gradient."""
+    if not row or isinstance(row[0].purifier, Identity):
         return
     known = {evidence.known for evidence in row if evidence.attacked}
+    exact = row[0].purifier.gradient == "exact" and not row[0].purifier.fits
+    if exact and "full" in known:
+        return
     lacking = [name for name in ("blind", "transfer", "bpda") if name not in known]
     lacking += [] if known & {"score", "decision"} else ["a query attack"]
     if lacking:
+        said = "an attack through the exact gradient (full)" if exact else ", ".join(lacking)
         for i, evidence in enumerate(row):
             if evidence.attacked:
-                yield i, f"without {', '.join(lacking)}"
+                yield i, f"without {said}"
 
 
 ROW: tuple[Callable[[Sequence[Evidence]], Iterable[tuple[int, str]]], ...] = (
@@ -281,7 +302,7 @@ def _standing_in_ball_of(ours: Evidence, other: Evidence) -> set[str] | None:
         return None
     if other.attack.eps == ours.attack.eps:
         return _standing(other)
-    if other.attack.eps is None and other.attack.needs == "decision":
+    if other.attack.eps is None and other.attack.records_path and other.records.path.map(len).all():
         stands = survived(other.records.path, eps=ours.attack.eps, queries=other.records.queries.max())
         return set(other.records.id[stands])
     return None

@@ -21,7 +21,7 @@ from runners.cells import metrics, records
 from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import Spec, build, seed_of
 from runners.store.store import Store, key_of
-from runners.work.guard import UNCHANGED, Guard, told
+from runners.work.guard import UNCHANGED, Guard, change
 from runners.work.memory import within_memory
 
 
@@ -108,7 +108,7 @@ class Bench:
                 self._finish()
                 seconds = (time.perf_counter() - start) / len(images)
             if changed:
-                raise AttackError(f"expected an attack that leaves {UNCHANGED}, got {told(changed)}")
+                raise AttackError(f"expected an attack that leaves {UNCHANGED}, got {change(changed)}")
             stored = {
                 "images": made.images.cpu(),
                 "seconds": torch.tensor(seconds),
@@ -225,7 +225,7 @@ class Bench:
                 min(len(images), self.fitting.get(name, len(images))),
             )
         if changed:
-            came = told(changed)
+            came = change(changed)
             return [PurifierError(p, "state", expected=UNCHANGED, came=came) for p in purifiers], batch
         if batch < len(images):
             self.fitting[name] = batch

@@ -1,4 +1,4 @@
-"""Sees that attacks and purifiers leave victims and the process as they were, and puts back what they change."""
+"""Sees that attacks and purifiers leave victims and the process as they were, and puts the rest back."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,6 +47,6 @@ class Guard:
                         del self.loaded[name], broken[name]
 
 
-def told(changed: Iterable[str]) -> str:
+def change(changed: Iterable[str]) -> str:
     """What has changed, for people."""
     return f"a change of {', '.join(changed)}"

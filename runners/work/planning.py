@@ -98,7 +98,8 @@ class Planner:
             name = key_of(plan.purifier.identity) if run is None else run
             for task in plan.tasks:
                 if self.bench.store.get(task.records(plan.purifier)) is None:
-                    shared.setdefault((task.crafting.key, name), []).append(task)
+                    victim = key_of(task.crafting.victim.identity)  # clean images are the same for all
+                    shared.setdefault((task.crafting.key, victim, name), []).append(task)
         return [_joined(tasks) for tasks in shared.values()]
 
 

@@ -1,13 +1,16 @@
 """Components made ready for a run: weights verified, or trained within what the run may take; each once."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 
 from data.errors import InputError, MissingError
-from runners.cells.components import Config, Spec, naming, prepare, usable, victims_for
+from data.weights import UnverifiedError
+from runners.cells.components import Config, Spec, prepare, usable, victims_for
 from runners.store.claims import Holder
 from runners.store.store import key_of
 from runners.work.bench import Bench
@@ -38,7 +41,7 @@ class Ready:
         name = key_of(config)
         if name not in self.specs:
             try:
-                with usable(what), naming(config, where):
+                with usable(what), _naming(config, where):
                     self.specs[name] = self._made(config, what)
             except MissingError as error:
                 self.specs[name] = error
@@ -71,9 +74,7 @@ class Ready:
 def same_labels(what: str, known: str | None, dataset: str, labels: str) -> None:
     """Raise InputError where a classifier's labels mean something else than the data set's."""
     if known is None:
-        raise InputError(
-            f"{what}: expected label_space={labels} in its config, which says what its labels mean"
-        )
+        raise InputError(f"{what}: expected a label_space in its config, such as {labels!r}; got none")
     if known != labels:
         fitting = ", ".join(victims_for(labels)) or "none"
         raise InputError(
@@ -96,3 +97,27 @@ def apart(what: str, component: Config, dataset: Config, divided_by: Sequence[st
                 f"{what}: learns images with {name}={learnt.get(name)}, of which some are evaluated with "
                 f"dataset.{name}={dataset.get(name)}; set {what}.weights.dataset.{name}={dataset.get(name)}"
             )
+
+
+@contextmanager
+def _naming(config: Config, where: str) -> Iterator[None]:
+    """Name the whole setting in the error about a weight file whose sha256 is not set.
+
+    Args:
+        where: the setting that holds `config`: "victim", "knowledge.victims.first".
+    """
+    try:
+        yield
+    except UnverifiedError as error:
+        setting = ".".join(filter(None, (where, _setting_of(config, str(error.path)), "sha256")))
+        raise UnverifiedError(error.path, error.found, setting) from error
+
+
+def _setting_of(config: Any, path: str) -> str:
+    """Where a config names the weight file at `path`: "weights", "weights.start"; empty where it does not."""
+    for name, item in config.items() if isinstance(config, dict) else ():
+        if isinstance(item, dict) and item.get("path") == path:
+            return name
+        if inner := _setting_of(item, path):
+            return f"{name}.{inner}"
+    return ""

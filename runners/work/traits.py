@@ -1,7 +1,7 @@
-"""Tries what each purifier declares, before its first cell; what passed is remembered in the store."""
+"""Tries each victim and each purifier before its first cell; what passed is remembered in the store."""
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
@@ -13,10 +13,14 @@ from data.images import Images, resized
 from data.listing import Unread
 from purifiers import checks
 from purifiers.purifier import Purifier
+from purifiers.trial import TraitError
 from runners.cells.cell import Purifying
 from runners.cells.components import Spec
+from runners.cells.failures import told
 from runners.store.store import Recipe, key_of
 from runners.work.bench import Bench
+from victims import checks as victim_checks
+from victims.checks import VictimError
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +29,7 @@ LARGE = 64  # pixels a side, from which half as many images must do
 
 @dataclass
 class Traits:
-    """Reasons why a purifier must not be evaluated with a victim; each pair is tried once."""
+    """Reasons why a victim, or a purifier with a victim, must not be evaluated; each is tried once."""
 
     bench: Bench
     reasons: dict[str, str | None] = field(default_factory=dict)
@@ -41,6 +45,18 @@ class Traits:
             "shape": list(like.shape),
             "dataset": DigitsPhotos.version,
             "checks": checks.VERSION,
+            "device": self.bench.device.type,
+            "precision": self.bench.precision,
+        }
+
+    def recipe_of_victim(self, victim: Spec, like: Images | Unread) -> Recipe:
+        """What the outcome of a victim's checks is made from."""
+        return {
+            "stage": "traits",
+            "victim": victim.identity,
+            "shape": list(like.shape),
+            "dataset": DigitsPhotos.version,
+            "victim_checks": victim_checks.VERSION,
             "device": self.bench.device.type,
             "precision": self.bench.precision,
         }
@@ -62,12 +78,18 @@ class Traits:
         return self.reasons.get(key_of(self.recipe(purifier, victim, like)))
 
     def sound(self, groups: list[Purifying], console: Console) -> tuple[list[Purifying], dict[str, str]]:
-        """The groups without purifiers that break what they declare; those records' reasons."""
+        """The groups whose victims hold what they must, without purifiers that break what they declare; the
+        reasons of the other records."""
+        failures: dict[str, str] = {}
+        with console.status("checking victims"):
+            for group in groups:
+                if (reason := self._of_victims(group)) is not None:
+                    failures |= {key_of(group.records(purifier)): reason for purifier in group.purifiers}
+        groups = [group for group in groups if key_of(group.records(group.purifiers[0])) not in failures]
         with console.status("checking purifiers") as status:
             for purifier, victim, like in self.untried(groups):
                 status.update(f"checking {purifier.config['_target_'].rpartition('.')[2]}")
                 self.attempt(purifier, victim, like)
-        failures: dict[str, str] = {}
         sound = []
         for group in groups:
             kept = []
@@ -81,6 +103,27 @@ class Traits:
                 sound.append(replace(group, purifiers=tuple(kept)))
         return sound, failures
 
+    def _of_victims(self, group: Purifying) -> str | None:
+        """The first reason against one of the classifiers that the group's images are shown to."""
+        like = group.crafting.chunk
+        reasons = (
+            self._of_victim(victim, like) for victim in (group.crafting.victim, *group.crafting.others)
+        )
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _of_victim(self, victim: Spec, like: Images | Unread) -> str | None:
+        recipe = self.recipe_of_victim(victim, like)
+        name = key_of(recipe)
+        if name not in self.reasons and self.bench.store.get(recipe) is None:
+            images = self.images(like.shape).to(self.bench.device)
+            classes = 1 + int(like.labels.max())
+
+            def check() -> None:
+                victim_checks.check(self.bench.component(victim), images, classes=classes)
+
+            self._keep(recipe, self._reason("victim", check))
+        return self.reasons.get(name)
+
     def attempt(self, purifier: Spec, victim: Spec, like: Images | Unread) -> None:
         """Run the checks, one process at a time. Only what passed is stored: what did not is tried again."""
         recipe = self.recipe(purifier, victim, like)
@@ -90,21 +133,30 @@ class Traits:
                 self._attempt(recipe, purifier, victim, like)
 
     def _attempt(self, recipe: Recipe, purifier: Spec, victim: Spec, like: Images | Unread) -> None:
-        reason = None
-        try:
+        def check() -> None:
             component, device = self.bench.component(purifier), self.bench.device
             trial = (_content(checks.shortened(component, device)), key_of(victim.identity), *like.shape[1:])
             if trial not in self.passed:
                 checks.check(component, self.images(like.shape).to(device), self.bench.component(victim))
                 self.passed.add(trial)
+
+        self._keep(recipe, self._reason("traits", check))
+
+    def _reason(self, what: str, check: Callable[[], None]) -> str | None:
+        """Why a check is not passed, in one line."""
+        try:
+            check()
         except InputError:
             raise
-        except checks.TraitError as error:
-            reason = f"traits: {error}"
-        except Exception as error:
+        except (TraitError, VictimError) as error:
+            return f"{what}: {error}"
+        except (Exception, SystemExit) as error:
             log.debug("checks failed", exc_info=True)
-            text = str(error).splitlines()[0] if str(error) else "no message"
-            reason = f"traits: {type(error).__name__}: {text}"
+            return f"{what}: {told(error)}"
+        return None
+
+    def _keep(self, recipe: Recipe, reason: str | None) -> None:
+        """Remember the outcome; only what passed is stored."""
         self.reasons[key_of(recipe)] = reason
         if reason is None:
             self.bench.store.put(recipe, b"passed")
