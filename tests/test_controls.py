@@ -85,11 +85,10 @@ def test_a_sound_purifier_raises_none(store):
 
 
 def test_a_victim_that_answers_probabilities_fails_its_cells(store, monkeypatch):
-    logits = Victim.forward
+    bare, logits = cell("attack=clean", "purifier=none"), Victim.forward
+    run(store, [bare], seed=7)  # it passes its checks first
     monkeypatch.setattr(Victim, "forward", lambda self, images: logits(self, images).softmax(1))
-    results, _ = run(
-        store, [cell("attack=clean", "purifier=none", "attack._target_=attacks.attack.Clean")], seed=7
-    )
+    results, _ = run(store, [bare], seed=8)
     assert "the victim answers with probabilities" in results[0].failed
 
 
@@ -105,6 +104,9 @@ def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, capl
     monkeypatch.setattr(audit, "noise", broken)
     results, _ = run(store, [cell(*DECENT, *ROW["blind"], "purifier=none")], n=24, chunk=8, seed=5)
     assert results[0].records is not None
+    seen = {flag.name: flag.seen for flag in results[0].flags}
+    assert seen["probe_failed"] == "1 of 1 probes failed (noise: MemoryError: too large)"
+    assert results[0].provenance["flags"]["probe_failed"] == seen["probe_failed"]
     assert "probe noise failed, its flag is not known: too large" in caplog.text
 
 

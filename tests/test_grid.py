@@ -196,8 +196,9 @@ def test_a_failure_is_a_failed_cell_and_the_others_go_on(store, undisturbed, pur
 
 
 def test_a_victim_that_answers_nan_is_a_failed_cell(store, monkeypatch):
+    run(store, [CELLS[0]])  # it passes its checks first
     monkeypatch.setattr(Victim, "forward", lambda self, x: torch.full((len(x), 10), float("nan")))
-    result = run(store, [CELLS[0]])[0][0]
+    result = run(store, [CELLS[0]], seed=1)[0][0]
     assert result.records is None
     assert "logits of clean images hold NaN" in result.failed
 

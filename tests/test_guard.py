@@ -53,7 +53,9 @@ def test_a_purifier_cannot_end_the_command_in_silence(
 ):
     monkeypatch.setattr(os, "_exit", lambda status: pytest.fail("the process would have ended"))
     words = [*QUICK, "n=2", f"store={store}", f"records={tmp_path}", "workers=1", "attack=clean"]
-    status, _, err = command(evaluate.main, "evaluate", *words, f"purifier._target_=tests.broken.{purifier}")
+    status, _, err = command(
+        evaluate.main, "evaluate", *words, "purifier=none", f"purifier._target_=tests.broken.{purifier}"
+    )
     assert status == 1
     assert "it asked the whole process to end (SystemExit: 0)" in err
 
