@@ -9,7 +9,7 @@ channels fill whole vector registers (tested), so batches are filled up to a mul
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,7 @@ class Stack:
         return x.unflatten(1, (self.size, -1)).transpose(0, 1)
 
 
+@runtime_checkable
 class Architecture(Protocol):
     """A network by its parameters: how to draw them for one image, and how to run B of them."""
 

@@ -26,7 +26,7 @@ from runners.cells.components import Config, build, plain, usable
 from runners.cells.records import to_parquet
 from runners.cells.settings import Settings
 from runners.evaluate import settings_of
-from runners.files import writable, write_whole
+from runners.files import folder, writable, write_whole
 from runners.store.store import Store
 from runners.tables.layout import on
 from runners.tables.published import figures_of
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
     for name, least in (("pairs", 1), ("validation", 0)):
         if not isinstance(config[name], int) or config[name] < least:
             raise InputError(f"{name}: expected a whole number of at least {least}, got {config[name]!r}")
-    folder = writable(Path(config.tables))
+    where = writable(folder(config.tables, "tables"))
     device = settle(settings.device, tf32=settings.tf32)
     facts = provenance.of_process(device)
     bench = Bench(Store(settings.store, made_by=provenance.maker(facts)), device, settings.precision)
@@ -68,7 +68,7 @@ def main(config: DictConfig) -> None:
         if column.asker is not None:
             app.console.print(announced(column, filler), soft_wrap=True)
             filler.fill(column)
-    finish(config, columns, folder, facts)
+    finish(config, columns, where, facts)
 
 
 def announced(column: Column, filler: Filler) -> str:
@@ -186,7 +186,7 @@ def note_of(config: DictConfig, columns: Sequence[Column]) -> str:
     )
 
 
-def finish(config: DictConfig, columns: list[Column], folder: Path, facts: dict[str, Any]) -> None:
+def finish(config: DictConfig, columns: list[Column], where: Path, facts: dict[str, Any]) -> None:
     """Write and print the table. Raises FailedCellsError where something failed."""
     choices = HydraConfig.get().runtime.choices
     paper = figures_of(config.paper)
@@ -201,7 +201,7 @@ def finish(config: DictConfig, columns: list[Column], folder: Path, facts: dict[
     stem = f"{choices['benchmark'].replace('/', '-')}-apis"
     if choices.get("victim"):
         stem = f"{stem}-{choices['victim'].rpartition('/')[2]}"
-    files = api_render.write(frame, chosen, config.title, notes, folder / stem)
+    files = api_render.write(frame, chosen, config.title, notes, where / stem)
     records = records_of(columns)
     if records is not None:
         told = {
@@ -211,11 +211,11 @@ def finish(config: DictConfig, columns: list[Column], folder: Path, facts: dict[
             "services": {c.name: dict(c.asker.service.parameters()) for c in columns if c.asker},
             "rows": {row.row.label: row.row.config for c in columns for row in c.entries},
         }
-        path = folder / f"{stem}-records.parquet"
+        path = where / f"{stem}-records.parquet"
         write_whole(path, to_parquet(records, told))
         files.append(path)
     app.console.print(api_render.for_console(frame, chosen, config.title, notes))
-    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True, markup=False)
     failed = [f"{c.name}: {c.failed}" for c in columns if c.failed]
     failed += [f"{c.name}, {e.row.label}: {e.failed}" for c in columns for e in c.entries if e.failed]
     if failed:

@@ -13,7 +13,7 @@ from runners.cells.components import build, plain
 from runners.cells.manifest import Request
 from runners.cells.records import to_parquet
 from runners.cells.settings import Settings
-from runners.files import writable, write_whole
+from runners.files import folder, writable, write_whole
 from runners.grids import launch
 from runners.grids.grid import CellResult
 from runners.tables.figures import accuracy, mean
@@ -26,11 +26,11 @@ def settings_of(config: DictConfig) -> Settings:
     return Settings(**{name: config[name] for name in names})
 
 
-def save_records(result: CellResult, folder: Path) -> Path:
+def save_records(result: CellResult, where: Path) -> Path:
     """Write a cell's records and their provenance as a Parquet file, named by what they are of."""
     key = result.provenance["key"]
     name = "-".join([*result.cell.names.values(), f"n{len(result.records)}", key[:8]]).replace("/", "-")
-    path = writable(folder) / f"{name}.parquet"
+    path = writable(where) / f"{name}.parquet"
     write_whole(path, to_parquet(result.records, result.provenance))
     return path
 
@@ -45,6 +45,7 @@ def main(config: DictConfig) -> None:
         configs={part: plain(config[part]) for part in PARTS},
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
+    records = folder(config.records, "records")
     request = Request("runners.evaluate", cell.label, tuple(overrides))
     logger: Observer = build(plain(config.logger))
     (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs, observer=logger)
@@ -56,7 +57,7 @@ def main(config: DictConfig) -> None:
     if result.failed is not None:
         raise app.FailedCellsError(f"failed cell {cell.label}: {result.failed}")
     app.console.print(_summary(result))
-    app.console.print(f"records: {save_records(result, Path(config.records))}")
+    app.console.print(f"records: {save_records(result, records)}", soft_wrap=True, markup=False)
 
 
 def _summary(result: CellResult) -> Table:

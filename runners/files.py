@@ -7,6 +7,13 @@ from pathlib import Path
 from data.errors import InputError
 
 
+def folder(value: object, name: str) -> Path:
+    """The folder that a setting names. Raises InputError for null and anything else that is no path."""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InputError(f"{name}: expected a folder, got {value!r}")
+    return Path(str(value))
+
+
 def writable(folder: Path) -> Path:
     """The folder, made if need be. Raises InputError where nothing can be written."""
     try:

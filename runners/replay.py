@@ -7,7 +7,6 @@ import string
 import sys
 import tempfile
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,34 @@ from rich.text import Text
 
 from data.errors import InputError
 from runners import app
-from runners.cells import identity
+from runners.cells import foreign, identity
 from runners.cells.cell import SCORING, Cell
 from runners.cells.components import Config, prepare, usable
+from runners.cells.foreign import targets
 from runners.cells.records import to_parquet
 from runners.cells.settings import Settings
+from runners.files import folder
 from runners.grids.grid import CellResult, Grid
 from runners.store.store import Store
 from runners.trust import differences
-from runners.trust.provenance import ROOT, Facts, RecordFile, targets
+from runners.trust.provenance import Facts, RecordFile
 from runners.work.bench import settle
 
+SHIPPED = foreign.ROOT / "results" / "weights"
 SHOWN = 5  # differences
 
 
 def main(config: DictConfig) -> None:
     """Exit status 0 where the records are equal, 1 where not, 2 for what cannot be run again."""
-    recorded = RecordFile.read(find(config.record, Path(config.records)))
+    recorded = RecordFile.read(find(config.record, folder(config.records, "records")))
     check_code(recorded)
-    cell = cell_of(recorded, Path(config.data_dir))
+    cell = cell_of(recorded, folder(config.data_dir, "data_dir"))
     device = device_for(recorded, config.device)
-    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
-        settings = settings_of(recorded, store=folder, device=device, workers=config.workers)
+    kept = Store(folder(config.store, "store"))
+    with tempfile.TemporaryDirectory(prefix="replay-") as own, foreign.readable(str(recorded.path)):
+        settings = settings_of(recorded, store=own, device=device, workers=config.workers)
         place = settle(settings.device, tf32=settings.tf32)  # as any training ran that made the weights
-        weights = ready_weights(recorded, cell, kept=Store(config.store), fresh=Store(folder), device=place)
+        weights = ready_weights(recorded, cell, kept=kept, fresh=Store(own), device=place)
         result = Grid(settings, app.console).evaluate([cell])[0]
     if result.skipped is not None:
         raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
@@ -54,7 +57,8 @@ def main(config: DictConfig) -> None:
             f"dataset {cell.names['dataset']}: expected image ids of sha256 "
             f"{recorded['image_ids_sha256']}, got {ids}"
         )
-    report(recorded, result, weights)
+    with foreign.readable(str(recorded.path)):
+        report(recorded, result, weights)
 
 
 def find(record: str | None, folder: Path) -> Path:
@@ -76,33 +80,16 @@ def find(record: str | None, folder: Path) -> Path:
 
 
 def check_code(recorded: RecordFile) -> None:
-    """Raise InputError unless every component is there, is ours, and has the recorded version."""
+    """Raise InputError unless every component has the recorded version."""
     versions = recorded["component_versions"]
     hint = f"the record was made by commit {recorded['commit']}"
     for where, part in targets(recorded["configs"]):
         target, expected = part["_target_"], versions.get(where)
-        try:
-            found = version_of(target)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"{where}: expected {target} version {expected}, got no such component ({error}); {hint}"
-            ) from error
+        found = identity.version_of(foreign.component(target, where))
         if found != expected:
             raise InputError(f"{where}: expected {target} version {expected}, got version {found}; {hint}")
     if recorded["scoring"] != SCORING:
         raise InputError(f"scoring: expected version {recorded['scoring']}, got {SCORING}; {hint}")
-
-
-def version_of(target: str) -> str:
-    """A component's version. A record file may come from anyone: only the project's own classes are named
-    by it, so that reading one runs nothing else."""
-    module, _, name = str(target).rpartition(".")
-    if not (ROOT / module.partition(".")[0]).is_dir():
-        raise ValueError("not one of this project's")
-    component = getattr(import_module(module), name)
-    if not isinstance(component, type) or component.__module__ != module:
-        raise ValueError("not a class of that module")
-    return identity.version_of(component)
 
 
 def cell_of(recorded: RecordFile, data_dir: Path) -> Cell:
@@ -117,18 +104,26 @@ def _placed(config: Any, data_dir: Path) -> Any:
     if not isinstance(config, dict):
         return config
     return {
-        name: _now_at(Path(item), data_dir)
+        name: _now_at(name, Path(item), data_dir)
         if name in ("path", "root") and isinstance(item, str)
         else _placed(item, data_dir)
         for name, item in config.items()
     }
 
 
-def _now_at(place: Path, data_dir: Path) -> str:
-    """Where it was, or at the same place below `data_dir`; what is there is verified by its sha256."""
-    parts = place.parts[place.is_absolute() :]
-    below = [data_dir.joinpath(*parts[i:]) for i in range(len(parts) + 1)]
-    return str(next((path for path in [place, *below] if path.exists()), place))
+def _now_at(name: str, recorded: Path, data_dir: Path) -> str:
+    """Where the recorded file or folder lies now: below `data_dir`, or among the weights that come with this
+    project, under as many of its last parts as are there.
+
+    A record file may come from anyone, so nothing outside these two folders is opened.
+    """
+    parts = recorded.parts[recorded.is_absolute() :]
+    parts = parts[max((i + 1 for i, part in enumerate(parts) if part == ".."), default=0) :]
+    tails = [parts[i:] for i in range(len(parts))]
+    candidates = [place.joinpath(*tail) for place in (data_dir, SHIPPED) for tail in tails]
+    candidates += [data_dir] if name == "root" else []
+    there = [place for place in candidates if place.exists()]
+    return str(there[0] if there else data_dir.joinpath(*parts))
 
 
 def device_for(recorded: RecordFile, wanted: str | None) -> str:
@@ -190,7 +185,9 @@ def _tell(progress: Progress, bar: TaskID, share: float) -> None:
 def _part(cell: Cell, where: str) -> Config:
     node: Any = cell.configs
     for step in where.split("."):
-        node = node[step]
+        node = node.get(step) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise InputError(f"weights: expected the names of components, got {where!r}")
     return node
 
 
@@ -207,7 +204,7 @@ def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None
         ("replayed by", f"commit {is_['commit']}{_marked(is_)}, {is_['device']['name']}"),
         ("weights", "\n".join(weights) or "none"),
         *differences.of_provenance(was, is_),
-        ("compared", f"{len(now)} images, all columns but timings, to the bit"),
+        ("compared", f"{len(now)} images, to the bit, all columns but {', '.join(differences.APART)}"),
         ("result", "not equal" if found else "equal"),
         *(("differs", str(difference)) for difference in found[:SHOWN]),
     ]

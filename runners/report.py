@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data.errors import InputError
-from runners import app
+from runners import app, files
+from runners.cells import foreign
 from runners.files import writable, write_whole
 from runners.pages import curves, plots, traces
 from runners.pages.page import TEMPLATES, Table, environment, page
@@ -34,8 +35,9 @@ KINDS = {  # of plots: title, caption
 
 def main(config: DictConfig) -> None:
     """A page for every table of the folder, and an index."""
-    found = tables_in(Path(config.tables), config.only)
-    folder = writable(Path(config.report))
+    found = tables_in(files.folder(config.tables, "tables"), config.only)
+    folder = writable(files.folder(config.report, "report"))
+    store, traced_in = files.folder(config.store, "store"), files.folder(config.traces, "traces")
     writable(folder / "plots")
     if not isinstance(config.images, int) or config.images < 0:
         raise InputError(f"images: expected 0 or more, got {config.images!r}")
@@ -43,26 +45,34 @@ def main(config: DictConfig) -> None:
     for path in found:
         start = time.perf_counter()
         try:
-            table = Table.read(path)
+            with foreign.readable(str(path)):
+                table = Table.read(path)
+                html = drawn_page(table, folder, store=store, traced_in=traced_in, images=config.images)
         except InputError as error:  # a table of vision APIs, say
             if len(found) == 1:
                 raise
             app.console.print(f"left out: {error}", soft_wrap=True, markup=False)
             continue
-        drawn = plotted(table, folder)
-        traced = traces.shown(table.frame, Path(config.traces), folder / "plots", table.stem)
-        html = page(table, plots=drawn, traces=traced, store=Path(config.store), images=config.images)
         write_whole(folder / f"{table.stem}.html", html.encode())
         seconds = time.perf_counter() - start
         app.console.print(
-            f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s", soft_wrap=True
+            f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s",
+            soft_wrap=True,
+            markup=False,
         )
         told.append(_row(table))
     if config.only is None:
         style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
         index = environment().get_template("index.html").render(tables=told, style=style)
         write_whole(folder / "index.html", index.encode())
-        app.console.print(f"index: {folder / 'index.html'}", soft_wrap=True)
+        app.console.print(f"index: {folder / 'index.html'}", soft_wrap=True, markup=False)
+
+
+def drawn_page(table: Table, folder: Path, *, store: Path, traced_in: Path, images: int) -> str:
+    """The table's page as HTML; its plots are written into `folder`."""
+    drawn = plotted(table, folder)
+    traced = traces.shown(table.frame, traced_in, folder / "plots", table.stem)
+    return page(table, plots=drawn, traces=traced, store=store, images=images)
 
 
 def tables_in(folder: Path, only: str | None) -> list[Path]:

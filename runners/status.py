@@ -50,7 +50,7 @@ def show(console: Console, of: Manifest, seen: Survey) -> None:
         cell, i, failure = every[0]
         more = f" and {len(every) - 1} more" if len(every) > 1 else ""
         console.print(f"  [red]failed[/]   {escape(cell)}, chunk {i}{more}: {escape(reason)}", soft_wrap=True)
-        console.print(f"           traceback: {failure.path}", soft_wrap=True)
+        console.print(f"           traceback: {escape(str(failure.path))}", soft_wrap=True)
 
 
 def _ago(since: str) -> str:
@@ -84,12 +84,12 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
         show(console, of, seen)
     for holder in [h for name, h in alive.items() if not any(name in seen.running for _, seen in every)]:
         console.print(
-            f"other work: {escape(holder.what)}: {holder.label}, {_ago(holder.since)}", soft_wrap=True
+            f"other work: {escape(f'{holder.what}: {holder.label}, {_ago(holder.since)}')}", soft_wrap=True
         )
     if whole := len(every) - len(tables):
         console.print(f"{whole} cells evaluated alone are done")
     if not every:
-        console.print(f"store {asked.store}: no table was asked for yet")
+        console.print(f"store {asked.store}: no table was asked for yet", markup=False)
     return 0
 
 
@@ -99,7 +99,7 @@ def _retry_all(failed: Sequence[Manifest], also: Sequence[str], console: Console
     status = 0
     for of in failed:
         try:
-            command = [*of.request.command, *also]
+            command = of.request.command(also)
         except InputError as error:
             console.print(f"error: {escape(str(error))}", soft_wrap=True)
             status = 2

@@ -1,7 +1,6 @@
 """Make a table: python -m runners.table table=ddip/table1 n=100."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,6 +8,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig
+from rich.markup import escape
 
 from data.errors import InputError, MissingError
 from runners import app
@@ -17,7 +17,7 @@ from runners.cells.components import build, plain
 from runners.cells.manifest import Request
 from runners.cells.records import to_parquet
 from runners.evaluate import save_records, settings_of
-from runners.files import writable, write_whole
+from runners.files import folder, writable, write_whole
 from runners.grids import launch
 from runners.tables import render
 from runners.tables.bare import flag_weak
@@ -48,7 +48,8 @@ def main(config: DictConfig) -> None:
             make(composed, choices, words)
         except (MissingError, app.FailedCellsError) as error:
             problems.append((panel, error))
-            app.console.print(f"[red]not whole:[/] {panel.dataset}, {panel.victim}: {error}", soft_wrap=True)
+            told = escape(f"{panel.dataset}, {panel.victim}: {error}")
+            app.console.print(f"[red]not whole:[/] {told}", soft_wrap=True)
     if problems:
         told = "; ".join(f"{panel.dataset}, {panel.victim}: {error}" for panel, error in problems)
         made = len(panels) - len(problems)
@@ -61,8 +62,8 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     dataset, victim = choices["dataset"], choices["victim"]
     panel = panel_for(table, dataset, victim)
     printed(table, panel)  # a bad file of figures is told before hours of work
-    folder = writable(Path(config.tables))
-    writable(Path(config.records))
+    where = writable(folder(config.tables, "tables"))
+    records_in = writable(folder(config.records, "records"))
     composer = Composer(config, choices, typed)
     rows, columns = on(table.rows, dataset, victim), on(table.columns, dataset, victim)
     if config.only:
@@ -74,7 +75,7 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     ]
     distinct(cells)
     readable(cells)
-    app.console.print(f"[bold]{table.title}[/], {len(cells)} cells, n={config.n}")
+    app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))
     logger: Observer = build(plain(config.logger))
     logger.begin(choices["table"])
@@ -99,18 +100,18 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         + (f", of the rows {', '.join(config.only)} only" if config.only else ""),
     )
     stem = stem_of(choices)
-    files = render.write(frame, heading, folder / stem)
+    files = render.write(frame, heading, where / stem)
     records = [r.records for r in results if r.records is not None]
     if records:
-        path = folder / f"{stem}-records.parquet"
+        path = where / f"{stem}-records.parquet"
         write_whole(path, to_parquet(pd.concat(records, ignore_index=True)))
         files.append(path)
     for result in results:
         if result.records is not None:
-            save_records(result, Path(config.records))
+            save_records(result, records_in)
     logger.made(stem, frame, files, [r.planned.key for r in finished if r.records is not None])
     app.console.print(render.for_console(frame, heading))
-    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True)
+    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True, markup=False)
     logger.close()
     failed = frame[frame.status == "failed"]
     if len(failed):

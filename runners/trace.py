@@ -5,10 +5,10 @@ with, and writes down what the victim thinks of the reconstructions on their way
 Fig. 6). make report shows it on the page of the cell's table.
 """
 
+import io
 import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.trace import Iterate, Readout, TracePurifier
 from runners import app
+from runners.cells import foreign
 from runners.cells.components import prepare
-from runners.files import writable
+from runners.files import folder, writable, write_whole
 from runners.pages.pictures import as_bytes
 from runners.replay import cell_of, check_code, device_for, find, words
 from runners.store.artefact import intact, place
@@ -72,10 +73,16 @@ class Watch:
 
 def main(config: DictConfig) -> None:
     """Watch a few images of one cell."""
-    recorded = RecordFile.read(find(config.record, Path(config.records)))
+    recorded = RecordFile.read(find(config.record, folder(config.records, "records")))
     check_code(recorded)
+    with foreign.readable(str(recorded.path)):
+        watch_cell(recorded, config)
+
+
+def watch_cell(recorded: RecordFile, config: DictConfig) -> None:
+    """Run the purifier of a recorded cell again, watch it, and write down what was seen."""
     records = chosen(recorded.records.to_pandas(), config.images)
-    cell, store = cell_of(recorded, Path(config.data_dir)), Store(config.store)
+    cell, store = cell_of(recorded, folder(config.data_dir, "data_dir")), Store(folder(config.store, "store"))
     device = settle(device_for(recorded, config.device), tf32=recorded["precision"] == "tf32")
     bench = Bench(store, device, recorded["precision"])
     purifier = bench.component(prepare(cell.configs["purifier"], store))
@@ -87,16 +94,17 @@ def main(config: DictConfig) -> None:
     adversarial, stored = (_images(store, stage, records) for stage in ("adversarial", "purified"))
     with app.console.status(f"watching {len(records)} images"):
         watch, final = watched(purifier, adversarial.to(device), records.seed.tolist(), victim)
-    folder = writable(Path(config.traces))
-    path = folder / f"{recorded['key'][:8]}.npz"
+    path = writable(folder(config.traces, "traces")) / f"{recorded['key'][:8]}.npz"
     told, arrays = written(watch, final, records, victim, purifier)
     told |= {"key": recorded["key"], "cell": cell.label, "off": float((final.cpu() - stored).abs().max())}
-    with path.open("wb") as file:
-        np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, told=np.array(json.dumps(told)), **arrays)
+    write_whole(path, content.getvalue())
     app.console.print(
         f"{path}: {len(records)} images of {cell.label}; the results differ from the recorded ones by at "
         f"most {told['off']:.2g}",
         soft_wrap=True,
+        markup=False,
     )
 
 

@@ -128,7 +128,10 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
         "hydra/launcher=x",
         "--config-dir=/tmp",
         "+a=b",
-        "a=${x}",
+        "table=../../tmp/theirs",
+        "victim={_args_: [1]}",
+        "records=/etc",
+        "logger.entity=theirs",
     ],
 )
 def test_a_manifest_of_someone_else_runs_no_command_of_theirs(folder, word):
@@ -137,9 +140,11 @@ def test_a_manifest_of_someone_else_runs_no_command_of_theirs(folder, word):
     (of,) = manifest.all_of(store)
     manifest.write(store, Manifest(Request("runners.table", "evil", (word,)), 5, of.cells))
     with pytest.raises(ValueError, match="is not repeated"):
-        _ = next(m for m in manifest.all_of(store) if m.request.name == "evil").request.command
+        _ = next(m for m in manifest.all_of(store) if m.request.name == "evil").request.command()
+    with pytest.raises(ValueError, match="got an interpolation"):
+        Request("runners.table", "evil", ("a=${x}",))
     with pytest.raises(ValueError, match=r"expected runners\.table"):
-        _ = Request("os", "x").command
+        _ = Request("os", "x").command()
 
 
 def test_list_tells_sizes_by_table_and_kind(folder):
@@ -225,11 +230,25 @@ def _archive(path: Path, *members: tuple[str, bytes], kind: bytes = tarfile.REGT
         ("/tmp/evil", tarfile.REGTYPE),
         ("records/../../evil", tarfile.REGTYPE),
         ("claims/x.0", tarfile.REGTYPE),
+        ("claims/ab/" + "ab" * 32, tarfile.REGTYPE),
+        ("failures/ab/" + "ab" * 32, tarfile.REGTYPE),
+        ("records/ab/" + "ab" * 32, tarfile.GNUTYPE_SPARSE),
         ("records/ab/" + "ab" * 32, tarfile.SYMTYPE),
         ("records/ab/" + "ab" * 32, tarfile.REGTYPE),
         ("records/ab/" + "cd" * 32, tarfile.REGTYPE),
     ],
-    ids=["up", "absolute", "up from within", "a claim", "a link", "no artefact", "another folder"],
+    ids=[
+        "up",
+        "absolute",
+        "up from within",
+        "a claim",
+        "a claim by key",
+        "a failure",
+        "sparse",
+        "a link",
+        "no artefact",
+        "another folder",
+    ],
 )
 def test_an_archive_with_anything_else_in_it_is_refused(tmp_path, name, kind):
     archive = _archive(tmp_path / "a.tar", (name, b"x\ny" if kind == tarfile.REGTYPE else b""), kind=kind)

@@ -1,21 +1,29 @@
 """All that a table needs but data sets as one archive, out of a store and into another."""
 
 import io
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import safetensors.torch
 from rich.console import Console
 
 from data.errors import InputError
-from runners.cells import manifest
+from runners.cells import foreign, manifest
+from runners.cells.records import from_parquet
 from runners.store.artefact import megabytes
 from runners.store.store import Store, fault, key_of
 
-ARTEFACT = re.compile(r"(?P<stage>[a-z]+)/(?P<folder>[0-9a-f]{2})/(?P<key>(?P=folder)[0-9a-f]{62})")
-LARGEST = 2**34  # bytes of one artefact in an archive
+TENSORS = ("adversarial", "clean", "probe", "purified", "subset", "weights")  # stages that safetensors hold
+KINDS = ("manifests", "records", "traits", *TENSORS)  # all that an export writes
+ARTEFACT = re.compile(
+    rf"(?P<stage>{'|'.join(KINDS)})/(?P<folder>[0-9a-f]{{2}})/(?P<key>(?P=folder)[0-9a-f]{{62}})"
+)
+LARGEST = 2**32  # bytes of one artefact in an archive
+HEADER = {"sha256": str, "made_from": {"stage": str}}
+COLUMNS = {"id", "label", "clean_label", "adversarial_label", "purified_label", "correct", "path", "row",
+           "clean", "adversarial", "purified"}  # that tables and pages are made from  # fmt: skip
 
 
 def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -25,10 +33,10 @@ def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, st
         if stage == "adversarial" and path.is_file():
             try:
                 with path.open("rb") as file:
-                    made_from = json.loads(file.readline())["made_from"]
-            except (OSError, ValueError, KeyError, TypeError):  # damaged: counted as missing
+                    header = foreign.parsed(file.readline(), str(path), {"made_from": {"images": str}})
+            except (OSError, InputError):  # damaged: counted as missing
                 continue
-            clean = {"stage": "clean", "images": made_from["images"]}
+            clean = {"stage": "clean", "images": header["made_from"]["images"]}
             if store.has(clean):
                 yield "clean", key_of(clean)
 
@@ -63,31 +71,65 @@ def exported(store: Store, console: Console, name: str, file: Path) -> int:
         raise InputError(f"export: cannot write {file} ({error.strerror or error})") from error
     console.print(
         f"{file}: {count} files, {megabytes(file.stat().st_size)} MB"
-        + (f", {missing} missing" * bool(missing))
+        + (f", {missing} missing" * bool(missing)),
+        markup=False,
     )
     return 0
 
 
 def imported(store: Store, console: Console, file: Path) -> int:
-    """Add an archive's artefacts to the store. Each must be of a name, a recipe and a checksum that agree;
-    an archive with anything else in it is refused, and adds nothing after it."""
+    """Add an archive's artefacts to the store.
+
+    Each must be of a kind that an export writes, with a name, a recipe and a checksum that agree, and a
+    content that can be read. An archive with anything else in it is refused, and adds nothing after it.
+    """
     count = known = 0
     try:
+        if not file.is_file():
+            raise InputError(f"import: cannot read {file} (expected a file)")
+        size = file.stat().st_size
         with tarfile.open(file, "r:") as archive:
             for member in archive:
                 place = ARTEFACT.fullmatch(member.name)
-                if place is None or not member.isreg() or member.size > LARGEST:
-                    raise InputError(f"import: {file}: expected artefacts only, got {member.name!r}")
+                if place is None or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse:
+                    raise InputError(f"import: {file}: expected artefacts only, got {member.name!r:.200}")
+                if member.size > min(LARGEST, size - member.offset_data):
+                    raise InputError(
+                        f"import: {file}: {member.name} is cut short, or above {LARGEST} bytes"
+                    )
                 raw = archive.extractfile(member).read()
-                if (wrong := fault(raw, place["stage"], place["key"])) is not None:
-                    raise InputError(f"import: {file}: {member.name}: {wrong}")
+                _check(raw, place["stage"], place["key"], f"import: {file}: {member.name}")
                 path = store.root / member.name
                 if path.exists():
                     known += 1
                     continue
                 store.write(path, raw)
                 count += 1
-    except (OSError, tarfile.TarError) as error:
+    except InputError:
+        raise
+    except (OSError, tarfile.TarError, ValueError, RecursionError) as error:
         raise InputError(f"import: cannot read {file} ({error})") from error
     console.print(f"{count} files added, {known} were there already")
     return 0
+
+
+def _check(raw: bytes, stage: str, key: str, what: str) -> None:
+    """Raise InputError for an artefact of someone else that is not what its name says, or cannot be used."""
+    head, _, content = raw.partition(b"\n")
+    foreign.parsed(head, what, HEADER)
+    if (wrong := fault(raw, stage, key)) is not None:
+        raise InputError(f"{what}: {wrong}")
+    if stage == "manifests" and manifest.read(content, Path(key)) is None:
+        raise InputError(f"{what}: expected a manifest of version {manifest.VERSION}, got another one")
+    try:
+        with foreign.readable(what):
+            if stage in TENSORS:
+                safetensors.torch.load(content)
+            elif stage == "records" and (lacking := COLUMNS - {*from_parquet(content)}):
+                raise InputError(
+                    f"{what}: expected records; they lack {', '.join(sorted(lacking))}"
+                )
+            elif stage == "traits" and content != b"passed":
+                raise InputError(f"{what}: expected checks that were passed")
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{what}: expected tensors, got what cannot be read ({error})") from error

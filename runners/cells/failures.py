@@ -54,7 +54,7 @@ def of(store: Store, key: str) -> Failure | None:
     content = store.get(recipe)
     if content is None:
         return None
-    reason, launch, _, _, traceback = (*content.decode().split("\n", 4), "", "", "", "")[:5]
+    reason, launch, _, _, traceback = (*content.decode(errors="replace").split("\n", 4), "", "", "", "")[:5]
     return Failure(reason, traceback, launch.removeprefix("launch "), store.path(recipe))
 
 

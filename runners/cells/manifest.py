@@ -5,6 +5,7 @@ any more, and what goes into an archive (archive.py).
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from runners.cells import foreign
 from runners.cells.cell import Cell, Purifying
 from runners.store.store import Recipe, Store, key_of
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 PLACES = ("store", "records", "tables", "workers", "device", "jobs", "budget_hours", "data_dir", "hydra")
 SAFE = re.compile(r"[\w/@.]+=")  # name=value; no switch, and nothing of Hydra's own
+WRITTEN = ("store", "records", "tables", "logger")  # what says where results go, or who is told of them
+UNSAFE = re.compile(r"_[a-z]+_\W")  # keys that Hydra's instantiate acts on
+UPWARDS = re.compile(r"(?!data_dir=)[\w/@]+=.*\.\.")  # a config from outside configs/
+KEY = re.compile(r"\w+")
+BESIDE = {"made_from": {"stage": str, "of": (str, list)}}  # the header of a probe or a failure
+SHAPE = {  # of the file, as runners/cells/foreign.py reads it
+    "version": int,
+    "request": {"module": str, "name": str, "words": [str]},
+    "n": int,
+    "cells": {...: [[KEY]]},
+    "other": [re.compile(r"\w+/\w+")],
+    "seconds": {...: (int, float)},
+}
 
 
 @dataclass(frozen=True)
@@ -28,22 +45,39 @@ class Request:
     name: str
     words: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for word in self.words:  # what is asked for must be fit to be asked for again, by anyone
+            foreign.text(word, f"{self.name}: {_option(word)}")
+
     @property
     def recipe(self) -> Recipe:
         """The manifest's name in the store: another device or number of processes asks for the same."""
         words = sorted(word for word in self.words if not word.startswith(PLACES))
         return {"stage": "manifests", "module": self.module, "name": self.name, "words": words}
 
-    @property
-    def command(self) -> list[str]:
-        """What python -m runs to ask again. Raises InputError where a word could do anything but set a
-        parameter: a manifest may come from an archive."""
+    def command(self, also: Sequence[str] = ()) -> list[str]:
+        """What python -m runs to ask again; words in `also` take the place of those that set the same.
+
+        Raises InputError where a word could do anything but set a parameter, or says where results go: a
+        manifest may come from an archive.
+        """
         if self.module not in ("runners.table", "runners.evaluate"):
             raise InputError(f"manifest: expected runners.table or runners.evaluate, got {self.module}")
-        for word in self.words:
-            if not SAFE.match(word) or word.startswith("hydra") or "_target_" in word or "${" in word:
+        replaced = {_option(word) for word in also}
+        words = [word for word in self.words if _option(word) not in replaced]
+        for word in words:
+            if not SAFE.match(word) or word.startswith("hydra") or UNSAFE.search(word) or UPWARDS.match(word):
                 raise InputError(f"{self.name}: {word!r} is not repeated; type the command yourself")
-        return [self.module, *self.words]
+            if _option(word).partition(".")[0] in WRITTEN:
+                raise InputError(
+                    f"{self.name}: {word!r} is not repeated, because it says where results go; give your own "
+                    f"{_option(word)}=... after --retry"
+                )
+        return [self.module, *words, *also]
+
+
+def _option(word: str) -> str:
+    return word.partition("=")[0]
 
 
 @dataclass(frozen=True)
@@ -99,28 +133,46 @@ def write(store: Store, manifest: Manifest) -> None:
         store.put(manifest.request.recipe, content)
 
 
-def read(content: bytes) -> Manifest | None:
-    """None for one of another version."""
-    told: dict[str, Any] = json.loads(content)
-    if told.get("version") != VERSION:
+def read(content: bytes, path: Path) -> Manifest | None:
+    """The manifest that the store's file at `path` holds; None for one of another version.
+
+    It may come from anyone: raises InputError where it is not plain data of the expected shape, or is not
+    what its file is named after.
+    """
+    told: dict[str, Any] = foreign.parsed(content, f"manifest {path}")
+    if isinstance(told, dict) and told.get("version") != VERSION:
         return None
+    foreign.fitting(told, SHAPE, f"manifest {path}")
+    for label, chunks in told["cells"].items():
+        if any(len(chunk) != 4 for chunk in chunks):
+            raise InputError(f"manifest {path}: cells.{label}: expected four keys of each chunk")
     asked = told["request"]
     request = Request(asked["module"], asked["name"], tuple(asked["words"]))
+    if key_of(request.recipe) != path.name:
+        raise InputError(f"manifest {path}: expected the request that it is named after, got another one")
     return Manifest(request, told["n"], told["cells"], told["other"], told["seconds"])
+
+
+def _found(store: Store, path: Path) -> Manifest | None:
+    """The manifest in a file of the store; one that cannot be used is left out, with a warning."""
+    content = store.content(path)
+    try:
+        return None if content is None else read(content, path)
+    except InputError as error:
+        log.warning("left out: %s", error)
+        return None
 
 
 def of(store: Store, request: Request) -> Manifest | None:
     """The manifest of a request, once a run has planned it."""
-    content = store.get(request.recipe) if store.has(request.recipe) else None
-    return None if content is None else read(content)
+    return _found(store, store.path(request.recipe)) if store.has(request.recipe) else None
 
 
 def all_of(store: Store) -> Iterator[Manifest]:
     """Every manifest in the store, tables first."""
     found = []
     for entry in store.files("manifests"):
-        content = store.content(Path(entry.path))
-        if content is not None and (manifest := read(content)) is not None:
+        if (manifest := _found(store, Path(entry.path))) is not None:
             found.append(manifest)
     yield from sorted(found, key=lambda m: (m.request.module != "runners.table", m.request.name, m.n))
 
@@ -132,11 +184,13 @@ def beside(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[tuple[s
         for entry in store.files(stage):
             with Path(entry.path).open("rb") as file:
                 try:
-                    made_from = json.loads(file.readline())["made_from"]
-                    of = made_from["of"]
-                except (ValueError, KeyError, TypeError):  # damaged: nobody misses it
+                    header = foreign.parsed(file.readline(), entry.path, BESIDE)
+                    made_from = header["made_from"]
+                    of = [made_from["of"]] if isinstance(made_from["of"], str) else made_from["of"]
+                    foreign.fitting(of, [str], entry.path)
+                except InputError:  # damaged: nobody misses it
                     continue
-            if keys.issuperset([of] if isinstance(of, str) else of):
+            if keys.issuperset(of):
                 yield (stage, entry.name), Path(entry.path), made_from
 
 

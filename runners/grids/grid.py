@@ -70,7 +70,7 @@ class Grid:
     def gather(self, cells: Sequence[Cell], request: Request) -> list[CellResult]:
         """Records of all cells as jobs have left them in the store; nothing is computed but what is quick."""
         results, plans = self._planned(cells, Launch())
-        stored = (self.bench.store.made_by(plan.records[0]) for plan in plans.values())
+        stored = (provenance.made_by(self.bench.store, plan.records[0]) for plan in plans.values())
         if made_by := next(filter(None, stored), None):
             self.facts |= made_by  # this process may have another device than the jobs
         reasons = {}

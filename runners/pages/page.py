@@ -1,6 +1,7 @@
 """One table as a page that stands by itself: its figures, the images behind them, its plots."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import jinja2
 import pandas as pd
 
 from data.errors import InputError
+from runners.cells import foreign
 from runners.pages.album import Album
 from runners.pages.pictures import KINDS, Pictures
 from runners.tables import render
@@ -20,6 +22,11 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIMIT = 10_000_000  # characters of images in a page
 TEXT = ("row", "defense", "column", "attack", "knowledge", "metric", "flags", "verdict", "status", "note",
         "command", "record")  # fmt: skip
+SAFE = {  # what becomes a part of file names, and what people copy into a shell
+    "record": re.compile("[0-9a-f]{8}"),
+    "command": re.compile(r"python -m runners\.\w+( [^;|&<>`$\\]*)?"),
+}
+HEADING = {"title": str, "note": str, "setting": str, "legend": [str]}  # of the JSON beside a table
 SPAN = {"accuracy": 100.0, "ssim": 1.0}  # of a metric's shades
 FAR = {"accuracy": 50.0, "ssim": 0.3}  # a difference from the paper of the deepest shade
 
@@ -50,17 +57,23 @@ class Table:
         frame = frame.assign(**{name: frame[name].fillna("") for name in TEXT}, best=frame.best.astype(bool))
         if "queries" not in frame:
             frame["queries"] = float("nan")
+        for name in TEXT:
+            for value in frame[name].dropna().unique():
+                foreign.text(value, f"{path}: {name}")
+                if value and name in SAFE and not SAFE[name].fullmatch(value):
+                    raise InputError(f"{path}: {name}: expected {SAFE[name].pattern}, got {value!r:.80}")
         beside = path.with_suffix(".json")
         parquet = path.with_name(f"{path.stem}-records.parquet")
         if frame.empty:
             raise InputError(f"{path}: expected figures, got none; make the table again")
         try:
-            told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            told = foreign.parsed(beside.read_bytes(), str(beside), {}) if beside.is_file() else {}
             records = pd.read_parquet(parquet) if parquet.is_file() else pd.DataFrame({"command": []})
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{beside} or {parquet}: cannot be read ({error}); make the table again"
             ) from error
+        foreign.fitting(told, {name: kind for name, kind in HEADING.items() if name in told}, str(beside))
         heading = render.Heading(told.get("title", path.stem), told.get("note", ""), told.get("setting", ""))
         legend = told.get("legend") or render.legend(frame, heading)
         return cls(path.stem, frame, records, heading.title, heading.note, heading.setting, legend)

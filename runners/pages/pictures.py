@@ -73,7 +73,11 @@ class Pictures:
         if content is None:
             log.warning("damaged: %s does not match its checksum; its images are left out", path)
             return None
-        return safetensors.numpy.load(content)["images"]
+        try:
+            return safetensors.numpy.load(content)["images"]
+        except (safetensors.SafetensorError, KeyError) as error:
+            log.warning("left out: %s holds no images (%s)", path, error)
+            return None
 
 
 def failures_first(records: pd.DataFrame) -> pd.DataFrame:

@@ -51,6 +51,7 @@ STYLE = {
     "savefig.dpi": 200,
     "svg.fonttype": "none",
     "text.color": INK,
+    "text.parse_math": False,  # a label is text, also with two dollars in it
     "xtick.color": INK,
     "ytick.color": INK,
     "xtick.labelsize": 7.5,

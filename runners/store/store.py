@@ -42,9 +42,11 @@ def fault(raw: bytes, stage: str, key: str) -> str | None:
     if intact(raw) is None:
         return "damaged, its checksum differs"
     made_from = json.loads(raw.partition(b"\n")[0]).get("made_from")
-    if not isinstance(made_from, dict) or made_from.get("stage") != stage or key_of(made_from) != key:
-        return "misplaced, its name is not that of its recipe"
-    return None
+    try:
+        misplaced = made_from["stage"] != stage or key_of(made_from) != key
+    except (KeyError, TypeError, ValueError):  # a header that nobody here wrote
+        misplaced = True
+    return "misplaced, its name is not that of its recipe" if misplaced else None
 
 
 class Store:

@@ -12,11 +12,12 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
@@ -26,21 +27,39 @@ import torch
 from hydra.utils import get_object
 
 from data.errors import InputError
-from runners.app import CONFIGS
-from runners.cells.cell import SCORING, Cell, Purifying
+from runners.cells import foreign
+from runners.cells.cell import PARTS, SCORING, Cell, Purifying
+from runners.cells.foreign import ROOT, targets
 from runners.cells.identity import identity, version_of
 from runners.cells.records import PROVENANCE
 from runners.cells.settings import Settings
-from runners.store.store import Store, key_of
+from runners.store.store import Recipe, Store, key_of
 
-ROOT = CONFIGS.parent
 FORMAT = 1  # raised when a reader has to know of a change
 PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "advertorch",
             "scikit-image", "numpy")  # fmt: skip
 MAKER = ("commit", "dirty", "versions", "device")  # what an artefact's header says of who made it
 UNKNOWN = "unknown"
-NEEDED = ("key", "names", "configs", "command", "component_versions", "scoring", "settings", "weights",
-          "image_ids_sha256", "commit", "dirty", "versions", "device", "time", "made_elsewhere")  # fmt: skip
+SHA256 = re.compile(r"[0-9a-f]{64}")
+NAME = re.compile(r"(?!.*\.\.)[\w.+-]+(/[\w.+-]+)*")  # of a config; it becomes a part of file names
+CODE = {"commit": str, "dirty": (bool, str), "versions": {...: str}}
+MADE_BY = {**CODE, "device": {...: str}}  # an artefact's header
+NEEDED: dict[str, Any] = {  # the shape of a record file's provenance, as runners/cells/foreign.py reads it
+    **CODE,
+    "key": SHA256,
+    "names": dict.fromkeys(PARTS, NAME),
+    "configs": {part: {"_target_": str} for part in PARTS},
+    "command": str,
+    "component_versions": {...: (int, str)},
+    "scoring": int,
+    "settings": {},
+    "precision": re.compile("float32|tf32"),
+    "weights": {...: {"sha256": (str, NoneType), "trained": (dict, NoneType)}},
+    "image_ids_sha256": SHA256,
+    "device": {"type": re.compile("cpu|cuda"), "name": str},
+    "time": str,
+    "made_elsewhere": [{"stage": str, "chunks": int, "by": (dict, str)}],
+}
 
 Facts = dict[str, Any]
 
@@ -53,7 +72,7 @@ def of_process(device: torch.device) -> Facts:
         "device": _device(device),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "command_line": shlex.join(sys.orig_argv),
+        "command_line": shlex.join(sys.orig_argv).replace("${", "$ {"),  # no reader takes an interpolation
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -129,18 +148,6 @@ def of_ids(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
-def targets(config: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every component in a config, and its place: purifier, purifier.trace, ..."""
-    if isinstance(config, dict):
-        if "_target_" in config:
-            yield where, config
-        inner = config.items()
-    else:
-        inner = enumerate(config) if isinstance(config, list) else ()
-    for name, item in inner:
-        yield from targets(item, f"{where}.{name}".lstrip("."))
-
-
 def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> Facts:
     """Those of the named facts that are not the same: {"versions.numpy": (recorded, now)}."""
     found: Facts = {}
@@ -160,13 +167,25 @@ def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> li
     for task in tasks:
         (spec,) = task.purifiers
         for recipe in (task.crafting.recipe, task.purified(spec), task.records(spec)):
-            by = store.made_by(recipe)
+            by = made_by(store, recipe)
             if by != here:
                 differs = (
                     {name: pair[0] for name, pair in differing(by, here, MAKER).items()} if by else UNKNOWN
                 )
                 found[recipe["stage"], json.dumps(differs, sort_keys=True)] += 1
     return [{"stage": stage, "chunks": n, "by": json.loads(by)} for (stage, by), n in sorted(found.items())]
+
+
+def made_by(store: Store, recipe: Recipe) -> Facts | None:
+    """Who made an artefact, as its header says, or None where it does not.
+
+    Raises InputError where the header says it in another form than ours: an archive may have brought it.
+    """
+    told = store.made_by(recipe)
+    if told is not None:
+        foreign.plain(told, f"{store.path(recipe)}: made_by")
+        foreign.fitting(told, MADE_BY, f"{store.path(recipe)}: made_by")
+    return told
 
 
 def _versions(device: torch.device) -> dict[str, str]:
@@ -207,11 +226,23 @@ class RecordFile:
             raise InputError(
                 f"{self.path}: its provenance lacks {', '.join(lacking)}; make the records again"
             )
-        ids = of_ids(self.records["id"].to_pylist()) if "id" in self.records.column_names else None
+        self._check()
+        with foreign.readable(f"{self.path}: id"):
+            ids = of_ids(self.records["id"].to_pylist())
         if ids != self["image_ids_sha256"]:
             raise InputError(
                 f"{self.path}: damaged: expected image ids of sha256 {self['image_ids_sha256']}, got {ids}"
             )
+
+    def _check(self) -> None:
+        """Raise InputError for a provenance that is not plain data of the expected shape, or that names
+        anything but this project's own components."""
+        foreign.fitting(self.provenance, NEEDED, f"{self.path}: provenance")
+        for where, part in targets(self.provenance):
+            foreign.component(part["_target_"], f"{self.path}: {where}")
+        for where, weights in self["weights"].items():
+            if weights["trained"] is not None and weights["trained"].get("stage") != "weights":
+                raise InputError(f"{self.path}: weights.{where}.trained: expected the stage weights")
 
     def __getitem__(self, name: str) -> Any:
         """A part of the provenance."""
@@ -219,7 +250,11 @@ class RecordFile:
 
     @classmethod
     def read(cls, path: Path) -> "RecordFile":
-        """Raises InputError for a file that is absent or damaged, or does not say where it comes from."""
+        """The records of a file, which may come from anyone.
+
+        Raises InputError for a file that is absent or damaged, that does not say where it comes from, or
+        whose provenance is anything but plain data about this project's components.
+        """
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
@@ -231,10 +266,10 @@ class RecordFile:
                 f"{path}: holds no provenance, so it cannot be made again from itself; python -m "
                 "runners.evaluate and runners.table write a file with it for each cell"
             )
-        try:
-            provenance = json.loads(held)
-        except ValueError as error:
-            raise InputError(f"{path}: damaged: its provenance is not JSON ({error})") from error
+        for name, value in table.schema.metadata.items():
+            if name != PROVENANCE:
+                foreign.text(value.decode(errors="replace"), f"{path}: metadata {name!r:.80}")
+        provenance = foreign.parsed(held, f"{path}: provenance")
         if not isinstance(provenance, dict) or provenance.get("format") != FORMAT:
             got = provenance.get("format") if isinstance(provenance, dict) else type(provenance).__name__
             raise InputError(f"{path}: provenance of another format: expected {FORMAT}, got {got}")
