@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+from zipfile import BadZipFile
 
+from safetensors import SafetensorError
 from torch import nn
 
 from attacks.attack import Attack
@@ -39,7 +41,8 @@ INSTRUCTION = re.compile(r"_[a-z]+_")  # keys that Hydra's instantiate acts on
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # terminals act on the first ones
 DEPTH = 32  # of nesting; the deepest config of this project has 7 levels
 LARGEST = 2**64  # of whole numbers
-UNWORKABLE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+UNWORKABLE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError,
+              ValueError, SafetensorError, BadZipFile)  # fmt: skip
 SHOWN = 80  # characters of a refused text
 
 
@@ -109,7 +112,7 @@ def fitting(data: Any, shape: Any, what: str, *, where: str = "") -> None:
     if isinstance(shape, dict):
         expected = "an object" if ... in shape else f"an object with {', '.join(shape)}"
         fits = isinstance(data, dict) and (... in shape or shape.keys() <= data.keys())
-        inner = {name: shape.get(..., shape.get(name)) for name in (data if ... in shape else shape)}
+        inner = {name: shape.get(..., shape.get(name)) for name in (data if ... in shape else shape) if fits}
     elif isinstance(shape, list):
         expected, fits = "a list", isinstance(data, list)
         inner = dict.fromkeys(range(len(data)), shape[0]) if fits else {}

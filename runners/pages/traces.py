@@ -1,7 +1,6 @@
 """What runners/trace.py wrote, as the report shows it: confidences along the optimisation, and images."""
 
 import logging
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def shown(frame: pd.DataFrame, folder: Path, plots_folder: Path, stem: str) -> l
             try:
                 with foreign.readable(str(path)):
                     images = _read(path, plots_folder / name)
-            except (InputError, zipfile.BadZipFile) as error:
+            except InputError as error:
                 log.warning("left out: %s; python -m runners.trace makes it again", error)
                 continue
             title = f"Decision trace: {entry.row}, {render.column_name(entry)}"
