@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
@@ -19,7 +20,7 @@ from test_housekeeping import files, said
 from test_report import reported
 
 from data.errors import InputError
-from runners import housekeeping, replay, status, trace
+from runners import housekeeping, replay, report, status, trace
 from runners.cells import foreign, manifest
 from runners.cells.components import build
 from runners.cells.manifest import Manifest, Request
@@ -93,11 +94,16 @@ def put(value: Any) -> Callable[[Any, Any], None]:
     return lambda inside, name: inside.__setitem__(name, value)
 
 
-def written(of: RecordFile, facts: Any, path: Path, **metadata: bytes) -> Path:
-    """A record file with another provenance; NaN and lone surrogates are written as they are."""
+def holding(of: RecordFile, facts: Any, **metadata: bytes) -> pa.Table:
+    """The records with another provenance; NaN and lone surrogates are written as they are."""
     held = {**of.records.schema.metadata, PROVENANCE: json.dumps(facts).encode()}
     held |= {name.encode(): value for name, value in metadata.items()}
-    pq.write_table(of.records.replace_schema_metadata(held), path)
+    return of.records.replace_schema_metadata(held)
+
+
+def written(of: RecordFile, facts: Any, path: Path, **metadata: bytes) -> Path:
+    """A record file with another provenance."""
+    pq.write_table(holding(of, facts, **metadata), path)
     return path
 
 
@@ -212,7 +218,8 @@ def test_every_single_edit_of_a_record_is_answered_by_a_replay(made, tmp_path, m
     refused = 0
     for name, edit in EDITS.items():
         for place in places(of.provenance):
-            written(of, edited(of.provenance, place, edit), path)
+            table = holding(of, edited(of.provenance, place, edit))
+            monkeypatch.setattr(pq, "read_table", lambda path, table=table: table)
             with pytest.raises(InputError) as answer:
                 replay.main(config)
             assert len(str(answer.value).splitlines()) == 1, (name, place)
@@ -409,7 +416,8 @@ def test_labels_with_mathematics_and_folders_with_markup_are_text(table, tmp_pat
     folder = tmp_path / "a[/b]"
     folder.mkdir(parents=True)
     changed_table(table, folder, row=r"$\frac{$ [/b]")
-    reported(folder, folder / "out")
+    places = {name: f"{folder}/{name}" for name in ("tables", "store", "report", "traces")}
+    report.main(OmegaConf.create({**places, "only": None, "images": 1}))
     assert "[/b]" in capsys.readouterr().out
 
 

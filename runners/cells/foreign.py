@@ -112,7 +112,8 @@ def fitting(data: Any, shape: Any, what: str, *, where: str = "") -> None:
     if isinstance(shape, dict):
         expected = "an object" if ... in shape else f"an object with {', '.join(shape)}"
         fits = isinstance(data, dict) and (... in shape or shape.keys() <= data.keys())
-        inner = {name: shape.get(..., shape.get(name)) for name in (data if ... in shape else shape) if fits}
+        names = () if not fits else data if ... in shape else shape
+        inner = {name: shape.get(..., shape.get(name)) for name in names}
     elif isinstance(shape, list):
         expected, fits = "a list", isinstance(data, list)
         inner = dict.fromkeys(range(len(data)), shape[0]) if fits else {}
@@ -165,14 +166,6 @@ def readable(what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except UNWORKABLE as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{what}: cannot be worked with ({reason}); was it edited?") from error
