@@ -16,6 +16,7 @@ from test_grid import cell, run
 from attacks import from_torchattacks as library
 from runners import app, replay, trace
 from runners.cells import foreign
+from runners.cells.identity import version_of
 from runners.cells.records import PROVENANCE, from_parquet
 from runners.evaluate import save_records
 from runners.trust.provenance import RecordFile
