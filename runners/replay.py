@@ -93,8 +93,11 @@ def check_code(recorded: RecordFile) -> None:
 
 
 def cell_of(recorded: RecordFile, data_dir: Path) -> Cell:
-    """The recorded cell, with files where they lie now."""
-    configs = {part: _placed(config, data_dir) for part, config in recorded["configs"].items()}
+    """The recorded cell, with the present paths of its files and of its components' modules."""
+    configs = {
+        part: _placed(foreign.relocated(config, part), data_dir)
+        for part, config in recorded["configs"].items()
+    }
     return Cell(names=recorded["names"], configs=configs, command=recorded["command"])
 
 

@@ -176,7 +176,7 @@ def of(part: str, **changes):
             {"told": of("purifier", _target_="purifiers.jpeg.Gone")},
             "configs.purifier: expected the name of a component of this project, got 'purifiers.jpeg.Gone'",
         ),
-        ({"told": of("purifier", _target_="purifiers.gone.JPEG")}, "got 'purifiers.gone.JPEG'"),
+        ({"told": of("purifier", _target_="runners.gone.JPEG")}, "got 'runners.gone.JPEG'"),
         ({"told": of("purifier", _target_="subprocess.Popen")}, "got 'subprocess.Popen'"),
         ({"told": of("purifier", _target_="runners.replay.Path")}, "got 'runners.replay.Path'"),
         ({"told": of("purifier", quality=75, level=3)}, "purifiers.jpeg.JPEG: "),
@@ -195,6 +195,12 @@ def test_what_cannot_be_run_again_is_one_line_and_status_2(made, again, tmp_path
     assert status == 2, err
     assert len(err.strip().splitlines()) == 1, err
     assert expected in err
+
+
+def test_a_component_whose_module_has_moved_since_is_found(made, tmp_path):
+    path = changed(made[1]["blind"], tmp_path, told=of("purifier", _target_="purifiers.before.JPEG"))
+    cell = replay.cell_of(RecordFile.read(path), tmp_path)
+    assert cell.configs["purifier"]["_target_"] == "purifiers.jpeg.JPEG"
 
 
 def test_a_trace_runs_nothing_of_a_record_that_is_not_ours(made, command, tmp_path):

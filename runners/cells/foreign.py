@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any
 from zipfile import BadZipFile
@@ -144,19 +145,51 @@ def targets(config: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]
 
 
 def component(target: Any, what: str) -> type:
-    """The class of that name. Raises InputError unless a module below data/, victims/, attacks/ or purifiers/
-    defines it itself and it is a kind of component; functions and imported names are refused."""
+    """The class of that name, wherever this project defines it now: modules may have moved since.
+
+    Raises InputError unless exactly one module below data/, victims/, attacks/ or purifiers/ defines the
+    class itself and it is a kind of component; functions and imported names are refused.
+    """
     refused = InputError(f"{what}: expected the name of a component of this project, got {target!r:.80}")
     named = TARGET.fullmatch(target) if isinstance(target, str) else None
     if named is None or named["folder"] not in KINDS:
         raise refused
-    if not ROOT.joinpath(*named["module"].split(".")).with_suffix(".py").is_file():
+    modules = _modules_defining(named["name"])
+    if named["module"] in modules:
+        modules = [named["module"]]
+    if len(modules) != 1:
         raise refused
-    found = vars(import_module(named["module"])).get(named["name"])
-    defined = isinstance(found, type) and found.__module__ == named["module"]
-    if not defined or not issubclass(found, KINDS[named["folder"]]):
+    (module,) = modules
+    found = vars(import_module(module)).get(named["name"])
+    defined = isinstance(found, type) and found.__module__ == module
+    if not defined or not issubclass(found, KINDS[module.partition(".")[0]]):
         raise refused
     return found
+
+
+def relocated(config: Any, what: str) -> Any:
+    """The config with the present module of every component in it; raises InputError as `component` does."""
+    if isinstance(config, list):
+        return [relocated(item, what) for item in config]
+    if not isinstance(config, dict):
+        return config
+    moved = {name: relocated(item, f"{what}.{name}") for name, item in config.items()}
+    if "_target_" in config:
+        found = component(config["_target_"], what)
+        moved["_target_"] = f"{found.__module__}.{found.__name__}"
+    return moved
+
+
+@cache
+def _modules_defining(name: str) -> list[str]:
+    """The modules of this project's components that define a class of this name, found without importing."""
+    definition = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
+    files = (file for folder in KINDS for file in sorted((ROOT / folder).rglob("*.py")))
+    return [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in files
+        if definition.search(file.read_text(encoding="utf-8"))
+    ]
 
 
 @contextmanager
