@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacks.in_step import in_step
 from attacks.randomness import per_image_randomness
+from attacks.rows import Rows
 from attacks.target import Answer, AttackError, Target
 from data.errors import InputError
 from data.images import check_images, standard_layout
@@ -42,6 +43,8 @@ class Attack(ABC):
         records_path: says how near it had come after how many queries (`Crafted.paths`).
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
             rule, say); such attacks run in step (attacks/in_step.py), one an image.
+        by_rows: the loop is our own and decides everything row by row: `craft` gets the whole batch, with
+            Rows (attacks/rows.py) in place of a model.
     """
 
     version: ClassVar[int] = 3
@@ -50,13 +53,14 @@ class Attack(ABC):
     records_path: ClassVar[bool] = False
     norm: Literal["linf", "l2"] | None = None
     batch_coupled: ClassVar[bool] = False
+    by_rows: ClassVar[bool] = False
     eps: float | None = None
     queries: int | None = None
     forward: int = 0
     backward: int = 0
 
     @abstractmethod
-    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | Crafted:
+    def craft(self, model: nn.Module | Rows, images: Tensor, labels: Tensor) -> Tensor | Crafted:
         """The method itself, called through `__call__`; with one image where `batch_coupled`."""
 
     @final
@@ -74,6 +78,9 @@ class Attack(ABC):
                 )
                 adversarial = torch.cat([one.images for one in made]).to(images.device)
                 paths = [path for one in made for path in one.paths]
+            elif self.by_rows:
+                rows = Rows.of(target, seeds, images.device)
+                adversarial, paths = self.craft(rows, images.contiguous().clone(), labels.clone()), []
             else:
                 with per_image_randomness(seeds):
                     adversarial, paths = self.craft(target, images.clone(), labels.clone()), []

@@ -1,77 +1,38 @@
-"""APGD and AutoAttack: Croce and Hein 2020, https://arxiv.org/abs/2003.01690, of torchattacks' parts."""
+"""AutoAttack: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+Parameter-free Attacks, https://arxiv.org/abs/2003.01690.
 
+Images are (N, C, H, W) in [0, 1].
+"""
+
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torchattacks
-from torch import Tensor, nn
+from torch import Tensor
 
+from attacks import apgd, fab, square
 from attacks.attack import Attack, check_eps
+from attacks.losses import LOSSES, targeted_difference_of_logits_ratio
+from attacks.rows import Attempt, Found, Rows, in_turn
 from data.errors import InputError
 
-NAMES = {"linf": "Linf", "l2": "L2"}  # in torchattacks
-TARGETS = 9  # of the targeted attacks, at most
-
-
-class APGD(Attack):
-    """Projected gradient descent whose step size halves where it gets no further.
-
-    Args:
-        loss: "ce" or "dlr" (which needs three classes and more).
-        restarts: each from another random start, for images that still stand.
-        rho: share of steps that must improve for the step size to stay.
-    """
-
-    version = 1
-    batch_coupled = True
-    may_return_image = True
-
-    def __init__(
-        self,
-        *,
-        eps: float = 8 / 255,
-        norm: Literal["linf", "l2"] = "linf",
-        steps: int = 100,
-        loss: Literal["ce", "dlr"] = "ce",
-        restarts: int = 1,
-        rho: float = 0.75,
-    ) -> None:
-        self.eps, self.norm = check_eps(eps, norm), norm
-        if steps < 1 or restarts < 1 or loss not in ("ce", "dlr"):
-            raise InputError(
-                "attack: expected steps >= 1, restarts >= 1 and a loss of ce, dlr, "
-                f"got steps={steps} restarts={restarts} loss={loss}"
-            )
-        self.steps, self.loss, self.restarts, self.rho = steps, loss, restarts, rho
-        self.forward, self.backward = restarts * (steps + 1) + 1, restarts * (steps + 1)
-
-    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Steps along the gradient's sign, or the gradient, with momentum."""
-        attack = torchattacks.APGD(
-            model,
-            norm=NAMES[self.norm],
-            eps=self.eps,
-            steps=self.steps,
-            n_restarts=self.restarts,
-            loss=self.loss,
-            rho=self.rho,
-        )
-        return attack(images, labels)
+TARGETS = 9  # of the targeted attacks, at most: the classes that are likeliest beside the label
 
 
 class AutoAttack(Attack):
     """The standard ensemble with its official budgets: APGD-CE, targeted APGD-DLR and targeted FAB of 100
     steps each, Square of 5,000 queries; each attacks what the ones before it left standing.
 
-    torchattacks' own composition has other budgets (10 steps), so this composes its parts. Targeted
-    attacks need more than three classes.
+    A part's adversarial example counts where one more answer confirms it: a defense that draws may have
+    answered wrongly by chance. The targets are those of the first answer about the image. Targeted attacks
+    need more than three classes.
 
     Args:
         steps, queries_of_square: for smaller budgets; a table must then not call it AutoAttack.
     """
 
-    version = 1
-    batch_coupled = True
+    version = 4
+    by_rows = True
     may_return_image = True
 
     def __init__(
@@ -88,29 +49,82 @@ class AutoAttack(Attack):
                 f"attack: expected steps >= 1 and queries_of_square >= 1, got {steps}, {queries_of_square}"
             )
         self.steps, self.queries_of_square = steps, queries_of_square
-        # Where the image stands to the end: what each part asks, and whether it found something.
-        self.forward = (3 * TARGETS + 1) * steps + 5 * TARGETS + 12 + queries_of_square
-        self.backward = (2 * TARGETS + 1) * steps + TARGETS + 1
+        confirmations = 4  # one for each part, where it seems to succeed
+        climbs = (1 + TARGETS) * (steps + 1)
+        self.forward = 1 + climbs + TARGETS * 2 * steps + queries_of_square + confirmations
+        self.backward = climbs + TARGETS * steps
 
-    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
         """The first adversarial example that any of the parts finds; else the image."""
-        with torch.no_grad():
-            logits = model(images)
-        classes, within = logits.shape[1], {"norm": NAMES[self.norm], "eps": self.eps}
-        if classes <= 3:
-            raise InputError(f"attack AutoAttack: expected more than 3 classes, got {classes}")
-        if (logits.argmax(1) != labels).all():
-            return images
-        targets = {"n_classes": min(classes, TARGETS + 1)}
-        parts = (
-            torchattacks.APGD(model, steps=self.steps, loss="ce", **within),
-            torchattacks.APGDT(model, steps=self.steps, **targets, **within),
-            torchattacks.FAB(model, steps=self.steps, multi_targeted=True, **targets, **within),
-            torchattacks.Square(model, n_queries=self.queries_of_square, resc_schedule=False, **within),
+        logits = model.logits(images)
+        if logits.shape[1] <= 3:
+            raise InputError(f"attack AutoAttack: expected more than 3 classes, got {logits.shape[1]}")
+        standing = (logits.argmax(1) == labels).nonzero().flatten()
+        others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
+        order = others.sort(dim=1, descending=True, stable=True).indices
+        targets = order[:, : min(TARGETS, logits.shape[1] - 1)].unbind(1)
+        parts = [
+            self._climb_cross_entropy,
+            _one_after_another([self._climb_towards(classes) for classes in targets]),
+            _one_after_another([self._approach(classes) for classes in targets]),
+            self._search,
+        ]
+        found = in_turn(
+            [_confirmed(part) for part in parts],
+            model.take(standing),
+            images[standing],
+            labels[standing],
+            standing,
         )
-        for part in parts:
-            made = part(images, labels).detach()
-            with torch.no_grad():
-                if (model(made).argmax(1) != labels).all():
-                    return made
-        return images
+        made = images.clone()
+        made[standing] = found.images
+        return made
+
+    def _climb_cross_entropy(self, rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
+        return self._climb(rows, images, labels, lambda logits: LOSSES["ce"](logits, labels))
+
+    def _climb_towards(self, classes: Tensor) -> Attempt:
+        """Targeted APGD; `classes` are of the whole batch."""
+
+        def attempt(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
+            targets = classes[places]
+            return self._climb(
+                rows,
+                images,
+                labels,
+                lambda logits: targeted_difference_of_logits_ratio(logits, labels, targets),
+            )
+
+        return attempt
+
+    def _climb(self, rows: Rows, images: Tensor, labels: Tensor, loss: Callable[[Tensor], Tensor]) -> Found:
+        run = {"eps": self.eps, "norm": self.norm, "steps": self.steps}
+        return apgd.ascend(rows, images, labels, loss=loss, **run).found
+
+    def _approach(self, classes: Tensor) -> Attempt:
+        """Targeted FAB; `classes` are of the whole batch."""
+        run = {"eps": self.eps, "norm": self.norm, "steps": self.steps}
+        return lambda rows, images, labels, places: fab.approach(rows, images, labels, classes[places], **run)
+
+    def _search(self, rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
+        run = {"eps": self.eps, "norm": self.norm, "queries": self.queries_of_square}
+        return square.random_search(rows, images, labels, **run).found
+
+
+def _one_after_another(attempts: list[Attempt]) -> Attempt:
+    """Several attempts as one."""
+    return lambda *batch: in_turn(attempts, *batch)
+
+
+def _confirmed(attempt: Attempt) -> Attempt:
+    """What another answer of the defense confirms of this attempt."""
+
+    def confirmed(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
+        found = attempt(rows, images, labels, places)
+        fell = found.fell.nonzero().flatten()
+        if len(fell):
+            again = rows.take(fell).logits(found.images[fell]).argmax(1) != labels[fell]
+            found.fell[fell] = again
+        return found
+
+    return confirmed

@@ -1,17 +1,15 @@
-"""Attacks that ask the defense for its answers only: Square of torchattacks, HopSkipJump of ART.
+"""An attack that asks the defense for its decisions only: HopSkipJump of ART.
 
-Both libraries hand out a result only at their end, and neither stops at a number of queries. So what they
-ask is watched, and at the budget the attack ends with the best image that it has asked about.
+The library hands out a result only at its end, and does not stop at a number of queries. So what it asks is
+watched, and at the budget the attack ends with the best image that it has asked about.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchattacks
 from art.attacks.evasion import HopSkipJump as HopSkipJumpOfART
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
@@ -19,52 +17,6 @@ from torch import Tensor, nn
 from attacks.attack import Attack, AttackError, Crafted, Path, check_eps, distances
 from attacks.target import BudgetSpentError
 from data.errors import InputError
-
-
-class Square(Attack):
-    """Square attack: Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049. Random search with
-    square patches, on the margin of the logits.
-
-    Args:
-        queries: an image's budget.
-        p_init: share of the image that the first squares cover.
-        rescale: follow the schedule of a run of 10,000 queries, compressed to this budget.
-    """
-
-    version = 1
-    needs = "score"
-    batch_coupled = True
-    may_return_image = True
-
-    def __init__(
-        self,
-        *,
-        eps: float = 8 / 255,
-        norm: Literal["linf", "l2"] = "linf",
-        queries: int = 5000,
-        p_init: float = 0.8,
-        rescale: bool = True,
-    ) -> None:
-        self.eps, self.norm = check_eps(eps, norm), norm
-        if queries < 1 or not 0 < p_init <= 1:
-            raise InputError(f"attack: expected queries >= 1, 0 < p_init <= 1, got {queries}, {p_init}")
-        self.queries, self.p_init, self.rescale = queries, p_init, rescale
-        self.forward = queries
-
-    def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The asked image with the smallest margin."""
-        seen = _SmallestMargin(model, images, labels)
-        attack = torchattacks.Square(
-            seen,
-            norm={"linf": "Linf", "l2": "L2"}[self.norm],
-            eps=self.eps,
-            n_queries=self.queries,
-            p_init=self.p_init,
-            resc_schedule=self.rescale,
-        )
-        with suppress(BudgetSpentError):
-            attack(images, labels)
-        return seen.best
 
 
 class HopSkipJump(Attack):
@@ -173,44 +125,24 @@ def _starts(images: Tensor, count: int) -> Iterator[Tensor]:
         yield F.interpolate(noise, size=images.shape[2:], mode="nearest")
 
 
-class _Watched(nn.Module):
-    """A model whose questions about one image are watched."""
+class _Nearest(nn.Module):
+    """A model whose questions about one image are watched: keeps the misclassified image that is nearest, and how that
+    came about."""
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, norm: str) -> None:
         super().__init__()
-        self.model, self.clean, self.label, self.best, self.asked = model, images, int(labels), images, 0
+        self.model, self.clean, self.label, self.norm = model, images, int(labels), norm
+        self.best, self.asked = images, 0
+        self.path: Path = []
 
     def forward(self, images: Tensor) -> Tensor:
         """The model's own answer."""
         logits = self.model(images)
         self.asked += len(images)
-        self.watch(images.detach(), logits.detach())
+        self._watch(images.detach(), logits.detach())
         return logits
 
-
-class _SmallestMargin(_Watched):
-    """Keeps the image whose label wins by the least, or loses by the most."""
-
-    margin = float("inf")
-
-    def watch(self, images: Tensor, logits: Tensor) -> None:
-        others = logits.clone()
-        others[:, self.label] = -torch.inf
-        margins = logits[:, self.label] - others.amax(1)
-        at = int(margins.argmin())
-        if margins[at] < self.margin:
-            self.margin, self.best = margins[at].item(), images[at : at + 1].clone()
-
-
-class _Nearest(_Watched):
-    """Keeps the misclassified image that is nearest, and how that came about."""
-
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, norm: str) -> None:
-        super().__init__(model, images, labels)
-        self.norm = norm
-        self.path: Path = []
-
-    def watch(self, images: Tensor, logits: Tensor) -> None:
+    def _watch(self, images: Tensor, logits: Tensor) -> None:
         wrong = images[logits.argmax(1) != self.label]
         if not len(wrong):
             return

@@ -6,8 +6,8 @@ import torch
 from conftest import Noise, RowByRow, random_images, small_attack
 from torch import nn
 
+from attacks.apgd import APGD
 from attacks.attack import Attack, AttackError, Clean
-from attacks.auto_attack import APGD
 from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import BIM, CW, DIFGSM, EOTPGD, FGSM, MIFGSM, PGD
 from attacks.knowledge import Decision, Full, Score

@@ -9,7 +9,8 @@ from attacks.attack import Clean
 from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import PGD
 from attacks.knowledge import BPDA, Blind, Decision, Full, Score, Transfer
-from attacks.queries import HopSkipJump, Square
+from attacks.queries import HopSkipJump
+from attacks.square import Square
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG

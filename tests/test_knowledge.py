@@ -9,7 +9,8 @@ from torch import nn
 from attacks.attack import Clean
 from attacks.from_torchattacks import EOTPGD, FGSM, PGD
 from attacks.knowledge import BPDA, Blind, Decision, Full, Score, Transfer, UnsuitedError
-from attacks.queries import HopSkipJump, Square
+from attacks.queries import HopSkipJump
+from attacks.square import Square
 from data.errors import InputError
 from purifiers.dip import DIP
 from purifiers.dynamic import Dynamic

@@ -10,7 +10,8 @@ from torch import nn
 
 from attacks.attack import AttackError
 from attacks.knowledge import Decision, Score
-from attacks.queries import HopSkipJump, Square
+from attacks.queries import HopSkipJump
+from attacks.square import Square
 from data.errors import InputError
 from purifiers.identity import Identity
 from runners.cells.metrics import wilson

@@ -1,0 +1,196 @@
+"""APGD: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+Parameter-free Attacks, https://arxiv.org/abs/2003.01690.
+
+Images are (N, C, H, W) in [0, 1]. All state (step size, best iterate, counts) is kept for each row alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attacks.attack import Attack, check_eps
+from attacks.losses import LOSSES
+from attacks.rows import Found, Rows, each, in_turn
+from data.errors import InputError
+
+Norm = Literal["linf", "l2"]
+
+
+class APGD(Attack):
+    """Projected gradient descent whose step size halves where it gets no further.
+
+    An image's result is its last misclassified iterate, or the image itself where there is none.
+
+    Args:
+        loss: "ce", "cw" (the margin of another class over the label) or "dlr" (of three classes and more).
+        restarts: each from another random start, for images that still stand.
+        rho: share of steps that must improve for the step size to stay.
+    """
+
+    version = 4
+    by_rows = True
+    may_return_image = True
+
+    def __init__(
+        self,
+        *,
+        eps: float = 8 / 255,
+        norm: Norm = "linf",
+        steps: int = 100,
+        loss: Literal["ce", "cw", "dlr"] = "ce",
+        restarts: int = 1,
+        rho: float = 0.75,
+    ) -> None:
+        self.eps, self.norm = check_eps(eps, norm), norm
+        if steps < 1 or restarts < 1 or loss not in LOSSES:
+            raise InputError(
+                f"attack: expected steps >= 1, restarts >= 1 and a loss of {', '.join(LOSSES)}, "
+                f"got steps={steps} restarts={restarts} loss={loss}"
+            )
+        self.steps, self.loss, self.restarts, self.rho = steps, loss, restarts, rho
+        self.forward, self.backward = restarts * (steps + 1) + 1, restarts * (steps + 1)
+
+    def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
+        """Restarts, each on the images that are still classified correctly."""
+        standing = (model.logits(images).argmax(1) == labels).nonzero().flatten()
+        made = images.clone()
+        found = in_turn(
+            [self._climb] * self.restarts,
+            model.take(standing),
+            images[standing],
+            labels[standing],
+            standing,
+        )
+        made[standing] = found.images
+        return made
+
+    def _climb(self, rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
+        loss = LOSSES[self.loss]
+        climb = ascend(
+            rows,
+            images,
+            labels,
+            loss=lambda logits: loss(logits, labels),
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.steps,
+            rho=self.rho,
+        )
+        return climb.found
+
+
+@dataclass
+class Ascent:
+    """What one run of all its steps brought for each row.
+
+    Attributes:
+        best: (N, C, H, W) the iterate with the largest loss.
+        loss: (N,) that loss.
+        found: rows with a misclassified iterate, and the last such iterate.
+    """
+
+    best: Tensor
+    loss: Tensor
+    found: Found
+
+
+def ascend(
+    rows: Rows,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    loss: Callable[[Tensor], Tensor],
+    eps: float,
+    norm: Norm,
+    steps: int,
+    rho: float = 0.75,
+) -> Ascent:
+    """One run from a random start: `steps` + 1 gradients of every row, whether it falls before or not.
+
+    The run goes on after an image has fallen, as the authors' does: later iterates lie deeper in the other class,
+    which matters where a purifier is to be fooled as well.
+
+    Args:
+        loss: logits (N, classes) to one loss a row, which is made large.
+    """
+    ball = _Ball(images, eps, norm)
+    current = previous = ball.start(rows)
+    logits, value, gradient = rows.gradient(current, loss)
+    fell, adversarial = logits.argmax(1) != labels, current
+    best, best_value, best_gradient = current, value, gradient
+    size = torch.full_like(value, 2 * eps)
+    improved, period = torch.zeros_like(value), _first_period(steps)
+    value_at_check, halved = best_value, torch.ones_like(fell)
+    since = 0
+    for step in range(steps):
+        ahead = ball.projected(current + each(size, images) * ball.direction(gradient))
+        if step:
+            ahead = ball.projected(current + (ahead - current) * 0.75 + (current - previous) * 0.25)
+        previous, current, before = current, ahead, value
+        logits, value, gradient = rows.gradient(current, loss)
+
+        wrong = logits.argmax(1) != labels
+        fell, adversarial = fell | wrong, torch.where(each(wrong, images), current, adversarial)
+        better = value > best_value
+        best_value = torch.where(better, value, best_value)
+        best = torch.where(each(better, images), current, best)
+        best_gradient = torch.where(each(better, images), gradient, best_gradient)
+        improved, since = improved + (value > before), since + 1
+
+        if since == period:
+            # Too few steps improved, or the best loss has stayed since a check that left the step size alone.
+            halved = (improved <= rho * period) | (~halved & (best_value <= value_at_check))
+            size = torch.where(halved, size / 2, size)
+            current = torch.where(each(halved, images), best, current)
+            gradient = torch.where(each(halved, images), best_gradient, gradient)
+            value_at_check, improved, since = best_value, torch.zeros_like(value), 0
+            period = max(period - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+    return Ascent(best, best_value, Found(fell, adversarial))
+
+
+def _first_period(steps: int) -> int:
+    """Steps until the first check of the step size; each later period is shorter by 3 % of all, down to 6 %."""
+    return max(int(0.22 * steps), 1)
+
+
+class _Ball:
+    """The images within `eps` of each image that lie in [0, 1]."""
+
+    def __init__(self, images: Tensor, eps: float, norm: Norm) -> None:
+        self.images, self.eps, self.norm = images, eps, norm
+        self.low, self.high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
+
+    def start(self, rows: Rows) -> Tensor:
+        """A random direction, as far as the ball goes."""
+        shape = self.images.shape[1:]
+        if self.norm == "linf":
+            drawn = 2 * rows.uniform(*shape) - 1
+            return self.projected(self.images + self.eps * drawn / _largest(drawn))
+        return self.projected(self.images + self.eps * self.direction(rows.normal(*shape)))
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The step of size 1 that raises the loss most: signs, or the gradient at length 1 (0 where it is 0)."""
+        if self.norm == "linf":
+            return gradient.sign()
+        scaled = gradient / _largest(gradient)  # a sure victim's gradient is so small that its squares vanish
+        return scaled / _length(scaled).clamp_min(1e-12)
+
+    def projected(self, moved: Tensor) -> Tensor:
+        """Back into the ball, then into [0, 1]."""
+        if self.norm == "linf":
+            return moved.clamp(self.low, self.high)
+        change = moved - self.images
+        return (self.images + change * (self.eps / _length(change).clamp_min(self.eps))).clamp(0, 1)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """(N, 1, 1, 1) largest absolute values; 1e-30 where all are 0."""
+    return each(values.flatten(1).abs().amax(1).clamp_min(1e-30), values)
+
+
+def _length(values: Tensor) -> Tensor:
+    """(N, 1, 1, 1) Euclidean norms."""
+    return each(values.square().flatten(1).sum(1).sqrt(), values)

@@ -1,0 +1,103 @@
+"""Targeted FAB: Croce and Hein 2020, Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack,
+https://arxiv.org/abs/1907.02044.
+
+Images are (N, C, H, W) in [0, 1]. Each step linearises the boundary between the label and one other class, and goes
+to the point of that plane that is nearest, within [0, 1]. The towards-one-class form is the one of AutoAttack.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attacks.rows import Found, Rows, each
+
+PULL = 0.1  # most of the way towards the projection of the image itself; the paper's alpha_max
+OVERSHOOT = 1.05  # its eta
+RETREAT = 0.9  # what is left of a perturbation that crossed the boundary, before the next step; its beta
+
+
+def approach(
+    rows: Rows, images: Tensor, labels: Tensor, targets: Tensor, *, eps: float, norm: str, steps: int
+) -> Found:
+    """From each image towards its target class; a row is asked about until it has crossed within `eps`.
+
+    Each step takes a gradient and one more answer of the rows that go on.
+
+    Args:
+        targets: (N,) classes other than the labels.
+        norm: "linf" or "l2", of the distance that is made small.
+    """
+    fell, made = torch.zeros_like(labels, dtype=torch.bool), images.clone()
+    places = torch.arange(len(labels), device=labels.device)
+    current = images
+    for _ in range(steps):
+        _, ahead, slope = rows.gradient(current, _lead(labels, targets))
+        offset = (slope * current).flatten(1).sum(1) - ahead  # the plane: slope . point = offset
+        step = nearest_on_plane(current, slope, offset, norm=norm)
+        back = nearest_on_plane(images, slope, offset, norm=norm)
+        length, far = (_norm(change, norm).clamp_min(1e-8) for change in (step, back))
+        pull = each((length / (length + far)).clamp_max(PULL), images)
+        current = ((current + OVERSHOOT * step) * (1 - pull) + (images + OVERSHOOT * back) * pull).clamp(0, 1)
+
+        wrong = rows.logits(current).argmax(1) != labels
+        near = wrong & (_norm(current - images, norm) <= eps)
+        fell[places[near]] = True
+        made[places[near]] = current[near]
+        current = torch.where(each(wrong, images), images + (current - images) * RETREAT, current)
+        if near.any():
+            rows, images, labels, targets = rows.take(~near), images[~near], labels[~near], targets[~near]
+            places, current = places[~near], current[~near]
+            if not len(places):
+                break
+    return Found(fell, made)
+
+
+def _lead(labels: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss: by how much the target's logit exceeds the label's."""
+    return lambda logits: (
+        logits.gather(1, targets.unsqueeze(1)) - logits.gather(1, labels.unsqueeze(1))
+    ).squeeze(1)
+
+
+def nearest_on_plane(points: Tensor, slope: Tensor, offset: Tensor, *, norm: str) -> Tensor:
+    """The smallest changes (N, C, H, W) that take points onto their planes slope . point = offset within [0, 1].
+
+    Where [0, 1] does not reach the plane, the change that comes nearest to it.
+
+    A change by s along every coordinate brings the same share of `room`, the way to the border of [0, 1]: coordinate i
+    moves by min(s * pace_i, room_i), where pace is 1 for l-infinity and |slope_i| for l2. So the sum that must be
+    gained grows piecewise linearly with s, with a bend wherever a coordinate meets its border.
+
+    Args:
+        offset: (N,).
+    """
+    point, weight = points.flatten(1), slope.flatten(1)
+    missing = offset - (weight * point).sum(1)
+    scale = weight.abs().amax(1).clamp_min(1e-30)  # a sure victim's slope is so small that its squares vanish
+    weight = weight * (missing.sign() / scale).unsqueeze(1)  # the plane is ahead along `weight`
+    missing = (missing.abs() / scale).unsqueeze(1)
+    room = torch.where(weight > 0, 1 - point, point)
+    gain = weight.abs()
+    pace = torch.ones_like(gain) if norm == "linf" else gain
+    bends = torch.where(gain > 0, room / pace, 0.0)
+    ordered, order = bends.sort(dim=1, stable=True)
+    # Gained at each bend: what has met its border, and the rest at that s.
+    rate = (gain * pace).gather(1, order)
+    full = (gain * room).gather(1, order).cumsum(1)
+    left = rate.flip(1).cumsum(1).flip(1) - rate  # rates of the coordinates after this one
+    gained = full + ordered * left
+    bend = (gained < missing).sum(1, keepdim=True)  # the first at which enough is gained
+    reaches = bend < gained.shape[1]
+    bend = bend.clamp_max(gained.shape[1] - 1)
+    before = torch.where(bend > 0, full.gather(1, (bend - 1).clamp_min(0)), 0.0)
+    rates = (left + rate).gather(1, bend)
+    s = torch.where(reaches, (missing - before) / rates.clamp_min(1e-30), torch.inf)
+    change = torch.where(gain > 0, torch.minimum(s * pace, room), 0.0)
+    return (change * weight.sign()).view_as(points)
+
+
+def _norm(change: Tensor, norm: str) -> Tensor:
+    """(N,) norms."""
+    flat = change.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.square().sum(1).sqrt()

@@ -1,0 +1,115 @@
+"""What an attack with a loop of its own works on: images of a target as one batch that are independent of each other.
+
+Libraries' loops couple the images of a batch, so they run image by image (attacks/in_step.py), which costs a
+thread and small operations for every image. The loops of apgd.py, fab.py and square.py decide everything row by
+row, so they may work on a whole batch and drop the rows that are done. An image then gets the same result alone,
+among others and in any order: to the bit where the defense's own answers are the same to the bit.
+
+All images here are (N, C, H, W) float32 in [0, 1]; labels are (N,) int64.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.target import Target
+
+
+class Rows:
+    """Some images of a target, each with its own stream of random numbers.
+
+    Row i of every argument and every answer belongs to image `owners[i]` of the target.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        generators: Sequence[torch.Generator],
+        owners: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.target, self.generators, self.owners, self.device = target, generators, list(owners), device
+
+    @classmethod
+    def of(cls, target: Target, seeds: Sequence[int], device: torch.device) -> "Rows":
+        """All images of the target; image i draws from seeds[i]."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return cls(target, generators, range(len(generators)), device)
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def take(self, which: Tensor) -> "Rows":
+        """The rows at these places (indices, or a mask of all rows); their streams go on where they are."""
+        places = which.nonzero().flatten() if which.dtype == torch.bool else which
+        return Rows(
+            self.target, self.generators, [self.owners[place] for place in places.tolist()], self.device
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(N, classes) answers, without a gradient."""
+        with torch.no_grad():
+            return self.target.ask(images, self.owners)
+
+    def gradient(self, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, classes), their losses (N,), and the gradients (N, C, H, W) of the losses.
+
+        Args:
+            loss: logits to one loss a row.
+        """
+        asked = images.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            logits = self.target.ask(asked, self.owners)
+            losses = loss(logits)
+            (gradient,) = torch.autograd.grad(losses.sum(), asked)
+        self.target.count_gradient(gradient, self.owners)
+        return logits.detach(), losses.detach(), gradient.contiguous()
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(N, *shape) numbers of [0, 1), each row from its image's own stream."""
+        return self._drawn(torch.rand, shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """(N, *shape) standard normal numbers, each row from its image's own stream."""
+        return self._drawn(torch.randn, shape)
+
+    def _drawn(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        drawn = [draw(shape, generator=self.generators[owner]) for owner in self.owners]
+        return torch.stack(drawn).to(self.device)
+
+
+class Found(NamedTuple):
+    """What an attempt brought: which rows (N,) fell, and the images (N, C, H, W) that show it (any others elsewhere)."""
+
+    fell: Tensor
+    images: Tensor
+
+
+Attempt = Callable[
+    [Rows, Tensor, Tensor, Tensor], Found
+]  # rows, images, labels, and their places in the batch
+
+
+def in_turn(attempts: Sequence[Attempt], rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
+    """Each attempt on the rows that those before it left standing.
+
+    Args:
+        places: (N,) of the rows in the whole batch; an attempt gets those of its own rows.
+    """
+    fell = torch.zeros_like(labels, dtype=torch.bool)
+    made = images.clone()
+    for attempt in attempts:
+        standing = (~fell).nonzero().flatten()
+        if not len(standing):
+            break
+        found = attempt(rows.take(standing), images[standing], labels[standing], places[standing])
+        fell[standing[found.fell]] = True
+        made[standing[found.fell]] = found.images[found.fell]
+    return Found(fell, made)
+
+
+def each(values: Tensor, like: Tensor) -> Tensor:
+    """(N,) values in a shape that multiplies the rows of `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))

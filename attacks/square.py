@@ -1,0 +1,254 @@
+"""Square: Andriushchenko et al. 2020, Square Attack: a query-efficient black-box adversarial attack via random
+search, https://arxiv.org/abs/1912.00049.
+
+Images are (N, C, H, W) in [0, 1]. Each proposal changes one square window of an image, at that image's own place; it
+is kept where the margin of the label's logit over the others gets smaller.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attacks.attack import Attack, check_eps
+from attacks.losses import margin
+from attacks.rows import Found, Rows, each
+from data.errors import InputError
+
+SMALLER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # proposals after which a window's area halves
+OF = 10_000  # proposals of the run that this schedule is made for
+BLOCK = 64  # proposals whose random numbers are drawn at once
+
+Norm = Literal["linf", "l2"]
+
+
+class Square(Attack):
+    """Random search with square patches, on the margin of the logits.
+
+    An image's result is the image with the smallest margin of those that were asked about.
+
+    Args:
+        queries: an image's budget, with the one that asks about the image itself.
+        p_init: share of the image that the first squares cover.
+        rescale: follow the schedule of a run of 10,000 queries, compressed to this budget.
+    """
+
+    version = 4
+    needs = "score"
+    by_rows = True
+    may_return_image = True
+
+    def __init__(
+        self,
+        *,
+        eps: float = 8 / 255,
+        norm: Norm = "linf",
+        queries: int = 5000,
+        p_init: float = 0.8,
+        rescale: bool = True,
+    ) -> None:
+        self.eps, self.norm = check_eps(eps, norm), norm
+        if queries < 1 or not 0 < p_init <= 1:
+            raise InputError(f"attack: expected queries >= 1, 0 < p_init <= 1, got {queries}, {p_init}")
+        self.queries, self.p_init, self.rescale = queries, p_init, rescale
+        self.forward = queries
+
+    def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
+        """The asked image with the smallest margin."""
+        logits, made = model.logits(images), images.clone()
+        margins = margin(logits, labels)
+        standing = (logits.argmax(1) == labels).nonzero().flatten()
+        if self.queries == 1 or not len(standing):
+            return made
+        search = random_search(
+            model.take(standing),
+            images[standing],
+            labels[standing],
+            eps=self.eps,
+            norm=self.norm,
+            queries=self.queries - 1,
+            p_init=self.p_init,
+            speed=OF / self.queries if self.rescale else 1.0,
+        )
+        better = search.margins < margins[standing]
+        made[standing[better]] = search.found.images[better]
+        return made
+
+
+@dataclass
+class Search:
+    """Attributes:
+    margins: (N,) the smallest that was met.
+    found: which rows fell, and the image with that margin.
+    """
+
+    margins: Tensor
+    found: Found
+
+
+def random_search(
+    rows: Rows,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm,
+    queries: int,
+    p_init: float = 0.8,
+    speed: float = 1.0,
+) -> Search:
+    """From stripes (l-infinity) or bumps (l2) on; a row is asked about `queries` times, or until it falls.
+
+    Args:
+        speed: how much faster than the paper's schedule of 10,000 proposals the windows shrink.
+    """
+    fell, made = torch.zeros_like(labels, dtype=torch.bool), images.clone()
+    smallest = torch.full(labels.shape, torch.inf, device=labels.device)
+    places, moves = torch.arange(len(labels), device=labels.device), MOVES[norm](eps)
+    for query in range(queries):
+        if query == 0:
+            proposed = moves.start(rows, images)
+        else:
+            at = (query - 1) % BLOCK
+            if at == 0:
+                drawn = rows.uniform(BLOCK, moves.numbers + images.shape[1])
+            p = p_init / 2 ** sum(int((query - 1) * speed) > bound for bound in SMALLER)
+            proposed = moves.propose(images, made[places], drawn[:, at], p)
+        logits = rows.logits(proposed)
+        margins, wrong = margin(logits, labels), logits.argmax(1) != labels
+        better = (margins < smallest[places]) | wrong
+        made[places[better]] = proposed[better]
+        smallest[places[better]] = margins[better]
+        if wrong.any():
+            fell[places[wrong]] = True
+            rows, images, labels, places = rows.take(~wrong), images[~wrong], labels[~wrong], places[~wrong]
+            if not len(places):
+                break
+            drawn = drawn[~wrong] if query else None
+    return Search(smallest, Found(fell, made))
+
+
+class _Linf:
+    """Vertical stripes, then squares of one colour; every value goes to an end of its interval."""
+
+    numbers = 2  # besides one a channel: what a proposal draws
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def start(self, rows: Rows, images: Tensor) -> Tensor:
+        signs = _signs(rows.uniform(images.shape[1], 1, images.shape[3]))
+        return (images + self.eps * signs).clamp(0, 1)
+
+    def propose(self, images: Tensor, best: Tensor, drawn: Tensor, p: float) -> Tensor:
+        side = _side(images, p, 1)
+        inside = _window(images, drawn[:, 0], drawn[:, 1], side)
+        colour = (images + self.eps * _signs(drawn[:, 2:])[:, :, None, None]).clamp(0, 1)
+        return torch.where(inside, colour, best)
+
+
+class _L2:
+    """Bumps all over, then: a window's mass goes to another one, whose perturbation becomes a new bump and its old
+    self. The length is eps, until [0, 1] cuts it."""
+
+    numbers = 5
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def start(self, rows: Rows, images: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        side = max(height // 5, 2)
+        down, along = height // side, width // side
+        drawn = rows.uniform(down, along, 1 + channels)
+        tiles = _bumps(drawn[..., 0].flatten(), side).view(count, down, along, 1, side, side)
+        tiles = tiles * _signs(drawn[..., 1:])[..., None, None]
+        top, left = (height - down * side) // 2, (width - along * side) // 2
+        change = torch.zeros_like(images)
+        change[:, :, top : top + down * side, left : left + along * side] = tiles.permute(
+            0, 3, 1, 4, 2, 5
+        ).reshape(count, channels, down * side, along * side)
+        return self._on_sphere(images, change)
+
+    def propose(self, images: Tensor, best: Tensor, drawn: Tensor, p: float) -> Tensor:
+        side = _side(images, p, 3)
+        side = min(side + 1 - side % 2, *images.shape[2:])
+        channels, change = images.shape[1], best - images
+        into, away = (_window(images, drawn[:, i], drawn[:, i + 1], side) for i in (0, 2))
+        unused = (self.eps**2 - _squares(change).sum(1)).clamp_min(0) / channels
+        mass = (_squares(torch.where(into | away, change, 0.0)) + unused[:, None]).sqrt()
+        inside = torch.where(into, change, 0.0)
+        old = inside / (_squares(inside).sqrt() + 1e-12)[:, :, None, None]
+        bump = _placed(_bumps(drawn[:, 4], side), images, drawn[:, 0], drawn[:, 1])
+        new = torch.where(into, bump * _signs(drawn[:, 5:])[:, :, None, None] + old, 0.0)
+        new = new * (mass / (_squares(new).sqrt() + 1e-12))[:, :, None, None]
+        return self._on_sphere(images, torch.where(into, new, torch.where(away, 0.0, change)))
+
+    def _on_sphere(self, images: Tensor, change: Tensor) -> Tensor:
+        length = _squares(change).sum(1).sqrt().clamp_min(1e-12)
+        return (images + change * each(self.eps / length, images)).clamp(0, 1)
+
+
+MOVES: dict[str, Callable[[float], _Linf | _L2]] = {"linf": _Linf, "l2": _L2}
+
+
+def _side(images: Tensor, p: float, least: int) -> int:
+    """The side of a square that covers the share `p` of the image."""
+    height, width = images.shape[2:]
+    return min(max(round(math.sqrt(p * height * width)), least), height, width)
+
+
+def _corner(uniform: Tensor, side: int, whole: int) -> Tensor:
+    """(N,) first pixels of windows, of 0 to whole - side, from numbers of [0, 1)."""
+    return (uniform * (whole - side + 1)).long().clamp_max(whole - side)
+
+
+def _window(images: Tensor, down: Tensor, along: Tensor, side: int) -> Tensor:
+    """(N, 1, H, W) the pixels of each row's window."""
+    axes = []
+    for uniform, whole in ((down, images.shape[2]), (along, images.shape[3])):
+        pixel = torch.arange(whole, device=images.device) - _corner(uniform, side, whole).unsqueeze(1)
+        axes.append((pixel >= 0) & (pixel < side))
+    return (axes[0].unsqueeze(2) & axes[1].unsqueeze(1)).unsqueeze(1)
+
+
+def _placed(patches: Tensor, images: Tensor, down: Tensor, along: Tensor) -> Tensor:
+    """(N, 1, H, W) images that show each row's patch (N, side, side) in its window, and anything elsewhere."""
+    count, side = patches.shape[:2]
+    pixels = [
+        (torch.arange(whole, device=images.device) - _corner(uniform, side, whole).unsqueeze(1)).clamp(
+            0, side - 1
+        )
+        for uniform, whole in ((down, images.shape[2]), (along, images.shape[3]))
+    ]
+    row = torch.arange(count, device=images.device)[:, None, None]
+    return patches[row, pixels[0].unsqueeze(2), pixels[1].unsqueeze(1)].unsqueeze(1)
+
+
+def _signs(uniform: Tensor) -> Tensor:
+    """-1 or 1, each half the time."""
+    return torch.where(uniform < 0.5, -1.0, 1.0)
+
+
+def _squares(change: Tensor) -> Tensor:
+    """(N, C) sums of squares."""
+    return change.square().flatten(2).sum(2)
+
+
+def _bumps(coins: Tensor, side: int) -> Tensor:
+    """(N, side, side) one hill and one valley beside each other, of length 1; upright where the coin is below a half."""
+    half = torch.cat([_hill(side // 2, side), -_hill(side - side // 2, side)])
+    bump = (half / half.norm()).to(coins.device)
+    return torch.where(coins[:, None, None] < 0.5, bump, bump.T)
+
+
+def _hill(height: int, width: int) -> Tensor:
+    """(height, width) nested rectangles about the middle, the k-th from within adding 1 / k**2, at length 1."""
+    hill, middle = torch.zeros(height, width), (height // 2, width // 2)
+    for k in range(max(middle) + 1):
+        rows, columns = (slice(max(centre - k, 0), centre + k + 1) for centre in middle)
+        hill[rows, columns] += 1 / (k + 1) ** 2
+    return hill / hill.norm()
