@@ -110,8 +110,9 @@ def ascend(
 ) -> Ascent:
     """One run from a random start: `steps` + 1 gradients of every row, whether it falls before or not.
 
-    The run goes on after an image has fallen, as the authors' does: later iterates lie deeper in the other class,
-    which matters where a purifier is to be fooled as well.
+    The run goes on after an image has fallen, as the authors' does: later iterates lie deeper in the other
+    class, which matters where a purifier is to be fooled as well. The step size is checked as in the authors'
+    code, where a share of exactly `rho` is too small.
 
     Args:
         loss: logits (N, classes) to one loss a row, which is made large.
@@ -122,9 +123,8 @@ def ascend(
     fell, adversarial = logits.argmax(1) != labels, current
     best, best_value, best_gradient = current, value, gradient
     size = torch.full_like(value, 2 * eps)
-    improved, period = torch.zeros_like(value), _first_period(steps)
     value_at_check, halved = best_value, torch.ones_like(fell)
-    since = 0
+    improved, since, period = torch.zeros_like(value), 0, max(int(0.22 * steps), 1)
     for step in range(steps):
         ahead = ball.projected(current + each(size, images) * ball.direction(gradient))
         if step:
@@ -141,7 +141,7 @@ def ascend(
         improved, since = improved + (value > before), since + 1
 
         if since == period:
-            # Too few steps improved, or the best loss has stayed since a check that left the step size alone.
+            # Too few steps improved, or the largest loss is still that of a check that left the size alone.
             halved = (improved <= rho * period) | (~halved & (best_value <= value_at_check))
             size = torch.where(halved, size / 2, size)
             current = torch.where(each(halved, images), best, current)
@@ -149,11 +149,6 @@ def ascend(
             value_at_check, improved, since = best_value, torch.zeros_like(value), 0
             period = max(period - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
     return Ascent(best, best_value, Found(fell, adversarial))
-
-
-def _first_period(steps: int) -> int:
-    """Steps until the first check of the step size; each later period is shorter by 3 % of all, down to 6 %."""
-    return max(int(0.22 * steps), 1)
 
 
 class _Ball:
@@ -172,7 +167,7 @@ class _Ball:
         return self.projected(self.images + self.eps * self.direction(rows.normal(*shape)))
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The step of size 1 that raises the loss most: signs, or the gradient at length 1 (0 where it is 0)."""
+        """The step of size 1 that raises the loss most: signs, or the gradient at length 1 (else 0)."""
         if self.norm == "linf":
             return gradient.sign()
         scaled = gradient / _largest(gradient)  # a sure victim's gradient is so small that its squares vanish

@@ -1,8 +1,8 @@
-"""Targeted FAB: Croce and Hein 2020, Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack,
-https://arxiv.org/abs/1907.02044.
+"""Targeted FAB: Croce and Hein 2020, Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary
+Attack, https://arxiv.org/abs/1907.02044.
 
-Images are (N, C, H, W) in [0, 1]. Each step linearises the boundary between the label and one other class, and goes
-to the point of that plane that is nearest, within [0, 1]. The towards-one-class form is the one of AutoAttack.
+Images are (N, C, H, W) in [0, 1]. Each step takes the boundary between the label and one other class for a
+plane, by the gradient here, and goes to the nearest point of that plane within [0, 1].
 """
 
 from collections.abc import Callable
@@ -61,16 +61,19 @@ def _lead(labels: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def nearest_on_plane(points: Tensor, slope: Tensor, offset: Tensor, *, norm: str) -> Tensor:
-    """The smallest changes (N, C, H, W) that take points onto their planes slope . point = offset within [0, 1].
+    """The smallest changes (N, C, H, W) that take points within [0, 1] onto their planes slope . x = offset.
 
-    Where [0, 1] does not reach the plane, the change that comes nearest to it.
+    Where no point of [0, 1] lies on the plane, the change goes as far towards it as [0, 1] allows.
 
-    A change by s along every coordinate brings the same share of `room`, the way to the border of [0, 1]: coordinate i
-    moves by min(s * pace_i, room_i), where pace is 1 for l-infinity and |slope_i| for l2. So the sum that must be
-    gained grows piecewise linearly with s, with a bend wherever a coordinate meets its border.
+    In the smallest change, coordinate i moves by min(s * pace_i, room_i): room is the way to the border of
+    [0, 1], pace is 1 for l-infinity and |slope_i| for l2, and s is the same for all. What this gains towards
+    the plane grows piecewise linearly with s, with a bend where a coordinate meets its border; so s is found
+    by sorting the bends.
 
     Args:
+        points, slope: (N, C, H, W).
         offset: (N,).
+        norm: "linf" or "l2", of the change.
     """
     point, weight = points.flatten(1), slope.flatten(1)
     missing = offset - (weight * point).sum(1)
@@ -82,7 +85,7 @@ def nearest_on_plane(points: Tensor, slope: Tensor, offset: Tensor, *, norm: str
     pace = torch.ones_like(gain) if norm == "linf" else gain
     bends = torch.where(gain > 0, room / pace, 0.0)
     ordered, order = bends.sort(dim=1, stable=True)
-    # Gained at each bend: what has met its border, and the rest at that s.
+    # What is gained at each bend: by coordinates that have met their border, and by the others at that s.
     rate = (gain * pace).gather(1, order)
     full = (gain * room).gather(1, order).cumsum(1)
     left = rate.flip(1).cumsum(1).flip(1) - rate  # rates of the coordinates after this one

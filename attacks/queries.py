@@ -126,8 +126,8 @@ def _starts(images: Tensor, count: int) -> Iterator[Tensor]:
 
 
 class _Nearest(nn.Module):
-    """A model whose questions about one image are watched: keeps the misclassified image that is nearest, and how that
-    came about."""
+    """A model that watches what it is asked about one image, and keeps the nearest misclassified image and
+    the path towards it."""
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, norm: str) -> None:
         super().__init__()

@@ -1,9 +1,10 @@
-"""What an attack with a loop of its own works on: images of a target as one batch that are independent of each other.
+"""What attacks with a loop of our own work on: a batch of a target's images that do not depend on each other.
 
-Libraries' loops couple the images of a batch, so they run image by image (attacks/in_step.py), which costs a
-thread and small operations for every image. The loops of apgd.py, fab.py and square.py decide everything row by
-row, so they may work on a whole batch and drop the rows that are done. An image then gets the same result alone,
-among others and in any order: to the bit where the defense's own answers are the same to the bit.
+Many libraries' loops couple the images of a batch, so they run image by image (attacks/in_step.py), which
+takes a thread and small operations for every image. The loops of apgd.py, fab.py and square.py decide
+everything row by row and draw each row from its image's own generator, so they work on the whole batch and
+leave out the rows that are done. An image then gets the same result alone, among others and in any order: to
+the bit, where the defense's own answers do not depend on the batch to the bit.
 
 All images here are (N, C, H, W) float32 in [0, 1]; labels are (N,) int64.
 """
@@ -81,15 +82,13 @@ class Rows:
 
 
 class Found(NamedTuple):
-    """What an attempt brought: which rows (N,) fell, and the images (N, C, H, W) that show it (any others elsewhere)."""
+    """What an attempt found: the rows that fell (N,), and images (N, C, H, W) that show it for those rows."""
 
     fell: Tensor
     images: Tensor
 
 
-Attempt = Callable[
-    [Rows, Tensor, Tensor, Tensor], Found
-]  # rows, images, labels, and their places in the batch
+Attempt = Callable[[Rows, Tensor, Tensor, Tensor], Found]  # rows, images, labels, places in the batch
 
 
 def in_turn(attempts: Sequence[Attempt], rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:

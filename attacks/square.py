@@ -1,8 +1,9 @@
-"""Square: Andriushchenko et al. 2020, Square Attack: a query-efficient black-box adversarial attack via random
-search, https://arxiv.org/abs/1912.00049.
+"""Square: Andriushchenko et al. 2020, Square Attack: a Query-efficient Black-box Adversarial Attack via
+Random Search, https://arxiv.org/abs/1912.00049.
 
-Images are (N, C, H, W) in [0, 1]. Each proposal changes one square window of an image, at that image's own place; it
-is kept where the margin of the label's logit over the others gets smaller.
+Images are (N, C, H, W) in [0, 1]. Each proposal changes one square window of an image, whose place is drawn
+for that image alone, and is kept where the margin of the label's logit over the others gets smaller. Windows
+and lengths are the paper's; the authors' code never draws the last row or column, and has one place a batch.
 """
 
 import math
@@ -80,9 +81,11 @@ class Square(Attack):
 
 @dataclass
 class Search:
-    """Attributes:
-    margins: (N,) the smallest that was met.
-    found: which rows fell, and the image with that margin.
+    """What a search found for each row.
+
+    Attributes:
+        margins: (N,) the smallest margin that was met.
+        found: the rows that fell, and for every row the image with that margin.
     """
 
     margins: Tensor
@@ -151,8 +154,8 @@ class _Linf:
 
 
 class _L2:
-    """Bumps all over, then: a window's mass goes to another one, whose perturbation becomes a new bump and its old
-    self. The length is eps, until [0, 1] cuts it."""
+    """Bumps all over the image; then each proposal moves the length of one window to another, which gets a
+    new bump beside what it had. The whole has length eps, until it is cut to [0, 1]."""
 
     numbers = 5
 
@@ -216,7 +219,7 @@ def _window(images: Tensor, down: Tensor, along: Tensor, side: int) -> Tensor:
 
 
 def _placed(patches: Tensor, images: Tensor, down: Tensor, along: Tensor) -> Tensor:
-    """(N, 1, H, W) images that show each row's patch (N, side, side) in its window, and anything elsewhere."""
+    """(N, 1, H, W) each row's patch (N, side, side) in its window; the values outside have no meaning."""
     count, side = patches.shape[:2]
     pixels = [
         (torch.arange(whole, device=images.device) - _corner(uniform, side, whole).unsqueeze(1)).clamp(
@@ -239,14 +242,14 @@ def _squares(change: Tensor) -> Tensor:
 
 
 def _bumps(coins: Tensor, side: int) -> Tensor:
-    """(N, side, side) one hill and one valley beside each other, of length 1; upright where the coin is below a half."""
-    half = torch.cat([_hill(side // 2, side), -_hill(side - side // 2, side)])
-    bump = (half / half.norm()).to(coins.device)
+    """(N, side, side) a hill and a valley of length 1: one above the other where the coin is below a half."""
+    both = torch.cat([_hill(side // 2, side), -_hill(side - side // 2, side)])
+    bump = (both / both.norm()).to(coins.device)
     return torch.where(coins[:, None, None] < 0.5, bump, bump.T)
 
 
 def _hill(height: int, width: int) -> Tensor:
-    """(height, width) nested rectangles about the middle, the k-th from within adding 1 / k**2, at length 1."""
+    """(height, width) nested rectangles about the middle, of which the k-th adds 1 / k**2, at length 1."""
     hill, middle = torch.zeros(height, width), (height // 2, width // 2)
     for k in range(max(middle) + 1):
         rows, columns = (slice(max(centre - k, 0), centre + k + 1) for centre in middle)

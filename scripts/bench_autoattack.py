@@ -1,10 +1,11 @@
 """Measures what AutoAttack, APGD and Square cost here, beside torchattacks' parts on the same images.
 
-    python -m scripts.bench_autoattack dataset=mnist victim=mnist/lenet5-adv n=64 attack=autoattack attack.eps=0.3
+    python -m scripts.bench_autoattack dataset=mnist victim=mnist/lenet5-adv n=64 \\
+        attack=autoattack attack.eps=0.3
 
-The words are those of runners.evaluate. Ours comes first, then torchattacks with the whole batch, both in this process
-on one thread. Appends a row to results/bench/autoattack-torch<version>-cpu-float32.csv: CPU seconds (user and system)
-of both and their ratio, the images of the n that stand under each, and the images on which both say the same.
+The words are those of runners.evaluate. Ours runs first, then torchattacks with the whole batch, both in this
+process on one thread. Appends a row to results/bench/autoattack-torch<version>-cpu-float32.csv: the CPU seconds
+(user and system) of both and their ratio, how many of the n images stand under each, and on how many both agree.
 """
 
 import sys
@@ -114,7 +115,7 @@ def measure(words: list[str]) -> dict[str, str | int | float]:
         "clean": int((decisions(victim, data.images) == data.labels).sum()),
         "stand_ours": int(stands[0].sum()),
         "stand_torchattacks": int(stands[1].sum()),
-        "same": int((stands[0] == stands[1]).sum()),
+        "agree": int((stands[0] == stands[1]).sum()),
         "cpu_seconds_ours": round(took[0], 2),
         "cpu_seconds_torchattacks": round(took[1], 2),
         "ratio": round(took[0] / took[1], 3),

@@ -80,12 +80,12 @@ def test_declared_passes_are_those_of_an_image_that_stands(name):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(("steps", "classes"), [(1, 10), (4, 10), (7, 12), (2, 5)])
 def test_autoattack_declares_what_ten_classes_take(norm, steps, classes):
-    """Of more classes it takes ten, of fewer it takes less."""
+    """Of more classes it takes ten, of fewer it takes less; of an image that stands nothing is confirmed."""
     images, victim = random_images(1), RowByRow(classes=classes)
     attack = small_attack("autoattack", eps=1e-3, norm=norm, steps=steps)
     target = Blind().target(victim, None, [], seeds=[1])
     attack(target, images, victim(images).argmax(1), seeds=[1])
-    made, declared = target.counts[0], (attack.forward, attack.backward)
+    made, declared = target.counts[0], (attack.forward - 4, attack.backward)
     assert ((made.forward, made.backward) == declared) == (classes >= 10)
     assert made.forward <= declared[0]
     assert made.backward <= declared[1]
