@@ -3,9 +3,10 @@
     python -m scripts.bench_autoattack dataset=mnist victim=mnist/lenet5-adv n=64 \\
         attack=autoattack attack.eps=0.3
 
-The words are those of runners.evaluate. Ours runs first, then torchattacks with the whole batch, both in this
-process on one thread. Appends a row to results/bench/autoattack-torch<version>-cpu-float32.csv: the CPU seconds
-(user and system) of both and their ratio, how many of the n images stand under each, and on how many both agree.
+The words are those of runners.evaluate. Ours runs first, then torchattacks with the whole batch, both in
+this process on one thread. Appends a row to results/bench/autoattack-torch<version>-cpu-float32.csv: the CPU
+seconds (user and system) of both and their ratio, how many of the n images stand under each, and on how many
+both agree.
 """
 
 import sys

@@ -14,6 +14,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from attacks.attack import Attack
+from attacks.rows import Rows
+from attacks.target import Target
 from data.images import Images
 from purifiers.dip import DIPTrace
 from purifiers.draws import Draws
@@ -100,6 +102,16 @@ def crafted(attack, knowledge, victim, purifier, images, labels, others=()) -> T
 
 def random_images(n: int, size: int = 16, seed: int = 0) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def rows_of(victim, count: int) -> Rows:
+    target = Target(lambda images, seeds: victim(images), seeds=range(count))
+    return Rows.of(target, range(count), torch.device("cpu"))
+
+
+def inner_images(count: int, size: int = 16):
+    """Images away from the border of [0, 1]."""
+    return 0.3 + 0.4 * random_images(count, size)
 
 
 def linear_victim(size: int = 32) -> LinearVictim:

@@ -1,5 +1,5 @@
-"""One attack an image, in step, or one for all that decides row by row: each image gets what it would get alone, and
-nothing is left behind."""
+"""One attack an image in step, or one for all that decides row by row: an image gets what it would get alone,
+and nothing is left behind."""
 
 import random
 import threading
