@@ -39,9 +39,6 @@ class Rows:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return cls(target, generators, range(len(generators)), device)
 
-    def __len__(self) -> int:
-        return len(self.owners)
-
     def take(self, which: Tensor) -> "Rows":
         """The rows at these places (indices, or a mask of all rows); their streams go on where they are."""
         places = which.nonzero().flatten() if which.dtype == torch.bool else which
