@@ -18,12 +18,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data.errors import InputError
 from runners.cells import manifest
 from runners.cells.archive import exported, imported
-from runners.store.artefact import megabytes
-from runners.store.store import CLAIMS, PARTS, Store, fault
+from runners.store.artefact import fault, megabytes, opened
+from runners.store.store import CLAIMS, PARTS, Store
 
 # Of other stages nothing is removed: weights are few, and may have been trained alone (scripts/train.py).
 COLLECTED = ("clean", "adversarial", "purified", "records", "traits", "probe", "failures")
@@ -65,9 +66,12 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
         if asked.command == "export":
             return exported(store, console, asked.name, asked.file)
         return imported(store, console, asked.file)
+    except OSError as error:  # a folder or a file of the store that this user may not read
+        reason = error.strerror or error
+        console.print(f"error: store {asked.store}: {error.filename}: {reason}", style="red", markup=False)
     except InputError as error:
         console.print(f"error: {error}", style="red", markup=False)
-        return 2
+    return 2
 
 
 def stages(store: Store) -> list[str]:
@@ -85,8 +89,8 @@ def sizes(store: Store) -> dict[tuple[str, str], int]:
 
 def listed(store: Store, console: Console) -> int:
     """Print sizes by table and by kind. What two tables share counts for both."""
-    of = sizes(store)
-    table = Table("table", "settings", "files", "MB", "missing", title=f"{store.root}", title_justify="left")
+    of, title = sizes(store), Text(str(store.root))
+    table = Table("table", "settings", "files", "MB", "missing", title=title, title_justify="left")
     alone, tables = [], []
     for each in manifest.all_of(store):
         (tables if each.request.module == "runners.table" else alone).append(each)
@@ -118,7 +122,8 @@ def verified(store: Store, console: Console) -> int:
     damaged, count, size = 0, 0, 0
     for stage in stages(store):
         for entry in store.files(stage):
-            raw = Path(entry.path).read_bytes()
+            with opened(Path(entry.path)) as file:
+                raw = file.read()
             count, size = count + 1, size + len(raw)
             if (wrong := fault(raw, stage, entry.name)) is not None:
                 damaged += 1
@@ -149,12 +154,12 @@ def collected(store: Store, console: Console, *, drop: Sequence[str], remove: bo
                 continue
             count, size = count + 1, size + entry.stat().st_size
             if remove:
-                Path(entry.path).unlink(missing_ok=True)
+                _remove(Path(entry.path))
     for part in (store.root / PARTS).glob("*"):  # of processes that were killed while they wrote
         if now - part.stat().st_mtime >= YOUNG:
             count, size = count + 1, size + part.stat().st_size
             if remove:
-                part.unlink(missing_ok=True)
+                _remove(part)
     if remove:
         store.claims.clear()
     done = "removed" if remove else "would be removed; run again with --yes to do so"
@@ -162,6 +167,16 @@ def collected(store: Store, console: Console, *, drop: Sequence[str], remove: bo
         f"{count} files, {megabytes(size)} MB {done}. Kept: {len(kept)} tables and cells, and the last hour."
     )
     return 0
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"gc: cannot remove {path} ({reason}); what was removed before it stays removed"
+        ) from error
 
 
 if __name__ == "__main__":

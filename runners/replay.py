@@ -138,13 +138,14 @@ def device_for(recorded: RecordFile, wanted: str | None) -> str:
 def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int | str) -> Settings:
     """The recorded settings; TF32 only where there is such a device."""
     names, held = set(Settings.__dataclass_fields__), recorded["settings"]
-    if set(held) != names:
+    if set(held) | {"keep_purified"} != names:
         differ = ", ".join(sorted(names ^ set(held)))
         raise InputError(
             f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
         )
     tf32 = held["tf32"] and settle(device, tf32=False).type == "cuda"
     here = {"store": store, "device": device, "workers": workers, "tf32": tf32, "budget_hours": math.inf}
+    here["keep_purified"] = "none"  # the store is thrown away
     return Settings(**{**held, **here})
 
 

@@ -27,7 +27,7 @@ from runners.cells.components import prepare
 from runners.files import folder, writable, write_whole
 from runners.pages.pictures import as_bytes
 from runners.replay import cell_of, check_code, device_for, find, words
-from runners.store.artefact import intact, place
+from runners.store.artefact import place
 from runners.store.store import Store
 from runners.trust.provenance import RecordFile
 from runners.work.bench import Bench, settle
@@ -92,17 +92,25 @@ def watch_cell(recorded: RecordFile, config: DictConfig) -> None:
         )
     victim = bench.component(prepare(cell.configs["victim"], store))
     adversarial, stored = (_images(store, stage, records) for stage in ("adversarial", "purified"))
+    if adversarial is None:
+        raise InputError(f"store {store.root}: lacks the attacked images of this record; name another store=")
     with app.console.status(f"watching {len(records)} images"):
         watch, final = watched(purifier, adversarial.to(device), records.seed.tolist(), victim)
     path = writable(folder(config.traces, "traces")) / f"{recorded['key'][:8]}.npz"
     told, arrays = written(watch, final, records, victim, purifier)
-    told |= {"key": recorded["key"], "cell": cell.label, "off": float((final.cpu() - stored).abs().max())}
+    told |= {"key": recorded["key"], "cell": cell.label, "off": None}
+    decided = _sure(victim, final).argmax(1).tolist()
+    equal = sum(a == b for a, b in zip(decided, records.purified_label, strict=True))
+    off = f"recorded images were not kept (keep_purified=all keeps them); {equal} of {len(records)} decisions"
+    off += " are the recorded ones"
+    if stored is not None:
+        told["off"] = float((final.cpu() - stored).abs().max())
+        off = f"the results differ from the recorded ones by at most {told['off']:.2g}"
     content = io.BytesIO()
     np.savez_compressed(content, told=np.array(json.dumps(told)), **arrays)
     write_whole(path, content.getvalue())
     app.console.print(
-        f"{path}: {len(records)} images of {cell.label}; the results differ from the recorded ones by at "
-        f"most {told['off']:.2g}",
+        f"{path}: {len(records)} images of {cell.label}; {off}",
         soft_wrap=True,
         markup=False,
     )
@@ -170,16 +178,13 @@ def written(
     return told, arrays
 
 
-def _images(store: Store, stage: str, records: pd.DataFrame) -> Tensor:
-    """(N, C, H, W) of these records. Raises InputError where the store lacks them."""
+def _images(store: Store, stage: str, records: pd.DataFrame) -> Tensor | None:
+    """(N, C, H, W) of these records, or None where the store lacks one of them."""
     found = []
     for key, row in zip(records[stage], records.row, strict=True):
-        path = place(store.root, stage, key)
-        content = intact(path.read_bytes()) if path.is_file() else None
+        content = store.content(place(store.root, stage, key))
         if content is None:
-            raise InputError(
-                f"store {store.root}: lacks the {stage} images of this record; name another store="
-            )
+            return None
         found.append(safetensors.torch.load(content)["images"][row])
     return torch.stack(found)
 

@@ -4,8 +4,6 @@ The cells are those of DDIP's Table 1 in six rows; records and purified images a
 embedded images, so that this measures the report and nothing else. Writes results/bench/report.csv.
 """
 
-import hashlib
-import json
 import sys
 import tempfile
 import time
@@ -25,7 +23,7 @@ from runners.files import writable, write_whole
 from runners.grids.grid import CellResult
 from runners.pages.page import Table, page
 from runners.report import plotted
-from runners.store.artefact import place
+from runners.store.artefact import file_of, key_of, place
 from runners.tables import render
 from runners.tables.frame import frame_of
 from runners.tables.published import panels_of
@@ -76,12 +74,12 @@ def _stored(store: Path, stage: str, name: str, images: np.ndarray, chunk: int) 
     keys = []
     for start in range(0, len(images), chunk):
         part = np.ascontiguousarray(images[start : start + chunk].clip(0, 1), dtype=np.float32)
-        content = safetensors.numpy.save({"images": part})
-        keys.append(hashlib.sha256(f"{stage}/{name}/{start}".encode()).hexdigest())
+        made_from = {"stage": stage, "of": f"{name}/{start}"}
+        keys.append(key_of(made_from))
         path = place(store, stage, keys[-1])
         path.parent.mkdir(parents=True, exist_ok=True)
-        head = json.dumps({"sha256": hashlib.sha256(content).hexdigest()}).encode()
-        path.write_bytes(head + b"\n" + content)
+        content = safetensors.numpy.save({"images": part})
+        path.write_bytes(file_of({"made_from": made_from}, content, pack=True))
     return keys
 
 

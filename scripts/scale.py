@@ -2,13 +2,16 @@
 
 Counts distinct work in the cells of every table at the paper's settings, and prices it with the measured
 seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). One measured at 32x32 is
-taken to cost 49 times as much at 224x224, PixelDefend 343. "In attacks" are the purifier's runs within
-attacks that know it. Writes results/bench/scale.csv, a row a paper, and scale-tables.csv, a row a table, with
-what the table takes on the embedded data at its default number of images ("here").
+taken to cost 49 times as much at 224x224, PixelDefend 343. The store keeps what keep_purified=auto keeps at
+these prices, adversarial images as small as scripts/bench_packing.py measured. "In attacks" are the
+purifier's runs within attacks that know it. Writes results/bench/scale.csv, a row a paper, and
+scale-tables.csv, a row a table, with what the table takes on the embedded data at its default number of
+images ("here").
 """
 
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +25,7 @@ from runners.store.store import key_of
 from runners.table import EMBEDDED
 from runners.tables.layout import Composer, on
 from runners.tables.published import Panel, panels_of
+from runners.work.keeping import Keeping
 from scripts.tables import names
 
 BENCH = Path("results/bench")
@@ -39,20 +43,35 @@ def costs() -> dict[str, tuple[float, int]]:
     return {row.Index: (row.seconds, row.size) for row in last.itertuples()}
 
 
+def packing() -> dict[str, float]:
+    """What the store takes: a share of the bytes of float32 images, by stage; bytes of an image's record.
+
+    Purified images that are costly enough to be kept come from fitted networks, and hardly any value repeats:
+    they are counted in full.
+    """
+    measured = pd.read_csv(BENCH / "packing.csv").set_index("stage")
+    records = measured.loc["records"]
+    return {
+        "adversarial": measured.loc["adversarial"].ratio,
+        "purified": 1.0,
+        "records": records.packed / records.images,
+    }
+
+
 def main() -> None:
     """Count, price, write, print."""
     chunk = int(next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith("chunk=")), 256))
-    known = costs()
+    known, packed = costs(), packing()
     tables: dict[str, Work] = {}
     here: dict[str, Work] = {}
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         for name in names():
             tables[name], here[name] = defaultdict(dict), defaultdict(dict)
             table = compose("table", [f"table={name}"]).table
-            _count(here[name], name, Panel(*EMBEDDED, table.n), chunk, known)
+            _count(here[name], name, Panel(*EMBEDDED, table.n), chunk, known, packed)
             for panel in panels_of(table):
                 try:
-                    _count(tables[name], name, panel, chunk, known)
+                    _count(tables[name], name, panel, chunk, known, packed)
                 except (InputError, FileNotFoundError) as error:
                     sys.stdout.write(f"left out: {name}, {panel.dataset}, {panel.victim}: {error}\n")
     papers: dict[str, Work] = defaultdict(lambda: defaultdict(dict))  # what tables share counts once
@@ -88,6 +107,7 @@ def _row(of: Work, chunk: int) -> dict[str, float]:
         "core-hours to purify": round(hours),
         "core-hours in attacks": round(attacked),
         "jobs of 16 cores, 4 h": -(-(hours + attacked) // (16 * HOURS)),
+        "all as float32, GB": round(sum(of["plain"].values()) / 2**30, 1),
         "store, GB": round(sum(of["bytes"].values()) / 2**30, 1),
         f"files at chunk={chunk}": int(sum(of["files"].values())),
     }
@@ -99,6 +119,7 @@ def _count(
     panel: Panel,
     chunk: int,
     known: dict[str, tuple[float, int]],
+    packed: Mapping[str, float],
 ) -> None:
     words = [f"table={name}", f"dataset={panel.dataset}", f"victim={panel.victim}", f"subset={panel.subset}"]
     config = compose("table", [*words, f"n={panel.n}"], return_hydra_config=True)
@@ -124,8 +145,12 @@ def _count(
             if not blind:
                 passes = build(cell.configs["attack"]).forward * cell.knowledge.get("eot", 1)
                 work["attacked"][crafted] = panel.n * passes * price
-            work["bytes"][crafted], work["bytes"][purified] = panel.n * image, 2 * panel.n * image
-            work["files"][crafted], work["files"][purified] = chunks, 2 * chunks
+            kept = Keeping("auto", panel.n).keeps(price, image, held=2 * image)
+            held = 2 * image * packed["purified"] if kept else 0.0
+            work["bytes"][crafted] = panel.n * image * packed["adversarial"]
+            work["bytes"][purified] = panel.n * (held + packed["records"])
+            work["plain"][crafted], work["plain"][purified] = panel.n * image, 2 * panel.n * image
+            work["files"][crafted], work["files"][purified] = chunks, (1 + kept) * chunks
 
 
 if __name__ == "__main__":

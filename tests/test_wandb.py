@@ -1,6 +1,5 @@
 """Weights & Biases: what an offline run holds, read back with wandb's own tool; and servers that fail."""
 
-import hashlib
 import http.server
 import json
 import re
@@ -19,13 +18,15 @@ import safetensors.numpy
 
 from data.errors import InputError
 from runners.cells.cell import Cell
-from runners.store.artefact import place
+from runners.store.store import Store, key_of
 from runners.tracking.wandb_logger import WandbLogger
 from runners.trust.flags import Flag
 from runners.work.observer import Planned
 
 WANDB = Path(sys.executable).parent / "wandb"
 PARTS = {"dataset": "digits", "victim": "small", "attack": "pgd", "knowledge": "blind", "purifier": "jpeg"}
+
+RECIPES = {stage: {"stage": stage, "of": "made up"} for stage in ("clean", "adversarial", "purified")}
 
 
 def planned(key: str, n: int = 6) -> Planned:
@@ -36,12 +37,9 @@ def planned(key: str, n: int = 6) -> Planned:
 def records(store: Path, n: int = 6) -> pd.DataFrame:
     """Records whose images lie in the store; the second half is classified wrongly."""
     rng = np.random.default_rng(0)
-    for stage in ("clean", "adversarial", "purified"):
+    for recipe in RECIPES.values():
         content = safetensors.numpy.save({"images": rng.random((n, 3, 8, 8), dtype=np.float32)})
-        path = place(store, stage, "ab" + stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(content).hexdigest()
-        path.write_bytes(json.dumps({"sha256": digest}).encode() + b"\n" + content)
+        Store(store).put(recipe, content)
     right = np.arange(n) < n // 2
     same = dict.fromkeys(["ssim", "confidence", "clean_confidence", "adversarial_confidence"], 0.5)
     same |= dict.fromkeys(["craft_seconds", "purify_seconds", "queries"], 2.0)
@@ -50,7 +48,7 @@ def records(store: Path, n: int = 6) -> pd.DataFrame:
         {
             "id": [f"t/{i}" for i in range(n)], "label": 1, "clean_label": 1, "adversarial_label": 0,
             "purified_label": right.astype(int), "correct": right, "row": range(n),
-            **{stage: "ab" + stage for stage in ("clean", "adversarial", "purified")}, **same,
+            **{stage: key_of(recipe) for stage, recipe in RECIPES.items()}, **same,
         }
     )  # fmt: skip
 

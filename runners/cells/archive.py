@@ -12,8 +12,8 @@ from rich.console import Console
 from data.errors import InputError
 from runners.cells import foreign, manifest
 from runners.cells.records import from_parquet
-from runners.store.artefact import megabytes
-from runners.store.store import Store, fault, key_of
+from runners.store.artefact import DamagedError, fault, held_in, megabytes, opened
+from runners.store.store import Store, key_of
 
 TENSORS = ("adversarial", "clean", "probe", "purified", "subset", "weights")  # stages that safetensors hold
 KINDS = ("manifests", "records", "traits", *TENSORS)  # all that an export writes
@@ -32,7 +32,7 @@ def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, st
         path = store.root / stage / key[:2] / key
         if stage == "adversarial" and path.is_file():
             try:
-                with path.open("rb") as file:
+                with opened(path) as file:
                     header = foreign.parsed(file.readline(), str(path), {"made_from": {"images": str}})
             except (OSError, InputError):  # damaged: counted as missing
                 continue
@@ -57,6 +57,8 @@ def exported(store: Store, console: Console, name: str, file: Path) -> int:
         with tarfile.open(part, "w") as archive:
             for stage, key in sorted(needed):
                 path = store.root / stage / key[:2] / key
+                if stage == "purified" and not path.exists():
+                    continue  # it is made again when it is needed
                 raw = path.read_bytes() if path.is_file() else b""
                 if fault(raw, stage, key) is not None:
                     missing += 1
@@ -113,10 +115,11 @@ def imported(store: Store, console: Console, file: Path) -> int:
 
 def _check(raw: bytes, stage: str, key: str, what: str) -> None:
     """Raise InputError for an artefact of someone else that is not what its name says, or cannot be used."""
-    head, _, content = raw.partition(b"\n")
-    foreign.parsed(head, what, HEADER)
-    if (wrong := fault(raw, stage, key)) is not None:
-        raise InputError(f"{what}: {wrong}")
+    foreign.parsed(raw.partition(b"\n")[0], what, HEADER)
+    try:
+        content = held_in(raw, stage, key)
+    except DamagedError as error:
+        raise InputError(f"{what}: {error}") from error
     if stage == "manifests" and manifest.read(content, Path(key)) is None:
         raise InputError(f"{what}: expected a manifest of version {manifest.VERSION}, got another one")
     with foreign.readable(what):

@@ -96,6 +96,7 @@ class Purifying:
     crafting: Crafting
     purifiers: tuple[Spec, ...]
     draws: int = 1  # fresh ones of a random purifier, each scored
+    images: bool = False  # purified images are made again where only they are missing
 
     @cached_property
     def key(self) -> str:

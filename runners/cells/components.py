@@ -144,7 +144,7 @@ class StoredCheckpoint:
 
     def remove(self) -> None:
         """Once the training is done."""
-        self.store.path(self.recipe).unlink(missing_ok=True)
+        self.store.remove(self.recipe)
 
 
 def prepare(

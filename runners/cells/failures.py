@@ -13,12 +13,21 @@ DIED = "its process died (killed, or out of memory)"
 
 @dataclass(frozen=True)
 class Failure:
-    """A reason in one line, and what Python said of it; `launch` is the run that saw it, `path` its file."""
+    """A reason in one line, and what Python said of it; `launch` is the run that saw it, `path` its file.
+
+    Text that no file can hold, such as half of a surrogate pair in the message of an exception, is written
+    with escapes.
+    """
 
     reason: str
     traceback: str = ""
     launch: str = ""
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("reason", "traceback"):
+            text = getattr(self, name).encode(errors="backslashreplace").decode()
+            object.__setattr__(self, name, text)
 
 
 def told(error: BaseException) -> str:
@@ -68,8 +77,11 @@ def lacking(store: Store, task: Crafting | Purifying) -> list[str]:
     """The keys of what the task has not made."""
     if isinstance(task, Crafting):
         return [] if store.has(task.recipe) else [task.key]
-    recipes = [task.records(purifier) for purifier in task.purifiers]
-    return [key_of(recipe) for recipe in recipes if not store.has(recipe)]
+    return [
+        key_of(task.records(purifier))
+        for purifier in task.purifiers
+        if not store.has(task.records(purifier)) or (task.images and not store.has(task.purified(purifier)))
+    ]
 
 
 def keys(task: Crafting | Purifying) -> list[str]:

@@ -15,12 +15,14 @@ from typing import Any
 from data.errors import InputError
 from runners.cells import foreign
 from runners.cells.cell import Cell, Purifying
+from runners.store.artefact import opened
 from runners.store.store import Recipe, Store, key_of
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-PLACES = ("store", "records", "tables", "workers", "device", "jobs", "budget_hours", "data_dir", "hydra")
+PLACES = ("store", "records", "tables", "workers", "device", "jobs", "budget_hours", "data_dir", "hydra",
+          "keep_purified")  # fmt: skip
 SAFE = re.compile(r"[\w/@.]+=")  # name=value; no switch, and nothing of Hydra's own
 WRITTEN = ("store", "records", "tables", "logger")  # what says where results go, or who is told of them
 UNSAFE = re.compile(r"_[a-z]+_\W")  # keys that Hydra's instantiate acts on
@@ -182,7 +184,7 @@ def beside(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[tuple[s
     keys = {key for _, key in needed}
     for stage in ("probe", "failures"):
         for entry in store.files(stage):
-            with Path(entry.path).open("rb") as file:
+            with opened(Path(entry.path)) as file:
                 try:
                     header = foreign.parsed(file.readline(), entry.path, BESIDE)
                     made_from = header["made_from"]

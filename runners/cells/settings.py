@@ -6,6 +6,8 @@ from data.errors import InputError
 from purifiers.purifier import Purifier
 from runners.cells.subset import RULES
 
+KEPT = ("auto", "all", "none")  # of purified images; runners/work/keeping.py
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,6 +25,7 @@ class Settings:
     draws: int | str
     budget_hours: float
     audit: str
+    keep_purified: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("n", "seed", "chunk"):
@@ -41,6 +44,8 @@ class Settings:
             raise InputError(f"budget_hours: expected hours above 0, got {self.budget_hours!r}")
         if self.audit not in ("off", "cheap", "full"):
             raise InputError(f"audit: expected off, cheap or full, got {self.audit!r}")
+        if self.keep_purified not in KEPT:
+            raise InputError(f"keep_purified: expected {', '.join(KEPT)}, got {self.keep_purified!r}")
         if not isinstance(self.tf32, bool):
             raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
 

@@ -20,6 +20,7 @@ from runners.trust import provenance
 from runners.trust.audit import audit
 from runners.trust.flags import Flag
 from runners.work.bench import Bench, settle
+from runners.work.keeping import Keeping
 from runners.work.observer import Observer, Planned, Tally
 from runners.work.planning import Plan, Planner
 from runners.work.ready import Ready
@@ -96,7 +97,8 @@ class Grid:
         device = settle(self.settings.device, tf32=self.settings.tf32)
         self.facts = provenance.of_process(device)
         store = Store(self.settings.store, made_by=provenance.maker(self.facts))
-        self.bench = Bench(store, device, self.settings.precision)
+        keeping = Keeping(self.settings.keep_purified, self.settings.n)
+        self.bench = Bench(store, device, self.settings.precision, keeping)
         ready = Ready(self.bench, self.console, self.settings.budget_hours, launch.stop)
         self.planner = Planner(self.settings, self.bench, ready)
         self.check(cells)

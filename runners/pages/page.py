@@ -207,5 +207,8 @@ def _shows(records: pd.DataFrame | None, count: int) -> str:
     if records is None:
         return "No records belong to this figure alone."
     if not count:
-        return "No images: the store that this page was made from does not hold them."
+        return (
+            "No images: the store that this page was made from does not hold them. The table's command with "
+            "keep_purified=all makes them again and keeps them."
+        )
     return f"{count} of {len(records):,} images, wrongly classified ones first."

@@ -11,7 +11,7 @@ import pandas as pd
 import safetensors.numpy
 from PIL import Image
 
-from runners.store.artefact import intact, place
+from runners.store.artefact import DamagedError, content_of, place
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ class Pictures:
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:
-            content = intact(path.read_bytes())
+            content = content_of(path)
         except OSError:
             return None
-        if content is None:
-            log.warning("damaged: %s does not match its checksum; its images are left out", path)
+        except DamagedError as error:
+            log.warning("%s: %s; its images are left out", error, path)
             return None
         try:
             return safetensors.numpy.load(content)["images"]

@@ -9,18 +9,17 @@ do not keep it safe: two that work on the same chunk write the same content, eac
 import json
 import logging
 import os
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 
 from data.errors import InputError
+from runners.store.artefact import opened
+from runners.store.holder import Holder, myself
 
 log = logging.getLogger(__name__)
 
@@ -31,57 +30,6 @@ DEATHS = 3  # processes that may die over one task before it has failed
 
 class DeadlyError(Exception):
     """Several processes died while they held this claim."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a claim, on what, since when (ISO 8601); `place` tells machines and containers apart."""
-
-    host: str = "?"
-    place: str = ""
-    pid: int = 0
-    born: str = ""
-    job: str = ""
-    what: str = ""
-    since: str = ""
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{self.host}, {f'job {self.job}, ' if self.job else ''}process {self.pid}"
-
-    def lives(self) -> bool | None:
-        """Whether its process is there; None where that cannot be seen from here."""
-        if not self.place or self.place != _place():
-            return None
-        return _born(self.pid) == self.born
-
-
-@cache
-def _place() -> str:
-    """Names the processes that a pid is unique among; empty where that is not known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
-        return ""
-
-
-def _born(pid: int) -> str:
-    """When a process started, in ticks since boot: a pid used again is noticed. Empty if none runs."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if after_name[0] in "ZX" else after_name[19]
-
-
-def myself(what: str) -> Holder:
-    """This process."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Holder(socket.gethostname(), _place(), os.getpid(), _born(os.getpid()), job, what, now)
 
 
 class Claims:
@@ -108,7 +56,7 @@ class Claims:
                 if not newer.exists() or self._dead(newer):
                     return True
                 self.release(name)  # who took over a dead one's was here first
-                path.unlink(missing_ok=True)
+                _forget(path)
                 return False
             if not self._dead(path):
                 return False
@@ -125,7 +73,7 @@ class Claims:
         if self.folder.joinpath(f"{name}.{generation + 1}").exists():
             return  # taken over, while this process was stopped: it is another's now
         for dead in range(generation + 1):
-            self.folder.joinpath(f"{name}.{dead}").unlink(missing_ok=True)
+            _forget(self.folder / f"{name}.{dead}")
 
     def release_all(self) -> None:
         """Before the process ends."""
@@ -169,7 +117,7 @@ class Claims:
         cleared = {path.stem for path in paths} - living
         for path in paths:
             if path.stem in cleared:
-                path.unlink(missing_ok=True)
+                _forget(path)
         return cleared
 
     def _create(self, path: Path, what: str) -> bool:
@@ -186,7 +134,7 @@ class Claims:
         try:
             os.write(handle, json.dumps(asdict(myself(what))).encode())
         except OSError as error:
-            path.unlink(missing_ok=True)
+            _forget(path)
             raise self._unusable(error) from error
         finally:
             os.close(handle)
@@ -206,7 +154,8 @@ class Claims:
     def _holder(self, path: Path) -> Holder | None:
         """Who holds it; nobody known while it is being written, None where it is gone."""
         try:
-            told = json.loads(path.read_bytes())
+            with opened(path) as file:
+                told = json.loads(file.read())
             return Holder(**told)
         except FileNotFoundError:
             return None
@@ -248,3 +197,12 @@ class Claims:
                     os.utime(path)
                 except OSError as error:  # released just now, or the file system is away for a while
                     log.debug("claim %s: cannot be renewed (%s)", path, error)
+
+
+def _forget(path: Path) -> None:
+    """Remove a claim. One that cannot be removed any more is dead once its process has ended or no longer
+    renews it; whatever writes to the store next says what is wrong with it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.debug("claim %s: cannot be removed (%s)", path, error)

@@ -1,12 +1,9 @@
 """A content-addressed store of artefacts: whole or absent, verified on read, shared by processes and hosts.
 
-An artefact is one file. Its name is the sha256 of what it was made from; its first line is JSON
-(what it was made from, and the sha256 of the rest), the rest its content. Files appear by an atomic
-rename, so that a killed process, or several at once, never leave half of one.
+An artefact is one file (runners/store/artefact.py). Files appear by an atomic rename, so that a killed
+process, or several at once, never leave half of one.
 """
 
-import hashlib
-import json
 import logging
 import os
 import socket
@@ -19,34 +16,15 @@ import safetensors.torch
 from torch import Tensor
 
 from data.errors import InputError
-from runners.store.artefact import intact, place
+from runners.store.artefact import DamagedError, Recipe, content_of, file_of, header_of, key_of, place
 from runners.store.claims import Claims
 
 log = logging.getLogger(__name__)
 
-Recipe = Mapping[str, Any]
 PARTS = ".parts"  # where files are written before they are renamed
 CLAIMS = "claims"
 UMASK = os.umask(0)  # which can only be read by setting it
 os.umask(UMASK)
-
-
-def key_of(made_from: Recipe) -> str:
-    """The name of the artefact made from `made_from` (JSON values only)."""
-    canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def fault(raw: bytes, stage: str, key: str) -> str | None:
-    """What is wrong with an artefact's file of this name, if anything."""
-    if intact(raw) is None:
-        return "damaged, its checksum differs"
-    made_from = json.loads(raw.partition(b"\n")[0]).get("made_from")
-    try:
-        misplaced = made_from["stage"] != stage or key_of(made_from) != key
-    except (KeyError, TypeError, ValueError):  # a header that nobody here wrote
-        misplaced = True
-    return "misplaced, its name is not that of its recipe" if misplaced else None
 
 
 class Store:
@@ -75,12 +53,12 @@ class Store:
         """Where the artefact lies, or will."""
         return place(self.root, made_from["stage"], key_of(made_from))
 
-    def put(self, made_from: Recipe, content: bytes) -> None:
-        """Write an artefact whole."""
-        header = {"sha256": hashlib.sha256(content).hexdigest(), "made_from": made_from}
+    def put(self, made_from: Recipe, content: bytes, *, pack: bool = False) -> None:
+        """Write an artefact whole; `pack` makes it smaller, which `get` undoes."""
+        header: dict[str, Any] = {"made_from": made_from}
         if self.writer is not None:
             header["made_by"] = self.writer
-        self.write(self.path(made_from), json.dumps(header, sort_keys=True).encode() + b"\n" + content)
+        self.write(self.path(made_from), file_of(header, content, pack=pack))
 
     def write(self, path: Path, raw: bytes) -> None:
         """Write a file of the store whole, header and all."""
@@ -127,23 +105,28 @@ class Store:
     def content(self, path: Path) -> bytes | None:
         """That of a file of the store, as `get`."""
         try:
-            raw = path.read_bytes()
+            return content_of(path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(f"store {self.root}: cannot read {path} ({error.strerror})") from error
-        content = intact(raw)
-        if content is None:
-            log.warning("damaged: %s does not match its checksum; it will be made again", path)
+            reason = error.strerror or error
+            raise InputError(f"store {self.root}: cannot read {path} ({reason})") from error
+        except DamagedError as error:
+            log.warning("%s: %s; it will be made again", error, path)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:  # read-only: whoever makes it again will say so
                 log.debug("%s cannot be removed (%s)", path, error)
-        return content
+            return None
 
     def remove(self, made_from: Recipe) -> None:
-        """Where it is there."""
-        self.path(made_from).unlink(missing_ok=True)
+        """Remove an artefact if it is there. Raises InputError where nothing can be removed."""
+        path = self.path(made_from)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"store {self.root}: cannot remove {path} ({reason})") from error
 
     def files(self, stage: str) -> Iterator[os.DirEntry[str]]:
         """Every artefact of a stage; names are keys."""
@@ -157,15 +140,14 @@ class Store:
     def made_by(self, made_from: Recipe) -> Mapping[str, Any] | None:
         """Who wrote an artefact, or None where that is not known."""
         try:
-            with self.path(made_from).open("rb") as file:
-                return json.loads(file.readline()).get("made_by")
-        except (OSError, ValueError, AttributeError):  # none, or damaged: `get` says so
+            return header_of(self.path(made_from)).get("made_by")
+        except (OSError, ValueError):  # none, or damaged: `get` says so
             return None
 
-    def put_tensors(self, made_from: Recipe, tensors: dict[str, Tensor]) -> None:
-        """Write tensors as safetensors."""
+    def put_tensors(self, made_from: Recipe, tensors: dict[str, Tensor], *, pack: bool = False) -> None:
+        """Write tensors as safetensors; `pack` as of `put`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self.put(made_from, safetensors.torch.save(tensors))
+        self.put(made_from, safetensors.torch.save(tensors), pack=pack)
 
     def get_tensors(self, made_from: Recipe) -> dict[str, Tensor] | None:
         """Tensors as they were written, or None."""

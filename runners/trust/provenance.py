@@ -131,7 +131,7 @@ def of_cell(
             where: version_of(get_object(part["_target_"])) for where, part in targets(cell.configs)
         },
         "scoring": SCORING,
-        "settings": asdict(settings),
+        "settings": {k: v for k, v in asdict(settings).items() if k != "keep_purified"},
         "precision": settings.precision,
         "weights": {
             where: {"sha256": spec.weights_sha256, "trained": spec.trained} for where, spec in specs.items()
@@ -166,7 +166,9 @@ def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> li
     found: Counter[tuple[str, str]] = Counter()
     for task in tasks:
         (spec,) = task.purifiers
-        for recipe in (task.crafting.recipe, task.purified(spec), task.records(spec)):
+        images = task.purified(spec)  # which need not be kept: the records say who made them
+        recipes = (task.crafting.recipe, *([images] if store.has(images) else []), task.records(spec))
+        for recipe in recipes:
             by = made_by(store, recipe)
             if by != here:
                 differs = (

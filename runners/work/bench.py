@@ -22,6 +22,7 @@ from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import Spec, build, seed_of
 from runners.store.store import Store, key_of
 from runners.work.guard import UNCHANGED, Guard, change
+from runners.work.keeping import Keeping
 from runners.work.memory import within_memory
 
 
@@ -65,6 +66,7 @@ class Bench:
     store: Store
     device: torch.device
     precision: str
+    keeping: Keeping = field(default_factory=Keeping)
     components: dict[str, Any] = field(default_factory=dict)
     fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
 
@@ -117,7 +119,7 @@ class Bench:
                     [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
                 ),
             }
-            self.store.put_tensors(task.recipe, stored)
+            self.store.put_tensors(task.recipe, stored, pack=True)
         return stored
 
     def target(self, task: Crafting, stage: str) -> Target:
@@ -135,7 +137,8 @@ class Bench:
 
     def purify(self, task: Purifying) -> None:
         """Purified images and records of every purifier of the task."""
-        wanted = [p for p in task.purifiers if self.store.get(task.records(p)) is None]
+        unscored = [p for p in task.purifiers if self.store.get(task.records(p)) is None]
+        wanted = task.purifiers if task.images else unscored
         purified = {key_of(task.purified(p)): self.store.get_tensors(task.purified(p)) for p in wanted}
         lacking = [p for p in wanted if purified[key_of(task.purified(p))] is None]
         adversarial = self.adversarial(task.crafting)
@@ -143,7 +146,7 @@ class Bench:
         attacked = adversarial["images"].to(self.device)
         seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
         if not self.store.path(task.crafting.clean).exists():
-            self.store.put_tensors(task.crafting.clean, {"images": chunk.images})
+            self.store.put_tensors(task.crafting.clean, {"images": chunk.images}, pack=True)
         broken: list[PurifierError] = []
         fresh = [
             [seed_of(task.crafting.seed, image_id, "purify", draw) for image_id in chunk.ids]
@@ -153,9 +156,10 @@ class Bench:
             if isinstance(made, PurifierError):
                 broken.append(made)
                 continue
-            self.store.put_tensors(task.purified(spec), made)
+            if self._keeps(made):
+                self.store.put_tensors(task.purified(spec), made, pack=True)
             purified[key_of(task.purified(spec))] = made
-        for spec in wanted:
+        for spec in unscored:
             made = purified[key_of(task.purified(spec))]
             if made is None:
                 continue
@@ -171,6 +175,12 @@ class Bench:
             self.store.put(task.records(spec), records.to_parquet(rows))
         if broken:  # only now: what the others made is kept
             raise broken[0]
+
+    def _keeps(self, made: dict[str, Tensor]) -> bool:
+        """Whether the images go into the store, where everything that was made with them has its records."""
+        count, size = len(made["images"]), made["images"].nbytes
+        held = size + (made["of_8_bit"].nbytes if "of_8_bit" in made else 0)
+        return self.keeping.keeps(made["seconds"].item(), size // count, held=held // count)
 
     def _purified(
         self, specs: Sequence[Spec], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Spec

@@ -1,7 +1,7 @@
 """What cells need of the store, and the work that makes what it lacks."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -84,7 +84,8 @@ class Planner:
             seed=self.settings.seed,
             precision=self.settings.precision,
         )
-        return Plan(purifier, [Purifying(crafting(chunk), (purifier,), draws) for chunk in chunks])
+        every = self.bench.keeping.every
+        return Plan(purifier, [Purifying(crafting(chunk), (purifier,), draws, every) for chunk in chunks])
 
     def _victim(self, cell: Cell) -> Spec:
         return self.ready.spec(cell.configs["victim"], "victim", "victim")
@@ -97,10 +98,17 @@ class Planner:
             run = purifier.shared_run()
             name = key_of(plan.purifier.identity) if run is None else run
             for task in plan.tasks:
-                if self.bench.store.get(task.records(plan.purifier)) is None:
+                if self._lacks(task):
                     victim = key_of(task.crafting.victim.identity)  # clean images are the same for all
                     shared.setdefault((task.crafting.key, victim, name), []).append(task)
         return [_joined(tasks) for tasks in shared.values()]
+
+    def _lacks(self, task: Purifying) -> bool:
+        """Whether something of the work on one purifier alone is missing."""
+        (purifier,), store = task.purifiers, self.bench.store
+        return store.get(task.records(purifier)) is None or (
+            task.images and not store.has(task.purified(purifier))
+        )
 
 
 def _joined(tasks: list[Purifying]) -> Purifying:
@@ -108,4 +116,4 @@ def _joined(tasks: list[Purifying]) -> Purifying:
     specs: list[Spec] = []
     for task in tasks:
         specs += [spec for spec in task.purifiers if spec not in specs]
-    return Purifying(tasks[0].crafting, tuple(specs), tasks[0].draws)
+    return replace(tasks[0], purifiers=tuple(specs))

@@ -19,6 +19,7 @@ from data.errors import InputError
 from runners.cells.failures import DIED, Failure, told
 from runners.store.store import Store
 from runners.work.bench import Bench, settle
+from runners.work.keeping import Keeping
 from runners.work.turns import Task, Turns
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def _processes(bench: Bench, workers: int) -> ProcessPoolExecutor:
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin,
-        initargs=(bench.store, bench.device.type, bench.precision),
+        initargs=(bench.store, bench.device.type, bench.precision, bench.keeping),
     )
 
 
@@ -146,7 +147,7 @@ def _attempt(bench: Bench, task: Task) -> Failure | None:
     return None
 
 
-def _begin(store: Store, device: str, precision: str) -> None:
+def _begin(store: Store, device: str, precision: str, keeping: Keeping) -> None:
     global _bench
     for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(asked, signal.SIG_IGN)  # a cluster asks every process to end; the parent decides
@@ -156,7 +157,7 @@ def _begin(store: Store, device: str, precision: str) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     parent = multiprocessing.parent_process()
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-    _bench = Bench(store, settle(device, tf32=precision == "tf32"), precision)
+    _bench = Bench(store, settle(device, tf32=precision == "tf32"), precision, keeping)
 
 
 def _die_with(sentinel: int) -> None:

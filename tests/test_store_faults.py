@@ -1,0 +1,164 @@
+"""A store under faults: chunks exchanged, pipes for files, permissions lost, processes hidden."""
+
+import errno
+import io
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from data.errors import InputError
+from runners import housekeeping
+from runners.cells import failures, manifest
+from runners.cells.components import StoredCheckpoint
+from runners.cells.failures import Failure
+from runners.cells.manifest import Manifest, Request
+from runners.pages.pictures import Pictures
+from runners.store import holder
+from runners.store.claims import Claims
+from runners.store.holder import myself
+from runners.store.store import Store
+
+FIRST, SECOND = ({"stage": "purified", "images": name} for name in ("first", "second"))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """A store of two chunks."""
+    store = Store(tmp_path / "store")
+    for i, recipe in enumerate((FIRST, SECOND)):
+        store.put_tensors(recipe, {"images": torch.full((2, 3, 4, 4), float(i))})
+    return store
+
+
+def housekept(store: Store, *words: str) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=300, soft_wrap=True)
+    return housekeeping.main(["--store", str(store.root), *words], console), console.file.getvalue()
+
+
+def test_chunks_that_were_exchanged_are_noticed_and_made_again(store, caplog):
+    """Each is whole, and matches its own checksum; only its recipe tells that it is another's."""
+    one, other = store.path(FIRST), store.path(SECOND)
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    row = {"id": "a", "correct": True, "row": 0} | dict.fromkeys(("clean", "adversarial"), other.name)
+    assert Pictures(store.root).of(pd.DataFrame([row | {"purified": one.name}]), 1) == []
+    assert "its name is not that of its recipe" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert store.get_tensors(FIRST) is None
+        assert store.get(SECOND) is None
+    assert caplog.text.count("misplaced, its name is not that of its recipe") == 2
+    assert not store.has(FIRST)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "not a regular file; remove it"),
+        (os.mkdir, "not a regular file; remove it"),
+        (lambda path: os.symlink("/dev/zero", path), "not a regular file; remove it"),
+        (lambda path: os.symlink(path, path), "Too many levels of symbolic links"),
+    ],
+    ids=["pipe", "folder", "device", "loop"],
+)
+def test_what_is_no_file_is_one_line_and_waits_for_nothing(store, make, reason):
+    path = store.path(FIRST)
+    path.unlink()
+    make(path)
+    with pytest.raises(InputError, match=f"cannot read {path} \\(.*{reason}"):
+        store.get(FIRST)
+    assert store.made_by(FIRST) is None
+    assert Pictures(store.root)._chunk("purified", path.name) is None
+    code, told = housekept(store, "verify")
+    assert code == 2
+    assert str(path) in told
+
+
+def test_a_pipe_for_a_claim_is_waited_for_no_longer_than_any_other(tmp_path):
+    os.mkfifo(tmp_path / "x.0")
+    assert not Claims(tmp_path).take("x", "a chunk")
+
+
+def refusing(monkeypatch, number: int) -> None:
+    """From now on nothing can be removed, as on a file system that turned read-only; not by root either."""
+
+    def refused(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+
+
+def test_a_store_that_turns_read_only_while_training_is_one_line(store, monkeypatch):
+    checkpoint = StoredCheckpoint(store, {"stage": "weights", "of": "x"})
+    checkpoint.save({"step": torch.tensor(1)})
+    store.claims.take("x", "training")
+    refusing(monkeypatch, errno.EROFS)
+    with pytest.raises(InputError, match=r"cannot remove .*Read-only file system"):
+        checkpoint.remove()
+    store.claims.release("x")
+    assert store.claims.held == {}
+
+
+def test_gc_without_permission_is_one_line(store, monkeypatch):
+    manifest.write(store, Manifest(Request("runners.table", "t"), 1, {}))
+    for recipe in (FIRST, SECOND):
+        os.utime(store.path(recipe), (0, 0))
+    refusing(monkeypatch, errno.EACCES)
+    code, told = housekept(store, "gc", "--yes")
+    assert code == 2
+    assert "gc: cannot remove" in told
+    assert "Permission denied" in told
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(store, monkeypatch):
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(housekeeping, "opened", refused)
+    code, told = housekept(store, "verify")
+    assert code == 2
+    assert f"{store.path(FIRST)}: Permission denied" in told
+
+
+def test_a_store_whose_path_looks_like_markup_is_listed(store):
+    (store.root.parent / "store[").mkdir()
+    moved = store.root.rename(store.root.parent / "store[" / "b]")
+    code, told = housekept(Store(moved), "list")
+    assert code == 0
+    assert "store[/b]" in told
+
+
+def test_a_message_that_no_file_can_hold_is_kept_with_escapes(store):
+    task = SimpleNamespace(chunk=SimpleNamespace(ids=("a/0", "a/1")))
+    failure = Failure("ValueError: \ud800", "Traceback: \udcff", "launch")
+    assert failure.reason == "ValueError: \\ud800"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failures, "lacking", lambda store, task: ["key"])
+        failures.keep(store, SimpleNamespace(crafting=task), failure)
+    kept = failures.of(store, "key")
+    assert (kept.reason, kept.traceback) == ("ValueError: \\ud800", "Traceback: \\udcff")
+
+
+@pytest.mark.parametrize(
+    ("error", "lives"), [(PermissionError, None), (None, None), (ProcessLookupError, False)],
+    ids=["another user's", "hidden for another reason", "ended"],
+)  # fmt: skip
+def test_a_process_that_proc_does_not_show_may_live(monkeypatch, error, lives):
+    """With /proc mounted hidepid=2 other users' processes look as if they had ended."""
+
+    def kill(pid: int, number: int) -> None:
+        assert number == 0, "only asked, never killed"
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(holder.os, "kill", kill)
+    hidden = replace(myself("x"), pid=2**22 + 1)
+    assert hidden.lives() is lives
