@@ -1,4 +1,4 @@
-"""Training that gives the same weights every time, and libraries that draw from NumPy's global numbers."""
+"""Training that can be repeated on the same kind of CPU, and libraries that draw from NumPy's global numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-# Threads change the order of floating-point sums. One number for all machines keeps training
-# repeatable; two suit a laptop.
+# Threads change the order of floating-point sums, so training always uses the same number of them, and two
+# suit a laptop. The kind of CPU changes that order too, which nothing here can prevent.
 THREADS = 2
 
 

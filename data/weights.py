@@ -61,11 +61,17 @@ class WeightFile:
 
     def digest(self) -> str:
         """The file's whole sha256; raises as `load` does."""
-        return hashlib.sha256(self._verified()).hexdigest()
+        return hashlib.sha256(self.read()).hexdigest()
+
+    def metadata(self) -> dict[str, str]:
+        """The texts that a .safetensors file holds beside its tensors; raises as `load` does."""
+        self.read()
+        with safetensors.safe_open(self.path, "pt") as file:
+            return file.metadata() or {}
 
     def load(self) -> dict[str, Tensor]:
         """Names to tensors. Raises MissingError when absent, InputError when not what it should be."""
-        content = self._verified()
+        content = self.read()
         try:
             state = _read(content, Path(self.path).suffix)
         except (
@@ -88,7 +94,8 @@ class WeightFile:
             )
         return state
 
-    def _verified(self) -> bytes:
+    def read(self) -> bytes:
+        """The file's content, once its sha256 is verified; raises as `load` does."""
         path = Path(self.path)
         hint = f"; {self.source}" if self.source else ""
         if not path.is_file():

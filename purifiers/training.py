@@ -11,6 +11,7 @@ from data.checkpoint import Checkpoint, resume, state_of
 from data.errors import InputError
 from data.images import Dataset
 from data.repeatable import repeatable
+from data.weights import WeightFile
 
 EVERY = 200  # steps between checkpoints
 
@@ -26,7 +27,7 @@ class Trainable(Protocol):
 
 
 class Training:
-    """How a learned purifier is trained; repeatable from its seed, and resumable.
+    """How a learned purifier is trained; repeatable from its seed on one kind of CPU, and resumable.
 
     Args:
         dataset: its training split is used, without labels.
@@ -34,6 +35,8 @@ class Training:
         lr: Adam's, falling to 0 along a cosine.
         seed: draws initial weights, order and whatever the objective draws.
         share: of the training images that are used, drawn by the seed (NCIS, supplement, Table 1).
+        shipped: weights that exactly these parameters made; they are used instead of a new training, and
+            ignored where any parameter differs.
     """
 
     version = 1
@@ -47,13 +50,14 @@ class Training:
         lr: float = 1e-3,
         seed: int = 0,
         share: float = 1.0,
+        shipped: WeightFile | None = None,
     ) -> None:
         if steps < 1 or batch < 1 or lr <= 0:
             raise InputError(f"training: expected steps, batch >= 1 and lr > 0, got {steps}, {batch}, {lr}")
         if not 0 < share <= 1:
             raise InputError(f"training.share: expected more than 0, at most 1, got {share}")
         self.dataset, self.steps, self.batch, self.lr, self.seed = dataset, steps, batch, lr, seed
-        self.share = share
+        self.share, self.shipped = share, shipped
 
     def fit(
         self,
@@ -64,7 +68,7 @@ class Training:
     ) -> dict[str, Tensor]:
         """Train `purifier.network` from scratch on the CPU; returns its state.
 
-        `progress` is told the share of the steps done. Raises InputError where the loss is not finite.
+        `progress` is told the share of the steps done, after each. Raises InputError where the loss is not finite.
         """
         images = self.dataset.load("train").images
         if self.share < 1:
@@ -85,10 +89,9 @@ class Training:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-                if (step + 1) % EVERY == 0:
-                    progress((step + 1) / self.steps)
-                    if checkpoint is not None:
-                        checkpoint.save(state_of(step + 1, network, optimiser, generator))
+                progress((step + 1) / self.steps)
+                if (step + 1) % EVERY == 0 and checkpoint is not None:
+                    checkpoint.save(state_of(step + 1, network, optimiser, generator))
         network.eval()
         return {name: value.detach().clone() for name, value in network.state_dict().items()}
 

@@ -24,8 +24,10 @@ CPU = torch.device("cpu")
 class Recipe:
     """SGD with Nesterov momentum on the training split; repeatable from its seed, and resumable.
 
-    On a CPU the weights are the same on all machines. The last images of an epoch that fill no batch are
-    left out of it.
+    The same kind of CPU gives the same weights every time. Another kind rounds otherwise (AVX2 and AVX-512
+    differ, for example), so weights that were trained there differ, and so does their accuracy by a few
+    images. Weights that must be the same on all machines are therefore shipped. The last images of an epoch
+    that fill no batch are left out of it.
 
     Args:
         dataset: its training split is learnt.
@@ -40,9 +42,11 @@ class Recipe:
         head_only: and only it is learnt; for networks without BatchNorm, which unlearn the rest.
         gpu: train on the run's device; else on the CPU.
         amp: on a GPU, products in bfloat16.
+        shipped: weights that exactly these parameters made; they are used instead of a new training, and
+            ignored where any parameter differs.
     """
 
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Recipe:
         head_only: bool = False,
         gpu: bool = False,
         amp: bool = False,
+        shipped: WeightFile | None = None,
     ) -> None:
         if schedule not in ("one-cycle", "cosine") or border not in ("reflect", "black"):
             raise InputError(
@@ -80,6 +85,7 @@ class Recipe:
         self.shift, self.seed = shift, seed
         self.schedule, self.border, self.flip = schedule, border, flip
         self.start, self.head_only, self.gpu, self.amp = start, head_only, gpu, amp
+        self.shipped = shipped
 
     def fit(
         self,
@@ -105,7 +111,7 @@ class Recipe:
         with repeatable(network, self.seed, device):
             if begin is not None:
                 network.begin_from(begin)
-            victim.to(device).train().requires_grad_(True)
+            victim.to(device, memory_format=torch.channels_last).train().requires_grad_(True)
             if self.head_only:
                 network.fix_all_but_head()
             optimiser = torch.optim.SGD(
@@ -126,7 +132,8 @@ class Recipe:
                 if place == 0:
                     order = torch.randperm(len(data), generator=generator)
                 picked = order[place * self.batch : (place + 1) * self.batch]
-                images = self._varied(data.images[picked], generator).to(device)
+                images = self._varied(data.images[picked], generator)
+                images = images.to(device, memory_format=torch.channels_last)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.amp and device.type == "cuda"):
                     logits = victim(images)
                 loss = F.cross_entropy(logits.float(), data.labels[picked].to(device))
@@ -138,7 +145,7 @@ class Recipe:
                 if checkpoint is not None and time.monotonic() - kept > SECONDS:
                     checkpoint.save(state_of(step + 1, network, optimiser, generator) | {"order": order})
                     kept = time.monotonic()
-        victim.cpu().eval()
+        victim.to("cpu", memory_format=torch.contiguous_format).eval()
         return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def _varied(self, images: Tensor, generator: torch.Generator) -> Tensor:

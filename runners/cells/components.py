@@ -22,6 +22,7 @@ from data.listing import FileDataset
 from data.weights import WeightFile
 from runners.app import CONFIGS
 from runners.cells.identity import identity
+from runners.cells.shipped import shipped_content
 from runners.store.claims import Holder
 from runners.store.store import Recipe, Store, key_of
 
@@ -155,7 +156,8 @@ def prepare(
     waiting: Callable[[Holder], None] = lambda holder: None,
     device: torch.device | None = None,
 ) -> Spec:
-    """Verify the component's weight file, or train it unless the store has it, on `device` if it can be.
+    """Verify the component's weight file, or take the weights that are shipped with the project or that the
+    store has, or else train it, on `device` if it can be.
 
     One process trains, and others that need the same wait for it; `waiting` is told for whom. Raises
     MissingError for a file that is not there, InputError for one that does not fit.
@@ -175,7 +177,10 @@ def prepare(
     afterwards = getattr(component, "afterwards", frozenset())
     learnt = {name: item for name, item in config.items() if name not in afterwards}
     trained = {"stage": "weights", "component": identity(learnt), **_learnt_from(weights.dataset)}
-    content = store.get(trained)
+    content = shipped_content(config, component)
+    if content is not None and store.get(trained) != content:
+        store.put(trained, content)
+    content = content or store.get(trained)
     if content is None:
         what = f"training: {config['_target_'].rpartition('.')[2]}"
         with store.claims.alone(key_of(trained), what, waiting):
