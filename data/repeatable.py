@@ -1,4 +1,4 @@
-"""Training that can be repeated on the same kind of CPU, and libraries that draw from NumPy's global numbers."""
+"""Training that is repeatable on one kind of CPU, and libraries that draw from NumPy's global numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

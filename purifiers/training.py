@@ -68,7 +68,8 @@ class Training:
     ) -> dict[str, Tensor]:
         """Train `purifier.network` from scratch on the CPU; returns its state.
 
-        `progress` is told the share of the steps done, after each. Raises InputError where the loss is not finite.
+        `progress` is told the share of the steps done, after each. Raises InputError where the loss is not
+        finite.
         """
         images = self.dataset.load("train").images
         if self.share < 1:

@@ -1,5 +1,10 @@
 """Purifiers in front of vision APIs: python -m runners.api_table victim=api/aws (docs/apis.md)."""
 
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("api_table")
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,6 @@ from attacks.knowledge import Knowledge
 from data.errors import InputError, MissingError
 from data.images import Dataset
 from purifiers.identity import Identity
-from runners import app
 from runners.apis import frame as api_frame
 from runners.apis import render as api_render
 from runners.apis.answers import Asker

@@ -1,4 +1,8 @@
-"""The command line: Hydra composes, and every error a person can mend is one line, status 2."""
+"""The command line: Hydra composes, and every error a person can mend is one line, status 2.
+
+Commands import this module before PyTorch: it sets what the libraries' thread pools read when they are loaded,
+and it answers a wrong name on the command line without waiting for them.
+"""
 
 import difflib
 import logging
@@ -6,13 +10,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from traceback import extract_tb
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,9 +31,51 @@ from runners.exits import no_silent_exit
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 console = Console()
 
+# A thread that waits for work sleeps, and leaves its core to others. What the user has set stays, and worker
+# processes inherit all of it.
+THREADS = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # PyTorch, scikit-learn, and all others that use OpenMP
+    "GOMP_SPINCOUNT": "0",  # GNU's OpenMP spins a while even so
+    "KMP_BLOCKTIME": "0",  # Intel's and LLVM's
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy and SciPy
+}
+for _name, _value in THREADS.items():
+    os.environ.setdefault(_name, _value)
+
 
 class FailedCellsError(Exception):
     """Some cells failed; the others are done. Exit status 1."""
+
+
+def refuse_unknown_names(config: str) -> None:
+    """End the command with status 2 where its words name a config or an option that is not there.
+
+    Hydra would say so too, but only once everything is imported, which takes seconds.
+    """
+    words = sys.argv[1:]
+    flags = {word for word in words if word.startswith("-")}
+    if flags - {"-m", "--multirun"}:  # --help and the like are Hydra's to answer
+        return
+    try:
+        parsed = OverridesParser.create().parse_overrides([word for word in words if word not in flags])
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            for alternatives in _each(parsed) if flags else [[override.input_line for override in parsed]]:
+                compose(config, alternatives)
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.stderr.write(f"error: {explain(error, config)}\n")
+        sys.exit(2)
+
+
+def _each(overrides: list[Override]) -> Iterator[list[str]]:
+    """Command lines in which every value of a sweep occurs, without all of their combinations."""
+    values = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in overrides
+    ]
+    for i in range(max(map(len, values), default=1)):
+        yield [alternatives[min(i, len(alternatives) - 1)] for alternatives in values]
 
 
 def run(task: Callable[[DictConfig], None], config: str) -> None:

@@ -1,5 +1,10 @@
 """Evaluate one cell: python -m runners.evaluate dataset=... victim=... attack=... purifier=..."""
 
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("evaluate")
+
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from runners import app
 from runners.cells.cell import PARTS, Cell
 from runners.cells.components import build, plain
 from runners.cells.manifest import Request

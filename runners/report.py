@@ -4,6 +4,11 @@ A page is one file: no server, no network, no other file. What it shows is compu
 wrote; images come from the store, as far as it still holds them.
 """
 
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("report")
+
 import logging
 import time
 from pathlib import Path
@@ -12,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data.errors import InputError
-from runners import app, files
+from runners import files
 from runners.cells import foreign
 from runners.files import writable, write_whole
 from runners.pages import curves, plots, traces

@@ -1,5 +1,10 @@
 """Make a table: python -m runners.table table=ddip/table1 n=100."""
 
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("table")
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +16,6 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from data.errors import InputError, MissingError
-from runners import app
 from runners.cells.cell import Cell
 from runners.cells.components import build, plain
 from runners.cells.manifest import Request

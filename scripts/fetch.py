@@ -4,6 +4,11 @@ The files that the config of a victim or purifier names, from the addresses in i
 below DATA_DIR. A file appears whole and verified by its sha256, or not at all; nothing in it is executed.
 """
 
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("evaluate")
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,6 @@ from rich.progress import DownloadColumn, Progress
 from data.download import download
 from data.errors import InputError
 from data.weights import WeightFile
-from runners import app
 from runners.cells.components import build, plain
 
 

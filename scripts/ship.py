@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from runners.app import CONFIGS, console
 from runners.cells.components import Config, build, plain
 from runners.cells.metrics import in_batches
 from runners.cells.shipped import FOLDER, recipe_of, to_ship
-from runners.work.progress import Log, progress_of
+from runners.work.progress import Bar
 from victims.victim import Victim
 
 SHA256 = re.compile(r"sha256: [0-9a-f]{64}")
@@ -51,16 +50,9 @@ def composed(part: str, name: str) -> Config:
 
 def trained(name: str, config: Config) -> tuple[dict[str, Tensor], float]:
     """The weights of one training, and the CPU seconds that it took."""
-    component, log = build(config), Log(console)
-    before = os.times()
-    with progress_of(console) as progress:
-        bar = progress.add_task(f"training {name}", total=1.0)
-
-        def told(share: float) -> None:
-            progress.update(bar, completed=share)
-            log.tell(progress.tasks[bar])
-
-        state = component.weights.fit(component, progress=told)
+    component, before = build(config), os.times()
+    with Bar(console, f"training {name}") as bar:
+        state = component.weights.fit(component, progress=lambda share: bar.update(completed=share))
     after = os.times()
     return state, after.user + after.system - before.user - before.system
 

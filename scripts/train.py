@@ -5,7 +5,13 @@ The result is kept in the store, where every evaluation of it finds it. A traini
 from its last checkpoint; it has no limit of time.
 """
 
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("evaluate")
+
 import time
+from functools import partial
 
 import pandas as pd
 import torch
@@ -14,13 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
 from data.images import Dataset
-from runners import app
 from runners.cells.components import Config, Spec, build, plain, prepare, usable
 from runners.cells.metrics import in_batches
 from runners.store.store import Store
 from runners.tables.figures import accuracy
 from runners.work.bench import settle
-from runners.work.progress import Log, progress_of
+from runners.work.progress import Bar
 from victims.victim import Victim
 
 
@@ -36,16 +41,9 @@ def main(config: DictConfig) -> None:
     device, store = settle(config.device, tf32=config.tf32), Store(config.store)
     for part in parts:
         start, name = time.perf_counter(), HydraConfig.get().runtime.choices[part]
-        log = Log(app.console)
-        with progress_of(app.console) as progress:
-            bar = progress.add_task(f"training {name}", total=1.0)
-
-            def told(share: float) -> None:
-                progress.update(bar, completed=share)  # noqa: B023, it is called only within
-                log.tell(progress.tasks[bar])  # noqa: B023
-
-            with usable(f"{part} {name}"):
-                spec = prepare(plain(config[part]), store, progress=told, device=device)
+        with Bar(app.console, f"training {name}") as bar, usable(f"{part} {name}"):
+            told = partial(_advanced, bar)
+            spec = prepare(plain(config[part]), store, progress=told, device=device)
         if spec.trained is None:
             raise InputError(
                 f"{part} {name} learns nothing here: it has no network, or its weights are a file"
@@ -58,6 +56,10 @@ def main(config: DictConfig) -> None:
         )
         if part == "victim":
             app.console.print(f"tuning:  {_on_tuning(spec, store, device)}")
+
+
+def _advanced(bar: Bar, share: float) -> None:
+    bar.update(completed=share)
 
 
 def _same_labels(victim: Config, dataset: Dataset) -> None:

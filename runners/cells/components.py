@@ -23,6 +23,7 @@ from data.weights import WeightFile
 from runners.app import CONFIGS
 from runners.cells.identity import identity
 from runners.cells.shipped import shipped_content
+from runners.cells.training_progress import Reached, TrainingProgress
 from runners.store.claims import Holder
 from runners.store.store import Recipe, Store, key_of
 
@@ -153,13 +154,14 @@ def prepare(
     store: Store,
     *,
     progress: Callable[[float], None] | None = None,
-    waiting: Callable[[Holder], None] = lambda holder: None,
+    waiting: Callable[[Holder, Reached | None], None] = lambda holder, reached: None,
     device: torch.device | None = None,
 ) -> Spec:
     """Verify the component's weight file, or take the weights that are shipped with the project or that the
     store has, or else train it, on `device` if it can be.
 
-    One process trains, and others that need the same wait for it; `waiting` is told for whom. Raises
+    One process trains, and others that need the same wait for it; `waiting` is told for whom, and how far its
+    training is. Raises
     MissingError for a file that is not there, InputError for one that does not fit.
     """
     if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
@@ -183,7 +185,8 @@ def prepare(
     content = content or store.get(trained)
     if content is None:
         what = f"training: {config['_target_'].rpartition('.')[2]}"
-        with store.claims.alone(key_of(trained), what, waiting):
+        reached = TrainingProgress(store, trained)
+        with store.claims.alone(key_of(trained), what, lambda holder: waiting(holder, reached.read())):
             content = store.get(trained) or _train(component, trained, store, progress, device)
     return Spec(config, hashlib.sha256(content).hexdigest(), trained)
 
@@ -223,7 +226,17 @@ def _train(
     wanted = {"checkpoint": checkpoint} if getattr(component, "resumable", False) else {}
     if getattr(weights, "gpu", False) and device is not None:
         wanted["device"] = device
-    state: Mapping[str, Tensor] = weights.fit(component, progress=progress or (lambda share: None), **wanted)
+    reached = TrainingProgress(store, trained)
+
+    def advanced(share: float) -> None:
+        reached.report(share)
+        if progress is not None:
+            progress(share)
+
+    try:
+        state: Mapping[str, Tensor] = weights.fit(component, progress=advanced, **wanted)
+    finally:
+        reached.remove()
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
         raise InputError("training diverged (NaN or infinite weights): lower its lr")
     store.put_tensors(trained, dict(state))

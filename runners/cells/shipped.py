@@ -23,8 +23,8 @@ NOT_TRAINED = {"shipped", "path", "root", "source", "published"}  # arguments th
 
 
 def recipe_of(config: dict[str, Any], afterwards: Collection[str] = ()) -> str:
-    """All that the weights of a component depend on, as JSON: its arguments, and the names and versions of its
-    classes. A class is named without its module, so that it may move within its top-level folder.
+    """All that the weights of a component depend on, as JSON: its arguments, and the names and versions of
+    its classes. A class is named without its module, so that it may move within its top-level folder.
 
     Args:
         afterwards: the component's arguments on which its training does not depend.

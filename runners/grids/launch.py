@@ -25,7 +25,7 @@ from runners.grids.grid import CellResult, Grid
 from runners.grids.share import Share
 from runners.store.store import Store
 from runners.work.observer import Observer
-from runners.work.progress import Log, progress_of
+from runners.work.progress import Bar
 from runners.work.schedule import Launch
 from runners.work.survey import survey
 
@@ -141,15 +141,11 @@ def _until_done(
 
 def _watch(place: Jobs, store: Store, request: Request, console: Console) -> None:
     """Show how far the work is until no job is left, or no work."""
-    lines = Log(console)
-    with progress_of(console) as progress:
-        bar = progress.add_task("waiting for jobs", total=None)
+    with Bar(console, "waiting for jobs", total=None) as bar:
         while alive := place.alive():
             plan = manifest.of(store, request)
             if plan is not None:
                 seen = survey(store, plan)
-                progress.update(
-                    bar, total=seen.total, completed=seen.done + len(seen.failed), description=f"{alive} jobs"
-                )
-                lines.tell(progress.tasks[bar])
+                done = seen.done + len(seen.failed)
+                bar.update(total=seen.total, completed=done, description=f"{alive} jobs")
             time.sleep(LOOK)

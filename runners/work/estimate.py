@@ -1,17 +1,19 @@
 """How long work will take, measured on one chunk before it starts."""
 
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from attacks.attack import Attack
+from attacks.attack import Attack, Clean
 from attacks.knowledge import Knowledge
-from purifiers.purifier import purify_together
+from data.images import rounded
+from purifiers.purifier import PurifierError, purify_together
+from runners.cells import records
 from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import Spec, build
 from runners.store.store import key_of
@@ -19,67 +21,133 @@ from runners.work.bench import Bench
 
 log = logging.getLogger(__name__)
 
+SHORT = 3.0  # seconds of a trial that is timed again, since its first call may have imported a library
+
 
 class Estimator:
-    """Seconds that a task will take here; each kind of task is timed once, in miniature."""
+    """Seconds that a task will take here; each kind of work is timed once, in miniature."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.measured: dict[str, float] = {}
+        self.measured: dict[str, float] = {}  # seconds an image; NaN where the trial failed
 
-    def seconds(self, task: Crafting | Purifying) -> float:
-        """Of one process."""
+    def seconds(self, task: Crafting | Purifying) -> float | None:
+        """Of one process; None where a trial failed, so that it is not known."""
         crafting = task if isinstance(task, Crafting) else task.crafting
         per_image = self._craft(task) if isinstance(task, Crafting) else self._purify(task)
-        return per_image * len(crafting.chunk)
+        return None if math.isnan(per_image) else per_image * len(crafting.chunk)
+
+    def unmade(self, task: Purifying) -> list[Spec]:
+        """The purifiers whose images the store lacks; those of the others are only scored."""
+        return [spec for spec in task.purifiers if not self.bench.store.has(task.purified(spec))]
 
     def _craft(self, task: Crafting) -> float:
         """Passes of the attack, each through all that its knowledge sees."""
         attack: Attack = build(task.attack)
         knowledge: Knowledge = build(task.knowledge)
-        batch, seconds = len(task.chunk), 0.0
+        seconds = 0.0
         for spec in task.others or (task.victim,):
-            name = key_of({"pass": spec.identity, "batch": batch})
-            both = self._once(name, batch, partial(self._pass, task, spec))
-            seconds += (attack.forward + 2 * attack.backward) / 3 * both  # a backward pass is two forward
+            seconds += attack.forward * self._forward(task, spec) + attack.backward * self._backward(
+                task, spec
+            )
         if task.seen is not None:
             seconds += attack.forward * self._purifying(task, (task.seen,))
         return knowledge.eot * seconds
 
-    def _pass(self, task: Crafting, spec: Spec) -> None:
-        images = task.chunk.images.to(self.bench.device, copy=True).requires_grad_()
-        labels = task.chunk.labels.to(self.bench.device)
-        F.cross_entropy(self.bench.component(spec)(images), labels).backward()
-
     def _purify(self, task: Purifying) -> float:
-        """Purifiers whose images are in the store are only scored, which is not counted."""
-        lacking = [p for p in task.purifiers if not self.bench.store.has(task.purified(p))]
-        return self._purifying(task.crafting, lacking) if lacking else 0.0
+        """All that `Bench.purify` does: the purified images, those of the examples' 8-bit rounding, further
+        draws and the victim's decisions on them, and the records."""
+        crafting, unmade = task.crafting, self.unmade(task)
+        seconds = len(task.purifiers) * self._scoring(crafting)
+        if unmade:
+            seconds += self._purifying(crafting, unmade)
+        for spec in unmade:
+            again = task.draws - 1 + self._rounded(crafting, spec)
+            seconds += task.draws * self._forward(crafting, crafting.victim)
+            seconds += again * self._purifying(crafting, (spec,)) if again else 0.0
+        return seconds
+
+    def _rounded(self, crafting: Crafting, spec: Spec) -> bool:
+        """Whether the purifier is asked for the 8-bit rounding of the examples too."""
+        if self.bench.component(spec).fits:
+            return False
+        stored = self.bench.store.get_tensors(crafting.recipe)
+        if stored is None and not isinstance(build(crafting.attack), Clean):
+            return True  # an attack's examples are seldom 8-bit images
+        images = crafting.chunk.images if stored is None else stored["images"]
+        return not torch.equal(rounded(images), images)
+
+    def _forward(self, crafting: Crafting, spec: Spec) -> float:
+        """A classifier's answer, without a gradient."""
+
+        def once() -> None:
+            with torch.no_grad():
+                self.bench.component(spec)(crafting.chunk.images.to(self.bench.device))
+
+        return self._once({"forward": spec.identity}, crafting, once)
+
+    def _backward(self, crafting: Crafting, spec: Spec) -> float:
+        """What the gradient adds to an answer."""
+
+        def once() -> None:
+            images = crafting.chunk.images.to(self.bench.device, copy=True).requires_grad_()
+            labels = crafting.chunk.labels.to(self.bench.device)
+            F.cross_entropy(self.bench.component(spec)(images), labels).backward()
+
+        both = self._once({"gradient": spec.identity}, crafting, once)
+        return max(both - self._forward(crafting, spec), 0.0)
 
     def _purifying(self, crafting: Crafting, purifiers: Sequence[Spec]) -> float:
-        batch = len(crafting.chunk)
         trials, factors = zip(*(self.bench.component(p).trial() for p in purifiers), strict=True)
-        identities = [p.identity for p in purifiers]
-        name = key_of({"purifiers": identities, "victim": crafting.victim.identity, "batch": batch})
 
         def once() -> None:
             images = crafting.chunk.images.to(self.bench.device)
             with self.bench.guarded(crafting.victim):
                 victim = self.bench.component(crafting.victim)
-                purify_together(trials, images, seeds=range(batch), victim=victim)
+                made = purify_together(trials, images, seeds=range(len(images)), victim=victim)
+            if broken := [one for one in made if isinstance(one, PurifierError)]:
+                raise broken[0]
 
-        return max(factors) * self._once(name, batch, once)
+        identities = [p.identity for p in purifiers]
+        what = {"purifiers": identities, "victim": crafting.victim.identity}
+        return max(factors) * self._once(what, crafting, once)
 
-    def _once(self, name: str, batch: int, work: Callable[[], Any]) -> float:
+    def _scoring(self, crafting: Crafting) -> float:
+        """A record of each image, as if the attack and the purifier had changed nothing."""
+        victim, device = self.bench.component(crafting.victim), self.bench.device
+
+        def once() -> None:
+            chunk = crafting.chunk.to(device)
+            unchanged, nothing = {"images": chunk.images}, torch.zeros(len(chunk), 4)
+            crafted = {"seconds": torch.tensor(0.0), "passes": nothing, "paths": torch.zeros(0, 3)}
+            made = {"seconds": torch.tensor(0.0), "batch": torch.tensor(1), "of_8_bit": chunk.images}
+            decided = {"decided": torch.zeros(1, len(chunk), dtype=torch.int64)}
+            rows = records.score(
+                victim,
+                chunk,
+                unchanged | crafted,
+                unchanged | made | decided,
+                precision=crafting.precision,
+                keys=("", "", ""),
+                seeds=[0] * len(chunk),
+            )
+            records.to_parquet(rows)
+
+        return self._once({"scoring": crafting.victim.identity}, crafting, once)
+
+    def _once(self, what: Mapping[str, Any], crafting: Crafting, work: Callable[[], Any]) -> float:
+        """Seconds an image of `work` on chunks like this one; NaN where it fails."""
+        chunk = crafting.chunk
+        name = key_of({**what, "batch": len(chunk), "shape": list(chunk.shape)})
         if name not in self.measured:
             try:
                 seconds = self._timed(work)
-                if seconds < 1:  # the first call pays for what later ones find ready
+                if seconds < SHORT:  # the first call pays for what later ones find ready
                     seconds = self._timed(work)
-                self.measured[name] = seconds / batch
+                self.measured[name] = seconds / len(chunk)
             except (Exception, SystemExit) as error:  # the task itself will fail, and say why
                 log.debug("cannot be timed: %s", error)
-                self.measured[name] = 0.0
+                self.measured[name] = math.nan
         return self.measured[name]
 
     def _timed(self, work: Callable[[], Any]) -> float:

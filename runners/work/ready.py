@@ -11,11 +11,12 @@ from rich.console import Console
 from data.errors import InputError, MissingError
 from data.weights import UnverifiedError
 from runners.cells.components import Config, Spec, prepare, usable, victims_for
+from runners.cells.training_progress import Reached
 from runners.store.claims import Holder
 from runners.store.store import key_of
 from runners.work.bench import Bench
 from runners.work.pool import StoppedError
-from runners.work.progress import Allowance, progress_of
+from runners.work.progress import Allowance, Bar
 
 
 @dataclass
@@ -52,17 +53,17 @@ class Ready:
 
     def _made(self, config: Config, what: str) -> Spec:
         allowance = Allowance(what, self.budget_hours)
-        with progress_of(self.console) as progress:
-            bar = progress.add_task(f"training {what}", total=1.0, visible=False)
+        with Bar(self.console, f"training {what}") as bar:
 
             def told(share: float) -> None:
                 self._go_on()
                 allowance.check(share)
-                progress.update(bar, completed=share, description=f"training {what}", visible=True)
+                bar.update(completed=share, description=f"training {what}")
 
-            def waiting(holder: Holder) -> None:
+            def waiting(holder: Holder, reached: Reached | None) -> None:
                 self._go_on()
-                progress.update(bar, description=f"{what}: trained by {holder.label}", visible=True)
+                share, left = (0.0, None) if reached is None else (reached.share, reached.left)
+                bar.update(completed=share, left=left, description=f"{what}: trained by {holder.label}")
 
             return prepare(config, self.bench.store, progress=told, waiting=waiting, device=self.bench.device)
 

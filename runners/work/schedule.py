@@ -17,7 +17,7 @@ from runners.work import pool
 from runners.work.bench import Bench
 from runners.work.estimate import Estimator, spoken, total
 from runners.work.observer import Observer, Tally
-from runners.work.progress import Log, described, progress_of
+from runners.work.progress import Bar, described
 from runners.work.traits import Traits
 from runners.work.turns import Task, Turns, shared_out
 
@@ -66,27 +66,32 @@ def carry_out(
     lacking = [task for task in crafting.values() if not store.has(task.recipe)]
     estimator = Estimator(bench)
     with console.status("estimating"):
-        seconds = {id(task): estimator.seconds(task) for task in [*lacking, *sound]}
+        estimates = {id(task): estimator.seconds(task) for task in [*lacking, *sound]}
+    seconds = {task: known for task, known in estimates.items() if known is not None}
+    unknown = len(estimates) - len(seconds)
     workers = pool.worker_count(settings.workers, bench.device.type)
     expected = sum(
-        total([seconds[id(t)] for t in tasks], workers * launch.shards) for tasks in (lacking, sound)
+        total([seconds[id(t)] for t in tasks if id(t) in seconds], workers * launch.shards)
+        for tasks in (lacking, sound)
     )
-    _affordable(expected, settings)
-    planned({task.key: seconds[id(task)] for task in [*lacking, *sound]})
+    if lacking or any(estimator.unmade(task) for task in sound):  # else what is there is only scored
+        _affordable(expected, settings)
+    planned({task.key: seconds[id(task)] for task in [*lacking, *sound] if id(task) in seconds})
     died = store.claims.clear() & {task.key for task in [*lacking, *sound]} if launch.shards == 1 else set()
-    if expected < SHORT and settings.workers == "auto":
+    if expected < SHORT and not unknown and settings.workers == "auto":
         workers = 1
     # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
-    short = workers == 1 and expected < SHORT and not died and launch.shards == 1
+    short = workers == 1 and expected < SHORT and not (died or unknown) and launch.shards == 1
     console.print(
-        f"estimate: {spoken(expected)} for {len(lacking)} chunks to craft and {len(sound)} to "
-        f"purify, {workers} {'process' if workers == 1 else 'processes'} on {bench.device.type}"
+        f"estimate: {_told(expected, unknown, len(estimates))} for {len(lacking)} chunks to craft and "
+        f"{len(sound)} to purify, {workers} {'process' if workers == 1 else 'processes'} on "
+        f"{bench.device.type}"
         + (f", {launch.shards} jobs" if launch.shards > 1 else "")
         + "; finished chunks are kept if you stop"
     )
-    log = Log(console)
-    with progress_of(console) as progress:
-        bar = progress.add_task(described("crafting", tally), total=sum(seconds.values()))
+    usual = sum(seconds.values()) / len(seconds) if seconds else 1.0  # the weight of a task of unknown length
+    weights = {id(task): seconds.get(id(task), usual) for task in [*lacking, *sound]}
+    with Bar(console, described("crafting", tally), total=sum(weights.values())) as bar:
 
         def done(task: Task, reason: str | None) -> None:
             if reason is None and isinstance(task, Purifying):
@@ -94,12 +99,12 @@ def carry_out(
                     for cell, images in tally.done(part):
                         observer.advanced(cell, images)
             stage = described("crafting" if turns.crafting else "purifying", tally)
-            progress.update(bar, advance=seconds[id(task)], description=stage)
-            log.tell(progress.tasks[bar])
+            bar.update(advance=weights[id(task)], description=stage)
 
+        bar.update(completed=0)
         turns = Turns(
             shared_out(lacking, launch.shard, launch.shards),
-            shared_out(sorted(sound, key=lambda g: -seconds[id(g)]), launch.shard, launch.shards),
+            shared_out(sorted(sound, key=lambda g: -weights[id(g)]), launch.shard, launch.shards),
             store=store,
             launch=launch.name,
             done=done,
@@ -107,6 +112,15 @@ def carry_out(
         )
         pool.run(turns, bench=bench, workers=0 if short or launch.here else workers, stop=launch.stop)
     return reasons | turns.reasons
+
+
+def _told(expected: float, unknown: int, tasks: int) -> str:
+    """The estimate for people, with how many chunks it does not hold."""
+    if not unknown:
+        return spoken(expected)
+    if unknown == tasks:
+        return "unknown, since its trial failed,"
+    return f"{spoken(expected)}, and an unknown time for {unknown} chunks whose trial failed,"
 
 
 def _affordable(expected: float, settings: Settings) -> None:
