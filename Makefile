@@ -17,7 +17,7 @@ RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(SENT) $(ARGS)
 SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOBS))
 
-.PHONY: help table1 table2 list tables report status retry smoke test test-avx2 test-slow test-slurm test-faults bench bench-table \
+.PHONY: help table1 table2 list tables report status retry smoke test test-avx2 test-slow test-slurm test-faults weights bench bench-table \
 	bench-report check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ test-slurm: $(READY) ## tables and sweeps through a real Slurm; says what is mis
 
 test-faults: $(READY) ## SIGKILL, full disks, dead hosts, lost memory: figures of docs/reliability.md, in some 20 minutes
 	@$(RUN) pytest -m faults -rs -n 0
+
+weights: $(READY) ## train again the weights that come with the project, in some half an hour
+	@$(RUN) scripts.ship
 
 bench: $(READY)  ## time the engine beside other ways, and every purifier, into results/bench/
 	@$(RUN) scripts.bench_engine && $(VENV)/bin/python -m scripts.bench_purifiers

@@ -1,7 +1,7 @@
 """The command line: Hydra composes, and every error a person can mend is one line, status 2.
 
-Commands import this module before PyTorch: it sets what the libraries' thread pools read when they are loaded,
-and it answers a wrong name on the command line without waiting for them.
+Commands import this module before PyTorch. It sets what the libraries' thread pools read when they are
+loaded, and it answers a wrong name on the command line without waiting for them.
 """
 
 import difflib

@@ -1,10 +1,14 @@
 """Bad input on the command line: one line that says what is wrong and what there is, status 2."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
-from runners import evaluate, table
+from runners import app, evaluate, table
+from runners.app import CONFIGS
 from scripts import fetch, train
 
 
@@ -118,6 +122,51 @@ def test_tables_refuse_what_they_cannot_make(run, words, expected):
     assert status == 2, err
     assert len(err.strip().splitlines()) == 1, err
     assert expected in err
+
+
+NAMED = """
+import runpy, sys
+try:
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "expected"),
+    [
+        ("runners.evaluate", ["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?)"),
+        ("runners.evaluate", ["-m", "attack=fgsm,pdg", "n=2,3"], "no attack is called 'pdg'"),
+        ("runners.table", ["table=ddip/table9"], "no table is called 'ddip/table9'"),
+        ("scripts.train", ["purifier=comdefend", "purifier.weights.stepz=3"], "(did you mean 'steps'?)"),
+    ],
+)
+def test_a_wrong_name_is_answered_before_pytorch_is_imported(module, words, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", NAMED, module, *words], cwd=CONFIGS.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert expected in done.stderr
+
+
+def test_right_words_pass_the_first_look(monkeypatch):
+    for words in (["attack=fgsm", "n=3"], ["-m", "attack=fgsm,pgd", "purifier=none,jpeg"], ["--help"]):
+        monkeypatch.setattr(sys, "argv", ["evaluate", *words])
+        assert app.refuse_unknown_names("evaluate") is None
+
+
+def test_thread_pools_are_told_not_to_spin_before_pytorch_reads_it():
+    code = "import runners.app, os, sys; print('torch' in sys.modules, *map(os.environ.get, sys.argv[1:]))"
+    names = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OPENBLAS_NUM_THREADS"]
+    bare = {name: value for name, value in os.environ.items() if name not in names}
+    for given, expected in (({}, "False PASSIVE 0 0 1"), ({"GOMP_SPINCOUNT": "9"}, "False PASSIVE 9 0 1")):
+        command = [sys.executable, "-c", code, *names]
+        said = subprocess.run(
+            command, cwd=CONFIGS.parent, env=bare | given, capture_output=True, text=True, check=True
+        )
+        assert said.stdout.strip() == expected
 
 
 def test_unknown_table(run):

@@ -19,8 +19,9 @@ from runners.cells.cell import Cell
 from runners.pages.album import Album
 from runners.pages.page import Table, page
 from runners.pages.pictures import KINDS, Pictures
+from runners.work import progress
 from runners.work.observer import Planned, Tally
-from runners.work.progress import Log, described, progress_of
+from runners.work.progress import Bar, described
 from scripts.bench_report import made_up
 
 
@@ -179,18 +180,38 @@ def test_cells_and_images_are_counted_as_chunks_get_done():
     assert described("purifying", tally) == "purifying 1/2 cells, 12/24 images"
 
 
-def test_progress_is_lines_without_a_terminal_and_a_bar_with_one():
+def test_progress_is_lines_without_a_terminal_and_a_bar_with_one(monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.01)
     for terminal in (False, True):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-        with progress_of(console) as progress:
-            bar = progress.add_task("purifying 1/2 cells, 12/24 images", total=4)
-            progress.update(bar, advance=1)
-            log = Log(console, told=-60)
-            log.tell(progress.tasks[bar])
+        with Bar(console, "purifying 1/2 cells, 12/24 images", total=4) as bar:
+            bar.update(advance=0)
+            bar.update(advance=1)
+            deadline = time.monotonic() + 20
+            while not terminal and "%" not in console.file.getvalue() and time.monotonic() < deadline:
+                time.sleep(0.005)  # one step of the work, which takes longer than the lines are apart
         said = console.file.getvalue()
         assert "1/2 cells, 12/24 images" in said
         assert ("\x1b[" in said) == terminal
         assert ("25 %, " in said) != terminal
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"),
+    [
+        ([(0.0, None)], "fit: 0 %, 60 s so far"),
+        ([(0.0, None), (0.25, None)], "fit: 25 %, 3 min left"),
+        ([(0.5, None), (0.75, None)], "fit: 75 %, 60 s left"),  # half of it was done by an earlier run
+        ([(0.5, 600.0)], "fit: 50 %, 10 min left"),  # as another process says
+    ],
+)
+def test_a_line_of_progress_says_the_share_and_the_time_left(updates, expected, monkeypatch):
+    times = iter([0.0, 60.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(times))
+    bar = Bar(Console(file=io.StringIO()), "fit")
+    for share, left in updates:
+        bar.update(completed=share, left=left)
+    assert bar.line() == expected
 
 
 def test_no_color_is_honoured(monkeypatch):

@@ -8,41 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from hydra.utils import get_class
 from torch import Tensor
 
 from data.weights import WeightFile
 from runners.app import CONFIGS
+from runners.cells.identity import identity
 
 log = logging.getLogger(__name__)
 
 PROJECT = CONFIGS.parent
 FOLDER = PROJECT / "results" / "weights"
 RECIPE = "recipe"  # the name of the recipe in a file's metadata
-NOT_TRAINED = {"shipped", "path", "root", "source", "published"}  # arguments that change no trained weight
 
 
 def recipe_of(config: dict[str, Any], afterwards: Collection[str] = ()) -> str:
-    """All that the weights of a component depend on, as JSON: its arguments, and the names and versions of
-    its classes. A class is named without its module, so that it may move within its top-level folder.
+    """The identity of what the weights of a component are trained from, as JSON.
 
     Args:
         afterwards: the component's arguments on which its training does not depend.
     """
     learnt = {name: item for name, item in config.items() if name not in afterwards}
-    return json.dumps(_described(learnt), sort_keys=True)
-
-
-def _described(item: Any) -> Any:
-    if isinstance(item, list):
-        return [_described(inner) for inner in item]
-    if not isinstance(item, dict):
-        return item
-    described = {name: _described(inner) for name, inner in item.items() if name not in NOT_TRAINED}
-    if target := described.pop("_target_", None):
-        package, _, name = target.partition(".")[0], *target.rpartition(".")[1:]
-        described["class"] = f"{package}.{name}, version {getattr(get_class(target), 'version', 1)}"
-    return described
+    learnt["weights"] = {name: item for name, item in learnt["weights"].items() if name != "shipped"}
+    return json.dumps(identity(learnt), sort_keys=True)
 
 
 def shipped_content(config: dict[str, Any], component: Any) -> bytes | None:
