@@ -74,7 +74,7 @@ test-slurm: $(READY) ## tables and sweeps through a real Slurm; says what is mis
 test-faults: $(READY) ## SIGKILL, full disks, dead hosts, lost memory: figures of docs/reliability.md, in some 20 minutes
 	@$(RUN) pytest -m faults -rs -n 0
 
-weights: $(READY) ## train again the weights that come with the project, in some half an hour
+weights: $(READY) ## train again the weights that come with the project, in some ten minutes
 	@$(RUN) scripts.ship
 
 bench: $(READY)  ## time the engine beside other ways, and every purifier, into results/bench/
