@@ -17,7 +17,8 @@ RUN      := $(VENV)/bin/python -m
 OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(SENT) $(ARGS)
 SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOBS))
 
-.PHONY: help table1 table2 list tables report status retry smoke test test-avx2 test-slow test-slurm test-faults weights bench bench-table \
+.PHONY: help table1 table2 compare list tables report status retry smoke test test-avx2 test-slow test-slurm \
+	test-faults weights bench bench-table \
 	bench-report check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,12 @@ $(subst /,-,$(1)): $$(READY)
 	@$$(RUN) runners.table table=$(1) $$(OPTIONS)
 endef
 $(foreach table,$(TABLES),$(eval $(call table_target,$(table))))
+
+comma    := ,
+TABLE    ?= ddip/table1
+compare: $(READY) ## a table with rows for other purifiers (PURIFIER=gamma or "gamma power=2,jpeg"; TABLE=ncis/table1)
+	@test -n "$(PURIFIER)" || { echo "make compare: name a purifier, such as PURIFIER=jpeg" >&2; exit 2; }
+	@$(RUN) runners.table table=$(TABLE) "rows=['$(subst $(comma),'$(comma)',$(PURIFIER))']" $(OPTIONS)
 
 list: $(READY)   ## every table of the five papers, with its cost (make ncis-table1, make ride-table2, ...)
 	@$(RUN) scripts.tables list

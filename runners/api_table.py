@@ -70,7 +70,7 @@ def main(config: DictConfig) -> None:
     )
     for column in columns:
         if column.asker is not None:
-            app.console.print(announced(column, filler), soft_wrap=True)
+            app.tell(announced(column, filler))
             filler.fill(column)
     finish(config, columns, where, facts)
 
@@ -219,7 +219,7 @@ def finish(config: DictConfig, columns: list[Column], where: Path, facts: dict[s
         write_whole(path, to_parquet(records, told))
         files.append(path)
     app.console.print(api_render.for_console(frame, chosen, config.title, notes))
-    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True, markup=False)
+    app.tell("written: " + ", ".join(str(file) for file in files))
     failed = [f"{c.name}: {c.failed}" for c in columns if c.failed]
     failed += [f"{c.name}, {e.row.label}: {e.failed}" for c in columns for e in c.entries if e.failed]
     if failed:

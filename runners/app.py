@@ -10,20 +10,23 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb
+from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.text import Text
 
 from data.errors import InputError
 from runners.exits import no_silent_exit
@@ -78,32 +81,55 @@ def _each(overrides: list[Override]) -> Iterator[list[str]]:
         yield [alternatives[min(i, len(alternatives) - 1)] for alternatives in values]
 
 
-def run(task: Callable[[DictConfig], None], config: str) -> None:
-    """Run a Hydra application whose root config is `config`; exits 0, 1 (failed cells) or 2."""
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: the words that were set for it, and what came of it."""
+
+    words: tuple[str, ...]
+    result: Any = None
+    problem: Exception | None = None
+
+
+def tell(text: str, *, style: str = "") -> None:
+    """Print text as it is: paths in it are not wrapped, and brackets are not markup."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def run(
+    task: Callable[[DictConfig], Any], config: str, *, after: Callable[[list[Job]], None] | None = None
+) -> None:
+    """Run a Hydra application whose root config is `config`; exits 0, 1 (failed cells) or 2.
+
+    `after` is called at the end of a sweep with the jobs that ran in this process.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[Lines()], format="%(levelname)-8s %(message)s")
+    jobs: list[Job] = []
     problems: list[Exception] = []
     ours = os.getpid()
 
     def guarded(composed: DictConfig) -> None:
         """One job; in a sweep the others go on after a problem. A launcher may run it in another process, and
         hands what is raised there back."""
+        words = tuple(HydraConfig.get().overrides.task)
         try:
-            task(composed)
+            jobs.append(Job(words, task(composed)))
         except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
             if os.getpid() != ours:
                 raise
             problems.append(error)
+            jobs.append(Job(words, problem=error))
         except SystemExit as ended:  # no runner ends so: a component did, outside of any cell
-            problems.append(
-                FailedCellsError(f"a component asked the whole process to end (SystemExit: {ended.code})")
-            )
+            error = FailedCellsError(f"a component asked the whole process to end (SystemExit: {ended.code})")
+            problems.append(error)
+            jobs.append(Job(words, problem=error))
 
     before = signal.signal(signal.SIGTERM, _asked_to_end)
     try:
         with no_silent_exit():
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
+        if after is not None and len(jobs) > 1:
+            after(jobs)
     except KeyboardInterrupt as stopped:
         sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
         sys.exit(143 if isinstance(stopped, _EndedError) else 130)
@@ -125,6 +151,19 @@ def run(task: Callable[[DictConfig], None], config: str) -> None:
         sys.exit(1 if all(isinstance(p, FailedCellsError) for p in problems) else 2)
 
 
+class Lines(logging.Handler):
+    """Log messages on standard error, one line each however narrow the terminal is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        style = "red" if record.levelno >= logging.ERROR else "yellow"
+        self.console.print(Text(self.format(record), style=style), soft_wrap=True)
+
+
 class _EndedError(KeyboardInterrupt):
     """By SIGTERM."""
 
@@ -139,8 +178,12 @@ def _last_line(text: str) -> str:
     return " ".join(lines[:1] + lines[-3:])
 
 
-def explain(error: Exception, config: str) -> str:
-    """One line: what is wrong, and, where a name is wrong, what there is."""
+def explain(error: Exception, config: str, words: Sequence[str] | None = None) -> str:
+    """One line: what is wrong, and, where a name is wrong, what there is.
+
+    `words` are those that were composed, by default those of the command line.
+    """
+    words = sys.argv[1:] if words is None else words
     if isinstance(error, FailedCellsError | InputError):
         return " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -150,12 +193,12 @@ def explain(error: Exception, config: str) -> str:
         return f"cannot read {error.override!r}: expected name=value, with quotes around what holds ( or ="
     text = str(error)
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
-        return _unknown_option(match[1], config)
+        return _unknown_option(match[1], config, words)
     if match := re.search(r"Could not find '([\w/-]+)'", text):
         group, _, name = match[1].partition("/")
         return f"no {group} is called {name!r}{_near(name, names_of(group))}"
     if match := re.search(r"Key '([\w./-]+)' is not in struct", text):
-        return _unknown_option(match[1], config)
+        return _unknown_option(match[1], config, words)
     return next(line for line in text.splitlines() if line.strip())
 
 
@@ -165,16 +208,22 @@ def names_of(group: str) -> list[str]:
     return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
 
 
-def _unknown_option(name: str, config: str) -> str:
+def _unknown_option(name: str, config: str, words: Sequence[str]) -> str:
     own = OmegaConf.load(CONFIGS / f"{config}.yaml")
     groups = {k: v for d in own.defaults if not isinstance(d, str) for k, v in d.items()}
     groups = {group: leaf for group, leaf in groups.items() if "/" not in group}
     group, *path = name.split(".")
+    typed = dict(word.split("=", 1) for word in words if "=" in word)
+    if config == "table" and group == "purifier":
+        mine = typed.get("purifier", "NAME")
+        return (
+            f"no option is called {name!r}: each row of a table has its purifier; to add a row, set "
+            f"rows=[{mine}], or run make compare PURIFIER={mine}"
+        )
     if group not in groups or not path:
         shared = OmegaConf.load(CONFIGS / "settings.yaml") if "settings" in own.defaults else {}
         known = {*groups, *own, *shared} - {"hydra", "defaults"}
         return f"no option is called {name!r}{_near(name, sorted(known))}"
-    typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     chosen = (typed.get(group) or groups[group] or "").split(",")[0]
     if not chosen:
         return f"no option is called {name!r}: name the {group} too that it is of, {group}=..."

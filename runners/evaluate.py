@@ -7,10 +7,8 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from runners.cells.cell import PARTS, Cell
 from runners.cells.components import build, plain
@@ -20,7 +18,7 @@ from runners.cells.settings import Settings
 from runners.files import folder, writable, write_whole
 from runners.grids import launch
 from runners.grids.grid import CellResult
-from runners.tables.figures import accuracy, mean
+from runners.tables import summary
 from runners.work.observer import Observer
 
 
@@ -39,7 +37,7 @@ def save_records(result: CellResult, where: Path) -> Path:
     return path
 
 
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> CellResult:
     """One cell, from its composed config."""
     hydra_config = HydraConfig.get()
     choices, overrides = hydra_config.runtime.choices, hydra_config.overrides.task
@@ -60,52 +58,15 @@ def main(config: DictConfig) -> None:
         raise app.InputError(result.skipped)
     if result.failed is not None:
         raise app.FailedCellsError(f"failed cell {cell.label}: {result.failed}")
-    app.console.print(_summary(result))
-    app.console.print(f"records: {save_records(result, records)}", soft_wrap=True, markup=False)
+    app.console.print(summary.of_cell(result))
+    app.tell(f"records: {save_records(result, records)}")
+    return result
 
 
-def _summary(result: CellResult) -> Table:
-    records, cell, names = result.records, result.cell, result.cell.names
-    bare = accuracy(records.adversarial_label == records.label)
-    clean = accuracy(records.clean_label == records.label)
-    table = Table(title=result.cell.label, show_header=False, title_justify="left")
-    rows = {
-        "accuracy": accuracy(records.correct).text(1),
-        **_draws(records),
-        "of the examples in 8 bits": "not scored, it would double the cost"
-        if records.correct_8bit.isna().any()
-        else accuracy(records.correct_8bit.astype(bool)).text(1),
-        "without the purifier": bare.text(1),
-        "victim on clean images": clean.text(1),
-        "SSIM to clean": mean(records.ssim).text(3),
-        "images": f"{len(records)}, {names['dataset']}, {records.subset.iloc[0]}",
-        "attacker": f"{names['attack']}, knowledge: {names['knowledge']}"
-        + (f", {cell.eps}" if cell.eps else ""),
-        "largest norms": f"linf {records.linf.max() * 255:.2f}/255, l2 {records.l2.max():.3f}",
-        "the attack, an image": f"at most {records.queries.max()} queries, "
-        f"{records.forward_passes.max()} forward and {records.backward_passes.max()} backward passes",
-        "seconds an image": f"craft {records.craft_seconds.mean():.2f}, "
-        f"purify {records.purify_seconds.mean():.2f}"
-        + (" (a run that purifiers of one trace share)" if "trace" in cell.configs["purifier"] else ""),
-    }
-    rows |= {f"! {flag.name}": flag.seen for flag in result.flags}
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
-
-
-def _draws(records: pd.DataFrame) -> dict[str, str]:
-    """What fresh draws of a random purifier come to."""
-    draws = records.draws.iloc[0]
-    if draws == 1:
-        return {}
-    return {
-        f"mean of {draws} draws": mean(100 * records.correct_mean).text(1),
-        "majority, any, all of them": ", ".join(
-            accuracy(records[f"correct_{what}"]).text(1) for what in ("majority", "any", "all")
-        ),
-    }
+def summarise(jobs: list[app.Job]) -> None:
+    """Print one table of all cells of a sweep."""
+    app.console.print(summary.of_sweep(jobs))
 
 
 if __name__ == "__main__":
-    app.run(main, "evaluate")
+    app.run(main, "evaluate", after=summarise)

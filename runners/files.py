@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import InputError
@@ -26,10 +27,22 @@ def writable(folder: Path) -> Path:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises InputError where it cannot be written."""
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together. All of them are written under temporary names before the first one
+    gets its own, so that a full disk leaves the earlier files as they were.
+
+    Raises InputError where one cannot be written.
+    """
+    parts = {path.parent / f".{path.name}.{os.getpid()}.part": path for path in contents}
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        for part, path in parts.items():
+            part.write_bytes(contents[path])
+        for part, path in parts.items():
+            part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        for part in parts:
+            part.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot write ({error.strerror or error}); the store is intact") from error

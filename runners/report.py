@@ -56,21 +56,17 @@ def main(config: DictConfig) -> None:
         except InputError as error:  # a table of vision APIs, say
             if len(found) == 1:
                 raise
-            app.console.print(f"left out: {error}", soft_wrap=True, markup=False)
+            app.tell(f"left out: {error}")
             continue
         write_whole(folder / f"{table.stem}.html", html.encode())
         seconds = time.perf_counter() - start
-        app.console.print(
-            f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s",
-            soft_wrap=True,
-            markup=False,
-        )
+        app.tell(f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s")
         told.append(_row(table))
     if config.only is None:
         style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
         index = environment().get_template("index.html").render(tables=told, style=style)
         write_whole(folder / "index.html", index.encode())
-        app.console.print(f"index: {folder / 'index.html'}", soft_wrap=True, markup=False)
+        app.tell(f"index: {folder / 'index.html'}")
 
 
 def drawn_page(table: Table, folder: Path, *, store: Path, traced_in: Path, images: int) -> str:

@@ -89,7 +89,7 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
     if whole := len(every) - len(tables):
         console.print(f"{whole} cells evaluated alone are done")
     if not every:
-        console.print(f"store {asked.store}: no table was asked for yet", markup=False)
+        console.print(f"store {escape(asked.store)}: no table was asked for yet")
     return 0
 
 

@@ -12,25 +12,23 @@ import pandas as pd
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from data.errors import InputError, MissingError
 from runners.cells.cell import Cell
 from runners.cells.components import build, plain
 from runners.cells.manifest import Request
-from runners.cells.records import to_parquet
 from runners.evaluate import save_records, settings_of
-from runners.files import folder, writable, write_whole
+from runners.files import folder, writable
 from runners.grids import launch
-from runners.tables import render
+from runners.tables import render, saved
 from runners.tables.bare import flag_weak
 from runners.tables.frame import METRICS, frame_of
-from runners.tables.layout import OWN, Composer, changes_of, on, part_of
+from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.published import Panel, panel_for, panels_of, printed
 from runners.work.observer import Observer
 
-EMBEDDED = ("digits-photos", "digits-resnet8")
 WHERE = {"path", "root", "source", "published"}  # parameters that no result depends on
 
 
@@ -42,6 +40,8 @@ def main(config: DictConfig) -> None:
         return
     problems: list[tuple[Panel, Exception]] = []
     panels = panels_of(config.table)
+    if not panels:
+        raise InputError("full: expected a table with the settings of a paper (panels), got one without")
     for panel in panels:
         words = [word for word in hydra.overrides.task if part_of(word) not in ("dataset", "victim", "full")]
         words += [f"dataset={panel.dataset}", f"victim={panel.victim}", f"subset={panel.subset}"]
@@ -52,8 +52,7 @@ def main(config: DictConfig) -> None:
             make(composed, choices, words)
         except (MissingError, app.FailedCellsError) as error:
             problems.append((panel, error))
-            told = escape(f"{panel.dataset}, {panel.victim}: {error}")
-            app.console.print(f"[red]not whole:[/] {told}", soft_wrap=True)
+            app.tell(f"not whole: {panel.dataset}, {panel.victim}: {error}", style="red")
     if problems:
         told = "; ".join(f"{panel.dataset}, {panel.victim}: {error}" for panel, error in problems)
         made = len(panels) - len(problems)
@@ -62,7 +61,7 @@ def main(config: DictConfig) -> None:
 
 def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     """The table on one data set and victim: evaluated, written, printed."""
-    table = checked(config.table)
+    table = checked(config.table, choices["table"])
     dataset, victim = choices["dataset"], choices["victim"]
     panel = panel_for(table, dataset, victim)
     printed(table, panel)  # a bad file of figures is told before hours of work
@@ -72,6 +71,7 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     rows, columns = on(table.rows, dataset, victim), on(table.columns, dataset, victim)
     if config.only:
         rows = chosen(rows, config.only)
+    rows += added(config.rows)
     cells = [
         (row, column, composer.cell([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])]))
         for row in rows
@@ -87,8 +87,8 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         settings_of(config), [cell for *_, cell in cells], request, jobs=config.jobs, observer=logger
     )
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
-    ours, papers = (dataset, victim, config.subset), (panel.dataset, panel.victim, panel.subset)
-    if config.audit != "off" and ours == papers:
+    ours = (dataset, victim, config.subset)
+    if config.audit != "off" and panel and ours == (panel.dataset, panel.victim, panel.subset):
         flag_weak(placed, printed(table, panel))
     finished = [result for result in results if result.planned is not None]
     for result in finished:
@@ -103,19 +103,16 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         + (", TF32" if config.tf32 else "")
         + (f", of the rows {', '.join(config.only)} only" if config.only else ""),
     )
-    stem = stem_of(choices)
-    files = render.write(frame, heading, where / stem)
+    stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
     records = [r.records for r in results if r.records is not None]
-    if records:
-        path = where / f"{stem}-records.parquet"
-        write_whole(path, to_parquet(pd.concat(records, ignore_index=True)))
-        files.append(path)
+    whole = pd.concat(records, ignore_index=True) if records else None
+    files = saved.write(frame, heading, where / stem, whole)
     for result in results:
         if result.records is not None:
             save_records(result, records_in)
     logger.made(stem, frame, files, [r.planned.key for r in finished if r.records is not None])
     app.console.print(render.for_console(frame, heading))
-    app.console.print("written: " + ", ".join(str(file) for file in files), soft_wrap=True, markup=False)
+    app.tell("written: " + ", ".join(str(file) for file in files))
     logger.close()
     failed = frame[frame.status == "failed"]
     if len(failed):
@@ -125,8 +122,12 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         )
 
 
-def checked(table: DictConfig) -> DictConfig:
-    """The table's config. Raises InputError where it cannot be a table."""
+def checked(table: DictConfig, name: str) -> DictConfig:
+    """The table's config, whose title is `name` and whose metric is accuracy unless it says otherwise.
+
+    Raises InputError where it cannot be a table.
+    """
+    table = OmegaConf.merge({"title": name, "metric": "accuracy"}, table)
     if not table.get("rows") or not table.get("columns") or table.metric not in METRICS:
         raise InputError(f"table: expected rows, columns and a metric ({', '.join(METRICS)})")
     for entry in (entry for kind in ("rows", "columns") for entry in table[kind]):
@@ -172,26 +173,12 @@ def readable(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
             raise InputError(f"{place}: expected the column's eps too, at which the path is read; got none")
 
 
-def chosen(rows: list[DictConfig], labels: Sequence[str]) -> list[DictConfig]:
-    """The rows of these labels, and the bare victim's. Raises InputError for a label that there is not."""
-    there = [row.label for row in rows]
-    if isinstance(labels, str) or (unknown := [label for label in labels if label not in there]):
-        got = labels if isinstance(labels, str) else ", ".join(map(str, unknown))
-        raise InputError(f"only: expected a list of labels of rows ({', '.join(there)}), got {got}")
-    return [row for row in rows if row.label in labels or "purifier=none" in row.get("cell", [])]
-
-
-def stem_of(choices: Any) -> str:
-    """What a table's files are called: by the table, its data and victim unless they are the default."""
-    where = tuple(choices[part] for part in ("dataset", "victim"))
-    parts = [choices["table"], *(() if where == EMBEDDED else where)]
-    return "-".join(part.replace("/", "-") for part in parts)
-
-
-def comparability(panel: Panel, choices: Any, config: DictConfig, typed: Sequence[str] = ()) -> str:
+def comparability(panel: Panel | None, choices: Any, config: DictConfig, typed: Sequence[str] = ()) -> str:
     """Why figures may not be compared with the paper's; empty where they may. `typed` words may change what
     a name stands for, and the table itself."""
-    if choices["dataset"] == EMBEDDED[0]:
+    if panel is None:
+        return ""
+    if choices["dataset"] == saved.EMBEDDED[0]:
         return (
             "embedded data: compare the shape, not the figures "
             f"(the paper: {panel.dataset}, {panel.victim}, n={panel.images})"

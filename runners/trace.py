@@ -109,11 +109,7 @@ def watch_cell(recorded: RecordFile, config: DictConfig) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, told=np.array(json.dumps(told)), **arrays)
     write_whole(path, content.getvalue())
-    app.console.print(
-        f"{path}: {len(records)} images of {cell.label}; {off}",
-        soft_wrap=True,
-        markup=False,
-    )
+    app.tell(f"{path}: {len(records)} images of {cell.label}; {off}")
 
 
 def chosen(records: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -18,13 +18,12 @@ from omegaconf import DictConfig
 from data.digits_photos import DigitsPhotos
 from runners.app import CONFIGS, console
 from runners.cells.cell import Cell
-from runners.cells.records import to_parquet
-from runners.files import writable, write_whole
+from runners.files import writable
 from runners.grids.grid import CellResult
 from runners.pages.page import Table, page
 from runners.report import plotted
 from runners.store.artefact import file_of, key_of, place
-from runners.tables import render
+from runners.tables import render, saved
 from runners.tables.frame import frame_of
 from runners.tables.published import panels_of
 
@@ -63,9 +62,8 @@ def made_up(
             records.append(result.records)
     frame = frame_of(table, placed, panel=panels_of(table)[0], comparable=False)
     stem = writable(folder / "tables") / "ddip-table1"
-    render.write(frame, render.Heading(table.title, "made up", "a made-up setting"), stem)
-    content = to_parquet(pd.concat(records, ignore_index=True))
-    write_whole(stem.with_name("ddip-table1-records.parquet"), content)
+    heading = render.Heading(table.title, "made up", "a made-up setting")
+    saved.write(frame, heading, stem, pd.concat(records, ignore_index=True))
     return stem.with_suffix(".csv")
 
 

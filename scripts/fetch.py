@@ -40,7 +40,7 @@ def main(config: DictConfig) -> None:
         )
     for file in files:
         if Path(file.path).exists():
-            app.console.print(f"{file.path}: is there, sha256 {file.digest()}", soft_wrap=True)
+            app.tell(f"{file.path}: is there, sha256 {file.digest()}")
             continue
         if file.url is None or file.sha256 is None:
             raise InputError(
@@ -55,7 +55,7 @@ def main(config: DictConfig) -> None:
                 sha256=file.sha256,
                 progress=lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),
             )
-        app.console.print(f"{file.path}: downloaded, sha256 {file.digest()}", soft_wrap=True)
+        app.tell(f"{file.path}: downloaded, sha256 {file.digest()}")
 
 
 def _files(config: Any) -> Iterator[WeightFile]:

@@ -22,9 +22,9 @@ from runners import app
 from runners.cells.components import build
 from runners.cells.identity import identity
 from runners.store.store import key_of
-from runners.table import EMBEDDED
 from runners.tables.layout import Composer, on
 from runners.tables.published import Panel, panels_of
+from runners.tables.saved import EMBEDDED
 from runners.work.keeping import Keeping
 from scripts.tables import names
 

@@ -23,9 +23,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from runners import app
-from runners.table import EMBEDDED
 from runners.tables.layout import on
 from runners.tables.published import panels_of
+from runners.tables.saved import EMBEDDED
 
 TIMES = Path("results/bench/tables.csv")
 SCALE = Path("results/bench/scale-tables.csv")

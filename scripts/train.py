@@ -49,13 +49,12 @@ def main(config: DictConfig) -> None:
                 f"{part} {name} learns nothing here: it has no network, or its weights are a file"
             )
         seconds = time.perf_counter() - start
-        app.console.print(
+        app.tell(
             f"{part} {name}\nweights: {store.path(spec.trained)}\nsha256:  {spec.weights_sha256}\n"
-            f"seconds: {seconds:.0f}",
-            soft_wrap=True,
+            f"seconds: {seconds:.0f}"
         )
         if part == "victim":
-            app.console.print(f"tuning:  {_on_tuning(spec, store, device)}")
+            app.tell(f"tuning:  {_on_tuning(spec, store, device)}")
 
 
 def _advanced(bar: Bar, share: float) -> None:

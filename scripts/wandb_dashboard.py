@@ -30,7 +30,7 @@ def main(config: DictConfig) -> None:
     workspace = built(config.table, choices["table"], entity=config.entity, project=config.project)
     if config.spec is not None:
         write_whole(Path(config.spec), json.dumps(spec_of(workspace), indent=1).encode())
-        app.console.print(f"written: {config.spec}", soft_wrap=True)
+        app.tell(f"written: {config.spec}")
         return
     try:
         workspace.save()
@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
         raise InputError(
             f"W&B: cannot save the workspace ({reason}); wandb login first, or spec=FILE to write it down"
         ) from error
-    app.console.print(f"saved: {workspace.url}", soft_wrap=True)
+    app.tell(f"saved: {workspace.url}")
 
 
 def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:

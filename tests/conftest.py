@@ -157,11 +157,11 @@ def command(monkeypatch, capsys):
     """Runs a main function as its command line would, where no data is: exit status, output, errors."""
     monkeypatch.delenv("DATA_DIR", raising=False)
 
-    def call(main, config: str, *words: str) -> tuple[int, str, str]:
+    def call(main, config: str, *words: str, after=None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["purifybench", *words])
         status = 0
         try:
-            app.run(main, config)
+            app.run(main, config, after=after)
         except SystemExit as ended:
             status = ended.code
         return status, *capsys.readouterr()

@@ -7,6 +7,7 @@ from torch import nn
 
 from attacks import apgd, fab
 from attacks.apgd import APGD
+from attacks.attack import Attack
 from attacks.auto_attack import AutoAttack
 from attacks.knowledge import Blind
 from attacks.losses import LOSSES, targeted_difference_of_logits_ratio
@@ -198,7 +199,7 @@ def test_apgds_step_halves_where_nothing_improves():
         (AutoAttack(eps=1.2 / 255, steps=5, queries_of_square=10), 1),
         (AutoAttack(eps=0.12, norm="l2", steps=5, queries_of_square=10), 1),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if isinstance(value, Attack) else str(value),
 )
 def test_the_library_leaves_the_same_images_standing(network, attack, differ):
     """But for `differ` of 32 at most, where the random starts or the proposals decide."""

@@ -1,11 +1,14 @@
 """Bad input on the command line: one line that says what is wrong and what there is, status 2."""
 
+import logging
 import os
 import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
+from rich.console import Console
 
 from runners import app, evaluate, table
 from runners.app import CONFIGS
@@ -15,9 +18,8 @@ from scripts import fetch, train
 @pytest.fixture
 def run(command, tmp_path):
     """With a store and records of its own."""
-    return lambda main, config, *words: command(
-        main, config, *words, f"store={tmp_path}/store", f"records={tmp_path}/records"
-    )
+    places = f"store={tmp_path}/store", f"records={tmp_path}/records"
+    return lambda main, config, *words, **more: command(main, config, *words, *places, **more)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +112,18 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),
         (["table.rows=[{label:A,cell:['purifier=none','victim=resnet20']}]"], "got victim=resnet20"),
+        (["rows=[jpg]"], "no purifier is called 'jpg' (did you mean 'jpeg'?)"),
+        (
+            ["rows=['jpeg 50']"],
+            "rows: expected rows=[gamma], rows=['gamma power=2'] or rows=[{label: G, cell: [",
+        ),
+        (["rows=[jpeg,jpeg]"], "got jpeg (added) / Clean twice"),
+        (["rows=['jpeg qality=3']"], "(did you mean 'quality'?)"),
+        (["table.paper=null"], "expected paper, printed and panels, or none of them; got printed and panels"),
+        (["table=adaptive", "full=true"], "full: expected a table with the settings of a paper (panels)"),
         (
             ["purifier=none"],
-            "no option is called 'purifier'; there are audit, budget_hours, chunk, data_dir, dataset,",
+            "to add a row, set rows=[none], or run make compare PURIFIER=none",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -169,6 +180,55 @@ def test_thread_pools_are_told_not_to_spin_before_pytorch_reads_it():
         assert said.stdout.strip() == expected
 
 
+MINE = """\
+title: Mine
+columns:
+  - {label: Clean, cell: [attack=clean]}
+  - {label: FGSM, eps: 8, cell: [attack=fgsm]}
+rows:
+  - {label: No defense, cell: [purifier=none]}
+  - {label: JPEG, cell: [purifier=jpeg]}
+average: {label: Average, attack: average}
+"""
+
+
+def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
+    (tmp_path / "configs" / "table").mkdir(parents=True)
+    (tmp_path / "configs" / "table" / "mine.yaml").write_text(MINE)
+    quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=2", f"tables={tmp_path}/tables"]
+    words = [f"--config-dir={tmp_path}/configs", "table=mine", *quick]
+    status, out, err = run(table.main, "table", *words)
+    assert status == 0, err
+    folder = tmp_path / "tables"
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(whole) == {f"mine{end}" for end in (".md", ".csv", ".tex", ".json", "-records.parquet")}
+    text = whole["mine.md"].decode()
+    assert text.startswith("# Mine\n\n| Defense |  | Clean | FGSM 8 | Average |")
+    assert "paper" not in text
+    assert len(pd.read_csv(folder / "mine.csv").value.dropna()) == 6
+
+    status, out, err = run(table.main, "table", *words, "rows=['jpeg quality=50']", "only=[JPEG]")
+    assert status == 0, err
+    assert {name: (folder / name).read_bytes() for name in whole} == whole, "the whole table stays"
+    name = "mine-only-JPEG-with-jpeg-quality=50"
+    assert pd.read_csv(folder / f"{name}.csv").row.unique().tolist() == [
+        "No defense",
+        "JPEG",
+        "jpeg quality=50 (added)",
+    ]
+    assert f"{folder}/{name}.md, " in out, "paths are not wrapped"
+
+
+@pytest.mark.parametrize("path", ["/a [b] c/[/red]/x.md", "/long" * 40])
+def test_paths_are_printed_as_they_are(path, monkeypatch, capsys):
+    monkeypatch.setattr(app, "console", Console(width=30))
+    app.tell(f"written: {path}")
+    logged = app.Lines()
+    logged.console = Console(width=30)
+    logged.emit(logging.makeLogRecord({"msg": f"damaged: {path}", "levelno": logging.WARNING}))
+    assert capsys.readouterr().out == f"written: {path}\ndamaged: {path}\n"
+
+
 def test_unknown_table(run):
     status, _, err = run(table.main, "table", "table=ddip/table9")
     assert status == 2
@@ -178,11 +238,19 @@ def test_unknown_table(run):
 def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=3"]
-    status, out, err = run(
-        evaluate.main, "evaluate", "-m", "attack=fgsm", "purifier=comdefend-released,none,jpeg", *quick
-    )
+    words = ["-m", "attack=fgsm", "purifier=comdefend-released,none,jpeg", *quick]
+    status, out, err = run(evaluate.main, "evaluate", *words, after=evaluate.summarise)
     assert status == 2
-    assert out.count("accuracy") == 2, (out, err)
+    assert out.count("SSIM to clean") == 2, (out, err)
+    summary = out.rpartition("3 cells")[2].splitlines()
+    assert " ".join(summary[2].split()) == "purifier accuracy [95 %] n craft s purify s flags"
+    rows = {line.split()[0]: line for line in summary[4:] if line.strip()}
+    assert {"comdefend-released", "none", "jpeg"} <= set(rows)
+    assert "refused" in rows["comdefend-released"]
+    for name in ("none", "jpeg"):
+        assert re.search(r" \d+\.\d \[\d+\.\d, \d+\.\d\] +3 +\d+\.\d\d +\d+\.\d\d", rows[name])
+    assert "small_n" in "".join(summary)
+    assert "fgsm" not in "".join(summary), "all cells have it"
     assert len(err.strip().splitlines()) == 1
     assert "comdefend" in err
 

@@ -1,6 +1,7 @@
 """Whole runs: resume, damage, failure and SIGKILL end in the records of an undisturbed run."""
 
 import copy
+import inspect
 import io
 import logging
 import os
@@ -23,10 +24,12 @@ from runners.cells.components import plain
 from runners.cells.records import TIMINGS
 from runners.cells.settings import Settings
 from runners.grids.grid import CellResult, Grid
+from tests.broken import Raises
 from victims.victim import Victim
 
 QUICK: list[str] = []  # the shipped victim: nothing is trained
 ROOT = CONFIGS.parent
+RAISED = inspect.getsourcelines(Raises.purify)[1] + 1
 
 
 def cell(*overrides: str, purifier: str | None = None, quick: bool = True) -> Cell:
@@ -182,7 +185,7 @@ def test_a_damaged_chunk_is_noticed_said_and_made_again(undisturbed, tmp_path, c
 @pytest.mark.parametrize(
     ("purifier", "reason"),
     [
-        ("Raises", "ZeroDivisionError: on purpose"),
+        ("Raises", f"broken.py line {RAISED}: ZeroDivisionError: on purpose"),
         ("MakesNaN", "NaN or infinity"),
         pytest.param("Dies", "process died", marks=pytest.mark.slow),
     ],

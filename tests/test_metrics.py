@@ -100,11 +100,62 @@ def test_norms():
     assert l2.item() == pytest.approx(0.5)
 
 
-def test_bootstrap_covers_the_mean_and_repeats():
-    values = np.arange(100.0)
-    low, high = metrics.bootstrap(values)
-    assert low < values.mean() < high
-    assert (low, high) == metrics.bootstrap(values)
+SHARES = {  # distributions over [0, 1] and their means: (trials, images) drawn from a generator
+    "almost never right": (0.05, lambda draws, size: draws.random(size) < 0.05),
+    "right half the time": (0.5, lambda draws, size: draws.random(size) < 0.5),
+    "seldom wrong": (0.9, lambda draws, size: draws.random(size) < 0.9),
+    "two thirds of the attacks or none": (0.6, lambda draws, size: (draws.random(size) < 0.9) * 2 / 3),
+    "nearly all or nothing": (0.855, lambda draws, size: (draws.random(size) < 0.9) * 0.95),
+    "15 independent attacks": (0.6, lambda draws, size: draws.binomial(15, 0.6, size) / 15),
+    "15 related attacks": (0.3, lambda draws, size: draws.binomial(15, draws.beta(0.3, 0.7, size)) / 15),
+}
+
+
+@pytest.mark.parametrize("n", [4, 8, 24, 128])
+@pytest.mark.parametrize("name", SHARES)
+def test_the_interval_of_shares_covers_the_mean(name, n):
+    mean, draw = SHARES[name]
+    trials = draw(np.random.default_rng(0), (1500, n)).astype(float)
+    intervals = [metrics.share_interval(values) for values in trials]
+    assert np.mean([low <= mean <= high for low, high in intervals]) >= 0.92
+    assert min(high - low for low, high in intervals) > 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 10, 128])
+@pytest.mark.parametrize("value", [0.0, 2 / 3, 1.0])
+def test_equal_shares_have_an_interval_of_some_width(value, n):
+    low, high = metrics.share_interval(np.full(n, value))
+    assert 0 <= low <= value <= high <= 1
+    assert high - low >= metrics.Z**2 / (n + metrics.Z**2) / 2
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 8), (3, 8), (81, 263), (15, 148)])
+def test_the_interval_of_shares_is_agresti_and_coulls_where_all_are_0_or_1(right, n):
+    size = n + metrics.Z**2
+    centre = (right + metrics.Z**2 / 2) / size
+    half = metrics.Z * math.sqrt(centre * (1 - centre) / size)
+    found = metrics.share_interval(np.arange(n) < right)
+    assert found == pytest.approx((max(centre - half, 0), centre + half))
+    assert found[0] <= metrics.wilson(right, n)[0]
+    assert found[1] >= metrics.wilson(right, n)[1]
+
+
+@pytest.mark.parametrize("values", [[], [0.5, 1.1], [-0.1], [float("nan")]], ids=str)
+def test_the_interval_of_shares_takes_shares(values):
+    with pytest.raises(ValueError, match=r"all in \[0, 1\]"):
+        metrics.share_interval(np.array(values))
+
+
+@pytest.mark.parametrize("n", [2, 4, 24])
+def test_the_interval_of_a_mean_covers_it(n):
+    trials = np.random.default_rng(0).normal(0.9, 0.05, (2000, n))
+    covered = [low <= 0.9 <= high for low, high in map(metrics.mean_interval, trials)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.0123] * 8])
+def test_values_without_spread_have_no_interval(values):
+    assert np.isnan(metrics.mean_interval(np.array(values))).all()
 
 
 def test_a_majority_that_ties_goes_to_the_class_drawn_first():

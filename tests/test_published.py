@@ -11,13 +11,12 @@ from omegaconf import OmegaConf
 import scripts.tables
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
-from runners.table import chosen
-from runners.tables.layout import changes_of, on
+from runners.tables.layout import added, changes_of, chosen, on
 from runners.tables.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
 HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
 # They show figures of other tables again:
-TWICE = {"adaptive", "ddip/tuning", "oag/tuning", "oag/tuning-imagenet", "ride/tuning"}
+TWICE = {"ddip/tuning", "oag/tuning", "oag/tuning-imagenet", "ride/tuning"}
 
 
 def tables() -> dict:
@@ -126,11 +125,13 @@ def test_other_columns_and_other_papers_are_refused(tmp_path):
 
 
 TABLE = {
+    "paper": "ddip",
+    "printed": "table1",
     "panels": [
         {"dataset": "cifar10", "victim": "resnet50", "n": 1000},
         {"dataset": "imagenet", "victim": "imagenet/vgg19", "n": 2, "subset": "two-per-class"},
         {"dataset": "imagenet", "victim": "imagenet/resnet50", "n": 3},
-    ]
+    ],
 }
 
 
@@ -148,10 +149,44 @@ def test_the_nearest_of_the_papers_settings_is_taken(dataset, victim, n):
     assert panel_for(OmegaConf.create(TABLE), dataset, victim).n == n
 
 
-@pytest.mark.parametrize("panels", [[], [{"dataset": "cifar10"}], [{"data": "x", "victim": "v", "n": 1}]])
-def test_a_table_without_settings_is_refused(panels):
-    with pytest.raises(InputError, match=r"table\.panels: expected"):
-        panels_of(OmegaConf.create({"panels": panels}))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"panels": [{"dataset": "cifar10"}]}, "table.panels: expected dataset, victim, n"),
+        ({"panels": [{"data": "x", "victim": "v", "n": 1}]}, "table.panels: expected dataset, victim, n"),
+        ({"panels": []}, "expected paper, printed and panels, or none of them; got paper and printed only"),
+        ({"paper": None, "printed": None}, "or none of them; got panels only"),
+    ],
+)
+def test_a_paper_needs_its_figures_and_its_settings(changes, said):
+    with pytest.raises(InputError) as error:
+        panels_of(OmegaConf.create(TABLE | changes))
+    assert said in str(error.value)
+
+
+def test_a_table_that_no_paper_prints_has_no_settings_and_no_figures():
+    table = OmegaConf.create({"rows": [], "columns": []})
+    assert panels_of(table) == []
+    assert panel_for(table, "cifar10", "resnet50") is None
+    assert printed(table, None).empty
+    assert tuple(printed(table, None).columns) == COLUMNS
+
+
+def test_rows_are_added_by_the_names_of_purifiers():
+    given = OmegaConf.create(
+        ["jpeg", "jpeg quality=50", {"label": "J", "defense": "ddip", "cell": ["purifier=jpeg"]}]
+    )
+    assert [(row.label, list(row.cell), "defense" in row) for row in added(given)] == [
+        ("jpeg (added)", ["purifier=jpeg"], False),
+        ("jpeg quality=50 (added)", ["purifier=jpeg", "purifier.quality=50"], False),
+        ("J (added)", ["purifier=jpeg"], False),
+    ]
+
+
+@pytest.mark.parametrize("entry", ["quality=50", "jpeg 50", "", {"label": "J"}], ids=str)
+def test_rows_that_name_no_purifier_are_refused(entry):
+    with pytest.raises(InputError, match="rows: expected rows="):
+        added(OmegaConf.create([entry]))
 
 
 def test_what_differs_on_a_data_set_or_victim_is_merged():

@@ -14,8 +14,9 @@ from runners.cells.cell import Cell
 from runners.cells.metrics import survived
 from runners.grids.grid import CellResult
 from runners.table import comparability
-from runners.tables import render
+from runners.tables import render, saved
 from runners.tables.frame import frame_of
+from runners.tables.layout import added
 from runners.tables.published import Panel, departures
 
 NAMES = {
@@ -82,11 +83,11 @@ GOLDEN = """\
 | Defense |  | Clean | PGD 8 | Average |
 | --- | --- | --- | --- | --- |
 | No defense | ours | 95.0* = | 0.0* = | 47.5* ≠ |
-|  | 95 % | 76–99 | 0–16 | 42–50 |
+|  | 95 % | 76–99 | 0–16 | 39–57 |
 |  | paper | 92.9 | 0.0 | 28.7 |
 |  | Δ | +2.1 | +0.0 | +18.8 |
 | DIPDefend | ours | 85.0~* = | 75.0* = | 80.0* = |
-|  | 95 % | 64–95 | 53–89 | 62–95 |
+|  | 95 % | 64–95 | 53–89 | 59–92 |
 |  | paper | 83.2 | 73.6 | 71.5 |
 |  | Δ | +1.8 | +1.4 | +8.5 |
 | SR | ours | – | – |  |
@@ -96,7 +97,7 @@ GOLDEN = """\
 
 - dataset cifar10.
 - Attacker's knowledge: blind: the victim with its weights, no purifier.
-- 95 %: Wilson interval over the images; averages: bootstrap over the images.
+- 95 %: Wilson's interval over the images; of averages, Agresti and Coull's.
 - * fewer than 500 images: the interval is wide.
 - ~ the highest purifier and those that McNemar's exact test does not tell from it (p at least 1).
 - = the paper's figure lies inside our interval; ≠ it does not.
@@ -111,7 +112,7 @@ def test_markdown(frame):
 
 
 def test_csv_has_a_row_an_entry(frame, tmp_path):
-    render.write(frame, HEADING, tmp_path / "t")
+    saved.write(frame, HEADING, tmp_path / "t")
     back = pd.read_csv(tmp_path / "t.csv")
     assert len(back) == 4 * 3
     assert back.value.notna().sum() == 7
@@ -180,7 +181,7 @@ def test_an_average_over_different_knowledge_says_so():
 
 
 def test_decision_attacks_are_read_off_their_paths():
-    paths = pd.Series([[[1, 0.0]], [[40, 9 / 255], [250, 3 / 255]], [[300, 20 / 255]], []])
+    paths = pd.Series([[[1, 0.0]], [[40, 9 / 255], [250, 3 / 255]], [[300, 20 / 255]], [[60, 90 / 255]]])
     for eps, queries, expected in [
         (8, 200, [False, True, True, True]),
         (8, 300, [False, False, True, True]),
@@ -284,6 +285,30 @@ def test_departures_are_of_purifiers_that_there_are():
     assert set(known) <= set(names_of("purifier"))
 
 
+def test_few_images_that_all_fare_alike_still_have_an_average_with_an_interval():
+    table, _ = placed()
+    table.rows = table.rows[:1]
+    same = [result(4, n=4), result(0, n=4)]
+    cells = [(table.rows[0], column, cell) for column, cell in zip(table.columns, same, strict=True)]
+    average = frame_of(table, cells, panel=PANEL, comparable=True).set_index("column").loc["Average"]
+    assert average.value == 50
+    assert (average.low, average.high) == pytest.approx((25.5, 74.5), abs=0.1)
+    assert average.verdict == "matches", "the paper prints 28.7"
+
+
+def test_an_added_row_is_marked_and_has_no_verdict():
+    table, cells = placed()
+    table.rows = [*table.rows, *added(["dipdefend"])]
+    cells += [(table.rows[-1], column, result(17)) for column in table.columns]
+    frame = frame_of(table, cells, panel=PANEL, comparable=True)
+    mine, theirs = frame[frame.row == "dipdefend (added)"], frame[frame.row == "DIPDefend"]
+    assert mine.value.tolist() == [85, 85, 85]
+    assert mine.paper.isna().all()
+    assert not mine.verdict.any()
+    assert theirs.verdict.all()
+    assert "- dipdefend (added): not one of the table's own rows." in render.markdown(frame, HEADING)
+
+
 def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
     table = OmegaConf.merge(TABLE, {"average": None})
     table.columns[1] = {"label": "s/image", "attack": "", "metric": "seconds/image"}
@@ -295,5 +320,5 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
     text = render.markdown(frame_of(table, shown, panel=PANEL, comparable=False), HEADING)
     assert "| Defense |  | Clean | s/image |" in text
     assert "| DIPDefend | ours | 85.0~* | 0.0123* |" in text
-    assert "|  | 95 % | 64–95 | 0.0123–0.0123 |" in text
-    assert "95 %: Wilson or bootstrap interval over the images" in text
+    assert "|  | 95 % | 64–95 |  |" in text
+    assert "95 %: Wilson's or Student's interval over the images." in text

@@ -13,7 +13,7 @@ from runners.app import CONFIGS, names_of
 from runners.cells.cell import Cell
 from runners.cells.metrics import wilson
 from runners.grids.grid import CellResult
-from runners.tables import figures, render
+from runners.tables import figures, render, saved
 from runners.tables.frame import COLUMNS, frame_of
 from runners.tables.published import Panel
 from runners.tables.winners import best_of
@@ -78,7 +78,7 @@ def said(frame: pd.DataFrame, tmp_path) -> dict[str, str]:
     """What each output says."""
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render.for_console(frame, HEADING))
-    files = render.write(frame, HEADING, tmp_path / "t")
+    files = saved.write(frame, HEADING, tmp_path / "t")
     return {path.suffix: path.read_text() for path in files} | {"console": console.export_text()}
 
 
@@ -221,7 +221,7 @@ def test_a_figure_without_its_interval_is_not_rendered(lost, tmp_path):
         with pytest.raises(ValueError, match="expected an interval and n with every figure; x, PGD"):
             output(frame, HEADING)
     with pytest.raises(ValueError, match="expected an interval"):
-        render.write(frame, HEADING, tmp_path / "t")
+        saved.write(frame, HEADING, tmp_path / "t")
     assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError, match="missing 3 required"):
         figures.Figure(90.0)

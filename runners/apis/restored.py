@@ -18,7 +18,7 @@ from purifiers.purifier import Purifier
 from runners.apis.answers import Asker
 from runners.apis.pairs import Pair
 from runners.cells.components import Spec, seed_of
-from runners.cells.metrics import bootstrap, wilson
+from runners.cells.metrics import share_interval, wilson
 from runners.tables.figures import Figure
 from runners.work.bench import Bench
 from victims.api.answer import Answer
@@ -109,14 +109,14 @@ def score(clean: Answer, purified: Answer, most: int) -> dict[str, float]:
 
 
 def figure(records: pd.DataFrame, metric: str, kind: str) -> Figure:
-    """A share of the images, with its 95 % interval: Wilson's; of prediction accuracy the bootstrap's."""
+    """The share of the images that keep their labels, or the mean of their shares, with its 95 % interval."""
     values = records[f"{metric}_{kind}"].to_numpy(float)
     if metric == "prediction-accuracy":
-        return Figure(float(values.mean()), *bootstrap(values), len(values))
+        return Figure(float(values.mean()), *share_interval(values), len(values))
     return Figure(float(values.mean()), *wilson(int(values.sum()), len(values)), len(values))
 
 
 def criterion(records: pd.DataFrame) -> Figure:
     """What iterations are chosen by (supplement 4.3): prediction accuracy, mean of clean and adversarial."""
     both = sum(records[f"prediction-accuracy_{kind}"] for kind in KINDS).to_numpy(float) / len(KINDS)
-    return Figure(float(both.mean()), *bootstrap(both), len(both))
+    return Figure(float(both.mean()), *share_interval(both), len(both))

@@ -1,13 +1,23 @@
 """Failures: why a chunk has no result, with the traceback, kept in the store until it has one."""
 
+import inspect
 import socket
+import sysconfig
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from traceback import extract_tb
+from typing import Any
 
+from hydra.utils import get_object
+
+from runners.app import CONFIGS
 from runners.cells.cell import Crafting, Purifying
 from runners.store.store import Recipe, Store, key_of
 
+ROOT = CONFIGS.parent
+LIBRARIES = {Path(place) for name, place in sysconfig.get_paths().items() if name.endswith("lib")}
 DIED = "its process died (killed, or out of memory)"
 
 
@@ -36,6 +46,47 @@ def told(error: BaseException) -> str:
         return f"it asked the whole process to end (SystemExit: {error.code})"
     said = str(error).splitlines()[0] if str(error) else "no message"
     return f"{type(error).__name__}: {said}"
+
+
+def reason_of(error: BaseException, configs: Iterable[Any]) -> str:
+    """One line that says what was raised, and in which line of the components that these configs name, or of
+    what a user's own modules have: "purifiers/gamma.py line 12: ValueError: ..."."""
+    own = {_source(target) for config in configs for target in _targets(config)}
+    for frame in reversed(extract_tb(error.__traceback__)):
+        if (path := Path(frame.filename)) in own or _foreign(path):
+            near = next((path.relative_to(top) for top in (Path.cwd(), ROOT) if top in path.parents), path)
+            return f"{near} line {frame.lineno}: {told(error)}"
+    return told(error)
+
+
+def configs_of(task: Crafting | Purifying) -> list[Any]:
+    """The configs of all components that take part in a task."""
+    crafting = task if isinstance(task, Crafting) else task.crafting
+    specs = [crafting.victim, *crafting.others, *([crafting.seen] if crafting.seen is not None else [])]
+    specs += [] if isinstance(task, Crafting) else task.purifiers
+    return [crafting.attack, crafting.knowledge, *(spec.config for spec in specs)]
+
+
+def _targets(config: Any) -> Iterator[str]:
+    """Every `_target_` in a config, however deep."""
+    if isinstance(config, dict):
+        yield from (value for name, value in config.items() if name == "_target_")
+    if isinstance(config, dict | list):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _targets(value)
+
+
+def _source(target: str) -> Path | None:
+    """The file that a target is written in; None where it has none."""
+    try:
+        return Path(inspect.getsourcefile(get_object(target)))
+    except TypeError:  # written in C, or an object without a class of its own
+        return None
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file belongs neither to this project nor to Python and its installed packages."""
+    return path.is_file() and not any(top in path.parents for top in (ROOT, *LIBRARIES))
 
 
 def recipe_of(key: str) -> Recipe:

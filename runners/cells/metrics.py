@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
+from scipy.stats import t as student
 from torch import Tensor
 
 from data.errors import InputError
 
-BLOCK = 50  # resamples at a time
+Z = 1.959964  # standard normal: 95 % of it lies within Z of its mean
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def norms(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     return difference.abs().amax(1), difference.double().norm(dim=1).float()  # of 150,000 values, in float64
 
 
-def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(correct: int, n: int, z: float = Z) -> tuple[float, float]:
     """The 95 % Wilson score interval of a share, as shares (Wilson 1927)."""
     if n < 1:
         raise ValueError(f"expected at least 1 image, got {n}")
@@ -42,14 +43,37 @@ def standard_error(share: float, n: int, other: float, m: int) -> float:
     return math.sqrt(share * (1 - share) / n + other * (1 - other) / m)
 
 
-def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of a mean over images, by resampling them (Efron 1979)."""
-    generator, means = np.random.default_rng(seed), []
-    for _ in range(0, draws, BLOCK):  # some at a time: of 50,000 images all would take gigabytes
-        picked = generator.integers(len(values), size=(BLOCK, len(values)))
-        means.append(values[picked].mean(1))
-    low, high = np.percentile(np.concatenate(means)[:draws], [2.5, 97.5])
-    return float(low), float(high)
+def share_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean over images of values in [0, 1], such as the share of attacks survived.
+
+    It is the interval of Agresti and Coull (1998, The American Statistician 52, 119-126), with the variance
+    of the values in place of p(1 - p): z^2 / 2 values of 0 and as many of 1 are added to the sample, and the
+    normal interval of the enlarged sample is taken. For values of 0 and 1 the two are the same. Because of
+    the added values the width is never zero: before the interval is cut to [0, 1] it is at least
+    z^2 / (n + z^2). tests/test_metrics.py simulates the coverage: at least 92 % from 4 images on.
+
+    Raises ValueError for no values and for values outside [0, 1].
+    """
+    if not len(values) or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"expected at least one value, all in [0, 1], got {len(values)} values")
+    size = len(values) + Z * Z
+    centre = (values.sum() + Z * Z / 2) / size
+    variance = ((values**2).sum() + Z * Z / 2) / size - centre**2
+    half = Z * math.sqrt(variance / size)
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean over images of an unbounded value, by Student's t distribution (1908).
+
+    Both ends are NaN where there is no interval: for a single image, and where all values are equal, which
+    tells nothing of how they spread.
+    """
+    if len(values) < 2 or (values == values[0]).all():
+        return math.nan, math.nan
+    centre = float(values.mean())
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return centre - half, centre + half
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:

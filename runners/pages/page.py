@@ -14,7 +14,7 @@ from data.errors import InputError
 from runners.cells import foreign
 from runners.pages.album import Album
 from runners.pages.pictures import KINDS, Pictures
-from runners.tables import render
+from runners.tables import render, saved
 from runners.tables.frame import COLUMNS
 from runners.trust.flags import meaning
 
@@ -54,6 +54,7 @@ class Table:
             raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
         if lacking := [name for name in COLUMNS if name not in (*frame, "queries")]:
             raise InputError(f"{path}: expected a table's columns; it lacks {', '.join(lacking)}")
+        saved.check(path)
         frame = frame.assign(**{name: frame[name].fillna("") for name in TEXT}, best=frame.best.astype(bool))
         if "queries" not in frame:
             frame["queries"] = float("nan")

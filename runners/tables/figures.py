@@ -1,17 +1,19 @@
 """A printed figure: its value, its interval, how many images it rests on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
-from runners.cells.metrics import bootstrap, wilson
+from runners.cells.metrics import mean_interval, share_interval, wilson
 
 
 @dataclass(frozen=True)
 class Figure:
-    """`low` and `high` bound the 95 % interval; all in the unit that is printed."""
+    """`low` and `high` bound the 95 % interval, and are NaN where there is none; both are in the unit that is
+    printed, as the value is."""
 
     value: float
     low: float
@@ -20,6 +22,8 @@ class Figure:
 
     def text(self, digits: int) -> str:
         """Value, interval and n."""
+        if math.isnan(self.low):
+            return f"{self.value:.{digits}f}  n={self.n}"
         return f"{self.value:.{digits}f}  [{self.low:.{digits}f}, {self.high:.{digits}f}]  n={self.n}"
 
 
@@ -37,15 +41,21 @@ def accuracy(correct: pd.Series) -> Figure:
 
 
 def mean(values: pd.Series) -> Figure:
-    """A mean over images, with a bootstrap interval."""
+    """The mean over images of an unbounded value, with Student's interval."""
     array = values.to_numpy(float)
-    return Figure(float(array.mean()), *bootstrap(array), len(array))
+    return Figure(float(array.mean()), *mean_interval(array), len(array))
 
 
-def average(parts: list[pd.Series], scale: float) -> Figure:
-    """The mean of several columns over the same images; images are resampled whole."""
-    per_image = np.mean([part.to_numpy(float) for part in parts], axis=0) * scale
-    return Figure(float(per_image.mean()), *bootstrap(per_image), len(per_image))
+def mean_share(values: pd.Series) -> Figure:
+    """Percent: the mean over images of shares in [0, 1], with the interval of `share_interval`."""
+    array = values.to_numpy(float)
+    low, high = share_interval(array)
+    return Figure(100 * float(array.mean()), 100 * low, 100 * high, len(array))
+
+
+def per_image(parts: Sequence[pd.Series]) -> pd.Series:
+    """The mean of several columns for each image, by the images' ids."""
+    return pd.Series(np.mean([part.loc[parts[0].index].to_numpy(float) for part in parts], axis=0))
 
 
 def matched(parts: Sequence[pd.Series]) -> np.ndarray:

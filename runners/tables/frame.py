@@ -1,5 +1,6 @@
 """A table's figures as a frame, one row an entry: ours, the paper's, intervals. Pure functions of records."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ from omegaconf import DictConfig
 from runners.cells.metrics import survived
 from runners.grids.grid import CellResult
 from runners.tables import render
-from runners.tables.figures import Figure, accuracy, average, beside, mean, under_all
+from runners.tables.figures import Figure, accuracy, beside, mean, mean_share, per_image, under_all
 from runners.tables.published import Panel, departures, figure_of, printed
 from runners.tables.winners import marked
 
@@ -20,6 +21,7 @@ METRICS = {  # and the records' column; None: records do not hold it
     "parameters": None,
 }
 RESULTS = ("accuracy", "ssim")  # which may be compared with the paper's; times are of other machines
+ADDED = "not one of the table's own rows"
 COLUMNS = ("row", "defense", "column", "eps_255", "queries", "attack", "knowledge", "metric", "value", "low",
            "high", "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
            "command", "record")  # fmt: skip
@@ -29,7 +31,7 @@ def frame_of(
     table: DictConfig,
     placed: list[tuple[DictConfig, DictConfig, CellResult]],
     *,
-    panel: Panel,
+    panel: Panel | None,
     comparable: bool,
 ) -> pd.DataFrame:
     """One row an entry: figures, the paper's, and where comparable a verdict."""
@@ -55,7 +57,7 @@ def frame_of(
         whole = all(part is not None for part in main)
         status = {"status": "done" if whole else "absent", **empty}
         if table.get("average"):
-            figure = average(main, 100 if table.metric == "accuracy" else 1) if whole else None
+            figure = _average(table.metric, main) if whole else None
             known = sorted({result.cell.names["knowledge"] for _, result in mine})
             mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
             entry = _entry(table, row, table.average, figure, paper, comparable, departs)
@@ -110,6 +112,10 @@ def _figure(metric: str, values: pd.Series | None) -> Figure | None:
     return accuracy(values) if metric == "accuracy" else mean(values)
 
 
+def _average(metric: str, parts: list[pd.Series]) -> Figure:
+    return mean_share(per_image(parts)) if metric == "accuracy" else mean(per_image(parts))
+
+
 def _entry(
     table: DictConfig,
     row: DictConfig,
@@ -123,8 +129,10 @@ def _entry(
     found = figure_of(paper, row, column, table.metric)
     theirs = float(found.value.iloc[0]) if len(found) else None
     told = {"ours": departs, "the paper": found.note.iloc[0]} if len(found) else {}
+    notes = [ADDED] if row.get("added") else [f"{whose}: {note}" for whose, note in told.items() if note]
     verdict = ""
-    if figure and theirs is not None and comparable and not departs and metric in RESULTS:
+    bounded = figure is not None and not math.isnan(figure.low)
+    if bounded and theirs is not None and comparable and not departs and metric in RESULTS:
         verdict = "matches" if figure.low <= theirs <= figure.high else "differs"
     return {
         "row": row.label,
@@ -136,7 +144,7 @@ def _entry(
         "metric": metric,
         **beside(figure, theirs),
         "verdict": verdict,
-        "note": "; ".join(f"{whose}: {note}" for whose, note in told.items() if note),
+        "note": "; ".join(notes),
     }
 
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
+from runners.app import explain
 from runners.cells.cell import PARTS, Cell
 from runners.cells.components import Config, plain
 
@@ -28,6 +30,37 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
             plain_entry.cell = [*plain_entry.get("cell", []), *plain_entry.pop("also", [])]
         found.append(plain_entry)
     return found
+
+
+def chosen(rows: list[DictConfig], labels: Sequence[str]) -> list[DictConfig]:
+    """The rows of these labels, and the bare victim's. Raises InputError for a label that there is not."""
+    there = [row.label for row in rows]
+    if isinstance(labels, str) or (unknown := [label for label in labels if label not in there]):
+        got = labels if isinstance(labels, str) else ", ".join(map(str, unknown))
+        raise InputError(f"only: expected a list of labels of rows ({', '.join(there)}), got {got}")
+    return [row for row in rows if row.label in labels or "purifier=none" in row.get("cell", [])]
+
+
+def added(asked: Sequence[str | DictConfig]) -> list[DictConfig]:
+    """Rows to be added to a table: each is the name of a purifier's config, with its parameters if need be
+    ("gamma power=2"), or a row as a table's config has it. They are marked as added, and stand for no figure
+    of a paper. Raises InputError for anything else.
+    """
+    return [_added(entry) for entry in ([asked] if isinstance(asked, str) else asked)]
+
+
+def _added(entry: str | DictConfig) -> DictConfig:
+    like = "rows=[gamma], rows=['gamma power=2'] or rows=[{label: G, cell: [purifier=gamma]}]"
+    if isinstance(entry, DictConfig):
+        if not {"label", "cell"} <= set(entry):
+            raise InputError(f"rows: expected {like}, got {entry}")
+        label, cell = entry.label, list(entry.cell)
+    else:
+        name, *parameters = str(entry).split() or [""]
+        if not name or "=" in name or not all("=" in word for word in parameters):
+            raise InputError(f"rows: expected {like}, got {str(entry)!r}")
+        label, cell = str(entry), [f"purifier={name}", *(f"purifier.{word}" for word in parameters)]
+    return OmegaConf.create({"label": f"{label} (added)", "cell": cell, "added": label})
 
 
 def part_of(word: str) -> str:
@@ -78,6 +111,9 @@ class Composer:
         own = tuple(o for o in overrides if part_of(o) == part)
         if (part, own) not in self.known:
             words = [*self.before, *own, f"data_dir='{self.config.data_dir}'"]
-            composed = compose("evaluate", words, return_hydra_config=True)
+            try:
+                composed = compose("evaluate", words, return_hydra_config=True)
+            except ConfigCompositionException as error:
+                raise InputError(f"table: {' '.join(own)}: {explain(error, 'evaluate', own)}") from error
             self.known[part, own] = composed.hydra.runtime.choices[part], plain(composed[part])
         return self.known[part, own]

@@ -1,7 +1,8 @@
 """The papers' printed figures: results/papers/<paper>.csv, read with types, and what they belong to.
 
-A table's config names its figures by `paper` and `printed`; a row of it by `defense`, a column by `attack`,
-`eps`, `norm` and `metric`, and both by `params`, where a paper prints an attack with several parameters.
+The table of a paper names its figures by `paper` and `printed`, and their settings by `panels`; a table that
+no paper prints has none of the three. A figure is found by the `defense` of its row, by the `attack`, `eps`,
+`norm` and `metric` of its column, and by the `params` of both, which tell an attack's parameters apart.
 """
 
 import csv
@@ -91,27 +92,39 @@ def _row(path: Path, line: int, cells: list[str], paper: str) -> dict[str, Any]:
 
 
 def panels_of(table: DictConfig) -> list[Panel]:
-    """The settings that the paper prints the table for. Raises InputError for one that lacks something."""
+    """The settings that the paper prints the table for; none for a table that no paper prints.
+
+    Raises InputError for one that lacks something.
+    """
+    given = [name for name in ("paper", "printed", "panels") if table.get(name)]
+    if not given:
+        return []
+    if len(given) < 3:
+        raise InputError(
+            f"table: expected paper, printed and panels, or none of them; got {' and '.join(given)} only"
+        )
     try:
-        panels = [Panel(**panel) for panel in table.get("panels", [])]
+        return [Panel(**panel) for panel in table.panels]
     except TypeError as error:
         raise InputError(
             f"table.panels: expected dataset, victim, n (and subset, n_unsaid); {str(error).split(') ')[-1]}"
         ) from None
-    if not panels:
-        raise InputError("table.panels: expected the paper's data sets and victims, got none")
-    return panels
 
 
-def panel_for(table: DictConfig, dataset: str, victim: str) -> Panel:
-    """The paper's setting that comes nearest: data set and victim, the data set, or else the first."""
+def panel_for(table: DictConfig, dataset: str, victim: str) -> Panel | None:
+    """The paper's setting that comes nearest: data set and victim, the data set, or else the first.
+
+    None for a table that no paper prints.
+    """
     panels = panels_of(table)
     same = [p for p in panels if p.dataset == dataset]
-    return next((p for p in same if p.victim == victim), (same or panels)[0])
+    return next((p for p in same if p.victim == victim), next(iter([*same, *panels]), None))
 
 
-def printed(table: DictConfig, panel: Panel) -> pd.DataFrame:
-    """The paper's figures of this table in this setting."""
+def printed(table: DictConfig, panel: Panel | None) -> pd.DataFrame:
+    """The paper's figures of this table in this setting; an empty frame where no paper prints the table."""
+    if panel is None or not table.get("paper"):
+        return pd.DataFrame(columns=COLUMNS).astype({"eps_255": float, "value": float})
     figures = figures_of(table.paper)
     names = [table.printed] if isinstance(table.printed, str) else list(table.printed)
     wanted = figures.table.isin(names)

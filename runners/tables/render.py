@@ -1,9 +1,7 @@
 """A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -11,7 +9,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from runners.files import write_whole
 from runners.tables.winners import ALPHA, explained
 from runners.trust.flags import SMALL_N, meaning
 
@@ -59,25 +56,12 @@ class Heading:
     setting: str
 
 
-def write(frame: pd.DataFrame, heading: Heading, stem: Path) -> list[Path]:
-    """Write stem.md, stem.csv, stem.tex and stem.json (what stands around the figures); their paths."""
-    contents = {
-        ".md": markdown(frame, heading),
-        ".csv": frame.to_csv(index=False),
-        ".tex": latex(frame, heading),
-        ".json": json.dumps({**asdict(heading), "legend": legend(frame, heading)}, indent=1),
-    }
-    paths = []
-    for suffix, content in contents.items():
-        path = stem.parent / f"{stem.name}{suffix}"
-        write_whole(path, content.encode())
-        paths.append(path)
-    return paths
-
-
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame. Raises ValueError where a figure comes without its interval or number of images."""
-    bare = frame[frame.value.notna() & frame[["low", "high", "n"]].isna().any(axis=1)]
+    """The frame. Raises ValueError where a figure has no number of images or lacks its interval; only a mean
+    of an unbounded value may have none."""
+    ends = frame[["low", "high"]].isna()
+    lacks = ends.any(axis=1) & ((frame.metric == "accuracy") | ~ends.all(axis=1))
+    bare = frame[frame.value.notna() & (lacks | frame.n.isna())]
     if len(bare):
         first = bare.iloc[0]
         raise ValueError(f"expected an interval and n with every figure; {first.row}, {first.column}: none")
@@ -103,9 +87,9 @@ def value_text(entry: pd.Series) -> str:
 
 
 def interval_text(entry: pd.Series) -> str:
-    """The 95 % interval."""
+    """The 95 % interval, or nothing where there is none."""
     places = PLACES[entry.metric] - (entry.metric in ("accuracy", "ssim"))
-    return "" if pd.isna(entry.value) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
+    return "" if pd.isna(entry.low) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
 
 
 def paper_text(entry: pd.Series) -> str:
@@ -135,11 +119,10 @@ def grid(frame: pd.DataFrame) -> pd.DataFrame:
 def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     """Every sentence the figures need."""
     attackers = sorted(set(frame.knowledge) - {""})
-    unit = " or ".join(dict.fromkeys("Wilson" if m == "accuracy" else "bootstrap" for m in frame.metric))
     lines = [
         heading.setting + ".",
         "Attacker's knowledge: " + "; ".join(f"{name}: {MEANING.get(name, '')}" for name in attackers) + ".",
-        f"95 %: {unit} interval over the images; averages: bootstrap over the images.",
+        _intervals(frame),
     ]
     if (frame.n.dropna() < SMALL_N).any():
         lines.append(f"* fewer than {SMALL_N} images: the interval is wide.")
@@ -153,6 +136,14 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
         rows = ", ".join(dict.fromkeys(part.row))
         lines.append(f"{rows}: {status + ': ' if status in ('failed', 'skipped') else ''}{note}.")
     return lines
+
+
+def _intervals(frame: pd.DataFrame) -> str:
+    """How the intervals are computed (runners/cells/metrics.py)."""
+    averages = frame[(frame.attack == "average") & (frame.metric == "accuracy")]
+    methods = dict.fromkeys("Wilson's" if metric == "accuracy" else "Student's" for metric in frame.metric)
+    said = f"95 %: {' or '.join(methods)} interval over the images"
+    return f"{said}; of averages, Agresti and Coull's." if len(averages) else f"{said}."
 
 
 def _over(frame: pd.DataFrame) -> list[str]:

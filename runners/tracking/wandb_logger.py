@@ -5,6 +5,7 @@ and a pipe: whatever it does, hangs or dies of, the evaluation neither waits for
 """
 
 import logging
+import math
 import os
 import pickle
 import queue
@@ -194,7 +195,9 @@ def summary_of(records: pd.DataFrame) -> dict[str, Any]:
     }
     summary = {}
     for name, figure in figures.items():
-        summary |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        summary[name] = figure.value
+        if not math.isnan(figure.low):
+            summary |= {f"{name}_low": figure.low, f"{name}_high": figure.high}
     costs = ("craft_seconds", "purify_seconds", "queries", "forward_passes", "backward_passes")
     return {"n": len(records), **summary, **{name: float(records[name].mean()) for name in costs}}
 

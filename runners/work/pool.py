@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from runners.cells.failures import DIED, Failure, told
+from runners.cells.failures import DIED, Failure, configs_of, reason_of
 from runners.store.store import Store
 from runners.work.bench import Bench, settle
 from runners.work.keeping import Keeping
@@ -143,7 +143,7 @@ def _attempt(bench: Bench, task: Task) -> Failure | None:
         raise
     except (Exception, SystemExit) as error:
         log.debug("task failed", exc_info=True)
-        return Failure(told(error), traceback.format_exc())
+        return Failure(reason_of(error, configs_of(task)), traceback.format_exc())
     return None
 
 

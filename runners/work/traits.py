@@ -15,8 +15,8 @@ from purifiers import checks
 from purifiers.purifier import Purifier
 from purifiers.trial import TraitError
 from runners.cells.cell import Purifying
-from runners.cells.components import Spec
-from runners.cells.failures import told
+from runners.cells.components import Config, Spec
+from runners.cells.failures import reason_of
 from runners.store.store import Recipe, key_of
 from runners.work.bench import Bench
 from victims import checks as victim_checks
@@ -121,7 +121,7 @@ class Traits:
             def check() -> None:
                 victim_checks.check(self.bench.component(victim), images, classes=classes)
 
-            self._keep(recipe, self._reason("victim", check))
+            self._keep(recipe, self._reason("victim", check, [victim.config]))
         return self.reasons.get(name)
 
     def attempt(self, purifier: Spec, victim: Spec, like: Images | Unread) -> None:
@@ -140,10 +140,10 @@ class Traits:
                 checks.check(component, self.images(like.shape).to(device), self.bench.component(victim))
                 self.passed.add(trial)
 
-        self._keep(recipe, self._reason("traits", check))
+        self._keep(recipe, self._reason("traits", check, [purifier.config, victim.config]))
 
-    def _reason(self, what: str, check: Callable[[], None]) -> str | None:
-        """Why a check is not passed, in one line."""
+    def _reason(self, what: str, check: Callable[[], None], configs: Sequence[Config]) -> str | None:
+        """Why a check of the components of these configs is not passed, in one line."""
         try:
             check()
         except InputError:
@@ -152,7 +152,7 @@ class Traits:
             return f"{what}: {error}"
         except (Exception, SystemExit) as error:
             log.debug("checks failed", exc_info=True)
-            return f"{what}: {told(error)}"
+            return f"{what}: {reason_of(error, configs)}"
         return None
 
     def _keep(self, recipe: Recipe, reason: str | None) -> None:

@@ -1,0 +1,101 @@
+"""The files of a table. They are written together, and can be seen to belong to one run."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from data.errors import InputError
+from runners.cells.records import to_parquet
+from runners.files import write_together
+from runners.tables import render
+
+EMBEDDED = ("digits-photos", "digits-resnet8")
+RECORDS = "-records.parquet"
+LONGEST = 60  # characters of a file's name that name rows
+
+
+def stem_of(choices: Mapping[str, str], *, only: Sequence[str] = (), added: Sequence[str] = ()) -> str:
+    """The name of a table's files, without suffix.
+
+    It names the table, the data set and victim unless they are the defaults, and the rows where they are not
+    the table's own: a part of a table, or one with other rows, never replaces the files of the whole.
+    """
+    where = tuple(choices[part] for part in ("dataset", "victim"))
+    parts = [choices["table"], *(() if where == EMBEDDED else where)]
+    for kind, labels in (("only", only), ("with", added)):
+        if labels:
+            parts += [kind, _short("-".join(labels))]
+    return "-".join(part.replace("/", "-") for part in parts)
+
+
+def _short(labels: str) -> str:
+    name = re.sub(r"[^\w.=]+", "-", labels).strip("-")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_sha256(labels.encode())[:8]}"
+
+
+def write(
+    frame: pd.DataFrame, heading: render.Heading, stem: Path, records: pd.DataFrame | None = None
+) -> list[Path]:
+    """Write stem.md, .csv, .tex, -records.parquet where there are records, and .json; return their paths.
+
+    The JSON file holds what stands around the figures, and the sha256 of the other files. Records of an
+    earlier run are removed where this one has none.
+    """
+    contents = {
+        ".md": render.markdown(frame, heading).encode(),
+        ".csv": frame.to_csv(index=False).encode(),
+        ".tex": render.latex(frame, heading).encode(),
+    }
+    if records is not None:
+        contents[RECORDS] = to_parquet(records)
+    told = {
+        **asdict(heading),
+        "legend": render.legend(frame, heading),
+        "files": {f"{stem.name}{suffix}": _sha256(content) for suffix, content in contents.items()},
+    }
+    contents[".json"] = json.dumps(told, indent=1).encode()
+    paths = {suffix: _beside(stem, suffix) for suffix in contents}
+    write_together({paths[suffix]: content for suffix, content in contents.items()})
+    if records is None:
+        _beside(stem, RECORDS).unlink(missing_ok=True)
+    return list(paths.values())
+
+
+def check(csv: Path) -> None:
+    """Raise InputError where the files beside a table's CSV file are not of the run that made it.
+
+    Files may be missing, but those that are there must have the sha256 that the JSON file says.
+    """
+    stem = csv.with_suffix("")
+    beside, records = _beside(stem, ".json"), _beside(stem, RECORDS)
+    if not beside.is_file():
+        if records.is_file():
+            raise InputError(f"{records}: expected {beside.name} beside it, got none; make the table again")
+        return
+    try:
+        known = json.loads(beside.read_text(encoding="utf-8")).get("files")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{beside}: cannot be read ({error}); make the table again") from error
+    if not isinstance(known, dict):
+        raise InputError(
+            f"{beside}: expected the sha256 of the table's files, got none; make the table again"
+        )
+    for path in (_beside(stem, suffix) for suffix in (".md", ".csv", ".tex", RECORDS)):
+        if path.is_file() and known.get(path.name) != _sha256(path.read_bytes()):
+            raise InputError(
+                f"{path}: expected the file of the run that made {beside.name}, got another; make the table "
+                "again"
+            )
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.parent / f"{stem.name}{suffix}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
