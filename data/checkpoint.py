@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+SECONDS = 60  # between checkpoints; no result depends on it
+
 
 class Checkpoint(Protocol):
     """Where a training that is stopped goes on from."""

@@ -13,12 +13,14 @@ THREADS = 2
 
 
 @contextmanager
-def repeatable(network: nn.Module, seed: int, device: torch.device | None = None) -> Iterator[None]:
+def repeatable(
+    network: nn.Module, seed: int, device: torch.device | None = None, *, threads: int = THREADS
+) -> Iterator[None]:
     """Draw the network's weights anew from `seed`, and train it within: what torch draws globally is seeded
     and then put back, and so is the number of threads. A network that has a way of its own to draw them all
     (`reset_parameters`) draws them so. `device` is where it is trained, if not on the CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
@@ -29,7 +31,7 @@ def repeatable(network: nn.Module, seed: int, device: torch.device | None = None
                     module.reset_parameters()
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,19 +1,22 @@
 """The trainer of learned purifiers: Adam on the purifier's own objective, on clean images only."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from data.checkpoint import Checkpoint, resume, state_of
+from data.checkpoint import SECONDS, Checkpoint, resume, state_of
 from data.errors import InputError
 from data.images import Dataset
-from data.repeatable import repeatable
+from data.repeatable import THREADS, repeatable
 from data.weights import WeightFile
 
-EVERY = 200  # steps between checkpoints
+CPU = torch.device("cpu")
+AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
 
 class Trainable(Protocol):
@@ -29,12 +32,21 @@ class Trainable(Protocol):
 class Training:
     """How a learned purifier is trained; repeatable from its seed on one kind of CPU, and resumable.
 
+    Images are read when their batch comes, so a large data set of files needs no memory.
+
     Args:
         dataset: its training split is used, without labels.
         steps, batch: updates, and images in each, drawn without replacement in every epoch.
-        lr: Adam's, falling to 0 along a cosine.
-        seed: draws initial weights, order and whatever the objective draws.
+        lr: Adam's learning rate.
+        halve_every: epochs after which the learning rate is halved; None lets it fall to 0 along a cosine.
+        crop: side in pixels of the random square that is cut from each image; None takes the whole image.
+        flip: mirror half of the images from left to right and, drawn separately, half from top to bottom.
+        average: decay of an exponential moving average of the weights, which is what the training returns;
+            None returns the last weights.
+        seed: draws initial weights, order, crops, flips and whatever the objective draws.
         share: of the training images that are used, drawn by the seed (NCIS, supplement, Table 1).
+        gpu: train on the run's device; otherwise on the CPU, where the weights are the same on one kind of CPU.
+        threads: of the CPU. Their number changes the order of sums, so it is a setting of the training.
         shipped: weights that exactly these parameters made; they are used instead of a new training, and
             ignored where any parameter differs.
     """
@@ -48,16 +60,28 @@ class Training:
         steps: int = 600,
         batch: int = 32,
         lr: float = 1e-3,
+        halve_every: int | None = None,
+        crop: int | None = None,
+        flip: bool = False,
+        average: float | None = None,
         seed: int = 0,
         share: float = 1.0,
+        gpu: bool = False,
+        threads: int = THREADS,
         shipped: WeightFile | None = None,
     ) -> None:
         if steps < 1 or batch < 1 or lr <= 0:
             raise InputError(f"training: expected steps, batch >= 1 and lr > 0, got {steps}, {batch}, {lr}")
         if not 0 < share <= 1:
             raise InputError(f"training.share: expected more than 0, at most 1, got {share}")
+        for name, value in (("halve_every", halve_every), ("crop", crop), ("threads", threads)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"training.{name}: expected a whole number, at least 1, got {value!r}")
+        if average is not None and not 0 < average < 1:
+            raise InputError(f"training.average: expected a decay between 0 and 1, got {average}")
         self.dataset, self.steps, self.batch, self.lr, self.seed = dataset, steps, batch, lr, seed
-        self.share, self.shipped = share, shipped
+        self.halve_every, self.crop, self.flip, self.average = halve_every, crop, flip, average
+        self.share, self.gpu, self.threads, self.shipped = share, gpu, threads, shipped
 
     def fit(
         self,
@@ -65,39 +89,97 @@ class Training:
         *,
         progress: Callable[[float], None] = lambda share: None,
         checkpoint: Checkpoint | None = None,
+        device: torch.device = CPU,
     ) -> dict[str, Tensor]:
-        """Train `purifier.network` from scratch on the CPU; returns its state.
+        """Train `purifier.network` from scratch; returns its state, on the CPU.
 
         `progress` is told the share of the steps done, after each. Raises InputError where the loss is not
-        finite.
+        finite, or where the batch or the crop is larger than the data.
         """
-        images = self.dataset.load("train").images
+        device = device if self.gpu else CPU
+        index = self.dataset.index("train")
+        used = torch.arange(len(index.ids))
         if self.share < 1:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
-            images = images[order[: round(self.share * len(images))]]
-        if self.batch > len(images):
-            raise InputError(f"training.batch: expected at most {len(images)}, got {self.batch}")
+            order = torch.randperm(len(used), generator=torch.Generator().manual_seed(self.seed))
+            used = order[: round(self.share * len(used))]
+        if self.batch > len(used):
+            raise InputError(f"training.batch: expected at most {len(used)}, got {self.batch}")
         network, generator = purifier.network, torch.Generator().manual_seed(self.seed)
-        with repeatable(network, self.seed):
-            network.train().requires_grad_(True)
+        with repeatable(network, self.seed, device, threads=self.threads):
+            network.to(device).train().requires_grad_(True)
             optimiser = torch.optim.Adam(network.parameters(), lr=self.lr)
             saved = checkpoint.load() if checkpoint is not None else None
-            for step in range(resume(saved, network, optimiser, generator), self.steps):
-                optimiser.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
-                loss = purifier.objective(images[self._picked(step, len(images))], generator)
+            done = resume(saved, network, optimiser, generator)
+            average = self._averaged(network, saved)
+            kept = time.monotonic()
+            for step in range(done, self.steps):
+                epoch, place = divmod(step, len(used) // self.batch)
+                optimiser.param_groups[0]["lr"] = self._rate(step, epoch)
+                picked = used[self._picked(epoch, place, len(used))].tolist()
+                images = self._varied(index.take(picked).images, generator).to(device)
+                loss = purifier.objective(images, generator)
                 if not torch.isfinite(loss):
                     raise InputError(f"training: the loss is not finite at step {step}: lower its lr")
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                if average is not None:
+                    average.update_parameters(network)
                 progress((step + 1) / self.steps)
-                if (step + 1) % EVERY == 0 and checkpoint is not None:
-                    checkpoint.save(state_of(step + 1, network, optimiser, generator))
-        network.eval()
-        return {name: value.detach().clone() for name, value in network.state_dict().items()}
+                if checkpoint is not None and time.monotonic() - kept > SECONDS:
+                    checkpoint.save(state_of(step + 1, network, optimiser, generator) | _prefixed(average))
+                    kept = time.monotonic()
+        network.cpu().eval()
+        trained = network if average is None else average.module.cpu()
+        return {name: value.detach().clone() for name, value in trained.state_dict().items()}
 
-    def _picked(self, step: int, count: int) -> Tensor:
+    def _rate(self, step: int, epoch: int) -> float:
+        if self.halve_every is None:
+            return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.lr * 0.5 ** (epoch // self.halve_every)
+
+    def _picked(self, epoch: int, place: int, count: int) -> Tensor:
         """The images of a step: a place in the order of its epoch, so that a resume needs no history."""
-        epoch, place = divmod(step, count // self.batch)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 2**20 + epoch))
         return order[place * self.batch : (place + 1) * self.batch]
+
+    def _varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """A batch as the step sees it: cut and mirrored at random."""
+        if self.crop is not None:
+            height, width = images.shape[2:]
+            if self.crop > min(height, width):
+                raise InputError(
+                    f"training.crop: expected at most {min(height, width)} pixels, the images' shorter "
+                    f"side, got {self.crop}"
+                )
+            tops = torch.randint(height - self.crop + 1, (len(images),), generator=generator).tolist()
+            lefts = torch.randint(width - self.crop + 1, (len(images),), generator=generator).tolist()
+            images = torch.stack(
+                [
+                    image[:, top : top + self.crop, left : left + self.crop]
+                    for image, top, left in zip(images, tops, lefts, strict=True)
+                ]
+            )
+        if self.flip:
+            for axis in (3, 2):
+                mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+                images = torch.where(mirrored, images.flip(axis), images)
+        return images
+
+    def _averaged(self, network: nn.Module, saved: Mapping[str, Tensor] | None) -> AveragedModel | None:
+        """The average of the weights, as it was when the checkpoint was saved."""
+        if self.average is None:
+            return None
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(self.average))
+        if saved is not None:
+            state = {
+                name.removeprefix(AVERAGE): value for name, value in saved.items() if name.startswith(AVERAGE)
+            }
+            average.load_state_dict(state)
+        return average
+
+
+def _prefixed(average: AveragedModel | None) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the average."""
+    state = {} if average is None else average.state_dict()
+    return {f"{AVERAGE}{name}": value for name, value in state.items()}

@@ -1,5 +1,7 @@
 """The trainer of learned purifiers: repeatable, resumable, and wired into evaluation."""
 
+import math
+
 import pytest
 import torch
 from test_grid import cell, run
@@ -25,24 +27,27 @@ class Waves(Dataset):
         return Images(tuple(f"w/{i}" for i in range(12)), images, torch.zeros(12, dtype=torch.int64))
 
 
-class Notes:
-    """A checkpoint in memory that stops the training when it is written, once."""
+VARIED = {"crop": 9, "flip": True, "average": 0.9, "halve_every": 2, "threads": 1}
 
-    def __init__(self, stop: bool) -> None:
-        self.saved, self.stop = None, stop
+
+class Notes:
+    """A checkpoint in memory that stops the training, once, after the 20th step."""
+
+    def __init__(self) -> None:
+        self.saved, self.stop = None, True
 
     def load(self):
         return self.saved
 
     def save(self, state):
         self.saved = {name: value.clone() for name, value in state.items()}
-        if self.stop:
+        if self.stop and int(state["step"]) == 20:
             self.stop = False
             raise KeyboardInterrupt
 
 
 def purifier(**training) -> NCIS:
-    weights = Training(dataset=Waves(), batch=4, **training)
+    weights = Training(**{"dataset": Waves(), "batch": 4} | training)
     return NCIS(weights=weights, filters=8, layers=3, smoothing_kernel=5)
 
 
@@ -55,20 +60,20 @@ def test_training_is_repeatable_and_leaves_global_randomness_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("kind", ["ncis", "comdefend", "pixeldefend with dropout"])
+@pytest.mark.parametrize("kind", ["ncis", "ncis, varied", "comdefend", "pixeldefend with dropout"])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(kind, monkeypatch):
-    monkeypatch.setattr("purifiers.training.EVERY", 20)
+    monkeypatch.setattr("purifiers.training.SECONDS", -1)  # a checkpoint after each step
 
     def fresh():
-        if kind == "ncis":
-            return purifier(steps=28)
+        if kind.startswith("ncis"):
+            return purifier(steps=28, **VARIED if kind.endswith("varied") else {})
         weights = Training(dataset=Waves(), batch=4, steps=28)
         if kind == "comdefend":
             return ComDefend(weights=weights, widen=0.05)
         return PixelDefend(weights=weights, network=PixelCNN(filters=4, blocks=1, dropout=0.5))
 
     whole = (p := fresh()).weights.fit(p)
-    notes, stopped, resumed = Notes(stop=True), fresh(), fresh()
+    notes, stopped, resumed = Notes(), fresh(), fresh()
     with pytest.raises(KeyboardInterrupt):
         stopped.weights.fit(stopped, checkpoint=notes)
     assert int(notes.saved["step"]) == 20
@@ -91,17 +96,17 @@ def test_training_learns():
         ({"steps": 0}, "steps, batch >= 1"),
         ({"lr": -1.0}, "lr > 0"),
         ({"share": 0.0}, "training.share: expected more than 0"),
+        ({"batch": 13}, "training.batch: expected at most 12, got 13"),
+        ({"crop": 13}, "training.crop: expected at most 12 pixels, the images' shorter side, got 13"),
+        ({"crop": 0}, "training.crop: expected a whole number, at least 1, got 0"),
+        ({"halve_every": 0}, "training.halve_every: expected a whole number"),
+        ({"threads": 1.5}, "training.threads: expected a whole number"),
+        ({"average": 1.0}, "training.average: expected a decay between 0 and 1, got 1.0"),
     ],
 )
 def test_bad_trainings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         (p := purifier(**settings)).weights.fit(p)
-
-
-def test_a_batch_larger_than_the_data_is_refused():
-    p = NCIS(weights=Training(dataset=Waves(), batch=13), filters=8, layers=3)
-    with pytest.raises(InputError, match="at most 12, got 13"):
-        p.weights.fit(p)
 
 
 def test_a_cell_trains_its_purifier_once(tmp_path):
@@ -136,3 +141,98 @@ def test_a_share_of_the_images_is_trained_on(share, expected):
     made = Seen(weights=weights, filters=8, layers=3, smoothing_kernel=5)
     weights.fit(made)
     assert len({tuple(image.flatten().tolist()) for image in made.seen}) == expected
+
+
+def test_crops_and_flips_show_other_squares_of_the_same_images():
+    weights = Training(dataset=Waves(), batch=4, steps=60, crop=7, flip=True)
+    made = Seen(weights=weights, filters=4, layers=2, smoothing_kernel=5)
+    weights.fit(made)
+    whole = Waves().load("train").images
+    ways = [
+        square.flip(axes)
+        for square in whole.unfold(2, 7, 1).unfold(3, 7, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        for axes in ([], [1], [2], [1, 2])
+    ]
+    possible = {tuple(square.flatten().tolist()) for square in ways}
+    seen = [tuple(square.flatten().tolist()) for square in made.seen]
+    assert set(seen) <= possible
+    assert len(set(seen)) > len(whole), "more than one square of an image"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"halve_every": 2}, [1.0] * 6 + [0.5] * 6 + [0.25] * 3),  # three steps are an epoch
+        ({}, [(1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)]),
+    ],
+)
+def test_the_learning_rate_falls_as_it_is_set(settings, rates, monkeypatch):
+    used, step = [], torch.optim.Adam.step
+
+    def told(self, *args, **kwargs):
+        used.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", told)
+    (p := purifier(steps=15, lr=1.0e-3, **settings)).weights.fit(p)
+    assert used == pytest.approx([1e-3 * rate for rate in rates])
+
+
+def test_an_average_of_the_weights_is_returned():
+    decay, steps = 0.8, 6
+    shown = [(p := purifier(steps=n, halve_every=99)).weights.fit(p) for n in range(1, steps + 1)]
+    expected = shown[0]
+    for state in shown[1:]:
+        expected = {n: decay * value + (1 - decay) * state[n] for n, value in expected.items()}
+    averaged = (p := purifier(steps=steps, halve_every=99, average=decay)).weights.fit(p)
+    for name, value in averaged.items():
+        torch.testing.assert_close(value, expected[name])
+
+
+class Listed(Waves):
+    """Counts the images that are asked for at once, as a data set of files reads them."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def load(self, split):
+        raise AssertionError("the whole data set was read")
+
+    def index(self, split):
+        whole, asked = Waves.load(self, split), self.asked
+
+        class Lazy:
+            ids, labels = whole.ids, whole.labels
+
+            def take(self, indices):
+                asked.append(len(indices))
+                return whole.take(indices)
+
+        return Lazy()
+
+
+def test_only_the_images_of_a_batch_are_read_at_once():
+    dataset = Listed()
+    lazy = (p := purifier(steps=5, dataset=dataset)).weights.fit(p)
+    whole = (p := purifier(steps=5)).weights.fit(p)
+    assert dataset.asked == [4] * 5
+    assert all(torch.equal(lazy[name], whole[name]) for name in lazy)
+
+
+class Counted(NCIS):
+    """Remembers how many threads its objective has."""
+
+    threads: list[int]
+
+    def objective(self, images, generator):
+        self.threads = [*getattr(self, "threads", []), torch.get_num_threads()]
+        return super().objective(images, generator)
+
+
+def test_threads_are_those_of_the_training_and_put_back_after():
+    before = torch.get_num_threads()
+    weights = Training(dataset=Waves(), batch=4, steps=2, threads=1)
+    made = Counted(weights=weights, filters=4, layers=2, smoothing_kernel=5)
+    weights.fit(made)
+    assert made.threads == [1, 1]
+    assert torch.get_num_threads() == before

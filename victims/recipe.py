@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from data.checkpoint import Checkpoint, resume, state_of
+from data.checkpoint import SECONDS, Checkpoint, resume, state_of
 from data.errors import InputError
 from data.images import Dataset, Images
 from data.repeatable import repeatable
 from data.weights import WeightFile
 
 WARM = 0.3  # share of the steps until the learning rate is at its peak
-SECONDS = 60  # between checkpoints; no result depends on it
 CPU = torch.device("cpu")
 
 
