@@ -98,7 +98,7 @@ def test_without_new_parameters_training_is_version_2_to_the_bit():
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(schedule, after, monkeypatch):
     monkeypatch.setattr(recipe, "SECONDS", -1)  # a checkpoint after each step
     how = {"schedule": schedule, "shift": 1, "flip": True}
-    whole, notes = fit(victim(**how)), Notes(stop=False)
+    whole, notes = fit(victim(**how)), Notes()
 
     def stop(share):
         if notes.saved is not None and int(notes.saved["step"]) == after:

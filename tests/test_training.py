@@ -31,18 +31,18 @@ VARIED = {"crop": 9, "flip": True, "average": 0.9, "halve_every": 2, "threads": 
 
 
 class Notes:
-    """A checkpoint in memory that stops the training, once, after the 20th step."""
+    """A checkpoint in memory that stops the training, once, when it is written after the step `stop`."""
 
-    def __init__(self) -> None:
-        self.saved, self.stop = None, True
+    def __init__(self, stop: int | None = None) -> None:
+        self.saved, self.stop = None, stop
 
     def load(self):
         return self.saved
 
     def save(self, state):
         self.saved = {name: value.clone() for name, value in state.items()}
-        if self.stop and int(state["step"]) == 20:
-            self.stop = False
+        if int(state["step"]) == self.stop:
+            self.stop = None
             raise KeyboardInterrupt
 
 
@@ -73,7 +73,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(kind, monkeypatc
         return PixelDefend(weights=weights, network=PixelCNN(filters=4, blocks=1, dropout=0.5))
 
     whole = (p := fresh()).weights.fit(p)
-    notes, stopped, resumed = Notes(), fresh(), fresh()
+    notes, stopped, resumed = Notes(stop=20), fresh(), fresh()
     with pytest.raises(KeyboardInterrupt):
         stopped.weights.fit(stopped, checkpoint=notes)
     assert int(notes.saved["step"]) == 20
