@@ -40,8 +40,8 @@ class ImageNet(FileDataset):
 
     Args:
         root: the folder that holds imagenet.
-        training: training images, all of which a training holds in memory (0.6 MB each at 224 pixels); NCIS
-            takes 5 % of all, 64,058.
+        training: training images; NCIS takes 5 % of all, 64,058. A victim's training holds all of them in
+            memory (0.6 MB each at 224 pixels), a purifier's reads them by the batch.
         size, resize: the shorter side is brought to `resize`, then `size` x `size` is cut from the centre:
             the field's way of testing a classifier of 224 pixels.
     """

@@ -5,6 +5,8 @@
 Appends rows to results/bench/purifiers-torch<version>-<device>-<precision>.csv. Seconds of purifiers that fit
 a network to each image are of a few steps, times how many there are; JPEG's are measured beside each, since
 times on shared machines mean little. Learned networks have their size, not their weights.
+The purifiers of NCIS's cost tables (https://arxiv.org/abs/2106.11644, Table 3; supplement, Table 2) are
+measured on one image of 224 pixels too, as there.
 """
 
 import json
@@ -24,6 +26,8 @@ from runners import app
 from runners.cells.components import build
 from scripts.bench_engine import BATCH, DEVICE, append, config_of, images_of
 
+AT_224 = ("jpeg", "feature-squeezing", "tvm-art", "sr-edsr", "nrp-resg-released", "nrp-released", "gs",
+          "ncis", "fbi-e", "fbi-gs", "fbi")  # fmt: skip
 ROUNDS = 3
 LONG_ENOUGH = 5.0  # seconds after which one round must do
 
@@ -96,6 +100,8 @@ def main() -> None:
         if isinstance(ready(name), TracePurifier):
             found["mib_of_four_times_the_steps"] = apart(name, size, batch, longer=4)["mib"]
         rows.append({"purifier": name, "size": size, "batch": batch, **found})
+    for name in track(AT_224, "at 224 pixels", console=app.console):
+        rows.append({"purifier": name, "size": 224, "batch": 1, **apart(name, 224, 1)})
     append(rows, "purifiers")
 
 

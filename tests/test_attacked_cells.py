@@ -7,6 +7,8 @@ import torch
 from hydra.utils import instantiate
 from test_grid import QUICK, cell, files, run, same
 
+from data.errors import InputError
+
 PGD = ["attack=pgd", "attack.steps=2"]
 OTHER = [word.replace("victim.", "knowledge.victims.first.") for word in QUICK]
 CELLS = {
@@ -127,3 +129,9 @@ def test_a_run_above_the_budget_is_refused_and_says_what_fits(tmp_path):
 
     with pytest.raises(InputError, match=r"above budget_hours=0.001; (n=\d+ would fit|not even n=1)"):
         run(tmp_path / "store", [cell(*PGD, "knowledge=bpda", "purifier=ddip")], budget_hours=0.001)
+
+
+def test_a_substitute_that_is_the_victim_is_refused(tmp_path):
+    same = cell(*PGD, "knowledge=transfer", "victim@knowledge.victims.first=digits-resnet8", *OTHER)
+    with pytest.raises(InputError, match=r"knowledge\.victims: expected other .* got digits-resnet8; name"):
+        run(tmp_path, [same])

@@ -1,14 +1,23 @@
 """NRP's networks, its self-supervised perturbation and its training."""
 
+import hashlib
+
 import pytest
 import torch
 from conftest import losses_of, random_images
+from hydra import compose, initialize_config_dir
 from torch import nn
 
-from data.errors import InputError
+from data.errors import InputError, MissingError
 from data.weights import WeightFile
 from purifiers.nrp import NRP, relativistic_loss
 from purifiers.nrp_networks import RandomFeatures
+from runners.app import CONFIGS
+from runners.cells.components import build, plain, prepare
+from runners.store.store import Store
+from victims.cifar_resnet import CifarResNet
+from victims.features import Features
+from victims.victim import Victim
 
 WEIGHTS = WeightFile(path="nowhere.pt", sha256="0" * 64)
 EPS = 16 / 255
@@ -179,3 +188,66 @@ def test_training_needs_features():
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(InputError, match=message):
         NRP(weights=WEIGHTS, **settings)
+
+
+def test_features_of_a_classifier_are_those_of_its_layer(tmp_path):
+    """And its weights are read only when features are asked for."""
+    torch.manual_seed(0)
+    network = CifarResNet(depth=8, width=4)
+    path = tmp_path / "w.pt"
+    victim = Victim(
+        network=CifarResNet(depth=8, width=4),
+        label_space="x",
+        mean=[0.4, 0.5, 0.6],
+        std=[0.2, 0.3, 0.4],
+        weights=WeightFile(str(path), "0" * 64),
+    )
+    features, images = Features(victim=victim, layer="layer2"), random_images(2)
+    with pytest.raises(MissingError, match="do not exist"):
+        features(images)
+    torch.save(network.state_dict(), path)
+    victim.weights = WeightFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    network.eval()
+    normalised = (images - victim.mean) / victim.std
+    expected = network.layer2(network.layer1(network.relu(network.bn1(network.conv1(normalised)))))
+    torch.testing.assert_close(features(images), expected)
+    with pytest.raises(InputError, match=r"features\.layer: expected a layer"):
+        Features(victim=victim, layer="layer9")
+
+
+def test_features_of_the_8_bit_mobilenet_have_stride_4():
+    """As VGG-16's conv3_3, which the authors take; of images of any size."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        words = ["purifier=nrp-resg", "features@purifier.features=mobilenet_v1"]
+        purifier = build(plain(compose("evaluate", words).purifier))
+    purifier.features.ready = True  # its structure alone: no weights are needed
+    assert purifier.features(random_images(2, size=40)).shape == (2, 128, 10, 10)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("nrp-released", 23), ("nrp-resg-released", 23)])
+def test_released_checkpoints_fit_by_names_and_shapes(name, blocks, tmp_path):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = plain(compose("evaluate", [f"purifier={name}"]).purifier)
+    purifier = build(config)
+    released = {f"{layer}.{kind}": size for layer, *sizes in _released(name, blocks)
+                for kind, size in zip(("weight", "bias"), sizes, strict=True)}  # fmt: skip
+    assert {n: tuple(v.shape) for n, v in purifier.network.state_dict().items()} == released
+    with pytest.raises(MissingError, match=r"\.pth do not exist"):
+        prepare(
+            config | {"weights": config["weights"] | {"path": str(tmp_path / "NRP.pth")}}, Store(tmp_path)
+        )
+
+
+def _released(name: str, blocks: int):
+    """Layers of the public networks, with the shapes of weight and bias."""
+    yield "conv_first", (64, 3, 3, 3), (64,)
+    for i in range(blocks):
+        if name == "nrp-resg-released":
+            for conv in ("conv1", "conv2"):
+                yield f"recon_trunk.{i}.{conv}", (64, 64, 3, 3), (64,)
+            continue
+        for dense in ("RDB1", "RDB2", "RDB3"):
+            for c in range(1, 6):
+                outputs = 32 if c < 5 else 64
+                yield f"RRDB_trunk.{i}.{dense}.conv{c}", (outputs, 64 + 32 * (c - 1), 3, 3), (outputs,)
+    yield ("conv_last" if name == "nrp-resg-released" else "trunk_conv"), (3, 64, 3, 3), (3,)

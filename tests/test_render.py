@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from runners.app import names_of
+from runners.app import CONFIGS, names_of
 from runners.cells.cell import Cell
+from runners.cells.components import plain
 from runners.cells.metrics import survived
 from runners.grids.grid import CellResult
 from runners.table import comparability
@@ -322,3 +324,26 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
     assert "| DIPDefend | ours | 85.0~* | 0.0123* |" in text
     assert "|  | 95 % | 64–95 |  |" in text
     assert "95 %: Wilson's or Student's interval over the images." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("ncis", 0.41), ("nrp-released", 16.55), ("nrp-resg-released", 1.70), ("gs", None)]
+)
+def test_a_column_of_parameters_is_told_by_what_was_composed(name, millions):
+    """0.40, 16.6 and 1.70 M are printed (NCIS, supplement, Table 2)."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = plain(compose("evaluate", [f"purifier={name}"]).purifier)
+    made = result(17, purifier=name)
+    made.cell.configs["purifier"] = config
+    table = OmegaConf.create(
+        {"paper": "ncis", "printed": "supp-table2", "metric": "accuracy", "rows": [{"label": name}],
+         "columns": [{"label": "Parameters (M)", "metric": "parameters"}]}
+    )  # fmt: skip
+    panel = Panel("imagenet", "imagenet/resnet152", 20)
+    entry = frame_of(table, [(table.rows[0], table.columns[0], made)], panel=panel, comparable=True).iloc[0]
+    if millions is None:
+        assert entry.status == "absent"
+        assert pd.isna(entry.value)
+    else:
+        assert entry.status == "done"
+        assert entry.value == pytest.approx(millions, abs=0.005)

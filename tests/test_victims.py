@@ -16,6 +16,8 @@ from PIL import Image
 from torch import nn
 
 from data.errors import InputError
+from data.weights import WeightFile
+from purifiers.super_resolution import SuperResolution
 from runners.app import CONFIGS, names_of
 from runners.cells.components import build, plain
 from runners.cells.metrics import in_batches, wilson
@@ -93,6 +95,24 @@ def test_cifar_forms_have_as_many_parameters_as_their_authors_print(name, millio
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=1.1e-3)
 
 
+def test_super_resolution_shows_a_victim_of_a_fixed_size_its_double():
+    """Its config says shrink=false; a victim whose size is that of the images sees them twice as large."""
+
+    class Double(nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.interpolate(x, scale_factor=2)
+
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    seen: list[torch.Size] = []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[2:]))
+    victim = Victim(network=network, label_space="", mean=[0] * 3, std=[1] * 3, weights=None, size=16)
+    weights = WeightFile("none.pt", "0" * 64)
+    for shrink in (True, False):
+        purifier = SuperResolution(network=Double(), weights=weights, sigma=0, shrink=shrink).freeze({})
+        victim(purifier(random_images(2, 16), seeds=[0, 1]))
+    assert seen == [(16, 16), (32, 32)]
+
+
 def test_images_are_brought_to_the_victims_size_and_gradients_go_through():
     class Mean(nn.Module):
         def forward(self, x):
@@ -106,7 +126,7 @@ def test_images_are_brought_to_the_victims_size_and_gradients_go_through():
     resizing(images).sum().backward()
     assert resizing.network.seen.shape[2:] == (16, 16)
     assert (images.grad > 0).all(), "antialiased: every pixel has a part"
-    for same in (victim(48), victim(None)):
+    for same in (victim(48), victim(None), victim(24)):  # 24: super-resolution hands on double size
         same(images)
         assert torch.equal(same.network.seen, images)
     with pytest.raises(InputError, match="size: expected at least 1"):

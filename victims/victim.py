@@ -26,7 +26,8 @@ class Victim(nn.Module):
             that loads its weights by itself: its state then identifies it.
         published: its clean accuracy in % by data set, where whoever published the weights says so.
         size: images of another side than this are brought to it first, bilinearly and antialiased, and
-            gradients go through that; None takes them as they come.
+            gradients go through that. Images of exactly twice this side are seen as they are, since
+            super-resolution hands them on at double size. None takes all images as they come.
         robust: the ball in which it was adversarially trained, {norm: linf, eps: 0.3}; the flag attack_weak
             does not accuse an attack for what such a victim keeps within it.
     """
@@ -62,7 +63,8 @@ class Victim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images in [0, 1]."""
-        if self.size is not None and images.shape[2:] != (self.size, self.size):
+        seen = [(side, side) for side in (self.size, 2 * self.size)] if self.size is not None else []
+        if seen and images.shape[2:] not in seen:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return self.network((images - self.mean) / self.std)
 

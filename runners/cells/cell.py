@@ -13,7 +13,7 @@ from runners.cells.identity import identity
 from runners.store.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 7  # raised when what a record holds changes
+SCORING = 8  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)

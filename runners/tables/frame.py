@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
+from purifiers.learned import Learned
+from runners.cells.components import build
 from runners.cells.metrics import survived
 from runners.grids.grid import CellResult
 from runners.tables import render
@@ -13,7 +15,7 @@ from runners.tables.figures import Figure, accuracy, beside, mean, mean_share, p
 from runners.tables.published import Panel, departures, figure_of, printed
 from runners.tables.winners import marked
 
-METRICS = {  # and the records' column; None: records do not hold it
+METRICS = {  # and the records' column; None: records do not hold it, but the purifier's config may tell
     "accuracy": "correct",
     "ssim": "ssim",
     "seconds/image": "purify_seconds",
@@ -48,10 +50,10 @@ def frame_of(
         asked |= dict(enumerate([*faced, *[f"{end} {faced}" for end in ("average", "worst")]], len(rows)))
         main = [v for v, (c, _) in zip(values, mine, strict=True) if metric_of(table, c) == table.metric]
         for (column, result), part in zip(mine, values, strict=True):
-            entry = _entry(
-                table, row, column, _figure(metric_of(table, column), part), paper, comparable, departs
-            )
-            rows.append(entry | _outcome(result, recorded=METRICS[entry["metric"]] is not None))
+            metric = metric_of(table, column)
+            figure = _size(result) if metric == "parameters" else _figure(metric, part)
+            entry = _entry(table, row, column, figure, paper, comparable, departs)
+            rows.append(entry | _outcome(result, told=figure is not None or METRICS[metric] is not None))
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
         empty = dict.fromkeys(("knowledge", "command", "flags", "record"), "")
         whole = all(part is not None for part in main)
@@ -106,6 +108,18 @@ def _values(metric: str, records: pd.DataFrame | None, column: DictConfig) -> pd
     return values.set_axis(records.id)
 
 
+def _size(result: CellResult) -> Figure | None:
+    """Millions of parameters of a learned purifier's network; None where nothing is learned."""
+    if result.records is None or "_target_" not in result.cell.configs["purifier"]:
+        return None
+    purifier = build(result.cell.configs["purifier"])
+    inside = getattr(purifier, "purifier", purifier)
+    if not isinstance(inside, Learned):
+        return None
+    millions = sum(parameter.numel() for parameter in inside.network.parameters()) / 1e6
+    return Figure(millions, millions, millions, len(result.records))
+
+
 def _figure(metric: str, values: pd.Series | None) -> Figure | None:
     if values is None:
         return None
@@ -148,7 +162,7 @@ def _entry(
     }
 
 
-def _outcome(result: CellResult, *, recorded: bool) -> dict[str, Any]:
+def _outcome(result: CellResult, *, told: bool) -> dict[str, Any]:
     outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
     outcome["flags"] = " ".join(flag.name for flag in result.flags)
     outcome["record"] = result.provenance["key"][:8] if result.provenance else ""  # for runners.replay
@@ -156,4 +170,4 @@ def _outcome(result: CellResult, *, recorded: bool) -> dict[str, Any]:
         return outcome | {"status": "failed", "note": result.failed}
     if result.skipped is not None:
         return outcome | {"status": "skipped", "note": result.skipped}
-    return outcome | {"status": "done" if recorded else "absent"}
+    return outcome | {"status": "done" if told else "absent"}
