@@ -48,7 +48,7 @@ class NeurIPS2017(FileDataset):
             raise MissingError(
                 f"neurips2017 has evaluation images only, no {split} split. Choose settings on another set "
                 "(dataset=imagenet split=tuning), and let a purifier learn from another: "
-                "+dataset@purifier.weights.dataset=imagenet, or flower17"
+                "training@purifier.weights=photographs (Flower-17), or imagenet"
             )
         rows = self._rows()
         there = [(name, label, line) for name, label, line in rows if self._file(name).is_file()]

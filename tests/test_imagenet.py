@@ -28,10 +28,10 @@ def test_labels_of_neurips_count_from_one_and_absent_images_are_said(fake, caplo
 
 def test_neurips_has_nothing_to_learn_or_to_tune_on(fake):
     source = dataset("neurips2017", fake("neurips2017"))
-    with pytest.raises(MissingError, match=r"no train split.*\+dataset@purifier.weights.dataset=imagenet"):
+    with pytest.raises(MissingError, match=r"no train split.*training@purifier.weights=photographs"):
         source.load("train")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = ["dataset=neurips2017", "purifier=ncis", "+dataset@purifier.weights.dataset=flower17"]
+        words = ["dataset=neurips2017", "purifier=ncis", "training@purifier.weights=photographs"]
         purifier = build(plain(compose("evaluate", words).purifier))
     assert isinstance(purifier.weights.dataset, Flower17)
 
