@@ -19,6 +19,8 @@ class Features(nn.Module):
         layer: the layer's name in the victim's network, such as layer2.
     """
 
+    version = 1
+
     def __init__(self, *, victim: Victim, layer: str) -> None:
         super().__init__()
         self.victim = victim
