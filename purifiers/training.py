@@ -45,7 +45,7 @@ class Training:
             None returns the last weights.
         seed: draws initial weights, order, crops, flips and whatever the objective draws.
         share: of the training images that are used, drawn by the seed (NCIS, supplement, Table 1).
-        gpu: train on the run's device; otherwise on the CPU, where the weights are the same on one kind of CPU.
+        gpu: train on the run's device; otherwise on the CPU, one kind of which gives the same weights.
         threads: of the CPU. Their number changes the order of sums, so it is a setting of the training.
         shipped: weights that exactly these parameters made; they are used instead of a new training, and
             ignored where any parameter differs.

@@ -85,7 +85,7 @@ class Grid:
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise InputError for bad parameters, before any training."""
         for cell in cells:
-            if cell.configs["victim"] in cell.others:
+            if cell.configs["victim"] in cell.others.values():
                 raise InputError(
                     "knowledge.victims: expected other classifiers than the victim, got "
                     f"{cell.names['victim']}; name another, such as victim@knowledge.victims.first=..."
