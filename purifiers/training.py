@@ -52,6 +52,7 @@ class Training:
     """
 
     version = 1
+    descriptive = frozenset({"shipped"})
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class Recipe:
     """
 
     version = 2
+    descriptive = frozenset({"shipped"})
 
     def __init__(
         self,
