@@ -11,6 +11,12 @@ class DDN(Attack):
     """DDN: Rony et al. 2019, https://arxiv.org/abs/1811.09600. Looks for the smallest l2 norm.
 
     An image for which none is found is returned unchanged.
+
+    Args:
+        init_epsilon: the first radius.
+        steps: 100 in today's foolbox and in most of the paper's tables. The first pre-releases of
+            foolbox 3 had 10, with which the examples are far from the smallest (docs/findings.md).
+        gamma: the share by which a success shrinks the radius, and a failure enlarges it.
     """
 
     version = 1

@@ -227,7 +227,9 @@ class CW(Attack):
     """C&W l2: Carlini & Wagner 2017, https://arxiv.org/abs/1608.04644.
 
     torchattacks' version: a fixed constant c (no binary search) and a stop when the batch's loss
-    rises, which couples the images of a batch; hence one attack an image. Its margin takes the larger
+    rises, which couples the images of a batch; hence one attack for each image here, which stops where
+    that image's own loss rises. The papers' runs stopped whole batches at once, of sizes they do not give,
+    so their images may have had more or fewer steps. The margin takes the larger
     of a logit and 0, so it finds nothing where the deciding logits are negative. An image for which no
     adversarial example is found is returned unchanged. Values of exactly 0 or 1 never move (their tanh
     has no gradient): on MNIST it is nearly void.

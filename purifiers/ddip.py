@@ -2,6 +2,7 @@
 Reconstruction-based Defense Framework. https://arxiv.org/abs/2108.00180
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -24,8 +25,10 @@ class DDIP(TracePurifier):
     Args:
         trace: how the optimisation runs.
         steps: T, 1000 on CIFAR-10 and 3000 on ImageNet.
-        maps: reconstructions mapped to decisions: every (steps // maps)-th from the first.
-        similarity: tau, the least SSIM to the input. The paper names no window: data/similarity.py.
+        maps: reconstructions mapped to decisions, at equal intervals from the first, rounded up to
+            whole steps; all of them where there are fewer steps.
+        similarity: tau, the least SSIM to the input. The paper names no window; it is that of the
+            SSIM which the tables show (data/similarity.py).
         warmup: t0, in `warmup_unit`; earlier crossings do not count.
         warmup_unit: Eq. 3 counts t in iterations; Algorithm 1 over the mapped images may be read as
             counting those ("maps"), which is nearer the paper's figures (docs/findings.md).
@@ -37,7 +40,7 @@ class DDIP(TracePurifier):
             "each" on-manifold image (Eq. 6).
     """
 
-    version = 1
+    version = 2
     uses_victim = True
 
     def __init__(
@@ -73,15 +76,16 @@ class DDIP(TracePurifier):
         self.crossings, self.push, self.grid, self.tie = crossings, push, grid, tie
         self.clip = clip
 
-    @property
-    def interval(self) -> int:
-        """Iterations from one mapped reconstruction to the next."""
-        return max(1, self.steps // self.maps)
+    def is_mapped(self, step: int) -> bool:
+        """Whether the reconstruction after `step` updates goes to the victim."""
+        return step == 0 or step * self.maps // self.steps > (step - 1) * self.maps // self.steps
 
     @property
     def first(self) -> int:
         """The iteration from which crossings count."""
-        return self.warmup * (self.interval if self.warmup_unit == "maps" else 1)
+        if self.warmup_unit == "iterations":
+            return self.warmup
+        return math.ceil(self.warmup * max(1, self.steps / self.maps))
 
     def trial(self, *, steps: int = TRIAL_STEPS) -> tuple["DDIP", float]:
         """Few iterations, mapped as often as in the full run."""
@@ -115,7 +119,7 @@ class _Crossings:
 
     def see(self, iterate: Iterate) -> None:
         p = self.purifier
-        if iterate.step % p.interval:
+        if not p.is_mapped(iterate.step):
             return
         last = self.previous
         if last is not None and last.step > p.first:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.images import resized
 from data.weights import WeightFile
+from purifiers.jpeg import JPEG
 from purifiers.learned import Learned
 from purifiers.training import Training
 from purifiers.wavelet import check_sigma, denoise
@@ -23,7 +24,7 @@ class SuperResolution(Learned):
     """Wavelet denoising, x2 super-resolution, and back to the image's size; RGB images of any size.
 
     The released code stores the denoised image as a JPEG, and hands the large image to a victim that
-    takes it. Here nothing is compressed, and the large image is made small again (bicubic, with
+    takes it. By default nothing is compressed here, and the large image is made small again (bicubic, with
     antialiasing) for victims that expect the size they were trained on.
 
     Args:
@@ -33,10 +34,12 @@ class SuperResolution(Learned):
             released code has had 0.01 and 0.04.
         shrink: back to the image's size; without, the victim classifies at double size as in the
             original.
+        quality: of the JPEG file that the denoised image goes through, as in the released code; None
+            compresses nothing. The code leaves it to Matplotlib, whose default was 95 until 2020.
     """
 
     version = 1
-    afterwards = frozenset({"sigma", "shrink"})
+    afterwards = frozenset({"sigma", "shrink", "quality"})
 
     def __init__(
         self,
@@ -45,8 +48,10 @@ class SuperResolution(Learned):
         weights: WeightFile | Training,
         sigma: float = 0.04,
         shrink: bool = True,
+        quality: int | None = None,
     ) -> None:
         check_sigma(sigma)
+        self.stored = None if quality is None else JPEG(quality=quality)
         super().__init__(weights=weights, network=network)
         self.sigma = sigma
         self.scale = 1 if shrink else 2
@@ -66,5 +71,8 @@ class SuperResolution(Learned):
         """Denoise, enlarge, shrink; (N, 3, H, W) to (N, 3, scale H, scale W)."""
         if images.shape[1] != 3:
             raise InputError(f"super-resolution: expected RGB images, got {images.shape[1]} channels")
-        large = self.network(denoise(images, self.sigma)).clamp(0, 1)
+        small = denoise(images, self.sigma)
+        if self.stored is not None:
+            small = self.stored.purify(small, seeds, None)
+        large = self.network(small).clamp(0, 1)
         return large if self.scale > 1 else resized(large, images.shape[2:])

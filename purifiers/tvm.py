@@ -22,13 +22,24 @@ class Bregman(Purifier):
     Args:
         weight: of the distance; smaller is smoother.
         iterations, eps: when it stops.
+        std: the standard deviations of the normalisation in whose units `weight` and `eps` are, one for
+            each channel. RIDE's weights are in these units (docs/findings.md); without it they are
+            those of images in [0, 1].
     """
 
     version = 1
     gradient: ClassVar = "none"
 
-    def __init__(self, *, weight: float = 10.0, iterations: int = 100, eps: float = 1e-3) -> None:
+    def __init__(
+        self,
+        *,
+        weight: float = 10.0,
+        iterations: int = 100,
+        eps: float = 1e-3,
+        std: Sequence[float] | None = None,
+    ) -> None:
         self.weight, self.iterations, self.eps = positive("weight", weight), iterations, eps
+        self.std = units(std)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """(N, C, H, W) to the same, an image at a time on the CPU."""
@@ -37,6 +48,7 @@ class Bregman(Purifier):
             lambda image: denoise_tv_bregman(
                 image, weight=self.weight, max_num_iter=self.iterations, eps=self.eps, channel_axis=-1
             ),
+            std=self.std,
         )
 
 
@@ -46,13 +58,22 @@ class Chambolle(Purifier):
     Args:
         weight: larger is smoother.
         iterations, eps: when it stops.
+        std: as for `Bregman`.
     """
 
     version = 1
     gradient: ClassVar = "none"
 
-    def __init__(self, *, weight: float = 0.1, iterations: int = 200, eps: float = 2e-4) -> None:
+    def __init__(
+        self,
+        *,
+        weight: float = 0.1,
+        iterations: int = 200,
+        eps: float = 2e-4,
+        std: Sequence[float] | None = None,
+    ) -> None:
         self.weight, self.iterations, self.eps = positive("weight", weight), iterations, eps
+        self.std = units(std)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """(N, C, H, W) to the same, an image at a time on the CPU."""
@@ -61,6 +82,7 @@ class Chambolle(Purifier):
             lambda image: denoise_tv_chambolle(
                 image, weight=self.weight, max_num_iter=self.iterations, eps=self.eps, channel_axis=-1
             ),
+            std=self.std,
         )
 
 
@@ -147,10 +169,27 @@ def _around(u: Tensor) -> Tensor:
     return padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:] + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
 
 
-def each(images: Tensor, denoise: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """A NumPy function of (H, W, C) images in [0, 1], applied to every image."""
-    made = [denoise(image) for image in images.permute(0, 2, 3, 1).cpu().double().numpy()]
+def each(
+    images: Tensor,
+    denoise: Callable[[np.ndarray], np.ndarray],
+    *,
+    std: tuple[float, ...] | None = None,
+) -> Tensor:
+    """A NumPy function of (H, W, C) images, applied to every image divided by `std`.
+
+    Total variation does not depend on the mean of a normalisation, so that is not subtracted.
+    """
+    if std is not None and len(std) != images.shape[1]:
+        raise InputError(f"purifier.std: expected one for each of {images.shape[1]} channels, got {len(std)}")
+    scale = 1.0 if std is None else np.array(std)
+    given = images.permute(0, 2, 3, 1).cpu().double().numpy() / scale
+    made = [denoise(image) * scale for image in given]
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).clamp(0, 1).to(images)
+
+
+def units(std: Sequence[float] | None) -> tuple[float, ...] | None:
+    """The standard deviations, if there are any; raises InputError unless all are above 0."""
+    return None if std is None else tuple(positive("std", value) for value in std)
 
 
 def positive(name: str, value: float) -> float:

@@ -8,6 +8,7 @@ Fig. 6). make report shows it on the page of the cell's table.
 import io
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Watch:
 
     readout: Readout
     victim: nn.Module
-    every: int
+    mapped: Callable[[int], bool]  # of a step: is the victim asked about its reconstruction?
     kept: frozenset[int]
     steps: list[int] = field(default_factory=list)
     confidence: list[Tensor] = field(default_factory=list)  # (B, classes), by mapped step
@@ -55,7 +56,7 @@ class Watch:
         """Let the readout see, then look."""
         before = self._found()
         self.readout.see(iterate)
-        if iterate.step % self.every == 0:
+        if self.mapped(iterate.step):
             self.steps.append(iterate.step)
             self.confidence.append(_sure(self.victim, iterate.images))
             self.ssim.append(iterate.ssim.cpu())
@@ -129,9 +130,10 @@ def watched(
 ) -> tuple[Watch, Tensor]:
     """The purifier's own run on (B, C, H, W) images: what was seen, and its results."""
     readout = purifier.readout(images, victim if purifier.uses_victim else None)
-    every = purifier.interval if isinstance(purifier, DDIP) else max(1, purifier.steps // MAPPED)
+    every = max(1, purifier.steps // MAPPED)
+    mapped = purifier.is_mapped if isinstance(purifier, DDIP) else lambda step: step % every == 0
     kept = np.unique(np.geomspace(1, purifier.steps, STRIP).round().astype(int) - 1)
-    watch = Watch(readout, victim, every, frozenset(kept.tolist()))
+    watch = Watch(readout, victim, mapped, frozenset(kept.tolist()))
     purifier.trace.stream(
         images, seeds, purifier.steps, lambda step, made: watch.see(Iterate(step, made, images, victim))
     )

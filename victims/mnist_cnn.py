@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class MnistCNN(nn.Module):
     """Each convolution is followed by a ReLU and 2x2 max-pooling; images are (N, 1, 28, 28).
 
-    RIDE's classifier has 20 and 50 filters of 5x5 without padding and 500 hidden units (its demo's);
+    RIDE's classifier has 20 and 50 filters of 5x5 without padding and 500 hidden units (those of its demo);
     advertorch's LeNet-5, whose parameter names these are, 32 and 64 of 3x3 with padding, and 200.
 
     Args:

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class Recipe:
-    """SGD with Nesterov momentum on the training split; repeatable from its seed, and resumable.
+    """SGD with momentum on the training split; repeatable from its seed, and resumable.
 
     The same kind of CPU gives the same weights every time. Another kind rounds otherwise (AVX2 and AVX-512
     differ, for example), so weights that were trained there differ, and so does their accuracy by a few
@@ -34,7 +34,9 @@ class Recipe:
         shift: random translation of up to this many pixels.
         seed: draws initial weights, order, translations and flips.
         schedule: over the steps; "one-cycle" (Smith and Topin 2018, https://arxiv.org/abs/1708.07120, in
-            PyTorch's form, which moves the momentum too) or "cosine", a linear rise and half a cosine down.
+            PyTorch's form, which moves the momentum too), "cosine", a linear rise and half a cosine down,
+            or "constant".
+        nesterov: Nesterov's momentum, else the plain one.
         border: what a translation shows beyond the image, "reflect" or "black".
         flip: half of the images are mirrored, left to right.
         start: weights to begin from, of other classes; only the last layer is drawn anew.
@@ -59,7 +61,8 @@ class Recipe:
         weight_decay: float = 5e-4,
         shift: int = 0,
         seed: int = 0,
-        schedule: Literal["one-cycle", "cosine"] = "one-cycle",
+        schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle",
+        nesterov: bool = True,
         border: Literal["reflect", "black"] = "reflect",
         flip: bool = False,
         start: WeightFile | None = None,
@@ -68,10 +71,10 @@ class Recipe:
         amp: bool = False,
         shipped: WeightFile | None = None,
     ) -> None:
-        if schedule not in ("one-cycle", "cosine") or border not in ("reflect", "black"):
+        if schedule not in ("one-cycle", "cosine", "constant") or border not in ("reflect", "black"):
             raise InputError(
-                "victim.weights: expected schedule one-cycle or cosine and border reflect or black, "
-                f"got {schedule!r} and {border!r}"
+                "victim.weights: expected schedule one-cycle, cosine or constant and border reflect or "
+                f"black, got {schedule!r} and {border!r}"
             )
         if not isinstance(epochs, int) or epochs < 1 or shift < 0:
             raise InputError(f"victim.weights: expected epochs >= 1 and shift >= 0, got {epochs} and {shift}")
@@ -84,6 +87,7 @@ class Recipe:
         self.momentum, self.weight_decay = momentum, weight_decay
         self.shift, self.seed = shift, seed
         self.schedule, self.border, self.flip = schedule, border, flip
+        self.nesterov = nesterov
         self.start, self.head_only, self.gpu, self.amp = start, head_only, gpu, amp
         self.shipped = shipped
 
@@ -119,7 +123,7 @@ class Recipe:
                 lr=self.lr,
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
-                nesterov=True,
+                nesterov=self.nesterov,
             )
             schedule = self._schedule(optimiser, steps)
             saved = checkpoint.load() if checkpoint is not None else None
@@ -159,6 +163,8 @@ class Recipe:
     def _schedule(self, optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:
         if self.schedule == "one-cycle":
             return OneCycleLR(optimiser, self.lr, total_steps=steps)
+        if self.schedule == "constant":
+            return LambdaLR(optimiser, lambda step: 1.0)
         warm = max(1, round(WARM * steps))
 
         def share(step: int) -> float:

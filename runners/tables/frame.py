@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pandas as pd
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from purifiers.learned import Learned
@@ -12,7 +13,7 @@ from runners.cells.metrics import survived
 from runners.grids.grid import CellResult
 from runners.tables import render
 from runners.tables.figures import Figure, accuracy, beside, mean, mean_share, per_image, under_all
-from runners.tables.published import Panel, departures, figure_of, printed
+from runners.tables.published import Panel, departs, departures, figure_of, printed
 from runners.tables.winners import marked
 
 METRICS = {  # and the records' column; None: records do not hold it, but the purifier's config may tell
@@ -37,13 +38,13 @@ def frame_of(
     comparable: bool,
 ) -> pd.DataFrame:
     """One row an entry: figures, the paper's, and where comparable a verdict."""
-    paper, departing = printed(table, panel), departures()
+    paper, known = printed(table, panel), departures()
     rows: list[dict[str, Any]] = []
     right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
     asked: dict[int, str] = {}  # what each faced: only those that faced the same are set beside each other
     for row in {id(row): row for row, *_ in placed}.values():
         mine = [(column, result) for r, column, result in placed if r is row]
-        departs = departing.get(mine[0][1].cell.names["purifier"], "")
+        differs = departs(mine[0][1].cell.configs["purifier"], table.paper, known)
         values = [_values(metric_of(table, column), result.records, column) for column, result in mine]
         parts = dict(enumerate(values, len(rows)))
         faced = [_faced(place, column, result) for place, (column, result) in enumerate(mine)]
@@ -52,7 +53,8 @@ def frame_of(
         for (column, result), part in zip(mine, values, strict=True):
             metric = metric_of(table, column)
             figure = _size(result) if metric == "parameters" else _figure(metric, part)
-            entry = _entry(table, row, column, figure, paper, comparable, departs)
+            reasons = "; ".join(filter(None, [differs, _lucky(column, result)]))
+            entry = _entry(table, row, column, figure, paper, comparable, reasons)
             rows.append(entry | _outcome(result, told=figure is not None or METRICS[metric] is not None))
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
         empty = dict.fromkeys(("knowledge", "command", "flags", "record"), "")
@@ -62,12 +64,12 @@ def frame_of(
             figure = _average(table.metric, main) if whole else None
             known = sorted({result.cell.names["knowledge"] for _, result in mine})
             mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
-            entry = _entry(table, row, table.average, figure, paper, comparable, departs)
+            entry = _entry(table, row, table.average, figure, paper, comparable, differs)
             rows.append(entry | status | ({"note": mixed} if len(known) > 1 else {}))
         if table.get("worst"):
             parts[len(rows)] = under_all(main) if whole else None
             figure = _figure(table.metric, parts[len(rows)])
-            entry = _entry(table, row, table.worst, figure, paper, comparable, departs)
+            entry = _entry(table, row, table.worst, figure, paper, comparable, differs)
             raised = {
                 flag.name: None for _, result in mine for flag in result.flags
             }  # of any makes it doubtful
@@ -90,6 +92,15 @@ def _faced(place: int, column: DictConfig, result: CellResult) -> str:
     return str(
         (place, column.label, cell.configs["attack"], cell.names["knowledge"], list(cell.others.values()))
     )
+
+
+def _lucky(column: DictConfig, result: CellResult) -> str:
+    """Why a figure that is read off an attack's path cannot be compared, where the purifier is random."""
+    purifier = result.cell.configs["purifier"]
+    random = "_target_" in purifier and get_class(purifier["_target_"]).stochastic
+    if column.get("queries") is None or not random:
+        return ""
+    return "one lucky draw on the attack's path counts as broken; the paper scores a draw of its own"
 
 
 def metric_of(table: DictConfig, column: DictConfig) -> str:
@@ -137,16 +148,16 @@ def _entry(
     figure: Figure | None,
     paper: pd.DataFrame,
     comparable: bool,
-    departs: str,
+    differs: str,
 ) -> dict[str, Any]:
     metric = metric_of(table, column)
     found = figure_of(paper, row, column, table.metric)
     theirs = float(found.value.iloc[0]) if len(found) else None
-    told = {"ours": departs, "the paper": found.note.iloc[0]} if len(found) else {}
+    told = {"ours": differs, "the paper": found.note.iloc[0]} if len(found) else {}
     notes = [ADDED] if row.get("added") else [f"{whose}: {note}" for whose, note in told.items() if note]
     verdict = ""
     bounded = figure is not None and not math.isnan(figure.low)
-    if bounded and theirs is not None and comparable and not departs and metric in RESULTS:
+    if bounded and theirs is not None and comparable and not differs and metric in RESULTS:
         verdict = "matches" if figure.low <= theirs <= figure.high else "differs"
     return {
         "row": row.label,

@@ -7,7 +7,8 @@ no paper prints has none of the three. A figure is found by the `defense` of its
 
 import csv
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
+from runners.cells.components import Config, plain
 
 PAPERS = Path("results/papers")
 METRICS = ("accuracy", "ssim", "seconds/image", "gpu-memory", "parameters",
@@ -23,9 +25,68 @@ COLUMNS = ("paper", "table", "dataset", "subset", "victim", "defense", "attack",
            "metric", "value", "unit", "note")  # fmt: skip
 
 
-def departures(folder: Path = PAPERS) -> dict[str, str]:
-    """How purifiers, by the names of their configs, differ from those that the papers ran."""
-    return dict(OmegaConf.load(folder / "departures.yaml"))
+@dataclass(frozen=True)
+class Departure:
+    """One way in which a purifier differs from the one whose figures the papers print.
+
+    It is judged by what was composed, wherever in the purifier's config the component stands.
+
+    Args:
+        component: the class, as `_target_` names it.
+        reason: how it differs, for people.
+        where: values that the component's parameters must have, by dotted names; a list names several.
+        unless: values with which it is the papers' own, if it has all of them.
+        paper: whose table it must be; None: any.
+    """
+
+    component: str
+    reason: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    unless: Mapping[str, Any] = field(default_factory=dict)
+    paper: str | None = None
+
+    def concerns(self, part: Config) -> bool:
+        """Whether this component of a purifier departs."""
+        return (
+            part.get("_target_") == self.component
+            and _has(part, self.where)
+            and not (self.unless and _has(part, self.unless))
+        )
+
+
+def departures(folder: Path = PAPERS) -> list[Departure]:
+    """How purifiers may differ from those that the papers ran."""
+    rules = plain(OmegaConf.create({"rules": OmegaConf.load(folder / "departures.yaml")}))["rules"]
+    return [Departure(**rule) for rule in rules]
+
+
+def departs(purifier: Config, paper: str, known: Sequence[Departure]) -> str:
+    """How a composed purifier, or one within it, differs from the paper's; empty where it does not."""
+    parts = list(_components(purifier))
+    found = [
+        rule.reason
+        for rule in known
+        if rule.paper in (None, paper) and any(rule.concerns(part) for part in parts)
+    ]
+    return "; ".join(found)
+
+
+def _components(config: Any) -> Iterator[Config]:
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config
+        for item in config.values():
+            yield from _components(item)
+
+
+def _has(part: Config, wanted: Mapping[str, Any]) -> bool:
+    for name, value in wanted.items():
+        found: Any = part
+        for key in name.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        if found not in (value if isinstance(value, list) else [value]):
+            return False
+    return True
 
 
 @dataclass(frozen=True)
