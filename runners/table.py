@@ -24,6 +24,7 @@ from runners.files import folder, writable
 from runners.grids import launch
 from runners.tables import render, saved
 from runners.tables.bare import flag_weak
+from runners.tables.comparisons import check_images, check_substitutes
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.published import Panel, panel_for, panels_of, printed
@@ -42,9 +43,13 @@ def main(config: DictConfig) -> None:
     panels = panels_of(config.table)
     if not panels:
         raise InputError("full: expected a table with the settings of a paper (panels), got one without")
+    typed = any(part_of(word) == "subset" for word in hydra.overrides.task)
+    if typed:
+        check_images(panels, config.subset)
     for panel in panels:
         words = [word for word in hydra.overrides.task if part_of(word) not in ("dataset", "victim", "full")]
-        words += [f"dataset={panel.dataset}", f"victim={panel.victim}", f"subset={panel.subset}"]
+        words += [f"dataset={panel.dataset}", f"victim={panel.victim}"]
+        words += [] if typed else [f"subset={panel.subset}"]
         words += [] if any(part_of(word) == "n" for word in words) else [f"n={panel.n}"]
         composed = compose("table", words, return_hydra_config=True)
         choices = composed.hydra.runtime.choices
@@ -78,6 +83,7 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         for column in columns
     ]
     distinct(cells)
+    check_substitutes([cell for *_, cell in cells])
     readable(cells)
     app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))

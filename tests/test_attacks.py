@@ -92,6 +92,25 @@ def test_l2_attacks_find_the_distance_to_a_linear_boundary(linear, attack, slack
     assert (found <= distance * (1 + slack) + 2e-3).all(), f"{found} against {distance}"
 
 
+def test_ddn_of_few_steps_stays_far_from_the_smallest_norm(linear):
+    victim, data = linear
+    few, many = (
+        craft(DDN(steps=steps), victim, data.images, data.labels, seeds=seeds(len(data)))
+        for steps in (10, 100)
+    )
+    assert all((victim(adversarial).argmax(1) != data.labels).all() for adversarial in (few, many))
+    few, many = ((adversarial - data.images).flatten(1).norm(dim=1).mean() for adversarial in (few, many))
+    assert few > 1.5 * many
+
+
+def test_bim_without_a_ball_to_stay_in_is_guos_ifgsm(linear):
+    """Ten signed steps of 0.0047, added up: on a linear victim all ten go the same way."""
+    victim, data = linear
+    attack = BIM(eps=0.04725, alpha=0.004725, steps=10)
+    adversarial = craft(attack, victim, data.images, data.labels, seeds=seeds(len(data)))
+    torch.testing.assert_close((adversarial - data.images).abs(), torch.full_like(data.images, 0.04725))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_an_image_does_not_depend_on_its_batch_or_on_global_randomness(network, name):
     images, labels, attack = random_images(6), torch.arange(6), ALL[name]

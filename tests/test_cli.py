@@ -111,6 +111,14 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
         (["table.metric=foo"], "(accuracy, ssim, seconds/image"),
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),
+        (
+            ["table=adaptive", "victim=digits-resnet14"],
+            "expected another classifier than the victim, got digits-resnet14 for both",
+        ),
+        (
+            ["table=ride/table1", "full=true", "subset=two-correct-per-class"],
+            "subset: expected images that do not depend on the victim",
+        ),
         (["table.rows=[{label:A,cell:['purifier=none','victim=resnet20']}]"], "got victim=resnet20"),
         (["rows=[jpg]"], "no purifier is called 'jpg' (did you mean 'jpeg'?)"),
         (

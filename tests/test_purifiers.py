@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from data.errors import InputError, MissingError
+from data.similarity import ssim
 from data.weights import WeightFile
 from purifiers.against import Against
 from purifiers.checks import check
@@ -156,3 +157,4 @@ def test_comdefend_reconstructs_cifar10_as_its_authors_measured():
     out = purifier("comdefend-released")(images, seeds=[0] * len(images))
     psnr = -10 * (out - images).square().flatten(1).mean(1).log10()
     assert psnr.mean().item() == pytest.approx(30.1, abs=0.3)
+    assert ssim(out, images).mean().item() == pytest.approx(0.925, abs=0.005)  # DDIP, Table 2, clean

@@ -162,7 +162,20 @@ def test_ddip_warmup_in_maps_is_longer_than_in_iterations(small_trace):
     unit = {"steps": 1000, "maps": 200, "warmup": 50}
     assert ddip(small_trace, **unit, warmup_unit="iterations").first == 50
     assert ddip(small_trace, **unit, warmup_unit="maps").first == 250
-    assert ddip(small_trace, **unit).interval == 5
+    assert [t for t in range(16) if ddip(small_trace, **unit).is_mapped(t)] == [0, 5, 10, 15]
+
+
+@pytest.mark.parametrize("steps", [500, 750, 1000, 1250, 1500])
+def test_ddip_maps_as_many_reconstructions_whatever_the_length(small_trace, steps):
+    purifier = ddip(small_trace, steps=steps, maps=200)
+    mapped = [t for t in range(steps) if purifier.is_mapped(t)]
+    assert len(mapped) == 200
+    gaps = {later - earlier for earlier, later in zip(mapped, mapped[1:], strict=False)}
+    assert max(gaps) - min(gaps) <= 1, "the intervals are not equal"
+
+
+def test_ddip_maps_every_reconstruction_of_a_short_trace(small_trace):
+    assert all(ddip(small_trace, steps=60, maps=200).is_mapped(t) for t in range(60))
 
 
 def test_ddip_clips(small_trace, line):

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from runners.app import CONFIGS, names_of
+from runners.app import CONFIGS
 from runners.cells.cell import Cell
 from runners.cells.components import plain
 from runners.cells.metrics import survived
@@ -19,7 +20,7 @@ from runners.table import comparability
 from runners.tables import render, saved
 from runners.tables.frame import frame_of
 from runners.tables.layout import added
-from runners.tables.published import Panel, departures
+from runners.tables.published import Panel, departs, departures
 
 NAMES = {
     "dataset": "cifar10",
@@ -48,6 +49,7 @@ TABLE = OmegaConf.create(
         ],
     }
 )
+CRITERION = {"_target_": "purifiers.dipdefend.DIPDefend", "steps": 1000}
 PANEL = Panel("cifar10", "resnet50", 20)
 HEADING = render.Heading(title="A table", note="a note", setting="dataset cifar10")
 
@@ -57,7 +59,9 @@ def result(right: int, n: int = 20, purifier: str = "x", **changes) -> CellResul
     ids = [f"t/{i}" for i in range(n)]
     records = pd.DataFrame({"id": ids, "correct": correct, "ssim": np.linspace(0.8, 0.9, n)})
     cell = Cell(
-        NAMES | {"purifier": purifier}, {"attack": {}, "knowledge": {}}, "python -m runners.evaluate x"
+        NAMES | {"purifier": purifier},
+        {"attack": {}, "knowledge": {}, "purifier": {}},
+        "python -m runners.evaluate x",
     )
     return CellResult(cell, **({"records": records} | changes))
 
@@ -268,7 +272,7 @@ def test_images_of_another_split_get_no_verdict():
 def test_a_purifier_that_is_not_the_papers_gets_no_verdict_and_it_is_said():
     table, cells = placed()
     cells = [
-        (row, column, replace(x, cell=replace(x.cell, names=x.cell.names | {"purifier": "dipdefend"})))
+        (row, column, replace(x, cell=replace(x.cell, configs=x.cell.configs | {"purifier": CRITERION})))
         if row.label == "DIPDefend" else (row, column, x)
         for row, column, x in cells
     ]  # fmt: skip
@@ -276,15 +280,85 @@ def test_a_purifier_that_is_not_the_papers_gets_no_verdict_and_it_is_said():
     mine, bare = frame[frame.row == "DIPDefend"], frame[frame.row == "No defense"]
     assert mine.paper.notna().all()
     assert not mine.verdict.any()
-    assert mine.note.str.startswith("ours: its criterion read off DDIP's optimisation").all()
+    assert mine.note.str.startswith("ours: its criterion read off another optimisation").all()
     assert bare.verdict.all()
     assert "DIPDefend: ours: its criterion" in render.markdown(frame, HEADING)
 
 
-def test_departures_are_of_purifiers_that_there_are():
+def purifier_of(*words: str) -> dict:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return plain(compose("evaluate", list(words)).purifier)
+
+
+def test_departures_are_of_components_that_there_are():
     known = departures()
     assert known
-    assert set(known) <= set(names_of("purifier"))
+    for rule in known:
+        assert get_class(rule.component)
+
+
+DDIP_INSIDE = ["purifier=against", "victim@purifier.victim=digits-resnet14"]
+
+
+@pytest.mark.parametrize(
+    ("paper", "words", "same"),
+    [
+        ("ddip", ["purifier=ddip-printed"], True),
+        ("ddip", ["purifier=ddip"], False),
+        ("ddip", ["purifier=ddip-printed", "trace@purifier.trace=imagenet-printed"], True),
+        ("ddip", ["purifier=ddip-printed", "purifier.trace.jitter=1/30"], False),
+        (
+            "ddip",
+            ["purifier=ddip", "trace@purifier.trace=ddip-printed", "purifier.warmup_unit=iterations"],
+            True,
+        ),
+        ("ddip", [*DDIP_INSIDE, "purifier@purifier.purifier=ddip"], False),
+        ("ddip", [*DDIP_INSIDE, "purifier@purifier.purifier=ddip-printed"], True),
+        ("ddip", ["purifier=dipdefend-released"], True),
+        ("ddip", ["purifier=dipdefend"], False),
+        ("ddip", ["purifier=comdefend"], False),
+        ("ddip", ["purifier=comdefend-released"], True),
+        ("ddip", ["purifier=sr-edsr"], False),
+        (
+            "ddip",
+            ["purifier=sr-edsr", "purifier.sigma=0.01", "purifier.quality=95", "purifier.shrink=false"],
+            True,
+        ),
+        ("ncis", ["purifier=dynamic"], True),
+        ("ncis", ["purifier=dynamic", "purifier@purifier.purifier=ncis"], False),
+        ("ncis", ["purifier=gs"], True),
+        ("ncis", ["purifier=sr"], False),
+        ("dip-vit", ["purifier=ddip-singh"], False),
+        ("oag", ["purifier=pixel-deflection"], False),
+        ("oag", ["purifier=randomization"], False),
+        ("oag", ["purifier=oag-autoencoder"], False),
+        ("oag", ["purifier=oag"], True),
+        ("ride", ["purifier=ride"], False),
+        ("ride", ["purifier=ride-imagenet"], True),
+        ("ride", ["purifier=ride-mnist"], False),
+        ("ride", ["purifier=ride-demo"], False),
+    ],
+    ids=str,
+)
+def test_departures_are_judged_by_what_was_composed(paper, words, same):
+    assert (departs(purifier_of(*words), paper, departures()) == "") == same
+
+
+@pytest.mark.parametrize(
+    ("words", "verdicts"), [(["purifier=jpeg"], 1), (["purifier=ddip-printed"], 0)], ids=str
+)
+def test_a_lucky_draw_on_a_path_earns_no_verdict(words, verdicts):
+    table = OmegaConf.merge(TABLE, {"average": None, "rows": [{"label": "DDIP", "defense": "ddip"}]})
+    table.printed = "fig5"
+    table.columns = [{"label": "HSJ", "eps": 8, "queries": 200, "attack": "hopskipjump"}]
+    cell = result(15).cell
+    cell = replace(cell, configs=cell.configs | {"purifier": purifier_of(*words)})
+    told = result(15)
+    records = told.records.assign(path=[[(200, 0.05)]] * 20)
+    cells = [(table.rows[0], table.columns[0], replace(told, cell=cell, records=records))]
+    frame = frame_of(table, cells, panel=PANEL, comparable=True)
+    assert frame.paper.notna().all()
+    assert (frame.verdict != "").sum() == verdicts
 
 
 def test_few_images_that_all_fare_alike_still_have_an_average_with_an_interval():

@@ -58,7 +58,7 @@ def test_idip_fits_fixed_noise_to_the_image():
     result = RIDE(trace=trace, checkpoints=2).purify(image, [seed], None)[0]
     generator = torch.Generator().manual_seed(seed)
     network.initialise(tuple(image.shape[1:]), generator)
-    noise = torch.rand(1, *image.shape[1:], generator=generator).double()
+    noise = torch.randn(1, *image.shape[1:], generator=generator).double()
     expected = plain_ride(network, image[0], seed, iterations=5, checkpoints=2, alpha=0.9, noise=noise)
     torch.testing.assert_close(result, expected, atol=1e-9, rtol=0)
 
@@ -114,6 +114,14 @@ def test_the_released_update_takes_the_estimate_where_it_differs_least():
     size = (estimate - image[0]).abs().sum(0)
     small = size < size.flatten().sort().values[(size.numel() - 1) // 2]
     torch.testing.assert_close(chosen, torch.where(small, estimate, everywhere))
+
+
+def test_the_image_is_what_equation_9_makes_of_the_estimates():
+    trace, images, seeds = RIDETrace(network=SMALL, iterations=4, alpha=0.75), random_images(2), [1, 2]
+    first, second = (RIDE(trace=trace, checkpoints=t)(images, seeds=seeds) for t in (1, 2))
+    expected = 0.75 * (0.75 * images + 0.25 * first) + 0.25 * second
+    moved = RIDE(trace=trace, checkpoints=2, returns="image")(images, seeds=seeds)
+    torch.testing.assert_close(moved, expected)
 
 
 def test_shorter_runs_are_read_off_longer_ones():

@@ -15,6 +15,7 @@ from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.edsr import EDSR, MEAN
 from purifiers.imdn import IMDN
+from purifiers.jpeg import JPEG
 from purifiers.super_resolution import SuperResolution
 from purifiers.wavelet import denoise
 from runners.app import CONFIGS
@@ -44,6 +45,10 @@ def test_super_resolution_denoises_enlarges_clips_and_shrinks(tmp_path):
     assert torch.equal(p(images, seeds=[0, 1]), expected)
     unshrunk = SuperResolution(network=Nearest(), weights=p.weights, sigma=0.1, shrink=False)
     assert torch.equal(unshrunk.freeze(p.weights.load())(images, seeds=[0, 1]), large)
+    stored = SuperResolution(network=Nearest(), weights=p.weights, sigma=0.1, shrink=False, quality=95)
+    as_jpeg = JPEG(quality=95)(denoise(images, 0.1), seeds=[0, 1])
+    expected = Nearest()(as_jpeg).clamp(0, 1)
+    assert torch.equal(stored.freeze(p.weights.load())(images, seeds=[0, 1]), expected)
     with pytest.raises(InputError, match="RGB images, got 1"):
         p(images[:, :1], seeds=[0, 1])
 

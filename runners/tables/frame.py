@@ -38,13 +38,13 @@ def frame_of(
     comparable: bool,
 ) -> pd.DataFrame:
     """One row an entry: figures, the paper's, and where comparable a verdict."""
-    paper, known = printed(table, panel), departures()
+    paper, rules = printed(table, panel), departures()
     rows: list[dict[str, Any]] = []
     right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
     asked: dict[int, str] = {}  # what each faced: only those that faced the same are set beside each other
     for row in {id(row): row for row, *_ in placed}.values():
         mine = [(column, result) for r, column, result in placed if r is row]
-        differs = departs(mine[0][1].cell.configs["purifier"], table.paper, known)
+        differs = departs(mine[0][1].cell.configs["purifier"], table.paper, rules)
         values = [_values(metric_of(table, column), result.records, column) for column, result in mine]
         parts = dict(enumerate(values, len(rows)))
         faced = [_faced(place, column, result) for place, (column, result) in enumerate(mine)]
