@@ -5,9 +5,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data.errors import InputError
 
-WINDOW = (
-    3  # pixels a side; of the windows in use, the one that gives the figures DDIP prints (docs/findings.md)
-)
+WINDOW = 3  # pixels a side: the window that gives the figures of DDIP's Table 2 (docs/findings.md)
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """What DIP, DIPDefend and DDIP read off a trace, on traces made by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -170,7 +172,7 @@ def test_ddip_maps_as_many_reconstructions_whatever_the_length(small_trace, step
     purifier = ddip(small_trace, steps=steps, maps=200)
     mapped = [t for t in range(steps) if purifier.is_mapped(t)]
     assert len(mapped) == 200
-    gaps = {later - earlier for earlier, later in zip(mapped, mapped[1:], strict=False)}
+    gaps = {later - earlier for earlier, later in itertools.pairwise(mapped)}
     assert max(gaps) - min(gaps) <= 1, "the intervals are not equal"
 
 

@@ -176,7 +176,7 @@ def test_knowledge_stands_on_every_column_that_is_not_blind(frame):
 
 def test_an_average_over_different_knowledge_says_so():
     table, cells = placed()
-    aware = Cell({**NAMES, "knowledge": "bpda"}, {"attack": {}, "knowledge": {}}, "")
+    aware = Cell({**NAMES, "knowledge": "bpda"}, {"attack": {}, "knowledge": {}, "purifier": {}}, "")
     mixed = [
         (row, column, CellResult(aware, x.records, x.skipped, x.failed) if column.label == "PGD" else x)
         for row, column, x in cells

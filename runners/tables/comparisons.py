@@ -30,5 +30,5 @@ def check_images(panels: Sequence[Panel], subset: str) -> None:
         if subset == OF_VICTIM and len(victims) > 1:
             raise InputError(
                 f"subset: expected images that do not depend on the victim, which is one of "
-                f"{', '.join(victims)}, got {subset}; take subset=two-per-class, or one victim without full=true"
+                f"{', '.join(victims)}, got {subset}; take subset=two-per-class, or leave out full=true"
             )
