@@ -93,7 +93,7 @@ def test_without_new_parameters_training_is_version_2_to_the_bit():
     assert same(trained, v.network.state_dict())
 
 
-@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "constant"])
 @pytest.mark.parametrize("after", [1, 5, 6])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(schedule, after, monkeypatch):
     monkeypatch.setattr(recipe, "SECONDS", -1)  # a checkpoint after each step
@@ -123,6 +123,16 @@ def test_the_cosine_rises_for_three_tenths_of_the_steps_and_falls_to_nothing(mon
     assert rates[9] == pytest.approx(0.005)
     assert rates[39] == pytest.approx(0.005)
     assert 0 < rates[59] < 1e-4
+
+
+def test_the_constant_schedule_with_plain_momentum_is_plain_sgd(monkeypatch):
+    seen, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self: (seen.append(dict(self.param_groups[0])), step(self))[1]
+    )
+    fit(victim(schedule="constant", nesterov=False, momentum=0.5, lr=0.01, epochs=20))
+    assert len(seen) == 60
+    assert {(group["lr"], group["momentum"], group["nesterov"]) for group in seen} == {(0.01, 0.5, False)}
 
 
 def test_images_are_mirrored_half_of_the_time_and_moved_over_black():
