@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from data.errors import InputError
 from runners.cells.cell import Cell
-from runners.cells.components import identity
+from runners.cells.identity import identity
 from runners.cells.subset import OF_VICTIM
 from runners.tables.published import Panel
 
