@@ -182,7 +182,7 @@ def test_a_training_begins_from_given_weights_but_for_the_last_layer(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "steps"}, "expected schedule one-cycle or cosine"),
+        ({"schedule": "steps"}, "expected schedule one-cycle, cosine or constant"),
         ({"border": "white"}, "border reflect or black"),
         ({"epochs": 0}, "epochs >= 1"),
         ({"shift": -1}, "shift >= 0"),
