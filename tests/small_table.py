@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from runners.app import CONFIGS
-from runners.cells.records import TIMINGS
+from runners.cells.schema import COSTS
 
 ROOT = CONFIGS.parent
 STEM = "ddip-table1"
@@ -54,7 +54,7 @@ def undisturbed(folder: Path, *, n: int) -> Path:
 
 def records(folder: Path) -> pd.DataFrame:
     """Its records but the timings."""
-    return pd.read_parquet(folder / "tables" / f"{STEM}-records.parquet").drop(columns=list(TIMINGS))
+    return pd.read_parquet(folder / "tables" / f"{STEM}-records.parquet").drop(columns=list(COSTS))
 
 
 def same(ours: Path, theirs: Path) -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 from runners.app import CONFIGS
 from runners.cells.cell import PARTS, Cell
 from runners.cells.components import plain
-from runners.cells.records import TIMINGS
+from runners.cells.schema import COSTS
 from runners.cells.settings import Settings
 from runners.grids.grid import CellResult, Grid
 from tests.broken import Raises
@@ -79,8 +79,8 @@ def same(results: list[CellResult], expected: list[CellResult]) -> None:
     """Equal to the bit, timings aside."""
     for ours, theirs in zip(results, expected, strict=True):
         pd.testing.assert_frame_equal(
-            ours.records.drop(columns=list(TIMINGS)),
-            theirs.records.drop(columns=list(TIMINGS)),
+            ours.records.drop(columns=list(COSTS)),
+            theirs.records.drop(columns=list(COSTS)),
             check_exact=True,
         )
 
@@ -155,7 +155,7 @@ def test_more_images_keep_the_chunks_already_done(undisturbed, tmp_path):
     before = files(store, "purified")
     results, _ = run(store, n=6)
     assert set(before) < set(files(store, "purified"))
-    apart = [*TIMINGS, "image_ids_sha256"]  # that of all images of the cell
+    apart = [*COSTS, "image_ids_sha256"]  # that of all images of the cell
     first = results[3].records.iloc[:4].drop(columns=apart)
     pd.testing.assert_frame_equal(first, undisturbed[1][3].records.iloc[:4].drop(columns=apart))
 
@@ -236,7 +236,7 @@ def table_records(folder: Path, kill_after: float | None = None) -> pd.DataFrame
         process.communicate()
         return None
     assert process.returncode == 0, err.decode()
-    return pd.read_parquet(folder / "tables" / "ddip-table1-records.parquet").drop(columns=list(TIMINGS))
+    return pd.read_parquet(folder / "tables" / "ddip-table1-records.parquet").drop(columns=list(COSTS))
 
 
 @pytest.mark.slow

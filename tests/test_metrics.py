@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from data.errors import InputError
 from data.similarity import ssim
 from runners.cells import metrics
-from runners.cells.records import _most
+from runners.cells.scored import majority_of
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_values_without_spread_have_no_interval(values):
 
 def test_a_majority_that_ties_goes_to_the_class_drawn_first():
     draws = torch.tensor([[7, 3, 2], [3, 7, 2], [7, 3, 5], [3, 7, 5], [1, 1, 5]])
-    assert _most(draws).tolist() == [7, 3, 5]
+    assert majority_of(draws).tolist() == [7, 3, 5]

@@ -12,6 +12,7 @@ from rich.console import Console
 from data.errors import InputError
 from runners.cells import foreign, manifest
 from runners.cells.records import from_parquet
+from runners.cells.schema import OF_CHUNK
 from runners.store.artefact import DamagedError, fault, held_in, megabytes, opened
 from runners.store.store import Store, key_of
 
@@ -22,8 +23,7 @@ ARTEFACT = re.compile(
 )
 LARGEST = 2**32  # bytes of one artefact in an archive
 HEADER = {"sha256": str, "made_from": {"stage": str}}
-COLUMNS = {"id", "label", "clean_label", "adversarial_label", "purified_label", "correct", "path", "row",
-           "clean", "adversarial", "purified"}  # that tables and pages are made from  # fmt: skip
+COLUMNS = {column.name for column in OF_CHUNK}
 
 
 def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from runners.cells.records import TIMINGS
+from runners.cells.schema import COSTS, DECISIONS
 from runners.trust.provenance import Facts, differing
 
-DECISIONS = ("clean_label", "adversarial_label", "adversarial_label_8bit", "purified_label", "correct",
-             "correct_8bit")  # fmt: skip
-APART = (*TIMINGS, "purify_batch")  # how long and how many at once, which no result depends on
 TOLD = ("commit", "dirty", "versions", "device", "precision", "platform", "threads", "images_sha256")
 LONG = 60  # characters of a value that are shown before and after what differs
 DECISIVE = ("versions", "device", "precision")  # of how numbers are rounded
@@ -36,11 +33,11 @@ class Difference:
 
 
 def of_records(recorded: pa.Table, now: pa.Table) -> list[Difference]:
-    """The columns, all but APART, that are not equal to the bit, in the records' order."""
+    """The columns, except the costs, that are not equal to the bit, in the records' order."""
     ids = recorded["id"].to_pylist()
     names = dict.fromkeys([*recorded.column_names, *now.column_names])
     found = []
-    for column in [name for name in names if name not in APART]:
+    for column in [name for name in names if name not in COSTS]:
         was, is_ = _values(recorded, column), _values(now, column)
         differs = [i for i, (a, b) in enumerate(zip(was, is_, strict=True)) if a != b]
         if differs:

@@ -17,9 +17,12 @@ from attacks.target import AttackError, Target
 from data.errors import InputError
 from data.images import rounded
 from purifiers.purifier import Purifier, PurifierError, purify_together
-from runners.cells import metrics, records
+from runners.cells import metrics
 from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import Spec, build, seed_of
+from runners.cells.records import to_parquet
+from runners.cells.schema import rows_of
+from runners.cells.scored import Scored
 from runners.store.store import Store, key_of
 from runners.work.guard import UNCHANGED, Guard, change
 from runners.work.keeping import Keeping
@@ -163,7 +166,7 @@ class Bench:
             made = purified[key_of(task.purified(spec))]
             if made is None:
                 continue
-            rows = records.score(
+            scored = Scored(
                 self.component(task.crafting.victim),
                 chunk.to(self.device),
                 {name: tensor.to(self.device) for name, tensor in adversarial.items()},
@@ -172,7 +175,7 @@ class Bench:
                 keys=tuple(map(key_of, (task.crafting.clean, task.crafting.recipe, task.purified(spec)))),
                 seeds=seeds,
             )
-            self.store.put(task.records(spec), records.to_parquet(rows))
+            self.store.put(task.records(spec), to_parquet(rows_of(scored)))
         if broken:  # only now: what the others made is kept
             raise broken[0]
 

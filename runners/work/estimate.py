@@ -13,9 +13,11 @@ from attacks.attack import Attack, Clean
 from attacks.knowledge import Knowledge
 from data.images import rounded
 from purifiers.purifier import PurifierError, purify_together
-from runners.cells import records
 from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import Spec, build
+from runners.cells.records import to_parquet
+from runners.cells.schema import rows_of
+from runners.cells.scored import Scored
 from runners.store.store import key_of
 from runners.work.bench import Bench
 
@@ -122,7 +124,7 @@ class Estimator:
             crafted = {"seconds": torch.tensor(0.0), "passes": nothing, "paths": torch.zeros(0, 3)}
             made = {"seconds": torch.tensor(0.0), "batch": torch.tensor(1), "of_8_bit": chunk.images}
             decided = {"decided": torch.zeros(1, len(chunk), dtype=torch.int64)}
-            rows = records.score(
+            scored = Scored(
                 victim,
                 chunk,
                 unchanged | crafted,
@@ -131,7 +133,7 @@ class Estimator:
                 keys=("", "", ""),
                 seeds=[0] * len(chunk),
             )
-            records.to_parquet(rows)
+            to_parquet(rows_of(scored))
 
         return self._once({"scoring": crafting.victim.identity}, crafting, once)
 
