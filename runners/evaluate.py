@@ -18,8 +18,8 @@ from runners.cells.settings import Settings
 from runners.files import folder, writable, write_whole
 from runners.grids import launch
 from runners.grids.grid import CellResult
+from runners.loggers.logger import Logger
 from runners.tables import summary
-from runners.work.observer import Observer
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -49,17 +49,16 @@ def main(config: DictConfig) -> CellResult:
     )
     records = folder(config.records, "records")
     request = Request("runners.evaluate", cell.label, tuple(overrides))
-    logger: Observer = build(plain(config.logger))
-    (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs, observer=logger)
-    if result.planned is not None:
-        logger.finished(result.planned, result)
-    logger.close()
+    logger: Logger = build(plain(config.logger))
+    (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs)
     if result.skipped is not None:
         raise app.InputError(result.skipped)
     if result.failed is not None:
         raise app.FailedCellsError(f"failed cell {cell.label}: {result.failed}")
+    path = save_records(result, records)
     app.console.print(summary.of_cell(result))
-    app.tell(f"records: {save_records(result, records)}")
+    app.tell(f"records: {path}")
+    logger.log([path])
     return result
 
 

@@ -22,13 +22,13 @@ from runners.cells.manifest import Request
 from runners.evaluate import save_records, settings_of
 from runners.files import folder, writable
 from runners.grids import launch
+from runners.loggers.logger import Logger
 from runners.tables import render, saved
 from runners.tables.bare import flag_weak
 from runners.tables.comparisons import check_images, check_substitutes
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.published import Panel, panel_for, panels_of, printed
-from runners.work.observer import Observer
 
 WHERE = {"path", "root", "source", "published"}  # parameters that no result depends on
 
@@ -87,18 +87,12 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     readable(cells)
     app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))
-    logger: Observer = build(plain(config.logger))
-    logger.begin(choices["table"])
-    results = launch.evaluate(
-        settings_of(config), [cell for *_, cell in cells], request, jobs=config.jobs, observer=logger
-    )
+    logger: Logger = build(plain(config.logger))
+    results = launch.evaluate(settings_of(config), [cell for *_, cell in cells], request, jobs=config.jobs)
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
     ours = (dataset, victim, config.subset)
     if config.audit != "off" and panel and ours == (panel.dataset, panel.victim, panel.subset):
         flag_weak(placed, printed(table, panel))
-    finished = [result for result in results if result.planned is not None]
-    for result in finished:
-        logger.finished(result.planned, result)
     note = comparability(panel, choices, config, typed)
     frame = frame_of(table, placed, panel=panel, comparable=not note)
     heading = render.Heading(
@@ -113,13 +107,10 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     records = [r.records for r in results if r.records is not None]
     whole = pd.concat(records, ignore_index=True) if records else None
     files = saved.write(frame, heading, where / stem, whole)
-    for result in results:
-        if result.records is not None:
-            save_records(result, records_in)
-    logger.made(stem, frame, files, [r.planned.key for r in finished if r.records is not None])
+    record_files = [save_records(result, records_in) for result in results if result.records is not None]
     app.console.print(render.for_console(frame, heading))
     app.tell("written: " + ", ".join(str(file) for file in files))
-    logger.close()
+    logger.log(record_files, table=choices["table"], csv=where / f"{stem}.csv")
     failed = frame[frame.status == "failed"]
     if len(failed):
         raise app.FailedCellsError(

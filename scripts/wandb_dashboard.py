@@ -1,8 +1,9 @@
 """A table's W&B workspace, from its config: python -m scripts.wandb_dashboard entity=you table=ddip/table1
 
-The panels of the report, over the runs that logger=wandb has made: figures by purifier, accuracy over eps and
-over every other number that the table's cells differ in, cost against robustness, images, progress. Saving
-needs wandb login; `spec=FILE` writes the specification instead, which needs neither a login nor a network.
+The panels show the runs that logger=wandb or runners.log_wandb has logged for this table: figures by purifier,
+accuracy over eps and over every other number that the table's cells differ in, cost against robustness, and
+images. Saving needs wandb login; `spec=FILE` writes the specification instead, which needs neither a login
+nor a network.
 """
 
 import json
@@ -81,7 +82,6 @@ def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
             panels.MarkdownPanel(markdown=f"# {table.title}\n\nRuns: group `{name}`."),
             panels.WeavePanelSummaryTable(table_name="table"),
         ],
-        "Progress": [panels.LinePlot(title="Images done", x="Step", y=["share"])],
     }
     return workspaces.Workspace(
         entity=entity,
@@ -91,7 +91,7 @@ def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
             workspaces.Section(
                 name=title,
                 panels=of_one,
-                is_open=title != "Progress",
+                is_open=True,
                 layout_settings=workspaces.SectionLayoutSettings(columns=PER_ROW),
             )
             for title, of_one in sections.items()

@@ -23,7 +23,7 @@ def spec() -> dict:
 
 def test_it_has_the_reports_panels(spec):
     sections = {s["name"]: s["panels"] for s in spec["section"]["panelBankConfig"]["sections"]}
-    names = ["Figures", "Curves", "Cost against robustness", "Images", "Table", "Progress"]
+    names = ["Figures", "Curves", "Cost against robustness", "Images", "Table"]
     assert [name for name in sections if name in names] == names
     over_eps = sections["Curves"][0]["config"]
     assert "attack" in json.dumps(over_eps["xAxis"])

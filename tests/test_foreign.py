@@ -29,7 +29,6 @@ from runners.cells.settings import Settings
 from runners.evaluate import save_records
 from runners.grids.grid import Grid
 from runners.store.store import Store
-from runners.tracking.wandb_logger import WandbLogger
 from runners.trust.provenance import RecordFile
 from scripts.bench_report import made_up
 
@@ -344,10 +343,7 @@ def test_an_archive_asks_for_no_more_memory_than_it_has_bytes(tmp_path, pax):
     assert len(told.splitlines()) == 1
 
 
-def test_what_an_imported_chunk_says_of_its_maker_reaches_no_record_and_no_logger(
-    made, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(WandbLogger, "_start", lambda self: None)
+def test_what_an_imported_chunk_says_of_its_maker_reaches_no_record(made, tmp_path):
     store = Store(made[0])
     (entry,) = store.files("purified")
     path, raw = Path(entry.path), Path(entry.path).read_bytes()
@@ -355,13 +351,11 @@ def test_what_an_imported_chunk_says_of_its_maker_reaches_no_record_and_no_logge
     told = json.loads(head)
     told["made_by"]["commit"] = interpolation(tmp_path / "executed")
     path.write_bytes(json.dumps(told).encode() + b"\n" + content)
-    logger = WandbLogger(folder=str(tmp_path), store=str(made[0]))
     try:
         with pytest.raises(InputError, match=r"made_by: commit: expected plain text, got an interpolation"):
-            Grid(settings_of(made[0]), Console(file=io.StringIO()), logger).evaluate([CELL])
+            Grid(settings_of(made[0]), Console(file=io.StringIO())).evaluate([CELL])
     finally:
         path.write_bytes(raw)
-    assert logger.events.empty()
     assert not (tmp_path / "executed").exists()
 
 

@@ -1,6 +1,6 @@
 """Evaluates cells: plans what the store lacks, has it carried out, assembles the records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,10 @@ from runners.trust.audit import audit
 from runners.trust.flags import Flag
 from runners.work.bench import Bench, settle
 from runners.work.keeping import Keeping
-from runners.work.observer import Observer, Planned, Tally
 from runners.work.planning import Plan, Planner
 from runners.work.ready import Ready
 from runners.work.schedule import Launch, carry_out
+from runners.work.tally import Tally
 from runners.work.traits import Traits
 
 UNFINISHED = "not finished: no job has made its records; the same command goes on"
@@ -40,7 +40,6 @@ class CellResult:
     failed: str | None = None
     flags: list[Flag] = field(default_factory=list)
     provenance: dict[str, Any] | None = None  # of the records
-    planned: Planned | None = None  # unless it is skipped
 
 
 @dataclass
@@ -49,7 +48,6 @@ class Grid:
 
     settings: Settings
     console: Console
-    observer: Observer = field(default_factory=Observer)
 
     def evaluate(self, cells: Sequence[Cell], request: Request | None = None) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run.
@@ -114,23 +112,17 @@ class Grid:
                 plans[i] = self.planner.plan(result.cell)
             except UnsuitedError as error:
                 result.skipped = str(error)
-            else:
-                result.planned = self._told(result.cell, plans[i])
-        self.tally = Tally([results[i].planned for i in plans])
-        self.observer.planned(self.tally.cells)
+        self.tally = self._tally(plans.values())
         return results, plans
 
-    def _told(self, cell: Cell, plan: Plan) -> Planned:
-        """What observers are told of a cell."""
-        purified = [key_of(task.purified(plan.purifier)) for task in plan.tasks]
-        recipes = plan.records
-        sizes = [len(crafting.chunk) for crafting in plan.crafting]
-        return Planned(
-            cell,
-            provenance.cell_key(cell, purified, self.settings),
-            {key_of(recipe): size for recipe, size in zip(recipes, sizes, strict=True)},
-            frozenset(key_of(recipe) for recipe in recipes if self.bench.store.has(recipe)),
-        )
+    def _tally(self, plans: Iterable[Plan]) -> Tally:
+        """How far the cells are, as the store has it."""
+        cells, stored = [], set()
+        for plan in plans:
+            sizes = [len(crafting.chunk) for crafting in plan.crafting]
+            cells.append({key_of(recipe): size for recipe, size in zip(plan.records, sizes, strict=True)})
+            stored |= {key_of(recipe) for recipe in plan.records if self.bench.store.has(recipe)}
+        return Tally(cells, stored)
 
     def _carry_out(
         self, cells: Sequence[Cell], plans: dict[int, Plan], request: Request | None, launch: Launch
@@ -154,7 +146,6 @@ class Grid:
             console=self.console,
             launch=launch,
             tally=self.tally,
-            observer=self.observer,
             planned=planned,
         )
 

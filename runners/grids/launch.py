@@ -24,7 +24,6 @@ from runners.cells.settings import Settings
 from runners.grids.grid import CellResult, Grid
 from runners.grids.share import Share
 from runners.store.store import Store
-from runners.work.observer import Observer
 from runners.work.progress import Bar
 from runners.work.schedule import Launch
 from runners.work.survey import survey
@@ -65,11 +64,10 @@ def evaluate(
     request: Request,
     *,
     jobs: int,
-    observer: Observer,
     console: Console = app.console,
 ) -> list[CellResult]:
     """Records of all cells, computed where Hydra's launcher says; in a sweep's job, and by default, here."""
-    grid = Grid(settings, console, observer)
+    grid = Grid(settings, console)
     place = chosen()
     if place is None:
         return grid.evaluate(cells, request)

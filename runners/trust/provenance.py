@@ -254,25 +254,34 @@ class RecordFile:
     def read(cls, path: Path) -> "RecordFile":
         """The records of a file, which may come from anyone.
 
-        Raises InputError for a file that is absent or damaged, that does not say where it comes from, or
-        whose provenance is anything but plain data about this project's components.
+        Raises InputError as `opened` does, and for a provenance that names anything but this project's
+        components.
         """
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: expected a Parquet file of records, got {reason}") from error
-        held = (table.schema.metadata or {}).get(PROVENANCE)
-        if held is None:
-            raise InputError(
-                f"{path}: holds no provenance, so it cannot be made again from itself; python -m "
-                "runners.evaluate and runners.table write a file with it for each cell"
-            )
-        for name, value in table.schema.metadata.items():
-            if name != PROVENANCE:
-                foreign.text(value.decode(errors="replace"), f"{path}: metadata {name!r:.80}")
-        provenance = foreign.parsed(held, f"{path}: provenance")
-        if not isinstance(provenance, dict) or provenance.get("format") != FORMAT:
-            got = provenance.get("format") if isinstance(provenance, dict) else type(provenance).__name__
-            raise InputError(f"{path}: provenance of another format: expected {FORMAT}, got {got}")
-        return cls(path, table, provenance)
+        return cls(path, *opened(path))
+
+
+def opened(path: Path) -> tuple[pa.Table, Facts]:
+    """Records and provenance of a file that may come from anyone, as plain data.
+
+    Raises InputError for a file that is absent or damaged, that does not say where it comes from, or whose
+    provenance is anything but plain data.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: expected a Parquet file of records, got {reason}") from error
+    held = (table.schema.metadata or {}).get(PROVENANCE)
+    if held is None:
+        raise InputError(
+            f"{path}: holds no provenance, so it cannot be made again from itself; python -m "
+            "runners.evaluate and runners.table write a file with it for each cell"
+        )
+    for name, value in table.schema.metadata.items():
+        if name != PROVENANCE:
+            foreign.text(value.decode(errors="replace"), f"{path}: metadata {name!r:.80}")
+    provenance = foreign.parsed(held, f"{path}: provenance")
+    if not isinstance(provenance, dict) or provenance.get("format") != FORMAT:
+        got = provenance.get("format") if isinstance(provenance, dict) else type(provenance).__name__
+        raise InputError(f"{path}: provenance of another format: expected {FORMAT}, got {got}")
+    return table, provenance

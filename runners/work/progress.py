@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from data.errors import InputError
 from runners.work.estimate import spoken
-from runners.work.observer import Tally
+from runners.work.tally import Tally
 
 EVERY = 30  # seconds between lines
 WATCHED = 10  # seconds of a training from which its length is estimated
@@ -88,8 +88,8 @@ class Bar:
 
 def described(stage: str, tally: Tally) -> str:
     """What is done of how much: purifying 3/90 cells, 1,204/90,000 images."""
-    done, of_all = tally.images
-    return f"{stage} {tally.finished}/{len(tally.cells)} cells, {done:,}/{of_all:,} images"
+    cells = f"{tally.cells_done}/{len(tally.missing)} cells"
+    return f"{stage} {cells}, {tally.images_done:,}/{tally.images:,} images"
 
 
 @dataclass

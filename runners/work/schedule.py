@@ -16,8 +16,8 @@ from runners.store.store import key_of
 from runners.work import pool
 from runners.work.bench import Bench
 from runners.work.estimate import Estimator, spoken, total
-from runners.work.observer import Observer, Tally
 from runners.work.progress import Bar, described
+from runners.work.tally import Tally
 from runners.work.traits import Traits
 from runners.work.turns import Task, Turns, shared_out
 
@@ -43,12 +43,11 @@ def carry_out(
     console: Console,
     launch: Launch,
     tally: Tally,
-    observer: Observer,
     planned: Callable[[dict[str, float]], None],
 ) -> dict[str, str]:
     """Craft, then purify; reasons of failure by the recipes' keys.
 
-    `observer` is told of cells as they get on, `planned` the estimated seconds of each task by its key,
+    `planned` is told the estimated seconds of each task by its key,
     before the first begins. Raises InputError where they are more than budget_hours.
     """
     store = bench.store
@@ -95,9 +94,8 @@ def carry_out(
 
         def done(task: Task, reason: str | None) -> None:
             if reason is None and isinstance(task, Purifying):
-                for part in (key_of(task.records(purifier)) for purifier in task.purifiers):
-                    for cell, images in tally.done(part):
-                        observer.advanced(cell, images)
+                for purifier in task.purifiers:
+                    tally.finish(key_of(task.records(purifier)))
             stage = described("crafting" if turns.crafting else "purifying", tally)
             bar.update(advance=weights[id(task)], description=stage)
 

@@ -1,0 +1,58 @@
+"""Log finished results to Weights & Biases: python -m runners.log_wandb table=ddip/table1."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from data.errors import InputError
+from runners import app
+from runners.cells.components import build, plain
+from runners.files import folder
+from runners.loggers.wandb import WandbLogger
+from runners.pages.page import Table
+
+
+def main(config: DictConfig) -> None:
+    """Log all record files of a folder, one record file, or a table with its cells."""
+    logger = build(plain(config.logger))
+    if not isinstance(logger, WandbLogger):
+        raise InputError("logger: expected wandb, got another logger")
+    records = record_files(folder(config.records, "records"))
+    if config.table is None:
+        logged, total = logger.send(records), len(records)
+    else:
+        tables = tables_of(str(config.table), folder(config.tables, "tables"))
+        cells = {csv: cells_of(csv, records) for csv in tables}
+        logged = sum(logger.send(cells[csv], table=str(config.table), csv=csv) for csv in tables)
+        total = len(tables) + sum(len(of_one) for of_one in cells.values())
+    app.tell(f"logged: {logged} of {total} runs; the others were logged before")
+
+
+def record_files(path: Path) -> list[Path]:
+    """The record file, or those of the folder. Raises InputError where there is none."""
+    found = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    if not found:
+        raise InputError(f"records: expected a record file, or a folder with some, got {path}")
+    return found
+
+
+def tables_of(name: str, tables: Path) -> list[Path]:
+    """The CSV files of a table: on the default data and victim, and on others."""
+    stem = name.replace("/", "-")
+    found = [csv for csv in sorted(tables.glob("*.csv")) if f"{csv.stem}-".startswith(f"{stem}-")]
+    if not found:
+        raise InputError(f"table: expected a table that lies in {tables}, got {name!r}")
+    return found
+
+
+def cells_of(csv: Path, records: list[Path]) -> list[Path]:
+    """The record files of a table's cells. Raises InputError where one is missing."""
+    by_key = {path.stem.rpartition("-")[2]: path for path in records}
+    keys = list(dict.fromkeys(key for key in Table.read(csv).frame.record if key))
+    if missing := [key for key in keys if key not in by_key]:
+        raise InputError(f"records: expected the record files of {csv}, but there is none of {missing[0]}")
+    return [by_key[key] for key in keys]
+
+
+if __name__ == "__main__":
+    app.run(main, "log_wandb")

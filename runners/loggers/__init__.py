@@ -1,0 +1,1 @@
+"""Loggers: they read record files and table files, and log them elsewhere."""
