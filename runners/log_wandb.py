@@ -1,4 +1,4 @@
-"""Log finished results to Weights & Biases: python -m runners.log_wandb table=ddip/table1."""
+"""Log finished results to Weights & Biases: python -m runners.log_wandb only=ddip/table1."""
 
 from pathlib import Path
 
@@ -13,17 +13,17 @@ from runners.pages.page import Table
 
 
 def main(config: DictConfig) -> None:
-    """Log all record files of a folder, one record file, or a table with its cells."""
+    """Log all record files of a folder, one record file, or only a table and its cells."""
     logger = build(plain(config.logger))
     if not isinstance(logger, WandbLogger):
         raise InputError("logger: expected wandb, got another logger")
     records = record_files(folder(config.records, "records"))
-    if config.table is None:
+    if config.only is None:
         logged, total = logger.send(records), len(records)
     else:
-        tables = tables_of(str(config.table), folder(config.tables, "tables"))
+        tables = tables_of(str(config.only), folder(config.tables, "tables"))
         cells = {csv: cells_of(csv, records) for csv in tables}
-        logged = sum(logger.send(cells[csv], table=str(config.table), csv=csv) for csv in tables)
+        logged = sum(logger.send(cells[csv], table=str(config.only), csv=csv) for csv in tables)
         total = len(tables) + sum(len(of_one) for of_one in cells.values())
     app.tell(f"logged: {logged} of {total} runs; the others were logged before")
 
@@ -41,7 +41,7 @@ def tables_of(name: str, tables: Path) -> list[Path]:
     stem = name.replace("/", "-")
     found = [csv for csv in sorted(tables.glob("*.csv")) if f"{csv.stem}-".startswith(f"{stem}-")]
     if not found:
-        raise InputError(f"table: expected a table that lies in {tables}, got {name!r}")
+        raise InputError(f"only: expected a table that lies in {tables}, got {name!r}")
     return found
 
 

@@ -1,9 +1,9 @@
 """A table's W&B workspace, from its config: python -m scripts.wandb_dashboard entity=you table=ddip/table1
 
-The panels show the runs that logger=wandb or runners.log_wandb has logged for this table: figures by purifier,
-accuracy over eps and over every other number that the table's cells differ in, cost against robustness, and
-images. Saving needs wandb login; `spec=FILE` writes the specification instead, which needs neither a login
-nor a network.
+The panels show the runs that logger=wandb or runners.log_wandb has logged for this table: figures by
+purifier, accuracy over eps and over every other number that the table's cells differ in, cost against
+robustness, and images. Saving needs wandb login; `spec=FILE` writes the specification instead, which needs
+neither a login nor a network.
 """
 
 import json

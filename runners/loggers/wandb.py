@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -16,6 +17,7 @@ import wandb
 
 from data.errors import InputError
 from runners.cells import foreign
+from runners.cells.cell import PARTS
 from runners.cells.records import to_parquet
 from runners.files import writable, write_whole
 from runners.loggers.logger import Logger
@@ -31,7 +33,8 @@ FILES = (".csv", ".md", ".tex", ".json", "-records.parquet")  # of a table
 COSTS = ("craft_seconds", "purify_seconds", "queries", "forward_passes", "backward_passes")
 SHOWN = ("id", "label", "clean_label", "clean_confidence", "adversarial_label", "adversarial_confidence",
          "purified_label", "confidence", "correct", "ssim")  # fmt: skip
-QUIET = {"console": "off", "silent": True, "x_disable_stats": True, "disable_git": True, "disable_code": True}
+QUIET = {"console": "off", "silent": True, "x_disable_stats": True, "x_save_requirements": False,
+         "disable_git": True, "disable_code": True}  # fmt: skip
 OF_EACH_RENDERING = ("time", "command_line")  # provenance that differs although the records are the same
 
 
@@ -58,7 +61,7 @@ class WandbLogger(Logger):
         images: int = 16,
         folder: str = "results/wandb",
         store: str = "results/store",
-        patience: float = 30,
+        patience: float = 60,
     ) -> None:
         if not isinstance(project, str) or not project:
             raise InputError(f"logger.project: expected a name, got {project!r}")
@@ -75,7 +78,7 @@ class WandbLogger(Logger):
             self.send(records, table=table, csv=csv)
         except Exception as error:  # of any kind: the results are on disk, and are complete without W&B
             words = [f"records={records[0] if csv is None else records[0].parent}"] if records else []
-            words += [f"table={table}", f"tables={csv.parent}"] if csv is not None else []
+            words += [f"only={table}", f"tables={csv.parent}"] if csv is not None else []
             later = " ".join(["python -m runners.log_wandb", *words])
             log.warning("%s; the results are complete without W&B. To log them later: %s", error, later)
 
@@ -87,7 +90,7 @@ class WandbLogger(Logger):
         mode = _within(self.patience, self._connect)
         if mode == "disabled":
             return 0
-        cells = {path: _opened(path) for path in records}
+        cells = {path: _opened(path) for path in dict.fromkeys(records)}
         runs = [self._cell(path, *content) for path, content in cells.items()]
         if csv is not None:
             runs.append(_table(csv, {facts["key"]: path for path, (_, facts) in cells.items()}))
@@ -135,7 +138,7 @@ class WandbLogger(Logger):
 
     def _cell(self, path: Path, records: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
         """A cell's run: its configs, figures, costs, flags, pictures and record file."""
-        parts, flags = facts["names"], facts.get("flags", {})
+        parts, flags = {part: facts["names"][part] for part in PARTS}, facts.get("flags", {})
         with foreign.readable(str(path)):
             summary = {**summary_of(records), "flags": " ".join(flags)}
             summary |= {f"flag_{name}": seen for name, seen in flags.items()}
@@ -167,15 +170,16 @@ class WandbLogger(Logger):
 def _table(csv: Path, cells: Mapping[str, Path]) -> dict[str, Any]:
     """A table's run: its figures, its files, and the record files of its cells, given by the cells' keys."""
     frame = Table.read(csv).frame
-    frame = frame.assign(**{name: frame[name].astype(str) for name in frame.select_dtypes("object")})
+    frame = frame.astype(object).where(frame.notna(), "")
     files = [path for path in (csv.with_name(csv.stem + suffix) for suffix in FILES) if path.is_file()]
 
     def fill(run: Any) -> None:
         run.config.update({"cells": list(cells)}, allow_val_change=True)
         for key, path in cells.items():
             _use(run, _records(key, path))
-        run.log({"table": wandb.Table(dataframe=frame.fillna(""), allow_mixed_types=True)})
-        artifact = wandb.Artifact(csv.stem, type="table", metadata={"cells": list(cells)})
+        run.log({"table": wandb.Table(dataframe=frame, allow_mixed_types=True)})
+        name = re.sub(r"[^\w.-]", "-", csv.stem)  # W&B takes no other characters
+        artifact = wandb.Artifact(name, type="table", metadata={"cells": list(cells)})
         for file in files:
             artifact.add_file(str(file))
         run.log_artifact(artifact)
