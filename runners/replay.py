@@ -24,6 +24,7 @@ from runners.cells.cell import SCORING, Cell
 from runners.cells.components import Config, prepare, usable
 from runners.cells.foreign import targets
 from runners.cells.records import to_parquet
+from runners.cells.schema import COSTS
 from runners.cells.settings import Settings
 from runners.files import folder
 from runners.grids.grid import CellResult, Grid
@@ -137,8 +138,8 @@ def device_for(recorded: RecordFile, wanted: str | None) -> str:
 
 def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int | str) -> Settings:
     """The recorded settings; TF32 only where there is such a device."""
-    names, held = set(Settings.__dataclass_fields__), recorded["settings"]
-    if set(held) | {"keep_purified"} != names:
+    names, held = set(Settings.__dataclass_fields__) - {"keep_purified"}, recorded["settings"]
+    if set(held) != names:
         differ = ", ".join(sorted(names ^ set(held)))
         raise InputError(
             f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
@@ -208,7 +209,7 @@ def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None
         ("replayed by", f"commit {is_['commit']}{_marked(is_)}, {is_['device']['name']}"),
         ("weights", "\n".join(weights) or "none"),
         *differences.of_provenance(was, is_),
-        ("compared", f"{len(now)} images, to the bit, all columns but {', '.join(differences.APART)}"),
+        ("compared", f"{len(now)} images, to the bit, all columns but {', '.join(COSTS)}"),
         ("result", "not equal" if found else "equal"),
         *(("differs", str(difference)) for difference in found[:SHOWN]),
     ]

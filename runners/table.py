@@ -25,7 +25,7 @@ from runners.grids import launch
 from runners.loggers.logger import Logger
 from runners.tables import render, saved
 from runners.tables.bare import flag_weak
-from runners.tables.comparisons import check_images, check_substitutes
+from runners.tables.comparisons import check_images
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.published import Panel, panel_for, panels_of, printed
@@ -83,7 +83,6 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
         for column in columns
     ]
     distinct(cells)
-    check_substitutes([cell for *_, cell in cells])
     readable(cells)
     app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))

@@ -116,7 +116,9 @@ def _result(
             "command": " ".join(words),
         }
     )
-    return CellResult(Cell(names, {"attack": {}, "knowledge": {}}, " ".join(words)), records=records)
+    return CellResult(
+        Cell(names, {"attack": {}, "knowledge": {}, "purifier": {}}, " ".join(words)), records=records
+    )
 
 
 def main(n: int) -> None:

@@ -67,8 +67,9 @@ def _files(config: Any) -> Iterator[WeightFile]:
         if config.get("_target_") == f"{WeightFile.__module__}.{WeightFile.__name__}":
             yield build(config)
             return
-        for item in config.values():
-            yield from _files(item)
+        for name, item in config.items():
+            if name != "shipped":  # those come with the project
+                yield from _files(item)
 
 
 if __name__ == "__main__":

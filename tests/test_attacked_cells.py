@@ -133,5 +133,7 @@ def test_a_run_above_the_budget_is_refused_and_says_what_fits(tmp_path):
 
 def test_a_substitute_that_is_the_victim_is_refused(tmp_path):
     same = cell(*PGD, "knowledge=transfer", "victim@knowledge.victims.first=digits-resnet8", *OTHER)
-    with pytest.raises(InputError, match=r"knowledge\.victims: expected other .* got digits-resnet8; name"):
+    with pytest.raises(
+        InputError, match=r"knowledge\.victims: expected another .* got digits-resnet8 for both"
+    ):
         run(tmp_path, [same])

@@ -240,7 +240,7 @@ def test_paths_are_printed_as_they_are(path, monkeypatch, capsys):
 def test_unknown_table(run):
     status, _, err = run(table.main, "table", "table=ddip/table9")
     assert status == 2
-    assert "there are adaptive, ddip/appendix-e, ddip/fig4" in err
+    assert "there are adaptive, ddip/appendix-e, ddip/ddn" in err
 
 
 def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):

@@ -96,7 +96,7 @@ def test_the_curve_over_queries_is_read_off_the_paths():
     command = f"{EVALUATE} purifier=jpeg attack=hopskipjump"
     same = {"row": "jpeg", "attack": "hopskipjump", "column": "HSJ", "eps_255": 8.0, "command": command}
     table = frame({**same, "queries": 100, "paper": 81.0}, {**same, "queries": 1000})
-    paths = [[(50, 0.01)], [(500, 0.02)], [(500, 0.5)], []]
+    paths = [[(50, 0.01)], [(500, 0.02)], [(500, 0.5)], [(2000, 0.9)]]
     records = pd.DataFrame({"command": command, "path": paths})
     (panel,) = curves.over_queries(table, records)
     (line,) = panel.series

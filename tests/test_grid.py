@@ -24,6 +24,7 @@ from runners.cells.components import plain
 from runners.cells.schema import COSTS
 from runners.cells.settings import Settings
 from runners.grids.grid import CellResult, Grid
+from runners.work.estimate import Estimator
 from tests.broken import Raises
 from victims.victim import Victim
 
@@ -201,6 +202,7 @@ def test_a_failure_is_a_failed_cell_and_the_others_go_on(store, undisturbed, pur
 def test_a_victim_that_answers_nan_is_a_failed_cell(store, monkeypatch):
     run(store, [CELLS[0]])  # it passes its checks first
     monkeypatch.setattr(Victim, "forward", lambda self, x: torch.full((len(x), 10), float("nan")))
+    monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so that it is done in this process
     result = run(store, [CELLS[0]], seed=1)[0][0]
     assert result.records is None
     assert "logits of clean images hold NaN" in result.failed

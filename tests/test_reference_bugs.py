@@ -5,6 +5,8 @@ broken. The second holds bugs of an evaluation itself: beside each stands what i
 another, known from the images alone.
 """
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -18,8 +20,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from data.digits_photos import DigitsPhotos
 from data.images import Images, rounded
 from runners import app
-from runners.cells import records as records_of
+from runners.cells.schema import rows_of
+from runners.cells.scored import Scored
 from runners.grids.grid import CellResult
+from runners.store.artefact import content_of, place
 from runners.tables.frame import frame_of
 from runners.tables.published import panels_of
 from runners.work import pool
@@ -74,11 +78,11 @@ def clean_images_are_scored_as_defended_ones(store, images, monkeypatch):
     def ours() -> pd.DataFrame:
         return evaluated(store, "attack=clean", purifier="Blanks").records
 
-    def with_bug(victim, chunk, crafted, made, **rest) -> pd.DataFrame:
-        return score(victim, chunk, crafted, made | {"images": chunk.images}, **rest)
+    def with_bug(scored: Scored) -> pd.DataFrame:
+        return rows_of(replace(scored, made=scored.made | {"images": scored.clean}))
 
-    records, score = ours(), records_of.score
-    monkeypatch.setattr(records_of, "score", with_bug)
+    records = ours()
+    monkeypatch.setattr("runners.work.bench.rows_of", with_bug)
     for path in files(store, "records"):
         path.unlink()
     theirs = ours()
@@ -207,8 +211,7 @@ def test_an_evaluation_does_not_have_the_bug(store, images, monkeypatch, bug):
 
 def artefact(store, stage: str, key: str) -> dict[str, Tensor]:
     """By the key that a record holds."""
-    _, _, content = (store / stage / key[:2] / key).read_bytes().partition(b"\n")
-    return load(content)
+    return load(content_of(place(store, stage, key)))
 
 
 def entry_of(result: CellResult) -> pd.Series:

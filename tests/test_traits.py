@@ -112,7 +112,7 @@ def test_a_lying_purifiers_cell_fails_by_the_checks_name_and_what_passed_is_not_
     assert peeks.failed.startswith("traits: clean image: expected the same result where a caller holds")
     assert len(sound.records) == 3
     assert [type(p).__name__ for p in tried] == ["Peeks", "JPEG"]
-    assert len(files(tmp_path, "traits")) == 1, "what failed is not kept as passed"
+    assert len(files(tmp_path, "traits")) == 2, "the victim's and JPEG's: what failed is not kept as passed"
     assert not any(b"Peeks" in path.read_bytes() for path in files(tmp_path, "purified"))
     tried.clear()
     again, _ = run(tmp_path, [*cells, cell("attack=gaussian", "purifier=jpeg")], n=3)
@@ -129,7 +129,7 @@ def test_fits_that_differ_in_how_many_steps_they_take_are_tried_once(tmp_path, m
     monkeypatch.setattr(checks, "STEPS", {"cpu": 1})
     run(tmp_path, cells, n=2)
     assert len(tried) == 2
-    assert len(files(tmp_path, "traits")) == 3, "each has passed"
+    assert len(files(tmp_path, "traits")) == 4, "each has passed, and the victim"
 
 
 def test_finished_cells_are_not_tried(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def frame_of(
     asked: dict[int, str] = {}  # what each faced: only those that faced the same are set beside each other
     for row in {id(row): row for row, *_ in placed}.values():
         mine = [(column, result) for r, column, result in placed if r is row]
-        differs = departs(mine[0][1].cell.configs["purifier"], table.paper, rules)
+        differs = departs(mine[0][1].cell.configs["purifier"], table.get("paper"), rules)
         values = [_values(metric_of(table, column), result.records, column) for column, result in mine]
         parts = dict(enumerate(values, len(rows)))
         faced = [_faced(place, column, result) for place, (column, result) in enumerate(mine)]

@@ -13,6 +13,8 @@ from runners.tables.winners import ALPHA, explained
 from runners.trust.flags import SMALL_N, meaning
 
 MOST_ACROSS = 6
+WIDTH = 76  # characters of a terminal, without the frame around a block and after its first column
+GAP = 2  # characters between columns
 PLACES = {  # decimals that a metric is printed with
     "accuracy": 1,
     "ssim": 3,
@@ -208,18 +210,33 @@ def latex(frame: pd.DataFrame, heading: Heading) -> str:
 
 
 def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
-    """Whichever are fewer go across, defenses or attacks; what 80 columns cannot hold goes into a block
-    below. In a cell ours, its interval, the paper's."""
+    """The table for a terminal of 80 columns.
+
+    Defenses or attacks are placed side by side, whichever are fewer; what does not fit goes into a block
+    below. Each cell shows our result, its interval and the paper's result.
+    """
     notes = [_dim(line) for line in legend(complete(frame), heading)]
     frame = frame.assign(attack=frame.apply(column_name, axis=1))
     down, across = ("attack", "row") if frame.row.nunique() <= frame.attack.nunique() else ("row", "attack")
     names = list(dict.fromkeys(frame[across]))
-    count = -(-len(names) // MOST_ACROSS)
-    blocks = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
+    widths = {name: _width(name, frame[frame[across] == name]) for name in names}
+    first = max(map(len, frame[down].unique()), default=0)
+    for count in range(-(-len(names) // MOST_ACROSS), len(names) + 1):
+        blocks = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
+        if all(first + sum(widths[name] + GAP for name in block) <= WIDTH for block in blocks):
+            break
     tables = [_block(frame[frame[across].isin(block)], block, down, across) for block in blocks]
     tables[0].title = heading.title
     head = [Text(heading.note, style="bold yellow")] if heading.note else []
     return Group(*tables, *head, *notes)
+
+
+def _width(name: str, entries: pd.DataFrame) -> int:
+    """The characters that a column needs; its name may break between words."""
+    texts = [
+        text(entry) for _, entry in entries.iterrows() for text in (value_text, interval_text, paper_text)
+    ]
+    return max(map(len, [*name.split(), *texts]))
 
 
 def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Table:
