@@ -8,14 +8,17 @@ DATASET  ?=
 VICTIM   ?=
 N        ?=
 LAUNCHER ?=
-JOBS     ?=
+JOBS     ?= 4
 ARGS     ?=
 purifier ?= jpeg
 
 READY    := $(VENV)/.ready
 RUN      := $(VENV)/bin/python -m
-OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(SENT) $(ARGS)
-SENT      = $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),jobs=$(JOBS))
+OPTIONS   = $(if $(DATASET),dataset=$(DATASET)) $(if $(VICTIM),victim=$(VICTIM)) $(if $(N),n=$(N)) $(ARGS)
+SENT      = hydra/launcher=$(LAUNCHER) "shard=range($(JOBS))"
+# With a launcher, its jobs fill the store, and then the table shows what the store holds. Status 1 is failed cells.
+TABLE     = $(if $(LAUNCHER),{ $(RUN) runners.table --multirun table=$(1) $(SENT) $(OPTIONS) || test $$? -eq 1; } &&) \
+	$(RUN) runners.table table=$(1) $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER) $(OPTIONS) workers=0,$(OPTIONS))
 
 .PHONY: help table1 table2 compare list tables report status retry smoke test test-avx2 test-slow test-slurm \
 	test-faults weights bench bench-table \
@@ -24,17 +27,17 @@ help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 table1: $(READY) ## DDIP Table 1: accuracy (DATASET= VICTIM= N= ARGS=)
-	@$(RUN) runners.table table=ddip/table1 $(OPTIONS)
+	@$(call TABLE,ddip/table1)
 
 table2: $(READY) ## DDIP Table 2: SSIM, of the same cells
-	@$(RUN) runners.table table=ddip/table2 $(OPTIONS)
+	@$(call TABLE,ddip/table2)
 
 # make ncis-table1, make ride-table2 and so on, with the same variables as table1.
 TABLES   := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*/*.yaml))
 .PHONY: $(subst /,-,$(TABLES))
 define table_target
 $(subst /,-,$(1)): $$(READY)
-	@$$(RUN) runners.table table=$(1) $$(OPTIONS)
+	@$$(call TABLE,$(1))
 endef
 $(foreach table,$(TABLES),$(eval $(call table_target,$(table))))
 
@@ -72,8 +75,8 @@ test-slow: $(READY) ## those that take many seconds each, in some five minutes
 status: $(READY) ## how far each table is: done, running, failed, missing, time left
 	@$(RUN) runners.status
 
-retry: $(READY) ## run again every table that has failed chunks (LAUNCHER= JOBS=)
-	@$(RUN) runners.status --retry $(SENT)
+retry: $(READY) ## run again every table that has failed chunks (LAUNCHER= JOBS= ARGS=)
+	@$(RUN) runners.status --retry $(if $(LAUNCHER),$(SENT)) $(ARGS)
 
 test-slurm: $(READY) ## tables and sweeps through a real Slurm; says what is missing where there is none
 	@$(RUN) pytest -m slurm -rs -n 0

@@ -8,7 +8,6 @@ import difflib
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.text import Text
 
 from data.errors import InputError
-from runners.exits import no_silent_exit
+from runners.exits import EndedError, ended_by_signals, no_silent_exit
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 console = Console()
@@ -108,45 +107,44 @@ def run(
     problems: list[Exception] = []
     ours = os.getpid()
 
-    def guarded(composed: DictConfig) -> None:
-        """One job; in a sweep the others go on after a problem. A launcher may run it in another process, and
-        hands what is raised there back."""
+    def job(composed: DictConfig) -> None:
+        """One job. In a multirun the others go on after a problem. A launcher may run it in another process,
+        and hands back what is raised there."""
         words = tuple(HydraConfig.get().overrides.task)
         try:
-            jobs.append(Job(words, task(composed)))
+            with ended_by_signals(), no_silent_exit():
+                try:
+                    jobs.append(Job(words, task(composed)))
+                except SystemExit as ended:  # no runner ends so: a component did, outside of any cell
+                    told = f"a component asked the whole process to end (SystemExit: {ended.code})"
+                    raise FailedCellsError(told) from ended
+        except EndedError as ended:
+            if os.getpid() == ours:
+                raise
+            raise FailedCellsError(f"a job was {ended}; finished work is kept") from ended
         except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
             if os.getpid() != ours:
                 raise
             problems.append(error)
             jobs.append(Job(words, problem=error))
-        except SystemExit as ended:  # no runner ends so: a component did, outside of any cell
-            error = FailedCellsError(f"a component asked the whole process to end (SystemExit: {ended.code})")
-            problems.append(error)
-            jobs.append(Job(words, problem=error))
 
-    before = signal.signal(signal.SIGTERM, _asked_to_end)
     try:
-        with no_silent_exit():
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(guarded)()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(job)()
         if after is not None and len(jobs) > 1:
             after(jobs)
     except KeyboardInterrupt as stopped:
         sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
-        sys.exit(143 if isinstance(stopped, _EndedError) else 130)
+        sys.exit(128 + stopped.number if isinstance(stopped, EndedError) else 130)
     except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
         problems.append(error)
     except ValueError as error:  # Hydra's own for group=null and the like; any other is our fault
         if Path(hydra.__file__).parent not in Path(extract_tb(error.__traceback__)[-1].filename).parents:
             raise
         problems.append(error)
-    except RuntimeError as error:  # submitit's, of a job that was killed; it is no dependency of ours
-        if type(error).__module__.partition(".")[0] != "submitit":
-            raise
-        problems.append(FailedCellsError(_last_line(str(error))))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    for problem in problems:
-        sys.stderr.write(f"error: {explain(problem, config)}\n")
+    except RuntimeError as error:
+        problems.append(_of_a_launcher(error))
+    for line in dict.fromkeys(explain(problem, config) for problem in problems):  # jobs may meet the same one
+        sys.stderr.write(f"error: {line}\n")
     if problems:
         sys.exit(1 if all(isinstance(p, FailedCellsError) for p in problems) else 2)
 
@@ -164,18 +162,19 @@ class Lines(logging.Handler):
         self.console.print(Text(self.format(record), style=style), soft_wrap=True)
 
 
-class _EndedError(KeyboardInterrupt):
-    """By SIGTERM."""
-
-
-def _asked_to_end(number: int, frame: object) -> None:
-    raise _EndedError
-
-
-def _last_line(text: str) -> str:
-    """What a job's log ends with, and where it lies."""
-    lines = [line.strip() for line in text.splitlines() if line.strip("- ")]
-    return " ".join(lines[:1] + lines[-3:])
+def _of_a_launcher(error: RuntimeError) -> Exception:
+    """The error of a launcher in words of ours: jobs that cannot be sent are bad input, one that died is a
+    failure. Raises any other error. The launchers are optional, so their classes cannot be imported here."""
+    launchers = {"submitit", "joblib"}
+    last = extract_tb(error.__traceback__)[-1]
+    raised_in = launchers.intersection(Path(last.filename).parts)
+    if not raised_in and type(error).__module__.partition(".")[0] not in launchers:
+        raise error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip("- ")]
+    text = " ".join(dict.fromkeys([*lines[:1], *lines[-3:]]))  # what it is about, and how a job's log ends
+    if "submitit" in raised_in and last.name != "results":
+        return InputError(f"hydra/launcher: {text}")
+    return FailedCellsError(text)
 
 
 def explain(error: Exception, config: str, words: Sequence[str] | None = None) -> str:

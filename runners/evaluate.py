@@ -16,8 +16,8 @@ from runners.cells.manifest import Request
 from runners.cells.records import to_parquet
 from runners.cells.settings import Settings
 from runners.files import folder, writable, write_whole
-from runners.grids import launch
-from runners.grids.grid import CellResult
+from runners.grids.grid import CellResult, Grid
+from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
 from runners.tables import summary
 
@@ -37,10 +37,9 @@ def save_records(result: CellResult, where: Path) -> Path:
     return path
 
 
-def main(config: DictConfig) -> CellResult:
-    """One cell, from its composed config."""
-    hydra_config = HydraConfig.get()
-    choices, overrides = hydra_config.runtime.choices, hydra_config.overrides.task
+def main(config: DictConfig) -> CellResult | None:
+    """One cell, from its composed config; nothing of one job of several."""
+    choices, overrides = HydraConfig.get().runtime.choices, words_typed()
     OmegaConf.resolve(config)
     cell = Cell(
         names={part: choices[part] for part in PARTS},
@@ -49,8 +48,12 @@ def main(config: DictConfig) -> CellResult:
     )
     records = folder(config.records, "records")
     request = Request("runners.evaluate", cell.label, tuple(overrides))
+    launch = launch_of(config)
     logger: Logger = build(plain(config.logger))
-    (result,) = launch.evaluate(settings_of(config), [cell], request, jobs=config.jobs)
+    (result,) = Grid(settings_of(config), app.console, launch).evaluate([cell], request)
+    if launch.shard is not None:
+        end_job([result])
+        return None
     if result.skipped is not None:
         raise app.InputError(result.skipped)
     if result.failed is not None:
@@ -64,7 +67,9 @@ def main(config: DictConfig) -> CellResult:
 
 def summarise(jobs: list[app.Job]) -> None:
     """Print one table of all cells of a sweep."""
-    app.console.print(summary.of_sweep(jobs))
+    cells = [job for job in jobs if job.result is not None or job.problem is not None]
+    if cells:  # jobs that share the work of one cell have no result
+        app.console.print(summary.of_sweep(cells))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Keeps other people's code from ending this process in silence."""
+"""How a process ends: not in silence by other people's code, and on a signal not before it has cleaned up."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -24,3 +25,40 @@ def no_silent_exit() -> Iterator[None]:
         yield
     finally:
         os._exit = really
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of clusters: before a time limit or a preemption
+
+
+class EndedError(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"asked to end by {signal.Signals(number).name}")
+        self.number = number
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within, the first of these signals raises EndedError, so that what the process holds is given up.
+
+    Then whoever handled the signal before does: submitit puts a job back into Slurm's queue and exits.
+    """
+
+    def end(number: int, frame: object) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise EndedError(number)
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    asked = None
+    try:
+        yield
+    except EndedError as error:
+        asked = error.number
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if callable(again := before.get(asked)):
+            again(asked, None)

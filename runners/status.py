@@ -66,7 +66,9 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runners.status", description=__doc__.splitlines()[0])
     parser.add_argument("--store", default=os.environ.get("PURIFYBENCH_STORE", "results/store"))
     parser.add_argument("--retry", action="store_true", help="run again every table that has failed chunks")
-    parser.add_argument("also", nargs="*", help="with --retry: more words, such as hydra/launcher=slurm")
+    parser.add_argument(
+        "also", nargs="*", help="with --retry: more words, such as hydra/launcher=slurm shard=range(8)"
+    )
     asked = parser.parse_args(words)
     console = console or Console(highlight=False)
     if not Path(asked.store).is_dir():
@@ -99,14 +101,24 @@ def _retry_all(failed: Sequence[Manifest], also: Sequence[str], console: Console
     status = 0
     for of in failed:
         try:
-            command = of.request.command(also)
+            commands = [of.request.command(words) for words in _steps(also)]
         except InputError as error:
             console.print(f"error: {escape(str(error))}", soft_wrap=True)
             status = 2
             continue
-        console.print(f"again: python -m {escape(shlex.join(command))}", soft_wrap=True)
-        status = max(status, subprocess.run([sys.executable, "-m", *command]).returncode)
+        for command in commands:
+            console.print(f"again: python -m {escape(shlex.join(command))}", soft_wrap=True)
+            ended = subprocess.run([sys.executable, "-m", *command]).returncode
+        status = max(status, ended)
     return status
+
+
+def _steps(also: Sequence[str]) -> list[list[str]]:
+    """The words of each command: the jobs first where words ask for jobs, then what renders their results."""
+    alone = [word for word in also if not word.startswith("shard=")]
+    if len(alone) == len(also):
+        return [alone]
+    return [[*also, "--multirun"], [*alone, "workers=0"]]
 
 
 if __name__ == "__main__":

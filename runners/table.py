@@ -21,7 +21,8 @@ from runners.cells.components import build, plain
 from runners.cells.manifest import Request
 from runners.evaluate import save_records, settings_of
 from runners.files import folder, writable
-from runners.grids import launch
+from runners.grids.grid import Grid
+from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
 from runners.tables import render, saved
 from runners.tables.bare import flag_weak
@@ -29,32 +30,33 @@ from runners.tables.comparisons import check_images
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.published import Panel, panel_for, panels_of, printed
+from runners.work.schedule import Launch
 
 WHERE = {"path", "root", "source", "published"}  # parameters that no result depends on
 
 
 def main(config: DictConfig) -> None:
     """A grid of cells in the shape that a paper prints; with full=true once for each of its settings."""
-    hydra = HydraConfig.get()
+    typed = words_typed()
     if not config.full:
-        make(config, hydra.runtime.choices, hydra.overrides.task)
+        make(config, HydraConfig.get().runtime.choices, typed, launch_of(config))
         return
     problems: list[tuple[Panel, Exception]] = []
     panels = panels_of(config.table)
     if not panels:
         raise InputError("full: expected a table with the settings of a paper (panels), got one without")
-    typed = any(part_of(word) == "subset" for word in hydra.overrides.task)
-    if typed:
+    own_subset = any(part_of(word) == "subset" for word in typed)
+    if own_subset:
         check_images(panels, config.subset)
     for panel in panels:
-        words = [word for word in hydra.overrides.task if part_of(word) not in ("dataset", "victim", "full")]
+        words = [word for word in typed if part_of(word) not in ("dataset", "victim", "full")]
         words += [f"dataset={panel.dataset}", f"victim={panel.victim}"]
-        words += [] if typed else [f"subset={panel.subset}"]
+        words += [] if own_subset else [f"subset={panel.subset}"]
         words += [] if any(part_of(word) == "n" for word in words) else [f"n={panel.n}"]
         composed = compose("table", words, return_hydra_config=True)
         choices = composed.hydra.runtime.choices
         try:
-            make(composed, choices, words)
+            make(composed, choices, words, launch_of(config))
         except (MissingError, app.FailedCellsError) as error:
             problems.append((panel, error))
             app.tell(f"not whole: {panel.dataset}, {panel.victim}: {error}", style="red")
@@ -64,8 +66,8 @@ def main(config: DictConfig) -> None:
         raise app.FailedCellsError(f"{made} of {len(panels)} settings of the paper are whole. {told}")
 
 
-def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
-    """The table on one data set and victim: evaluated, written, printed."""
+def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> None:
+    """The table on one data set and victim: evaluated, written, printed. A job of several only evaluates."""
     table = checked(config.table, choices["table"])
     dataset, victim = choices["dataset"], choices["victim"]
     panel = panel_for(table, dataset, victim)
@@ -87,7 +89,10 @@ def make(config: DictConfig, choices: Any, typed: list[str]) -> None:
     app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))
     logger: Logger = build(plain(config.logger))
-    results = launch.evaluate(settings_of(config), [cell for *_, cell in cells], request, jobs=config.jobs)
+    results = Grid(settings_of(config), app.console, launch).evaluate([cell for *_, cell in cells], request)
+    if launch.shard is not None:
+        end_job(results)
+        return
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
     ours = (dataset, victim, config.subset)
     if config.audit != "off" and panel and ours == (panel.dataset, panel.victim, panel.subset):

@@ -114,8 +114,11 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
     here = f"store={folder}"
     assert asked == [["-m", "runners.table", "n=5", "chunk=2", here, "hydra/launcher=slurm"]]
     assert f"again: python -m runners.table n=5 chunk=2 {here} hydra/launcher=slurm" in told
+    said(status.main, "--store", folder, "--retry", "hydra/launcher=slurm", "shard=range(8)")
+    assert asked[1][2:] == ["n=5", "chunk=2", here, "hydra/launcher=slurm", "shard=range(8)", "--multirun"]
+    assert asked[2][2:] == ["n=5", "chunk=2", here, "hydra/launcher=slurm", "workers=0"]
     said(status.main, "--store", folder, "--retry", "store=elsewhere")
-    assert asked[1] == ["-m", "runners.table", "n=5", "chunk=2", "store=elsewhere"]
+    assert asked[3] == ["-m", "runners.table", "n=5", "chunk=2", "store=elsewhere"]
     shutil.rmtree(folder / "failures")
     assert "nothing has failed" in said(status.main, "--store", folder, "--retry")[1]
 

@@ -1,4 +1,4 @@
-"""Which task is whose turn: shares, claims, failures, what waits for what. No task is really done."""
+"""Which task is whose turn: the queue, claims, failures, what waits for what. No task is really done."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +11,7 @@ from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import Spec
 from runners.cells.failures import Failure
 from runners.store.store import Store, key_of
-from runners.work.turns import Turns, shared_out
+from runners.work.turns import Turns, begun_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +70,22 @@ def store(tmp_path) -> Store:
     return Store(tmp_path)
 
 
-def names(order) -> str:
-    return "".join(order)
-
-
 @pytest.mark.parametrize(
-    ("shard", "shards", "expected"),
-    [(0, 1, "abcdefg"), (0, 3, "adgebfc"), (1, 3, "befcgda"), (2, 3, "cfgdaeb"), (2, 9, "cdefgab")],
+    ("shard", "expected"), [(0, "abcdefg"), (1, "efgabcd"), (2, "bcdefga"), (3, "fgabcde")]
 )
-def test_each_job_begins_with_its_own_share(shard, shards, expected):
-    assert names(shared_out("abcdefg", shard, shards)) == expected
+def test_each_job_begins_at_its_own_place(shard, expected):
+    assert "".join(begun_at("abcdefg", shard)) == expected
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 8, 50, 1000])
+def test_places_are_spread_over_the_queue_however_many_jobs_there_are(jobs):
+    places = sorted(begun_at(range(100_000), shard)[0] for shard in range(jobs))
+    gaps = [after - before for before, after in zip(places, [*places[1:], 100_000], strict=True)]
+    assert max(gaps) < 2 * 100_000 / jobs
+
+
+def test_no_task_is_a_queue_too():
+    assert begun_at([], 3) == []
 
 
 def test_examples_come_first_and_images_when_their_examples_are_there(store):

@@ -21,7 +21,7 @@ from runners.store.store import Recipe, Store, key_of
 log = logging.getLogger(__name__)
 
 VERSION = 1
-PLACES = ("store", "records", "tables", "workers", "device", "jobs", "budget_hours", "data_dir", "hydra",
+PLACES = ("store", "records", "tables", "workers", "device", "budget_hours", "data_dir", "hydra",
           "keep_purified")  # fmt: skip
 SAFE = re.compile(r"[\w/@.]+=")  # name=value; no switch, and nothing of Hydra's own
 WRITTEN = ("store", "records", "tables", "logger")  # what says where results go, or who is told of them

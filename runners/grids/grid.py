@@ -28,7 +28,7 @@ from runners.work.schedule import Launch, carry_out
 from runners.work.tally import Tally
 from runners.work.traits import Traits
 
-UNFINISHED = "not finished: no job has made its records; the same command goes on"
+UNFINISHED = "not finished: not all of its records are in the store; the same command goes on"
 
 
 @dataclass
@@ -49,37 +49,35 @@ class Grid:
 
     settings: Settings
     console: Console
+    launch: Launch = field(default_factory=Launch)
 
     def evaluate(self, cells: Sequence[Cell], request: Request | None = None) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run.
 
+        With workers=0 no chunk is computed, and the results are what the store holds.
+
         Args:
             request: what was asked for, so that the store can tell how far it is and keeps what it needs.
         """
-        return self._made(cells, request, Launch())
-
-    def share(self, cells: Sequence[Cell], request: Request, launch: Launch) -> None:
-        """One job's part of the work; the records stay in the store."""
-        self._made(cells, request, launch)
-
-    def _made(self, cells: Sequence[Cell], request: Request | None, launch: Launch) -> list[CellResult]:
-        results, plans = self._planned(cells, launch)
-        self._assemble(results, plans, self._carry_out(cells, plans, request, launch))
+        results, plans = self._planned(cells)
+        if self.settings.workers == 0:
+            reasons = self._gather(plans)
+        else:
+            reasons = self._carry_out(cells, plans, request)
+        self._assemble(results, plans, reasons)
         return results
 
-    def gather(self, cells: Sequence[Cell], request: Request) -> list[CellResult]:
-        """Records of all cells as jobs have left them in the store; nothing is computed but what is quick."""
-        results, plans = self._planned(cells, Launch())
+    def _gather(self, plans: dict[int, Plan]) -> dict[str, str]:
+        """The reasons of the failures that the store holds, by the recipes' keys."""
         stored = (provenance.made_by(self.bench.store, plan.records[0]) for plan in plans.values())
         if made_by := next(filter(None, stored), None):
-            self.facts |= made_by  # this process may have another device than the jobs
+            self.facts |= made_by  # the processes that made the records may have another device than this one
         reasons = {}
         for task in self.planner.groups(plans.values()):
             for key in failures.keys(task):
                 found = failures.of(self.bench.store, key) or failures.of(self.bench.store, task.crafting.key)
-                reasons[key] = found.reason if found else UNFINISHED
-        self._assemble(results, plans, reasons)
-        return results
+                reasons |= {key: found.reason} if found else {}
+        return reasons
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise InputError for bad parameters, before any training."""
@@ -92,14 +90,14 @@ class Grid:
             for config in {key_of(part): part for part in parts}.values():
                 build(config)
 
-    def _planned(self, cells: Sequence[Cell], launch: Launch) -> tuple[list[CellResult], dict[int, Plan]]:
+    def _planned(self, cells: Sequence[Cell]) -> tuple[list[CellResult], dict[int, Plan]]:
         """What can be run needs what, by its place among the cells; the others are skipped."""
         device = settle(self.settings.device, tf32=self.settings.tf32)
         self.facts = provenance.of_process(device)
         store = Store(self.settings.store, made_by=provenance.maker(self.facts))
         keeping = Keeping(self.settings.keep_purified, self.settings.n)
         self.bench = Bench(store, device, self.settings.precision, keeping)
-        ready = Ready(self.bench, self.console, self.settings.budget_hours, launch.stop)
+        ready = Ready(self.bench, self.console, self.settings.budget_hours)
         self.planner = Planner(self.settings, self.bench, ready)
         self.check(cells)
         results, plans = [CellResult(cell) for cell in cells], {}
@@ -121,7 +119,7 @@ class Grid:
         return Tally(cells, stored)
 
     def _carry_out(
-        self, cells: Sequence[Cell], plans: dict[int, Plan], request: Request | None, launch: Launch
+        self, cells: Sequence[Cell], plans: dict[int, Plan], request: Request | None
     ) -> dict[str, str]:
         """Do what the store lacks; reasons of failure by the recipes' keys."""
 
@@ -140,7 +138,7 @@ class Grid:
             bench=self.bench,
             settings=self.settings,
             console=self.console,
-            launch=launch,
+            launch=self.launch,
             tally=self.tally,
             planned=planned,
         )
@@ -190,7 +188,7 @@ class Grid:
         for recipe in plan.records:
             content = self.bench.store.get(recipe)
             if content is None:
-                result.failed = reasons.get(key_of(recipe), "its records are not in the store")
+                result.failed = reasons.get(key_of(recipe), UNFINISHED)
                 return
             parts.append(from_parquet(content))
         records = pd.concat(parts, ignore_index=True)

@@ -6,11 +6,11 @@ import os
 import pickle
 import signal
 import threading
-import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_for_handle
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,15 @@ from runners.work.turns import Task, Turns
 
 log = logging.getLogger(__name__)
 
-POLL = 0.5  # seconds between looks at a request to stop, and at what others have done
-GRACE = 45.0  # seconds that a task may still run after a request to stop
+POLL = 0.5  # seconds between looks at what others have done
 _bench: Bench | None = None
 
 
-class StoppedError(Exception):
-    """The run was asked to end: what is done is kept, what was begun is given up."""
-
-
 def worker_count(asked: int | str, device: str) -> int:
-    """How many processes: one on a GPU, as many as there are cores on a CPU, or as asked."""
+    """How many processes: one on a GPU, as many as there are cores on a CPU, or as asked; one in a job of
+    joblib, which has as many jobs as it may use cores."""
+    if _is_of_joblib():
+        return 1
     if asked == "auto":
         if device == "cuda":
             return 1
@@ -43,39 +41,38 @@ def worker_count(asked: int | str, device: str) -> int:
         known = hasattr(os, "sched_getaffinity")  # not everywhere
         return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     if not isinstance(asked, int) or asked < 1:
-        raise InputError(f"workers: expected auto or at least 1, got {asked!r}")
+        raise InputError(f"workers: expected auto or at least 0, got {asked!r}")
     return asked
 
 
-def run(turns: Turns, *, bench: Bench, workers: int, stop: threading.Event | None = None) -> None:
-    """Do all tasks that `turns` gives, in `workers` processes of their own, or here where that is 0.
+def _is_of_joblib() -> bool:
+    """Whether joblib has started this process, which then cannot start processes by multiprocessing."""
+    return multiprocessing.get_start_method(allow_none=True) == "loky"
 
-    A task that raises, or whose process dies, fails alone; the others go on. Raises StoppedError soon after
-    `stop` is set.
+
+def run(turns: Turns, *, bench: Bench, workers: int) -> None:
+    """Do all tasks that `turns` gives, in `workers` processes of their own, or here where that is 0 and in
+    joblib's jobs.
+
+    A task that raises, or whose process dies, fails alone; the others go on.
     """
-    stop = stop or threading.Event()
     try:
-        if workers == 0:
-            _run_here(turns, bench, stop)
-        while workers and turns.left:
-            for task in _run_pool(turns, bench, workers, stop):  # one of them killed its process: each alone
-                if stop.is_set():
-                    raise StoppedError
-                executor = _processes(bench, 1)
+        here = workers == 0 or _is_of_joblib()
+        if here:
+            _run_here(turns, bench)
+        while not here and turns.left:
+            for task in _run_pool(turns, bench, workers):  # one of them killed its process: each alone
                 try:
-                    turns.finished(task, _served(executor.submit(_serve, pickle.dumps(task))))
+                    with _processes(bench, 1) as executor:
+                        turns.finished(task, _served(executor.submit(_serve, pickle.dumps(task))))
                 except BrokenProcessPool:
                     turns.finished(task, Failure(DIED))
-                finally:
-                    executor.shutdown()
     finally:
         turns.release()
 
 
-def _run_here(turns: Turns, bench: Bench, stop: threading.Event) -> None:
+def _run_here(turns: Turns, bench: Bench) -> None:
     while turns.left:
-        if stop.is_set():
-            raise StoppedError
         task = turns.next()
         if task is not None:
             turns.finished(task, _attempt(bench, task))
@@ -83,48 +80,49 @@ def _run_here(turns: Turns, bench: Bench, stop: threading.Event) -> None:
             turns.pause()
 
 
-def _run_pool(turns: Turns, bench: Bench, workers: int, stop: threading.Event) -> list[Task]:
+def _run_pool(turns: Turns, bench: Bench, workers: int) -> list[Task]:
     """Run tasks in fresh processes until all have ended or a process dies.
 
     Returns those that were running when a process died.
     """
-    executor = _processes(bench, workers)
     running: dict[Future[Any], Task] = {}
-    asked: float | None = None  # when to stop
     try:
-        while turns.left:
-            if stop.is_set():
-                asked = asked or time.monotonic()
-                if not running or time.monotonic() - asked > GRACE:
-                    raise StoppedError
-            # No more in flight than there are processes: if one dies, few tasks are suspected.
-            while asked is None and len(running) < workers and (task := turns.next()) is not None:
-                running[executor.submit(_serve, pickle.dumps(task))] = task
-            if not running:
-                if turns.left:
-                    turns.pause()
-                continue
-            for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED)[0]:
-                failure = _served(future)
-                turns.finished(running.pop(future), failure)
+        with _processes(bench, workers) as executor:
+            while turns.left:
+                # No more in flight than there are processes: if one dies, few tasks are suspected.
+                while len(running) < workers and (task := turns.next()) is not None:
+                    running[executor.submit(_serve, pickle.dumps(task))] = task
+                if not running:
+                    if turns.left:
+                        turns.pause()
+                    continue
+                for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED)[0]:
+                    failure = _served(future)
+                    turns.finished(running.pop(future), failure)
     except BrokenProcessPool:
         return list(turns.running.values())
+    return []
+
+
+@contextmanager
+def _processes(bench: Bench, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes. They are killed when an exception ends the block, so that no task outlives it."""
+    executor = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(bench.store, bench.device.type, bench.precision, bench.keeping),
+    )
+    try:
+        yield executor
+    except BrokenProcessPool:
+        raise
     except BaseException:
         for process in list(executor._processes.values()):
             process.kill()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
-    return []
-
-
-def _processes(bench: Bench, workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(bench.store, bench.device.type, bench.precision, bench.keeping),
-    )
 
 
 def _served(future: Future[Any]) -> Failure | None:

@@ -1,6 +1,5 @@
 """Components made ready for a run: weights verified, or trained within what the run may take; each once."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from runners.cells.training_progress import Reached
 from runners.store.claims import Holder
 from runners.store.store import key_of
 from runners.work.bench import Bench
-from runners.work.pool import StoppedError
 from runners.work.progress import Allowance, Bar
 
 
@@ -25,19 +23,17 @@ class Ready:
 
     Args:
         budget_hours: a training that would take longer by its first steps is refused.
-        stop: asks a training to end.
     """
 
     bench: Bench
     console: Console
     budget_hours: float
-    stop: threading.Event = field(default_factory=threading.Event)
     specs: dict[str, Spec | MissingError] = field(default_factory=dict)
 
     def spec(self, config: Config, what: str, where: str) -> Spec:
         """The component; `what` is its name for people, `where` the setting that holds its config.
 
-        Raises MissingError where a file is missing, InputError where it cannot be used, StoppedError.
+        Raises MissingError where a file is missing, InputError where it cannot be used.
         """
         name = key_of(config)
         if name not in self.specs:
@@ -56,20 +52,14 @@ class Ready:
         with Bar(self.console, f"training {what}") as bar:
 
             def told(share: float) -> None:
-                self._go_on()
                 allowance.check(share)
                 bar.update(completed=share, description=f"training {what}")
 
             def waiting(holder: Holder, reached: Reached | None) -> None:
-                self._go_on()
                 share, left = (0.0, None) if reached is None else (reached.share, reached.left)
                 bar.update(completed=share, left=left, description=f"{what}: trained by {holder.label}")
 
             return prepare(config, self.bench.store, progress=told, waiting=waiting, device=self.bench.device)
-
-    def _go_on(self) -> None:
-        if self.stop.is_set():
-            raise StoppedError
 
 
 def same_labels(what: str, known: str | None, dataset: str, labels: str) -> None:

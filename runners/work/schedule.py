@@ -1,6 +1,5 @@
 """Carries work out: what it will take, whether that is allowed, in which order, with how many processes."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -19,20 +18,23 @@ from runners.work.estimate import Estimator, spoken, total
 from runners.work.progress import Bar, described
 from runners.work.tally import Tally
 from runners.work.traits import Traits
-from runners.work.turns import Task, Turns, shared_out
+from runners.work.turns import Task, Turns, begun_at
 
 SHORT = 10  # seconds of work, for which starting processes does not pay
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One run, or one of the jobs of a run: which share of the work it begins with, and when it must stop."""
+    """One run of a command, or one job of several that do the work of a run together.
+
+    Args:
+        name: the same for all jobs of a run. A chunk that failed in one job is not tried again in another.
+        shard: the job's number, which sets where in the queue it begins. A job leaves to the other jobs what
+            they hold, and ends. None: this run waits for what others do and ends when everything is done.
+    """
 
     name: str = field(default_factory=lambda: uuid4().hex)
-    shard: int = 0
-    shards: int = 1
-    here: bool = False  # in this process, which is not the user's own
-    stop: threading.Event = field(default_factory=threading.Event)
+    shard: int | None = None
 
 
 def carry_out(
@@ -70,22 +72,24 @@ def carry_out(
     unknown = len(estimates) - len(seconds)
     workers = pool.worker_count(settings.workers, bench.device.type)
     expected = sum(
-        total([seconds[id(t)] for t in tasks if id(t) in seconds], workers * launch.shards)
-        for tasks in (lacking, sound)
+        total([seconds[id(t)] for t in tasks if id(t) in seconds], workers) for tasks in (lacking, sound)
     )
-    if lacking or any(estimator.unmade(task) for task in sound):  # else what is there is only scored
+    single = launch.shard is None
+    if single and (lacking or any(estimator.unmade(task) for task in sound)):  # else they are only scored
         _affordable(expected, settings)
     planned({task.key: seconds[id(task)] for task in [*lacking, *sound] if id(task) in seconds})
-    died = store.claims.clear() & {task.key for task in [*lacking, *sound]} if launch.shards == 1 else set()
+    # The first job clears too, and no other: a job that starts late must not reset the count of deaths.
+    died = store.claims.clear() if single or launch.shard == 0 else set()
+    died &= {task.key for task in [*lacking, *sound]}
     if expected < SHORT and not unknown and settings.workers == "auto":
         workers = 1
     # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
-    short = workers == 1 and expected < SHORT and not (died or unknown) and launch.shards == 1
+    short = workers == 1 and expected < SHORT and not (died or unknown) and single
     console.print(
         f"estimate: {_told(expected, unknown, len(estimates))} for {len(lacking)} chunks to craft and "
         f"{len(sound)} to purify, {workers} {'process' if workers == 1 else 'processes'} on "
         f"{bench.device.type}"
-        + (f", {launch.shards} jobs" if launch.shards > 1 else "")
+        + ("" if single else ", if no other job helped")
         + "; finished chunks are kept if you stop"
     )
     usual = sum(seconds.values()) / len(seconds) if seconds else 1.0  # the weight of a task of unknown length
@@ -101,14 +105,14 @@ def carry_out(
 
         bar.update(completed=0)
         turns = Turns(
-            shared_out(lacking, launch.shard, launch.shards),
-            shared_out(sorted(sound, key=lambda g: -weights[id(g)]), launch.shard, launch.shards),
+            begun_at(lacking, launch.shard or 0),
+            begun_at(sorted(sound, key=lambda g: -weights[id(g)]), launch.shard or 0),
             store=store,
             launch=launch.name,
             done=done,
-            lingers=launch.shards == 1,
+            lingers=single,
         )
-        pool.run(turns, bench=bench, workers=0 if short or launch.here else workers, stop=launch.stop)
+        pool.run(turns, bench=bench, workers=0 if short else workers)
     return reasons | turns.reasons
 
 

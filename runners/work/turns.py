@@ -17,15 +17,16 @@ Task = Crafting | Purifying
 T = TypeVar("T")
 AGAIN = 2.0  # seconds until a task that another holds is looked at again, at first; doubled up to:
 SELDOM = 30.0
+GOLDEN = 0.6180339887498949
 
 
-def shared_out(tasks: Sequence[T], shard: int, shards: int) -> list[T]:
-    """The order in which one of several takes tasks: its own share first, then the others' from their ends,
-    so that few meet."""
-    order = list(tasks[shard::shards])
-    for other in range(1, shards):
-        order += reversed(tasks[(shard + other) % shards :: shards])
-    return order
+def begun_at(tasks: Sequence[T], shard: int) -> list[T]:
+    """The same queue, in the order in which job number `shard` works through it.
+
+    Multiples of the golden ratio spread the places at which jobs begin evenly, however many jobs there are.
+    """
+    start = int(len(tasks) * (shard * GOLDEN % 1))
+    return [*tasks[start:], *tasks[:start]]
 
 
 class Turns:
@@ -36,9 +37,9 @@ class Turns:
 
     Args:
         crafting, purifying: tasks in the order of their turn.
-        launch: names this run and all its jobs: what failed in one of them is not tried in another.
+        launch: names this run and all its jobs. What failed in one of them is not tried again in another.
         done: is told of each task as it ends, with the reason where it failed.
-        lingers: wait for what others hold (else leave it to them, once nothing waits for it).
+        lingers: wait for what others hold; otherwise leave it to them, once nothing waits for it.
     """
 
     def __init__(

@@ -1,0 +1,38 @@
+"""One job of several that share the work of a run, as a Hydra multirun over `shard` starts them."""
+
+from collections.abc import Sequence
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from data.errors import InputError
+from runners import app
+from runners.grids.grid import UNFINISHED, CellResult
+from runners.tables.layout import part_of
+from runners.work.schedule import Launch
+
+
+def launch_of(config: DictConfig) -> Launch:
+    """This run. The jobs of a Hydra multirun have its folder, which bears its date and time, for a name."""
+    shard = config.shard
+    if shard is not None and (not isinstance(shard, int) or shard < 0):
+        raise InputError(f"shard: expected the number of a job, 0 or more, or null, got {shard!r}")
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Launch(HydraConfig.get().sweep.dir, shard)
+    return Launch(shard=shard)
+
+
+def words_typed() -> list[str]:
+    """The words of the command line. All jobs of a run ask for the same, so `shard` is left out."""
+    return [word for word in HydraConfig.get().overrides.task if part_of(word) != "shard"]
+
+
+def end_job(results: Sequence[CellResult]) -> None:
+    """End one job of several, which renders nothing. Raises FailedCellsError if cells failed; what is not
+    finished yet is no failure, because other jobs are doing it."""
+    failed = [result for result in results if result.failed not in (None, UNFINISHED)]
+    if failed:
+        raise app.FailedCellsError(
+            f"{len(failed)} of {len(results)} cells failed. First: {failed[0].cell.label}: {failed[0].failed}"
+        )

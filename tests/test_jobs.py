@@ -1,0 +1,122 @@
+"""Several jobs that share the work of a run: Hydra's multirun over `shard`, signals, and what failed."""
+
+import os
+import signal
+
+import pytest
+from test_grid import CELLS, QUICK, cell, same
+from test_grid import run as evaluated
+
+from runners import evaluate
+from runners.cells import manifest
+from runners.cells.failures import Failure
+from runners.exits import SIGNALS, EndedError, ended_by_signals
+from runners.grids.grid import UNFINISHED
+from runners.store.store import Store
+from runners.work import pool
+
+
+@pytest.fixture
+def sent(command, tmp_path, monkeypatch):
+    """Evaluates a cell with these words; the tasks of jobs are done in this process."""
+    monkeypatch.setattr(pool, "_is_of_joblib", lambda: True)
+    where = [f"store={tmp_path}/store", f"records={tmp_path}/records", f"hydra.sweep.dir={tmp_path}/sweep"]
+    small = [*QUICK, "n=2", "chunk=1", "attack=clean", "purifier=none", *where]
+    return lambda *words: command(evaluate.main, "evaluate", *small, *words)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The tasks that were done."""
+    tasks, attempt = [], pool._attempt
+
+    def noted(bench, task) -> Failure | None:
+        tasks.append(task.key)
+        return attempt(bench, task)
+
+    monkeypatch.setattr(pool, "_attempt", noted)
+    return tasks
+
+
+def test_jobs_fill_the_store_and_the_same_command_without_them_renders(sent, tried, tmp_path):
+    status, out, err = sent("shard=range(2)", "-m")
+    assert status == 0, err
+    assert len(tried) == len(set(tried)) == 4, "two chunks, each crafted and purified by one of the jobs"
+    assert "accuracy" not in out
+    assert not list((tmp_path / "records").glob("*.parquet"))
+    (of,) = manifest.all_of(Store(tmp_path / "store"))
+    assert not [word for word in of.request.words if "shard" in word]
+    status, out, _ = sent()
+    assert status == 0
+    assert "nothing to compute" in out
+    assert len(list((tmp_path / "records").glob("*.parquet"))) == 1
+
+
+def test_what_failed_in_one_job_is_not_tried_in_another_but_in_the_next_multirun(sent, tried, tmp_path):
+    broken = "attack._target_=tests.broken.ExitingAttack"
+    status, _, err = sent(broken, "shard=range(3)", "-m")
+    assert status == 1
+    assert err.count("error: 1 of 1 cells failed. First: ") == 1, err
+    assert "it asked the whole process to end" in err
+    assert len(tried) == len(set(tried)) == 2, "two chunks"
+    status, _, _ = sent(broken, "shard=range(3)", f"hydra.sweep.dir={tmp_path}/next", "-m")
+    assert status == 1
+    assert len(tried) == 4, "both once more"
+
+
+def test_a_job_without_a_multirun_is_one_job_too(sent, tried, tmp_path):
+    """For scripts that start their jobs themselves."""
+    status, _, err = sent("shard=7")
+    assert status == 0, err
+    assert len(tried) == 4
+    assert not list((tmp_path / "records").glob("*.parquet"))
+
+
+def test_without_workers_the_results_are_what_the_store_holds(tmp_path):
+    bad, good = cell("attack=clean", purifier="Raises"), CELLS[0]
+    (_, whole), _ = evaluated(tmp_path, [bad, good])
+    (failed, read), told = evaluated(tmp_path, [bad, good], workers=0)
+    assert "estimate" not in told
+    same([read], [whole])
+    assert failed.failed == "ZeroDivisionError: on purpose"
+    (missing,), told = evaluated(tmp_path, [CELLS[1]], workers=0)
+    assert "estimate" not in told
+    assert missing.failed == UNFINISHED
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_ends_a_process_after_it_has_cleaned_up(number):
+    done = []
+
+    @ended_by_signals()
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # a second one does not disturb
+            done.append("cleaned up")
+
+    before = signal.signal(number, lambda number, frame: done.append("as before"))
+    try:
+        with pytest.raises(EndedError, match=f"asked to end by {number.name}"):
+            work()
+        assert done == ["cleaned up", "as before"]
+        os.kill(os.getpid(), number)
+        assert done[2:] == ["as before"], "the handler is the old one again"
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_ends_the_command_and_its_claims(sent, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_attempt", lambda bench, task: os.kill(os.getpid(), signal.SIGTERM))
+    status, _, err = sent()
+    assert status == 143
+    assert "stopped; finished work is kept, the same command goes on from there" in err
+    assert not list((tmp_path / "store" / "claims").iterdir())
+
+
+def test_a_cluster_that_is_not_there_is_one_line_and_status_2(sent, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    status, _, err = sent("hydra/launcher=submitit_slurm", "shard=range(2)", "-m")
+    assert status == 2
+    assert err == 'error: hydra/launcher: Could not detect "srun", are you indeed on a slurm cluster?\n'
