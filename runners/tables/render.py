@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -13,8 +14,7 @@ from runners.tables.winners import ALPHA, explained
 from runners.trust.flags import SMALL_N, meaning
 
 MOST_ACROSS = 6
-WIDTH = 76  # characters of a terminal, without the frame around a block and after its first column
-GAP = 2  # characters between columns
+WIDTH = 80  # characters of a terminal
 PLACES = {  # decimals that a metric is printed with
     "accuracy": 1,
     "ssim": 3,
@@ -219,24 +219,20 @@ def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
     frame = frame.assign(attack=frame.apply(column_name, axis=1))
     down, across = ("attack", "row") if frame.row.nunique() <= frame.attack.nunique() else ("row", "attack")
     names = list(dict.fromkeys(frame[across]))
-    widths = {name: _width(name, frame[frame[across] == name]) for name in names}
-    first = max(map(len, frame[down].unique()), default=0)
     for count in range(-(-len(names) // MOST_ACROSS), len(names) + 1):
         blocks = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
-        if all(first + sum(widths[name] + GAP for name in block) <= WIDTH for block in blocks):
+        tables = [_block(frame[frame[across].isin(block)], block, down, across) for block in blocks]
+        if all(_needed(table) <= WIDTH for table in tables):
             break
-    tables = [_block(frame[frame[across].isin(block)], block, down, across) for block in blocks]
     tables[0].title = heading.title
     head = [Text(heading.note, style="bold yellow")] if heading.note else []
     return Group(*tables, *head, *notes)
 
 
-def _width(name: str, entries: pd.DataFrame) -> int:
-    """The characters that a column needs; its name may break between words."""
-    texts = [
-        text(entry) for _, entry in entries.iterrows() for text in (value_text, interval_text, paper_text)
-    ]
-    return max(map(len, [*name.split(), *texts]))
+def _needed(table: Table) -> int:
+    """The characters that a table needs if no word is cut."""
+    wide = Console(width=10 * WIDTH)
+    return Measurement.get(wide, wide.options, table).minimum
 
 
 def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Table:
@@ -244,7 +240,7 @@ def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Tab
     table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in names:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", min_width=max(map(len, name.split())))
     for name, entries in frame.groupby(down, sort=False):
         found = {entry[across]: entry for _, entry in entries.iterrows()}
 
