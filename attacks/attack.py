@@ -38,7 +38,9 @@ class Attack(ABC):
         may_return_image: where it finds nothing, the result is the image itself.
         norm: "linf" or "l2"; None for the clean images.
         eps: radius of the ball; None for attacks that look for the smallest perturbation.
-        forward, backward: passes an image takes, at most; an estimate is made of them.
+        forward, backward: the most passes an image takes, counting each evaluation once. The estimate of a
+            run, the probes and a flag rest on them, so an attack that asks anything declares them, and a call
+            that takes more is an error.
         queries: how often an image may ask; the attack is stopped there. None without a limit.
         records_path: says how near it had come after how many queries (`Crafted.paths`).
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
@@ -71,6 +73,7 @@ class Attack(ABC):
         """
         check_images(images, name="images to attack")
         target.budget = self.queries
+        before = [(count.forward, count.backward) for count in target.counts]
         with torch.random.fork_rng():
             if self.batch_coupled:
                 made = in_step(
@@ -86,6 +89,7 @@ class Attack(ABC):
                     adversarial, paths = self.craft(target, images.clone(), labels.clone()), []
         adversarial = adversarial.detach()
         self._check(images, adversarial)
+        self._check_passes(target, before)
         return Crafted(standard_layout(adversarial.clamp(0, 1)), paths)
 
     def _one(self, model: nn.Module, image: Tensor, label: Tensor) -> Crafted:
@@ -102,6 +106,20 @@ class Attack(ABC):
             size = distances(adversarial.double(), images.double(), self.norm).max().item()
             if size > self.eps + TOLERANCE * max(1, self.eps):
                 raise AttackError(f"{name}: expected perturbations <= {self.eps:.6g}, got {size:.6g}")
+
+    def _check_passes(self, target: Target, before: Sequence[tuple[int, int]]) -> None:
+        taken = [
+            (count.forward - forward, count.backward - backward)
+            for count, (forward, backward) in zip(target.counts, before, strict=True)
+        ]
+        most = tuple(max(of_one) // target.eot for of_one in zip(*taken, strict=True))
+        if any(
+            passes > declared for passes, declared in zip(most, (self.forward, self.backward), strict=True)
+        ):
+            raise AttackError(
+                f"{type(self).__name__}: expected at most the {self.forward} forward and {self.backward} "
+                f"backward passes an image that it declares, got {most[0]} and {most[1]}: declare as many"
+            )
 
 
 def distances(images: Tensor, references: Tensor, norm: str) -> Tensor:

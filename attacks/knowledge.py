@@ -15,6 +15,15 @@ from data.errors import InputError
 from purifiers.purifier import Purifier
 
 ANSWERS: tuple[Answer, ...] = ("decision", "score", "gradient")  # each gives what those before it give
+Kind = Literal["blind", "transfer", "bpda", "full", "score", "decision"]
+MEANING: dict[Kind, str] = {
+    "blind": "the victim with its weights, no purifier",
+    "transfer": "other classifiers, no purifier",
+    "bpda": "the whole defense, with a substitute for the purifier's gradient",
+    "full": "the whole defense with its gradient",
+    "score": "the logits of the whole defense",
+    "decision": "the class that the whole defense decides",
+}
 
 
 class UnsuitedError(InputError):
@@ -26,6 +35,8 @@ class Knowledge(ABC):
 
     Attributes:
         version: raised on any change of behaviour.
+        kind: which of the attackers in MEANING this is. Flags, tables and curves read the kind, so that the
+            name of a config file has no meaning. Every class that can be used declares one.
         gives: the most it answers: "gradient", "score" or "decision".
         uses_purifier: whether the purifier has a part in crafting; where it has none, one set of
             adversarial examples serves all purifiers.
@@ -35,6 +46,7 @@ class Knowledge(ABC):
     """
 
     version: ClassVar[int] = 1
+    kind: ClassVar[Kind]
     gives: ClassVar[Answer] = "gradient"
     uses_purifier: ClassVar[bool] = True
     uses_victim: ClassVar[bool] = True
@@ -46,7 +58,16 @@ class Knowledge(ABC):
         """Images and one seed an image to logits; `others` are the classifiers of a transfer attack."""
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Raise UnsuitedError where the attack needs more than this gives."""
+        """Check that this attacker can run the attack.
+
+        Raises UnsuitedError where the attack needs more than this knowledge gives, and InputError where the
+        attack does not declare how many passes it takes.
+        """
+        if attack.needs is not None and attack.forward < 1:
+            raise InputError(
+                f"attack {type(attack).__name__}: expected a class that declares how many forward passes an "
+                f"image takes, got forward={attack.forward}; set forward (and backward) in its constructor"
+            )
         if attack.needs is not None and ANSWERS.index(attack.needs) > ANSWERS.index(self.gives):
             raise UnsuitedError(
                 f"attack {type(attack).__name__} needs a {attack.needs}, knowledge {type(self).__name__} "
@@ -79,6 +100,7 @@ class Blind(Knowledge):
     """The victim with its weights, no purifier (the papers' white-box or gray-box)."""
 
     version = 1
+    kind = "blind"
     uses_purifier = False
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
@@ -98,6 +120,7 @@ class Transfer(Knowledge):
     """
 
     version = 1
+    kind = "transfer"
     uses_purifier = False
     uses_victim = False
 
@@ -152,6 +175,7 @@ class BPDA(_WholeDefense):
     """
 
     version = 1
+    kind = "bpda"
 
     def __init__(
         self, *, substitute: nn.Module | None = None, eot: int = 1, known_draw: bool = False
@@ -177,6 +201,7 @@ class Full(_WholeDefense):
     """The exact gradient through the purifier, for purifiers that declare it."""
 
     version = 2
+    kind = "full"
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
         """Only where autograd is right."""
@@ -192,6 +217,7 @@ class Score(_WholeDefense):
     """Queries to the whole defense, answered with logits."""
 
     version = 1
+    kind = "score"
     gives = "score"
 
 
@@ -199,6 +225,7 @@ class Decision(_WholeDefense):
     """Queries to the whole defense, answered with the decided class; of several draws with that of most."""
 
     version = 2
+    kind = "decision"
     gives = "decision"
 
 

@@ -8,10 +8,11 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.purifier import TRIAL_STEPS, Purifier
+from purifiers.purifier import Purifier
+from purifiers.wrapper import Wrapper
 
 
-class Against(Purifier):
+class Against(Wrapper):
     """Another purifier, which is given a classifier of its own instead of the victim.
 
     Args:
@@ -27,9 +28,8 @@ class Against(Purifier):
                 "purifier.purifier: expected one that reads a classifier's outputs and has no weights, "
                 f"got {type(purifier).__name__}"
             )
-        self.purifier, self.victim = purifier, victim
-        self.stochastic, self.gradient = purifier.stochastic, purifier.gradient
-        self.batch_coupled, self.scale, self.fits = purifier.batch_coupled, purifier.scale, purifier.fits
+        super().__init__(purifier=purifier)
+        self.victim, self.uses_victim = victim, False
 
     @property
     def weights(self) -> Any:
@@ -44,8 +44,3 @@ class Against(Purifier):
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """Images as the purifier makes them for its own classifier."""
         return self.purifier.purify(images, seeds, self.victim.to(images.device))
-
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """With the short purifier inside."""
-        short, factor = self.purifier.trial(steps=steps)
-        return Against(purifier=short, victim=self.victim), factor

@@ -2,20 +2,20 @@
 supplement. https://arxiv.org/abs/2006.04924 (also NCIS, supplement 3.5)
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from data.errors import InputError
 from data.images import clipped
 from purifiers.draws import Draws
-from purifiers.purifier import TRIAL_STEPS, Purifier
+from purifiers.purifier import Purifier
+from purifiers.wrapper import Wrapper
 
 OWN_STREAM = 0x64796E616D6963  # so that the purifier inside does not draw the same numbers
 
 
-class Dynamic(Purifier):
+class Dynamic(Wrapper):
     """Another purifier, on the image with fresh Gaussian noise in it.
 
     The noise is kept within `eps` of the image and the sum within [0, 1]; it is purified once.
@@ -34,23 +34,8 @@ class Dynamic(Purifier):
         for name, value in (("sigma", sigma), ("eps", eps)):
             if not 0 < value <= 1:
                 raise InputError(f"purifier.{name}: expected more than 0, at most 1, got {value}")
-        self.purifier = purifier
-        self.sigma, self.eps = sigma, eps
-        self.gradient = purifier.gradient
-        self.uses_victim = purifier.uses_victim
-        self.batch_coupled = purifier.batch_coupled
-        self.scale = purifier.scale
-        self.fits = purifier.fits
-
-    @property
-    def weights(self) -> Any:
-        """Of the purifier inside, if it has any."""
-        return getattr(self.purifier, "weights", None)
-
-    def freeze(self, state: Mapping[str, Tensor]) -> Self:
-        """Fix the weights of the purifier inside."""
-        self.purifier.freeze(state)
-        return self
+        super().__init__(purifier=purifier)
+        self.stochastic, self.sigma, self.eps = True, sigma, eps
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """The purified noisy images."""
@@ -61,8 +46,3 @@ class Dynamic(Purifier):
         draws = Draws([seed ^ OWN_STREAM for seed in seeds], images.device)
         noise = (self.sigma * draws.normal(images.shape[1:])).clamp(-self.eps, self.eps)
         return clipped(images + noise)
-
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The noise costs nothing beside the purifier inside."""
-        short, factor = self.purifier.trial(steps=steps)
-        return Dynamic(purifier=short, sigma=self.sigma, eps=self.eps), factor

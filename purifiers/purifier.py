@@ -31,6 +31,7 @@ class Purifier(ABC):
     purifiers that declare `uses_victim`; the clean image and the label are never given.
 
     Attributes:
+        changes_nothing: the result is the image itself, so that the defense is the bare victim.
         version: raised on any change of behaviour; cached results of older versions are not used.
         stochastic: other seeds give other results.
         gradient: "exact" where autograd is right through `purify`, else "bpda" or "none".
@@ -42,6 +43,7 @@ class Purifier(ABC):
     """
 
     version: ClassVar[int] = 1
+    changes_nothing: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     gradient: ClassVar[Literal["exact", "bpda", "none"]] = "bpda"
     uses_victim: ClassVar[bool] = False

@@ -15,7 +15,6 @@ from data.frozen import differences, touchable
 from data.images import clipped
 from data.process_state import generators, settings
 from purifiers.purifier import Purifier, PurifierError
-from purifiers.trace import TracePurifier
 
 # A convolution may round otherwise for another batch. Adam's first steps, as long for a gradient that is only
 # rounding, make up to 0.2 of that in some values of some images: so on a CPU a fit must round alike.
@@ -74,7 +73,7 @@ class Trial:
     @property
     def fits(self) -> bool:
         """Whether a network is fitted to each image."""
-        return isinstance(inside(self.purifier), TracePurifier)
+        return self.purifier.fits
 
     def off(self, expected: Tensor, came: Tensor) -> float:
         """How far two results are apart: their largest difference; of fits on CUDA, which make some images'

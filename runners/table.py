@@ -77,7 +77,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     composer = Composer(config, choices, typed)
     rows, columns = on(table.rows, dataset, victim), on(table.columns, dataset, victim)
     if config.only:
-        rows = chosen(rows, config.only)
+        rows = chosen(rows, config.only, composer)
     rows += added(config.rows)
     cells = [
         (row, column, composer.cell([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])]))
@@ -149,11 +149,11 @@ def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
     seen: set[tuple] = set()
     for row, column, cell in cells:
         eps = column.get("eps", row.get("eps"))
-        place = row.label, column.label, eps, cell.names["knowledge"]
+        place = row.label, column.label, eps, cell.knowledge_kind
         if place in seen:
             raise InputError(
-                f"table: expected rows with labels of their own, and columns that differ in label, eps or "
-                f"knowledge; got {row.label} / {column.label}{'' if eps is None else f' {eps:g}'} twice"
+                "table: expected rows with labels of their own, and columns that differ in label, eps or "
+                f"kind of knowledge; got {row.label} / {column.label}{'' if eps is None else f' {eps:g}'} twice"
             )
         seen.add(place)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 
 from data.errors import InputError
 from runners import app
@@ -130,7 +131,10 @@ def _count(
         for column in on(table.columns, panel.dataset, panel.victim):
             cell = composer.cell([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])])
             whole = {part: identity(cell.configs[part]) for part in cell.configs} | {"n": panel.n}
-            blind = cell.names["knowledge"] in ("blind", "transfer") or cell.names["attack"] == "clean"
+            blind = get_class(cell.configs["attack"]["_target_"]).needs is None or cell.knowledge_kind in (
+                "blind",
+                "transfer",
+            )
             crafted = key_of({k: v for k, v in whole.items() if not (blind and k == "purifier")})
             purified = key_of(whole)
             config_of = cell.configs["purifier"]

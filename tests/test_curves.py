@@ -22,7 +22,8 @@ def frame(*entries: dict) -> pd.DataFrame:
             "status": "done",
         }
         row |= {"knowledge": "blind", "flags": "", "command": "", "note": "", "verdict": "", "record": ""}
-        rows.append(row | entry)
+        row |= entry
+        rows.append({"knowledge_kind": row["knowledge"]} | row)
     return pd.DataFrame(rows).reindex(columns=[*COLUMNS])
 
 
@@ -49,6 +50,17 @@ def test_figures_at_several_eps_are_a_curve_that_begins_at_the_clean_one():
 def test_attackers_of_different_knowledge_have_curves_of_their_own():
     table = frame(*(eps("jpeg", at, at, knowledge=k) for at in (2, 8) for k in ("blind", "bpda")))
     assert [panel.title for panel in curves.over_eps(table)] == ["PGD, blind", "PGD, bpda"]
+
+
+def test_rows_whose_attackers_are_of_one_kind_share_a_curve():
+    blurred = {"knowledge": "bpda-blur", "knowledge_kind": "bpda"}
+    table = frame(
+        *(eps("jpeg", at, at, knowledge="bpda") for at in (2, 8)),
+        *(eps("tvm", at, at, **blurred) for at in (2, 8)),
+    )
+    (panel,) = curves.over_eps(table)
+    assert panel.title == "PGD, bpda"
+    assert [series.name for series in panel.series] == ["jpeg", "tvm"]
 
 
 def test_one_eps_is_no_curve():

@@ -55,13 +55,13 @@ def evidence(
             "zero_gradients": 0,
         }
     ).assign(**columns)
-    names = {
-        "attack": type(attack).__name__.lower(),
-        "knowledge": type(knowledge).__name__.lower(),
-        "purifier": "none" if isinstance(purifier, Identity) else "some",
+    names = {"attack": "my-attack", "knowledge": "my-attacker", "purifier": "my-purifier"}  # a user's own
+    configs = {
+        "attack": {"_target_": type(attack).__name__, "eps": attack.eps, "norm": attack.norm},
+        "knowledge": {"_target_": type(knowledge).__name__},
+        "victim": victim,
     }
-    config = {"eps": attack.eps, "norm": attack.norm}
-    cell = Cell(names, {"attack": config, "victim": victim}, "")
+    cell = Cell(names, configs, "")
     purifier = purifier or GaussianSmoothing()
     return Evidence(cell, records, attack, knowledge, purifier, published, probes or {}, failed_probes or {})
 
@@ -133,7 +133,6 @@ def test_images_that_were_let_go_at_once_and_count_as_right_are_flagged(knowledg
 
 def test_an_ensemble_is_a_transfer():
     ensemble = evidence(knowledge=Transfer(), purifier=JPEG())
-    ensemble.cell.names["knowledge"] = "ensemble"
     rows = of_row([ensemble, evidence(purifier=JPEG()), evidence(knowledge=BPDA(), purifier=JPEG())])
     assert [flag.seen for flag in rows[0] if flag.name == "incomplete"] == ["without a query attack"]
 

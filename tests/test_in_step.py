@@ -99,6 +99,7 @@ class Reseeds(Attack):
     """Seeds the world before every question, as libraries do, and draws from it."""
 
     batch_coupled = True
+    forward = 3
 
     def craft(self, model, images, labels):
         self.drawn = getattr(self, "drawn", [])
@@ -128,6 +129,7 @@ class Asks(Attack):
 
     def __init__(self, *, raises: bool = False) -> None:
         self.raises, self.ended = raises, 0
+        self.forward = self.backward = 5
 
     def craft(self, model, images, labels):
         try:

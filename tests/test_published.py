@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import scripts.tables
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
-from runners.tables.layout import added, changes_of, chosen, on
+from runners.tables.layout import Composer, added, changes_of, chosen, on
 from runners.tables.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
 HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
@@ -203,10 +203,17 @@ def test_what_differs_on_a_data_set_or_victim_is_merged():
 
 
 def test_rows_are_chosen_by_label_and_the_bare_victim_stays():
-    rows = [OmegaConf.create({"label": x, "cell": [f"purifier={x}"]}) for x in ("none", "jpeg", "ddip")]
-    assert [row.label for row in chosen(rows, ["ddip"])] == ["none", "ddip"]
-    with pytest.raises(InputError, match=r"expected a list of labels of rows \(none, jpeg, ddip\), got ride"):
-        chosen(rows, ["ddip", "ride"])
+    rows = [OmegaConf.create({"label": x, "cell": [f"purifier={x}"]}) for x in ("jpeg", "ddip")]
+    own = "purifier._target_=purifiers.identity.Identity"  # as a config of the user's own would name it
+    rows.insert(0, OmegaConf.create({"label": "Bare", "cell": ["purifier=mean", own, "~purifier.size"]}))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("table", ["table=ddip/table1"], return_hydra_config=True)
+        composer = Composer(config, config.hydra.runtime.choices, [])
+        assert [row.label for row in chosen(rows, ["ddip"], composer)] == ["Bare", "ddip"]
+        with pytest.raises(
+            InputError, match=r"expected a list of labels of rows \(Bare, jpeg, ddip\), got ride"
+        ):
+            chosen(rows, ["ddip", "ride"], composer)
 
 
 def test_the_papers_files_are_all_there():

@@ -54,15 +54,18 @@ PANEL = Panel("cifar10", "resnet50", 20)
 HEADING = render.Heading(title="A table", note="a note", setting="dataset cifar10")
 
 
+def configs_of(*, purifier: str = "x", knowledge: str = "Blind") -> dict[str, dict]:
+    """The configs of a cell; the purifier "none" changes nothing."""
+    target = "purifiers.identity.Identity" if purifier == "none" else "purifiers.jpeg.JPEG"
+    known = {"_target_": f"attacks.knowledge.{knowledge}"}
+    return {"attack": {}, "knowledge": known, "purifier": {"_target_": target}}
+
+
 def result(right: int, n: int = 20, purifier: str = "x", **changes) -> CellResult:
     correct = np.arange(n) < right
     ids = [f"t/{i}" for i in range(n)]
     records = pd.DataFrame({"id": ids, "correct": correct, "ssim": np.linspace(0.8, 0.9, n)})
-    cell = Cell(
-        NAMES | {"purifier": purifier},
-        {"attack": {}, "knowledge": {}, "purifier": {}},
-        "python -m runners.evaluate x",
-    )
+    cell = Cell(NAMES | {"purifier": purifier}, configs_of(purifier=purifier), "python -m runners.evaluate x")
     return CellResult(cell, **({"records": records} | changes))
 
 
@@ -167,8 +170,8 @@ def test_console_puts_what_80_columns_cannot_hold_into_a_block_below(frame):
     assert "…" not in console.export_text()
 
 
-def test_knowledge_stands_on_every_column_that_is_not_blind(frame):
-    aware = frame.assign(knowledge=["blind", "bpda", ""] * 4)
+def test_the_kind_of_knowledge_stands_on_every_column_that_is_not_blind(frame):
+    aware = frame.assign(knowledge=["blind", "bpda-blur", ""] * 4, knowledge_kind=["blind", "bpda", ""] * 4)
     text = render.markdown(aware, HEADING)
     assert "| Clean | PGD 8 bpda | Average |" in text
     assert "knowledge: blind: the victim with its weights, no purifier; bpda: the whole defense, with" in text
@@ -176,7 +179,7 @@ def test_knowledge_stands_on_every_column_that_is_not_blind(frame):
 
 def test_an_average_over_different_knowledge_says_so():
     table, cells = placed()
-    aware = Cell({**NAMES, "knowledge": "bpda"}, {"attack": {}, "knowledge": {}, "purifier": {}}, "")
+    aware = Cell({**NAMES, "knowledge": "bpda-blur"}, configs_of(knowledge="BPDA"), "")
     mixed = [
         (row, column, CellResult(aware, x.records, x.skipped, x.failed) if column.label == "PGD" else x)
         for row, column, x in cells

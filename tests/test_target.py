@@ -98,7 +98,7 @@ class Greedy(Attack):
     batch_coupled = True
 
     def __init__(self, *, queries: int, rows: int) -> None:
-        self.queries, self.rows = queries, rows
+        self.queries, self.rows, self.forward = queries, rows, queries
 
     def craft(self, model, images, labels):
         with suppress(BudgetSpentError):

@@ -43,7 +43,12 @@ def table_of(rows: Sequence[str]):
 
 def cell_of(answers: Sequence[int] | str, *, purifier: str, knowledge: str, ids=None) -> CellResult:
     names = {"dataset": "cifar10", "victim": "v", "attack": "a", "knowledge": knowledge, "purifier": purifier}
-    cell = Cell(names, {"attack": {}, "knowledge": {}, "purifier": {}}, "python -m runners.evaluate x")
+    targets = {
+        "knowledge": {"blind": "attacks.knowledge.Blind", "bpda": "attacks.knowledge.BPDA"}[knowledge],
+        "purifier": "purifiers.identity.Identity" if purifier == "none" else "purifiers.jpeg.JPEG",
+    }
+    configs = {"attack": {}, **{part: {"_target_": target} for part, target in targets.items()}}
+    cell = Cell(names, configs, "python -m runners.evaluate x")
     if isinstance(answers, str):
         return CellResult(cell, **{answers.split()[0]: answers.split()[1]})
     ids = ids or [f"t/{i}" for i in range(len(answers))]

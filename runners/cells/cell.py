@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
+from attacks.knowledge import Kind
 from data.images import Images
 from data.listing import Unread
 from runners.cells.components import Config, Spec
@@ -41,6 +42,16 @@ class Cell:
     def knowledge(self) -> Config:
         """Of the attacker, without the other classifiers that it knows."""
         return {name: item for name, item in self.configs["knowledge"].items() if name != "victims"}
+
+    @property
+    def knowledge_kind(self) -> Kind:
+        """Which kind of attacker the class of the knowledge declares to be, whatever its config is called."""
+        return get_class(self.configs["knowledge"]["_target_"]).kind
+
+    @property
+    def undefended(self) -> bool:
+        """Whether the purifier changes nothing, so that the cell is one of the bare victim."""
+        return get_class(self.configs["purifier"]["_target_"]).changes_nothing
 
     @property
     def others(self) -> dict[str, Config]:

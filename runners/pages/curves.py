@@ -50,7 +50,7 @@ def over_eps(frame: pd.DataFrame) -> list[Panel]:
     panels = []
     attacked = _figures(frame)[lambda f: f.eps_255.notna() & (f.command != "")]
     for (_, _, title, queries), part in attacked.assign(title=_titles(attacked)).groupby(
-        ["attack", "knowledge", "title", attacked.queries.fillna(0)], sort=False
+        ["attack", "knowledge_kind", "title", attacked.queries.fillna(0)], sort=False
     ):
         if part.eps_255.nunique() < 2:
             continue
@@ -129,7 +129,7 @@ def _attacked(entries: pd.DataFrame) -> pd.Series:
 
 def _titles(entries: pd.DataFrame) -> pd.Series:
     """The column's label, and who attacks."""
-    return entries.column.str.rstrip(" ,") + ", " + entries.knowledge
+    return entries.column.str.rstrip(" ,") + ", " + entries.knowledge_kind
 
 
 def _is(value: float | None) -> bool:
@@ -214,7 +214,7 @@ def _over_attacks(figures: pd.DataFrame) -> Iterator[Panel]:
                 continue
             first = same.iloc[0]
             eps = f", eps {first.eps_255:g}/255" if _is(first.eps_255) else ""
-            title = f"{first.attack}{eps}, {first.knowledge}"
+            title = f"{first.attack}{eps}, {first.knowledge_kind}"
             x_label = f"{name.removeprefix('attack.')} of the attack"
             yield Panel(title, x_label, _series(same, lambda e: e.row, lambda e: e.x))
 

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from attacks.knowledge import MEANING
 from data.errors import InputError
 from runners.cells import foreign
 from runners.pages.album import Album
@@ -20,9 +21,11 @@ from runners.trust.flags import meaning
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIMIT = 10_000_000  # characters of images in a page
-TEXT = ("row", "defense", "column", "attack", "knowledge", "metric", "flags", "verdict", "status", "note",
-        "command", "record")  # fmt: skip
-SAFE = {  # what becomes a part of file names, and what people copy into a shell
+TEXT = ("row", "defense", "column", "attack", "knowledge", "knowledge_kind", "metric", "flags", "verdict",
+        "status", "note", "command", "record")  # fmt: skip
+ADDED_LATER = ("queries", "knowledge_kind")  # columns that older tables lack
+SAFE = {  # what is looked up, what becomes a part of file names, and what people copy into a shell
+    "knowledge_kind": re.compile("|".join(MEANING)),
     "record": re.compile("[0-9a-f]{8}"),
     "command": re.compile(r"python -m runners\.\w+( [^;|&<>`$\\]*)?"),
 }
@@ -52,9 +55,11 @@ class Table:
             )
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-        if lacking := [name for name in COLUMNS if name not in (*frame, "queries")]:
+        if lacking := [name for name in COLUMNS if name not in (*frame, *ADDED_LATER)]:
             raise InputError(f"{path}: expected a table's columns; it lacks {', '.join(lacking)}")
         saved.check(path)
+        if "knowledge_kind" not in frame:
+            frame["knowledge_kind"] = frame["knowledge"]
         frame = frame.assign(**{name: frame[name].fillna("") for name in TEXT}, best=frame.best.astype(bool))
         if "queries" not in frame:
             frame["queries"] = float("nan")
@@ -126,7 +131,7 @@ def page(
             metric=table.frame.metric.iloc[0],
             paper=bool(table.frame.paper.notna().any()),
             images=any(found),
-            columns=[{"name": render.column_name(e), "known": e.knowledge} for _, e in first.iterrows()],
+            columns=[{"name": render.column_name(e), "known": e.knowledge_kind} for _, e in first.iterrows()],
             rows=[
                 {"name": name, "cells": [_cell(entry) for _, entry in part.iterrows()]}
                 for name, part in table.frame.groupby("row", sort=False)
@@ -178,7 +183,7 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
             )
         )
     if entry.knowledge:
-        facts.append(("the attacker", f"{entry.knowledge}: {render.MEANING.get(entry.knowledge, '')}"))
+        facts.append(("the attacker", f"{entry.knowledge}: {MEANING[entry.knowledge_kind]}"))
     facts += [(f"flag {name}", meaning(name)) for name in entry["flags"].split()]
     if entry.status in ("failed", "skipped"):
         facts.append((entry.status, entry.note))

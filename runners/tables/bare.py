@@ -23,7 +23,7 @@ def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper
     """
     for row, column, result in placed:
         asks = get_class(result.cell.configs["attack"]["_target_"]).needs is not None
-        if result.records is None or not asks or result.cell.names["knowledge"] != "blind":
+        if result.records is None or not asks or result.cell.knowledge_kind != "blind":
             continue
         column = OmegaConf.merge(column, {"metric": "accuracy"})
         found = figure_of(paper, OmegaConf.merge(row, {"defense": "none", "params": []}), column, "accuracy")

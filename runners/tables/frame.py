@@ -25,9 +25,9 @@ METRICS = {  # and the records' column; None: records do not hold it, but the pu
 }
 RESULTS = ("accuracy", "ssim")  # which may be compared with the paper's; times are of other machines
 ADDED = "not one of the table's own rows"
-COLUMNS = ("row", "defense", "column", "eps_255", "queries", "attack", "knowledge", "metric", "value", "low",
-           "high", "n", "flags", "paper", "delta", "verdict", "best", "p_best", "status", "note",
-           "command", "record")  # fmt: skip
+COLUMNS = ("row", "defense", "column", "eps_255", "queries", "attack", "knowledge", "knowledge_kind",
+           "metric", "value", "low", "high", "n", "flags", "paper", "delta", "verdict", "best", "p_best",
+           "status", "note", "command", "record")  # fmt: skip
 
 
 def frame_of(
@@ -57,12 +57,12 @@ def frame_of(
             entry = _entry(table, row, column, figure, paper, comparable, reasons)
             rows.append(entry | _outcome(result, told=figure is not None or METRICS[metric] is not None))
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
-        empty = dict.fromkeys(("knowledge", "command", "flags", "record"), "")
+        empty = dict.fromkeys(("knowledge", "knowledge_kind", "command", "flags", "record"), "")
         whole = all(part is not None for part in main)
         status = {"status": "done" if whole else "absent", **empty}
         if table.get("average"):
             figure = _average(table.metric, main) if whole else None
-            known = sorted({result.cell.names["knowledge"] for _, result in mine})
+            known = sorted({result.cell.knowledge_kind for _, result in mine})
             mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
             entry = _entry(table, row, table.average, figure, paper, comparable, differs)
             rows.append(entry | status | ({"note": mixed} if len(known) > 1 else {}))
@@ -75,7 +75,7 @@ def frame_of(
             }  # of any makes it doubtful
             note = render.lacking(missing, len(mine))
             rows.append(entry | status | {"note": note, "flags": " ".join(raised)})
-        if mine[0][1].cell.names["purifier"] != "none":
+        if not mine[0][1].cell.undefended:
             right |= {
                 place: part
                 for place, part in parts.items()
@@ -89,15 +89,12 @@ def _faced(place: int, column: DictConfig, result: CellResult) -> str:
     attacker to the purifier, such as BPDA's substitute, makes it no other.
     """
     cell = result.cell
-    return str(
-        (place, column.label, cell.configs["attack"], cell.names["knowledge"], list(cell.others.values()))
-    )
+    return str((place, column.label, cell.configs["attack"], cell.knowledge_kind, list(cell.others.values())))
 
 
 def _lucky(column: DictConfig, result: CellResult) -> str:
     """Why a figure that is read off an attack's path cannot be compared, where the purifier is random."""
-    purifier = result.cell.configs["purifier"]
-    random = "_target_" in purifier and get_class(purifier["_target_"]).stochastic
+    random = get_class(result.cell.configs["purifier"]["_target_"]).stochastic
     if column.get("queries") is None or not random:
         return ""
     return "one lucky draw on the attack's path counts as broken; the paper scores a draw of its own"
@@ -121,7 +118,7 @@ def _values(metric: str, records: pd.DataFrame | None, column: DictConfig) -> pd
 
 def _size(result: CellResult) -> Figure | None:
     """Millions of parameters of a learned purifier's network; None where nothing is learned."""
-    if result.records is None or "_target_" not in result.cell.configs["purifier"]:
+    if result.records is None:
         return None
     purifier = build(result.cell.configs["purifier"])
     inside = getattr(purifier, "purifier", purifier)
@@ -174,7 +171,8 @@ def _entry(
 
 
 def _outcome(result: CellResult, *, told: bool) -> dict[str, Any]:
-    outcome = {"knowledge": result.cell.names["knowledge"], "command": result.cell.command}
+    outcome = {"knowledge": result.cell.names["knowledge"], "knowledge_kind": result.cell.knowledge_kind}
+    outcome["command"] = result.cell.command
     outcome["flags"] = " ".join(flag.name for flag in result.flags)
     outcome["record"] = result.provenance["key"][:8] if result.provenance else ""  # for runners.replay
     if result.failed is not None:

@@ -32,13 +32,13 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
     return found
 
 
-def chosen(rows: list[DictConfig], labels: Sequence[str]) -> list[DictConfig]:
+def chosen(rows: list[DictConfig], labels: Sequence[str], composer: "Composer") -> list[DictConfig]:
     """The rows of these labels, and the bare victim's. Raises InputError for a label that there is not."""
     there = [row.label for row in rows]
     if isinstance(labels, str) or (unknown := [label for label in labels if label not in there]):
         got = labels if isinstance(labels, str) else ", ".join(map(str, unknown))
         raise InputError(f"only: expected a list of labels of rows ({', '.join(there)}), got {got}")
-    return [row for row in rows if row.label in labels or "purifier=none" in row.get("cell", [])]
+    return [row for row in rows if row.label in labels or composer.cell(list(row.get("cell", []))).undefended]
 
 
 def added(asked: Sequence[str | DictConfig]) -> list[DictConfig]:

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from attacks.knowledge import MEANING
 from runners.tables.winners import ALPHA, explained
 from runners.trust.flags import SMALL_N, meaning
 
@@ -39,14 +40,6 @@ MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
     "clean_acc_off": "v",
     "probe_failed": "?",
 }
-MEANING = {  # of the attacker's knowledge, see attacks/knowledge.py
-    "blind": "the victim with its weights, no purifier",
-    "transfer": "other classifiers, no purifier",
-    "bpda": "the whole defense, with a substitute for the purifier's gradient",
-    "full": "the whole defense with its gradient",
-    "score": "the logits of the whole defense",
-    "decision": "the class that the whole defense decides",
-}
 
 
 @dataclass(frozen=True)
@@ -71,9 +64,9 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def column_name(entry: pd.Series) -> str:
-    """FGSM 8, Clean, and with another attacker than a blind one PGD 8 bpda."""
+    """FGSM 8, Clean, and where the attacker is not blind its kind of knowledge too: PGD 8 bpda."""
     name = f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
-    return name if entry.knowledge in ("", "blind") else f"{name} {entry.knowledge}"
+    return name if entry.knowledge_kind in ("", "blind") else f"{name} {entry.knowledge_kind}"
 
 
 def value_text(entry: pd.Series) -> str:
@@ -120,10 +113,10 @@ def grid(frame: pd.DataFrame) -> pd.DataFrame:
 
 def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     """Every sentence the figures need."""
-    attackers = sorted(set(frame.knowledge) - {""})
+    attackers = sorted(set(frame.knowledge_kind) - {""})
     lines = [
         heading.setting + ".",
-        "Attacker's knowledge: " + "; ".join(f"{name}: {MEANING.get(name, '')}" for name in attackers) + ".",
+        "Attacker's knowledge: " + "; ".join(f"{kind}: {MEANING[kind]}" for kind in attackers) + ".",
         _intervals(frame),
     ]
     if (frame.n.dropna() < SMALL_N).any():
@@ -150,13 +143,13 @@ def _intervals(frame: pd.DataFrame) -> str:
 
 def _over(frame: pd.DataFrame) -> list[str]:
     """What the worst figures are over."""
-    worst, cells = frame[frame.attack == "worst"], frame[frame.knowledge != ""]
+    worst, cells = frame[frame.attack == "worst"], frame[frame.knowledge_kind != ""]
     if worst.value.isna().all():
         return []
     known = []
-    for knowledge, part in cells.assign(knowledge="").groupby(cells.knowledge, sort=False):
+    for kind, part in cells.assign(knowledge_kind="").groupby(cells.knowledge_kind, sort=False):
         names = dict.fromkeys(column_name(entry) for _, entry in part.iterrows())
-        known.append(f"{knowledge}: {', '.join(names)}")
+        known.append(f"{kind}: {', '.join(names)}")
     return [f"{worst.column.iloc[0]}: images that are right in every column ({'; '.join(known)})."]
 
 

@@ -10,17 +10,17 @@ import pandas as pd
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.knowledge import BPDA, Knowledge, Transfer
-from purifiers.identity import Identity
+from attacks.knowledge import BPDA, Kind, Knowledge
 from purifiers.purifier import Purifier
 from runners.cells.cell import Cell
+from runners.cells.components import Config
 from runners.cells.metrics import standard_error, survived, wilson
 from runners.cells.subset import OF_VICTIM
 
 SMALL_N = 500
 ROUNDING = 1e-5  # of norms, in float32
-WHITE_BOX = ("bpda", "full")
-BLACK_BOX = ("transfer", "score", "decision")
+WHITE_BOX: tuple[Kind, ...] = ("bpda", "full")
+BLACK_BOX: tuple[Kind, ...] = ("transfer", "score", "decision")
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,6 @@ class Evidence:
     published: float | None  # the victim's clean accuracy in %
     probes: Mapping[str, Tensor] = field(default_factory=dict)  # of runners/trust/audit.py, images first
     failed_probes: Mapping[str, str] = field(default_factory=dict)  # and what was raised
-
-    @property
-    def known(self) -> str:
-        """The kind of knowledge; an ensemble is a transfer."""
-        transfer = isinstance(self.knowledge, Transfer)
-        return "transfer" if transfer else self.cell.names["knowledge"]
 
     @property
     def attacked(self) -> bool:
@@ -87,7 +81,7 @@ def attack_weak(evidence: Evidence) -> str | None:
     if robust and attack.eps and attack.norm == robust["norm"] and attack.eps <= robust["eps"] + ROUNDING:
         return None
     strong = attack.eps is None or (attack.norm == "linf" and attack.eps >= 8 / 255 - ROUNDING)
-    if evidence.cell.names["knowledge"] != "blind" or not strong or attack.backward < 5:
+    if evidence.knowledge.kind != "blind" or not strong or attack.backward < 5:
         return None
     bare = (evidence.records.adversarial_label == evidence.records.label).mean()
     return f"the bare victim keeps {100 * bare:.1f} %" if bare > 0.1 else None
@@ -253,11 +247,11 @@ def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
 def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     """A transfer or query attack in the same ball breaks images that a white-box attack does not."""
     for i, ours in enumerate(row):
-        white = WHITE_BOX + (("blind",) if ours.cell.names["purifier"] == "none" else ())
-        if not ours.attacked or ours.known not in white:
+        white = (*WHITE_BOX, *["blind"] * ours.purifier.changes_nothing)
+        if not ours.attacked or ours.knowledge.kind not in white:
             continue
         for other in row:
-            if other.known not in BLACK_BOX or (stands := _standing_in_ball_of(ours, other)) is None:
+            if other.knowledge.kind not in BLACK_BOX or (stands := _standing_in_ball_of(ours, other)) is None:
                 continue
             more = len(_standing(ours) - stands)
             if more >= max(2, 0.002 * len(ours.records)):
@@ -267,9 +261,9 @@ def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
 def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     """A defense without blind, transfer, BPDA and query attacks, where it is fitted at test time or lacks an
     exact gradient; one with an exact gradient without these and without an attack through that gradient."""
-    if not row or isinstance(row[0].purifier, Identity):
+    if not row or row[0].purifier.changes_nothing:
         return
-    known = {evidence.known for evidence in row if evidence.attacked}
+    known = {evidence.knowledge.kind for evidence in row if evidence.attacked}
     exact = row[0].purifier.gradient == "exact" and not row[0].purifier.fits
     if exact and "full" in known:
         return
@@ -289,10 +283,12 @@ ROW: tuple[Callable[[Sequence[Evidence]], Iterable[tuple[int, str]]], ...] = (
 )
 
 
-def _but_for_eps(evidence: Evidence) -> tuple:
-    names, attack = evidence.cell.names, evidence.cell.configs["attack"]
-    rest = {name: value for name, value in attack.items() if name not in ("eps", "alpha", "steps")}
-    return names["attack"], names["knowledge"], names["purifier"], str(sorted(rest.items(), key=str))
+def _but_for_eps(evidence: Evidence) -> tuple[Config, Config]:
+    configs = evidence.cell.configs
+    attack = {
+        name: value for name, value in configs["attack"].items() if name not in ("eps", "alpha", "steps")
+    }
+    return attack, configs["knowledge"]
 
 
 def _standing_in_ball_of(ours: Evidence, other: Evidence) -> set[str] | None:

@@ -1,0 +1,43 @@
+"""The base class of purifiers that change how another purifier is called."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Self
+
+from torch import Tensor
+
+from purifiers.purifier import TRIAL_STEPS, Purifier
+
+TRAITS = ("stochastic", "gradient", "uses_victim", "batch_coupled", "fits", "scale")
+
+
+class Wrapper(Purifier):
+    """A purifier around another one, whose traits and weights it takes.
+
+    A subclass calls this constructor first, and then sets the traits in which it differs.
+
+    Args:
+        purifier: the purifier inside.
+    """
+
+    def __init__(self, *, purifier: Purifier) -> None:
+        self.purifier = purifier
+        for trait in TRAITS:
+            setattr(self, trait, getattr(purifier, trait))
+
+    @property
+    def weights(self) -> Any:
+        """The weights of the purifier inside, or None if it has none."""
+        return getattr(self.purifier, "weights", None)
+
+    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+        """Fix the weights of the purifier inside."""
+        self.purifier.freeze(state)
+        return self
+
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+        """A copy around a cheap copy of the purifier inside, and how many times longer this one takes."""
+        short, factor = self.purifier.trial(steps=steps)
+        copied = copy.copy(self)
+        copied.purifier = short
+        return copied, factor
