@@ -209,8 +209,9 @@ def names_of(group: str) -> list[str]:
 
 def _unknown_option(name: str, config: str, words: Sequence[str]) -> str:
     own = OmegaConf.load(CONFIGS / f"{config}.yaml")
-    groups = {k: v for d in own.defaults if not isinstance(d, str) for k, v in d.items()}
-    groups = {group: leaf for group, leaf in groups.items() if "/" not in group}
+    leaves = {k: v for d in own.defaults if not isinstance(d, str) for k, v in d.items()}
+    # An option names a nested group by its last part: logger.mode=offline for output/logger=wandb.
+    groups = {group.rpartition("/")[2]: group for group in leaves if not group.startswith("override ")}
     group, *path = name.split(".")
     typed = dict(word.split("=", 1) for word in words if "=" in word)
     if config == "table" and group == "purifier":
@@ -221,14 +222,15 @@ def _unknown_option(name: str, config: str, words: Sequence[str]) -> str:
         )
     if group not in groups or not path:
         shared = OmegaConf.load(CONFIGS / "settings.yaml") if "settings" in own.defaults else {}
-        known = {*groups, *own, *shared} - {"hydra", "defaults"}
+        known = {*groups.values(), *own, *shared} - {"hydra", "defaults"}
         return f"no option is called {name!r}{_near(name, sorted(known))}"
-    chosen = (typed.get(group) or groups[group] or "").split(",")[0]
+    full = groups[group]
+    chosen = (typed.get(full) or leaves[full] or "").split(",")[0]
     if not chosen:
-        return f"no option is called {name!r}: name the {group} too that it is of, {group}=..."
+        return f"no option is called {name!r}: name the {group} too that it is of, {full}=..."
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = compose(config, [f"{group}={chosen}"]).get(group)
+        node = compose(config, [f"{full}={chosen}"]).get(group)
     for step in path[:-1]:
         node = node.get(step) if isinstance(node, DictConfig) else None
     options = sorted({*node} - {"_target_"}) if isinstance(node, DictConfig) else []

@@ -53,7 +53,7 @@ def main(config: DictConfig) -> None:
             with foreign.readable(str(path)):
                 table = Table.read(path)
                 html = drawn_page(table, folder, store=store, traced_in=traced_in, images=config.images)
-        except InputError as error:  # a table of vision APIs, say
+        except InputError as error:  # a CSV file that is no such table
             if len(found) == 1:
                 raise
             app.tell(f"left out: {error}")

@@ -152,8 +152,8 @@ def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
         place = row.label, column.label, eps, cell.knowledge_kind
         if place in seen:
             raise InputError(
-                "table: expected rows with labels of their own, and columns that differ in label, eps or "
-                f"kind of knowledge; got {row.label} / {column.label}{'' if eps is None else f' {eps:g}'} twice"
+                "table: expected rows with their own labels, and columns that differ in label, eps or kind "
+                f"of knowledge; got {row.label} / {column.label}{'' if eps is None else f' {eps:g}'} twice"
             )
         seen.add(place)
 

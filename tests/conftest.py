@@ -25,7 +25,7 @@ from runners import app
 from runners.app import CONFIGS
 from runners.cells.components import build, plain
 
-pytest_plugins = ["tests.vision"]
+pytest_plugins = ["tests.vision_api"]
 torch.set_num_threads(1)  # a process a core, as the runners have it
 
 

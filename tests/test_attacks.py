@@ -15,6 +15,7 @@ from attacks.noise import GaussianNoise
 from attacks.randomness import per_image_randomness
 from attacks.target import Target
 from data.errors import InputError
+from purifiers.identity import Identity
 from runners.app import names_of
 from runners.cells.metrics import wilson
 
@@ -309,3 +310,38 @@ def test_l2_steps_do_not_shrink_where_the_victim_is_sure():
     for i in kept:
         alone = craft(attack, Sure(), images[i : i + 1], labels[i : i + 1], seeds=[i])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
+
+
+class Undeclared(Attack):
+    """Asks twice, and declares as many passes as it is told to."""
+
+    def __init__(self, *, forward: int, backward: int = 2) -> None:
+        self.forward, self.backward = forward, backward
+
+    def craft(self, model, images, labels):
+        for _ in range(2):
+            model(images.requires_grad_()).sum().backward()
+        return images
+
+
+@pytest.mark.parametrize("declared", [{"forward": 1}, {"forward": 2, "backward": 1}])
+def test_an_attack_that_takes_more_passes_than_it_declares_fails(declared):
+    images, labels = torch.rand(2, 3, 32, 32), torch.zeros(2).long()
+    craft(Undeclared(forward=2), nn.Flatten(), images, labels, seeds=[0, 1])
+    with pytest.raises(AttackError, match="backward passes an image that it declares, got 2 and 2"):
+        craft(Undeclared(**declared), nn.Flatten(), images, labels, seeds=[0, 1])
+
+
+def test_the_mean_of_several_draws_counts_as_one_pass():
+    target = Target(lambda rows, drawn: rows.flatten(1), seeds=[0, 1], eot=3)
+    images = torch.rand(2, 3, 32, 32)
+    Undeclared(forward=2)(target, images, torch.zeros(2).long(), seeds=[0, 1])
+    assert target.counts[0].forward == 6
+
+
+def test_an_attack_that_declares_no_passes_is_refused_before_it_runs():
+    with pytest.raises(
+        InputError, match="attack Undeclared: expected a class that declares .* got forward=0"
+    ):
+        Full().check(Undeclared(forward=0), Identity())
+    Full().check(Clean(), Identity())

@@ -11,6 +11,7 @@ from purifiers.dynamic import Dynamic
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
+from purifiers.wrapper import TRAITS
 
 EPS = 16 / 255
 
@@ -72,3 +73,14 @@ def test_traits_follow_the_purifier_inside(small_trace):
 def test_bad_settings_are_named(settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         Dynamic(purifier=Identity(), **settings)
+
+
+def test_a_wrapper_takes_every_trait_of_the_purifier_inside():
+    inside = JPEG()
+    for trait, value in {"fits": True, "scale": 2, "batch_coupled": True, "gradient": "none"}.items():
+        setattr(inside, trait, value)
+    wrapped = Dynamic(purifier=inside)
+    assert [getattr(wrapped, trait) for trait in TRAITS if trait != "stochastic"] == [
+        getattr(inside, trait) for trait in TRAITS if trait != "stochastic"
+    ]
+    assert wrapped.stochastic

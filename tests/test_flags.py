@@ -131,7 +131,7 @@ def test_images_that_were_let_go_at_once_and_count_as_right_are_flagged(knowledg
     assert "noop_attack" in {flag.name for flag in of_cell(lax)}
 
 
-def test_an_ensemble_is_a_transfer():
+def test_a_config_of_another_name_is_the_kind_that_its_class_declares():
     ensemble = evidence(knowledge=Transfer(), purifier=JPEG())
     rows = of_row([ensemble, evidence(purifier=JPEG()), evidence(knowledge=BPDA(), purifier=JPEG())])
     assert [flag.seen for flag in rows[0] if flag.name == "incomplete"] == ["without a query attack"]

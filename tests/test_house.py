@@ -1,6 +1,7 @@
 """Imports run one way: from commands down to the store, and from runners to what they run."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ FOLDERS = {  # what each may import beside itself
     "runners": {"data", "purifiers", "victims", "attacks"},
     "scripts": {"data", "purifiers", "victims", "attacks", "runners"},
 }
-ROOMS = ["exits files", "app", "store", "cells", "work", "trust", "grids", "tables", "pages apis", "loggers"]
+ROOMS = ["exits files", "app", "store", "cells", "work", "trust", "grids", "tables", "pages", "loggers"]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}  # commands above all
 
 
@@ -57,9 +58,24 @@ def test_the_rooms_of_runners_import_from_floors_below():
             assert floor(other) < floor(room) or both_commands, f"{path} imports {name}"
             seen.add((room, other))
     assert {("cells", "store"), ("table", "grids")} <= seen
-    assert {path.name for path in (ROOT / "runners").iterdir() if (path / "__init__.py").is_file()} <= set(
-        FLOOR
+    packages = {path.name for path in (ROOT / "runners").iterdir() if (path / "__init__.py").is_file()}
+    assert packages <= {*FLOOR, "vision_api"}, "vision_api is a command that is a package"
+
+
+def test_nothing_names_the_benchmark_of_vision_apis_but_itself():
+    """It is optional: with its package and its configs removed, everything else stays as it is."""
+    own = [ROOT / "runners" / "vision_api", CONFIGS / "vision_api"]
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")] + list(
+        CONFIGS.rglob("*.yaml")
     )
+    others = [
+        path
+        for path in files
+        if not any(folder in path.parents for folder in own) and not path.name.startswith("vision_api")
+    ]
+    assert len(others) < len(files)
+    names = re.compile(r"vision.?(api|service)", re.IGNORECASE)
+    assert [path for path in others if names.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_no_file_imports_one_that_imports_it():

@@ -205,7 +205,7 @@ def test_what_differs_on_a_data_set_or_victim_is_merged():
 def test_rows_are_chosen_by_label_and_the_bare_victim_stays():
     rows = [OmegaConf.create({"label": x, "cell": [f"purifier={x}"]}) for x in ("jpeg", "ddip")]
     own = "purifier._target_=purifiers.identity.Identity"  # as a config of the user's own would name it
-    rows.insert(0, OmegaConf.create({"label": "Bare", "cell": ["purifier=mean", own, "~purifier.size"]}))
+    rows.insert(0, OmegaConf.create({"label": "Bare", "cell": ["purifier=mean", own, "~purifier.kernel"]}))
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("table", ["table=ddip/table1"], return_hydra_config=True)
         composer = Composer(config, config.hydra.runtime.choices, [])

@@ -247,7 +247,7 @@ def test_every_config_names_components_that_a_replay_accepts():
     }
     assert len(named) > 40
     for target in named:
-        if not target.startswith(("runners.", "victims.api.")):  # no record names loggers and paid services
+        if not target.startswith("runners."):  # no record names loggers and paid services
             assert isinstance(foreign.component(target, "x"), type)
 
 

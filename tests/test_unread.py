@@ -122,7 +122,8 @@ def test_cells_on_files_have_the_same_records_whatever_memory_holds(fake, tmp_pa
     ]
     words = [
         "dataset=flower17", "victim=flower17/resnet18", f"data_dir={root}", *small, "victim.size=32",
-        "victim.weights.start=null", "victim.weights.epochs=1", "victim.network._target_=tests.vision.Flat",
+        "victim.weights.start=null", "victim.weights.epochs=1",
+        "victim.network._target_=tests.vision_api.Flat",
         "~victim.network.name", "+victim.network.depth=1", "+victim.network.width=1",
     ]  # fmt: skip
     cells = [

@@ -44,7 +44,7 @@ def table_of(rows: Sequence[str]):
 def cell_of(answers: Sequence[int] | str, *, purifier: str, knowledge: str, ids=None) -> CellResult:
     names = {"dataset": "cifar10", "victim": "v", "attack": "a", "knowledge": knowledge, "purifier": purifier}
     targets = {
-        "knowledge": {"blind": "attacks.knowledge.Blind", "bpda": "attacks.knowledge.BPDA"}[knowledge],
+        "knowledge": f"attacks.knowledge.{'BPDA' if knowledge == 'bpda' else knowledge.title()}",
         "purifier": "purifiers.identity.Identity" if purifier == "none" else "purifiers.jpeg.JPEG",
     }
     configs = {"attack": {}, **{part: {"_target_": target} for part, target in targets.items()}}

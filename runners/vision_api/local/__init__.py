@@ -1,0 +1,1 @@
+"""A vision API on this machine, to try the benchmark without an account."""

@@ -1,0 +1,102 @@
+"""Pairs of a clean and an adversarial image of which a vision API names entirely different labels.
+
+NCIS: Cha, Ko, Yoo, Moon 2021, https://arxiv.org/abs/2106.11644, supplement 4.1. Images are attacked on an
+ensemble of other classifiers; a pair is kept when the service's labels of the two have none in common.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from data.images import Images, Index, rounded
+from runners.cells.cell import Crafting
+from runners.cells.components import Config, Spec
+from runners.vision_api.answers import Asker
+from runners.vision_api.services.answer import Answer
+from runners.work.bench import Bench
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images (C, H, W) of 8 bits a value, and the service's labels of them."""
+
+    id: str
+    clean: Tensor
+    adversarial: Tensor
+    clean_answer: Answer
+    adversarial_answer: Answer
+
+
+@dataclass
+class Found:
+    """Pairs, in the order of the candidates, and what became of the other candidates."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    looked_at: int = 0
+    short: int = 0  # the clean or the adversarial image has fewer labels than count
+    shared: int = 0  # a label is in both
+
+
+@dataclass
+class Candidates:
+    """Clean images with their adversarial examples, made chunk by chunk as needed, and kept in the store.
+
+    Both are rounded to 8 bits, as they are sent. The clean one is rounded before it is attacked: its
+    adversarial example is then inside the ball after rounding too.
+    """
+
+    index: Index
+    positions: Sequence[int]
+    chunk: int
+    attack: Config
+    knowledge: Config
+    ensemble: tuple[Spec, ...]
+    seed: int
+    bench: Bench
+
+    def crafting(self, start: int) -> Crafting:
+        """The work on the chunk that starts at this candidate."""
+        images = self.index.take(self.positions[start : start + self.chunk])
+        return Crafting(
+            chunk=Images(images.ids, rounded(images.images), images.labels),
+            victim=self.ensemble[0],  # a transfer attack has nothing of the victim
+            attack=self.attack,
+            knowledge=self.knowledge,
+            seen=None,
+            others=self.ensemble,
+            seed=self.seed,
+            precision=self.bench.precision,
+        )
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Id, clean image, adversarial image."""
+        for start in range(0, len(self.positions), self.chunk):
+            crafting = self.crafting(start)
+            made = rounded(self.bench.adversarial(crafting)["images"])
+            yield from zip(crafting.chunk.ids, crafting.chunk.images, made, strict=True)
+
+
+def find(
+    candidates: Candidates, asker: Asker, wanted: int, told: Callable[[Found], None] = lambda found: None
+) -> Found:
+    """The first `wanted` pairs; fewer where there are no more. `told` hears how far it is.
+
+    Kept is a pair whose images have `labels` labels each, the service's setting, and none in common. Raises
+    as `Asker.answer` does: to pass over a candidate without an answer would make the choice hang on chance.
+    """
+    found, most = Found(), asker.service.labels
+    for image_id, clean, adversarial in candidates:
+        if len(found.pairs) == wanted:
+            break
+        found.looked_at += 1
+        first = asker.answer(clean)
+        second = asker.answer(adversarial) if len(first.labels) == most else None
+        if second is None or len(second.labels) < most:
+            found.short += 1
+        elif set(first.labels) & set(second.labels):
+            found.shared += 1
+        else:
+            found.pairs.append(Pair(image_id, clean, adversarial, first, second))
+        told(found)
+    return found

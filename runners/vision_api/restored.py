@@ -1,0 +1,122 @@
+"""How far a purifier restores a vision API's labels: the records of pairs, and their figures.
+
+NCIS: Cha, Ko, Yoo, Moon 2021, https://arxiv.org/abs/2106.11644, supplement 4.2.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from purifiers.purifier import Purifier
+from runners.cells.components import Spec, seed_of
+from runners.cells.metrics import share_interval, wilson
+from runners.tables.figures import Figure
+from runners.vision_api.answers import Asker
+from runners.vision_api.pairs import Pair
+from runners.vision_api.services.answer import Answer
+from runners.vision_api.services.service import eight_bit, png
+from runners.work.bench import Bench
+
+METRICS = {"prediction-accuracy": "Prediction accuracy", "top1": "Top-1 accuracy", "top5": "Top-5 accuracy"}
+KINDS = ("clean", "adversarial")  # what is purified: the paper's standard and robust
+
+
+@dataclass
+class Restorer:
+    """Purifies pairs and asks about the results; purified images are kept in the store, 8 bits a value."""
+
+    bench: Bench
+    seed: int
+    chunk: int
+
+    def records(self, pairs: Sequence[Pair], spec: Spec, asker: Asker) -> pd.DataFrame:
+        """One row a pair: the labels of its four images, and what of the clean one's came back.
+
+        Raises PurifierError, or as `Asker.answer` does.
+        """
+        purifier: Purifier = self.bench.component(spec)
+        most, rows = asker.service.labels, []
+        purified = {
+            kind: self._purified(purifier, spec, [(pair.id, getattr(pair, kind)) for pair in pairs])
+            for kind in KINDS
+        }
+        for place, pair in enumerate(pairs):
+            row = {
+                "id": pair.id,
+                "clean_labels": list(pair.clean_answer.labels),
+                "adversarial_labels": list(pair.adversarial_answer.labels),
+                "seed": seed_of(self.seed, pair.id, "purify"),
+            }
+            for kind in KINDS:
+                answer = asker.answer(purified[kind][place])
+                row[f"purified_{kind}_labels"] = list(answer.labels)
+                row[f"purified_{kind}_scores"] = list(answer.scores)
+                scored = score(pair.clean_answer, answer, most)
+                row |= {f"{metric}_{kind}": value for metric, value in scored.items()}
+                row[f"fewer_{kind}"] = len(answer.labels) < most
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _purified(self, purifier: Purifier, spec: Spec, images: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+        """Each image purified with its own seed, from the store or made."""
+        recipes = [self._recipe(spec, image_id, image) for image_id, image in images]
+        stored = [self.bench.store.get(recipe) for recipe in recipes]
+        lacking = [place for place, content in enumerate(stored) if content is None]
+        for start in range(0, len(lacking), self.chunk):
+            places = lacking[start : start + self.chunk]
+            batch = torch.stack([images[place][1] for place in places]).to(self.bench.device)
+            seeds = [seed_of(self.seed, images[place][0], "purify") for place in places]
+            for place, image in zip(places, purifier(batch, seeds=seeds), strict=True):
+                stored[place] = png(image)
+                self.bench.store.put(recipes[place], stored[place])
+        return [_read(content) for content in stored]
+
+    def _recipe(self, spec: Spec, image_id: str, image: Tensor) -> dict:
+        return {
+            "stage": "sent",
+            "image": hashlib.sha256(eight_bit(image).tobytes()).hexdigest(),
+            "shape": list(image.shape),
+            "purifier": spec.identity,
+            "seed": seed_of(self.seed, image_id, "purify"),
+            "precision": self.bench.precision,
+        }
+
+
+def _read(content: bytes) -> Tensor:
+    pixels = np.asarray(Image.open(io.BytesIO(content)), dtype=np.float32) / 255
+    return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
+
+
+def score(clean: Answer, purified: Answer, most: int) -> dict[str, float]:
+    """The paper's three metrics of one image; labels that the service does not name have not come back.
+
+    Prediction accuracy is the share of the clean image's `most` labels that the purified one has; top-1
+    whether the first is the same; top-5 whether the clean one's first is among them.
+    """
+    back = len(set(clean.labels[:most]) & set(purified.labels[:most]))
+    return {
+        "prediction-accuracy": back / most,
+        "top1": float(purified.labels[:1] == clean.labels[:1]),
+        "top5": float(clean.labels[0] in purified.labels[:most]),
+    }
+
+
+def figure(records: pd.DataFrame, metric: str, kind: str) -> Figure:
+    """The share of the images that keep their labels, or the mean of their shares, with its 95 % interval."""
+    values = records[f"{metric}_{kind}"].to_numpy(float)
+    if metric == "prediction-accuracy":
+        return Figure(float(values.mean()), *share_interval(values), len(values))
+    return Figure(float(values.mean()), *wilson(int(values.sum()), len(values)), len(values))
+
+
+def criterion(records: pd.DataFrame) -> Figure:
+    """What iterations are chosen by (supplement 4.3): prediction accuracy, mean of clean and adversarial."""
+    both = sum(records[f"prediction-accuracy_{kind}"] for kind in KINDS).to_numpy(float) / len(KINDS)
+    return Figure(float(both.mean()), *share_interval(both), len(both))

@@ -1,0 +1,1 @@
+"""Services that label an image: one module for each provider."""

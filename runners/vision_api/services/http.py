@@ -1,0 +1,98 @@
+"""Any service that takes an image over HTTP and answers labels in JSON."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+from data.errors import InputError
+from runners.vision_api.services.answer import Answer, RefusedError, ServiceError, TryAgainError
+from runners.vision_api.services.service import Service, checked_address, retry_after
+
+
+class HTTP(Service):
+    """POSTs the PNG, by itself or as a field of a form, and reads a list of labels out of the answer.
+
+    Args:
+        url: where it is sent.
+        field: name of the form's field; None sends the file as the body.
+        answer: where in the JSON the list is, keys and positions joined by dots; "" where it is the whole.
+        name, score: keys of a list entry; without scores, and where entries are strings, the order counts.
+        key_variable: the environment variable that holds a key, sent as `Authorization: Bearer`, or None.
+    """
+
+    version = 1
+    vendor = "http"
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        field: str | None = None,
+        answer: str = "labels",
+        name: str = "name",
+        score: str | None = "score",
+        key_variable: str | None = None,
+        **shared: Any,
+    ) -> None:
+        if shared.pop("endpoint", None) is not None:
+            raise InputError("service.endpoint: expected service.url for api/http, got both")
+        super().__init__(**shared)
+        self.address = checked_address(url, "service.url")
+        self.field, self.answer, self.name, self.score = field, answer, name, score
+        self.key_variable = key_variable
+
+    def parameters(self) -> Mapping[str, Any]:
+        """With how the answer is read."""
+        read = {"field": self.field, "answer": self.answer, "name": self.name, "score": self.score}
+        return {**super().parameters(), **read}
+
+    def connect(self) -> requests.Session:
+        """A session; urllib3 tries once."""
+        session = requests.Session()
+        if self.key_variable is not None:
+            key = self.secret(self.key_variable, f"the key of {self.address}")
+            session.headers["Authorization"] = f"Bearer {key}"
+        return session
+
+    def request(self, png: bytes) -> Answer:
+        """The list, as it is found."""
+        sent: dict[str, Any] = {"data": png, "headers": {"Content-Type": "image/png"}}
+        if self.field is not None:
+            sent = {"files": {self.field: ("image.png", png, "image/png")}}
+        try:
+            reply = self.client.post(self.address, timeout=self.timeout, **sent)
+        except requests.RequestException as error:
+            raise TryAgainError(f"{type(error).__name__}: {error}") from None
+        status = reply.status_code
+        if status in (401, 403):
+            raise RefusedError(f"credentials refused: {status} {reply.reason}")
+        if status in (408, 429) or status >= 500:
+            raise TryAgainError(f"{status} {reply.reason}", retry_after(reply.headers))
+        if status != 200:
+            raise ServiceError(f"{status} {reply.reason}")
+        try:
+            found = reply.json()
+        except ValueError as error:
+            raise TryAgainError(f"malformed answer: {error}") from None
+        return Answer.ranked(self._labels(found), self.labels)
+
+    def _labels(self, found: Any) -> list[tuple[str, float]]:
+        """Raises ServiceError where they are not where they should be."""
+        try:
+            for step in self.answer.split(".") if self.answer else ():
+                found = found[int(step)] if isinstance(found, list) else found[step]
+            if not isinstance(found, list):
+                raise TypeError(f"{type(found).__name__} in place of a list")
+            return [self._label(entry, -place) for place, entry in enumerate(found)]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ServiceError(
+                f"expected a list of labels at {self.answer or 'the top'!r}, each with {self.name!r}"
+                + (f" and {self.score!r}" if self.score else "")
+                + f", got none that can be read ({type(error).__name__}: {error})"
+            ) from None
+
+    def _label(self, entry: Any, place: float) -> tuple[str, float]:
+        if isinstance(entry, str):
+            return entry, place
+        return str(entry[self.name]), float(entry[self.score]) if self.score else place

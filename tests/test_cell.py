@@ -1,0 +1,28 @@
+"""What a cell is rests on the classes of its configs, and never on the names of their files."""
+
+import pytest
+
+from attacks.knowledge import MEANING
+from runners.cells.cell import Cell
+
+
+def cell(knowledge: str, purifier: str) -> Cell:
+    """A cell of configs that a user named as they liked."""
+    targets = {"knowledge": f"attacks.knowledge.{knowledge}", "purifier": f"purifiers.{purifier}"}
+    return Cell(
+        dict.fromkeys(targets, "none"), {part: {"_target_": target} for part, target in targets.items()}, ""
+    )
+
+
+@pytest.mark.parametrize("knowledge", ["Blind", "Transfer", "BPDA", "Full", "Score", "Decision"])
+def test_the_kind_of_knowledge_is_that_of_the_class(knowledge):
+    assert cell(knowledge, "jpeg.JPEG").knowledge_kind == knowledge.lower()
+    assert knowledge.lower() in MEANING
+
+
+@pytest.mark.parametrize(
+    ("purifier", "undefended"),
+    [("identity.Identity", True), ("jpeg.JPEG", False), ("dynamic.Dynamic", False)],
+)
+def test_a_defense_is_bare_where_its_purifier_changes_nothing(purifier, undefended):
+    assert cell("Blind", purifier).undefended == undefended
