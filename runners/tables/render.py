@@ -164,9 +164,14 @@ def markdown(frame: pd.DataFrame, heading: Heading) -> str:
     table = grid(frame)
     lines = [f"# {heading.title}", ""]
     lines += [f"**{heading.note}**", ""] if heading.note else []
-    lines += ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
-    lines += ["| " + " | ".join(row) + " |" for row in table.to_numpy()]
+    lines += markdown_table(table)
     return "\n".join([*lines, "", *(f"- {line}" for line in legend(frame, heading))]) + "\n"
+
+
+def markdown_table(table: pd.DataFrame) -> list[str]:
+    """The lines of a frame of text as a table in GitHub's Markdown."""
+    head = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
+    return [*head, *("| " + " | ".join(row) + " |" for row in table.to_numpy())]
 
 
 def latex(frame: pd.DataFrame, heading: Heading) -> str:

@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from runners.files import write_whole
+from runners.files import write_together
+from runners.tables.render import markdown_table
 from runners.vision_api.restored import METRICS
 
 LINES = ("ours", "95 %", "paper")
@@ -26,9 +27,9 @@ def write(
     }
     if len(chosen):
         contents["-iterations.csv"] = chosen.to_csv(index=False)
-    for ending, content in contents.items():
-        write_whole(stem.parent / f"{stem.name}{ending}", content.encode())
-    return [stem.parent / f"{stem.name}{ending}" for ending in contents]
+    files = {stem.parent / f"{stem.name}{ending}": text.encode() for ending, text in contents.items()}
+    write_together(files)
+    return list(files)
 
 
 def block(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -78,16 +79,11 @@ def markdown(frame: pd.DataFrame, chosen: pd.DataFrame, title: str, notes: Seque
     lines = [f"# {title}", ""]
     for metric, name in METRICS.items():
         if len(frame):
-            lines += [f"## {name}, standard / robust", "", *_table(block(frame, metric)), ""]
+            lines += [f"## {name}, standard / robust", "", *markdown_table(block(frame, metric)), ""]
     if len(chosen):
         lines += ["## Iterations, by prediction accuracy on the validation pairs", ""]
-        lines += [*_table(iterations(chosen)), ""]
+        lines += [*markdown_table(iterations(chosen)), ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
-
-
-def _table(table: pd.DataFrame) -> list[str]:
-    head = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
-    return [*head, *("| " + " | ".join(row) + " |" for row in table.to_numpy())]
 
 
 def latex(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
