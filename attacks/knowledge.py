@@ -57,12 +57,24 @@ class Knowledge(ABC):
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
         """Images and one seed an image to logits; `others` are the classifiers of a transfer attack."""
 
+    @classmethod
+    def declared_kind(cls) -> Kind:
+        """The kind that the class declares. Raises InputError where it declares none of those there are."""
+        kind = getattr(cls, "kind", None)
+        if kind not in MEANING:
+            raise InputError(
+                f"knowledge {cls.__name__}: expected a class whose kind is one of {', '.join(MEANING)}; got "
+                f"{kind!r}"
+            )
+        return kind
+
     def check(self, attack: Attack, purifier: Purifier) -> None:
         """Check that this attacker can run the attack.
 
         Raises UnsuitedError where the attack needs more than this knowledge gives, and InputError where the
-        attack does not declare how many passes it takes.
+        knowledge declares no kind, or the attack not how many passes it takes.
         """
+        self.declared_kind()
         if attack.needs is not None and attack.forward < 1:
             raise InputError(
                 f"attack {type(attack).__name__}: expected a class that declares how many forward passes an "

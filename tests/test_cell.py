@@ -2,7 +2,8 @@
 
 import pytest
 
-from attacks.knowledge import MEANING
+from attacks.knowledge import MEANING, Blind, Knowledge
+from data.errors import InputError
 from runners.cells.cell import Cell
 
 
@@ -26,3 +27,20 @@ def test_the_kind_of_knowledge_is_that_of_the_class(knowledge):
 )
 def test_a_defense_is_bare_where_its_purifier_changes_nothing(purifier, undefended):
     assert cell("Blind", purifier).undefended == undefended
+
+
+class Blinded(Blind):
+    """An attacker of a user's own."""
+
+
+class Unkind(Knowledge):
+    """An attacker whose author declared no kind."""
+
+    def view(self, victim, purifier, others):
+        return lambda images, seeds: victim(images)
+
+
+def test_a_class_of_the_users_own_is_of_the_kind_that_it_inherits_or_declares():
+    assert Blinded.declared_kind() == "blind"
+    with pytest.raises(InputError, match="knowledge Unkind: expected a class whose kind is one of blind, "):
+        Unkind.declared_kind()

@@ -46,7 +46,7 @@ class Cell:
     @property
     def knowledge_kind(self) -> Kind:
         """Which kind of attacker the class of the knowledge declares to be, whatever its config is called."""
-        return get_class(self.configs["knowledge"]["_target_"]).kind
+        return get_class(self.configs["knowledge"]["_target_"]).declared_kind()
 
     @property
     def undefended(self) -> bool:
