@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,6 +75,69 @@ class Int8MobileNet(Borrowed):
         return made
 
 
+class UnfoldedMobileNet(Int8MobileNet):
+    """The same network with BatchNorm behind each convolution again, so that all its layers can be fine-tuned.
+
+    From a checkpoint without BatchNorm it computes the checkpoint's function: see `Unfolded`.
+    """
+
+    version = 1
+
+    def made(self) -> nn.Module:
+        """The untrained network."""
+        network = super().made()
+        for name, layer in list(network.named_modules()):
+            if isinstance(layer, Same):
+                network.set_submodule(name, _with_norm(layer))
+        return network
+
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Integers to weights, and each convolution's bias to that of its BatchNorm."""
+        if "w0" not in state:
+            return dict(state)
+        made = super().converted(state)
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, Unfolded):
+                bias = made.pop(f"{name.rpartition('.')[0]}.0.bias")
+                made |= {f"{name}.{part}": value for part, value in layer.state_without(bias).items()}
+        return made
+
+
+class Unfolded(nn.BatchNorm2d):
+    """A BatchNorm that was folded into the convolution before it, put back.
+
+    The checkpoint lacks its statistics. The first batch in training gives them, and changes weight and bias
+    with them, so that the layer still computes what it computed before. That batch is normalised by its own
+    statistics, as always in training, so the network's output does not change on it either.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, momentum=0.01)  # as TensorFlow's MobileNets have them
+        self.register_buffer("lacking", torch.tensor(False))  # its statistics
+
+    def state_without(self, bias: Tensor) -> dict[str, Tensor]:
+        """The state in which it adds `bias` and does nothing else, and lacks its statistics."""
+        plain = {"weight": torch.full_like(bias, (1 + self.eps) ** 0.5), "bias": bias}
+        statistics = {"running_mean": torch.zeros_like(bias), "running_var": torch.ones_like(bias)}
+        return plain | statistics | {"num_batches_tracked": torch.tensor(0), "lacking": torch.tensor(True)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W), normalised."""
+        if self.training and self.lacking:
+            self._measure(x)
+        return super().forward(x)
+
+    @torch.no_grad()
+    def _measure(self, x: Tensor) -> None:
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        slope = self.weight / (self.running_var + self.eps).sqrt()
+        self.bias.add_(slope * (mean - self.running_mean))
+        self.weight.copy_(slope * (variance + self.eps).sqrt())
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(variance)
+        self.lacking.fill_(False)
+
+
 class Same(nn.Conv2d):
     """Padded as TensorFlow does: with stride 2 and an even side on the right and below only."""
 
@@ -109,6 +173,18 @@ def _convolution(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> tuple[nn.Module, ...]:
     return Same(inputs, outputs, kernel, stride, groups=groups), nn.ReLU6()
+
+
+def _with_norm(layer: Same) -> nn.Sequential:
+    bare = Same(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size[0],
+        layer.stride[0],
+        groups=layer.groups,
+        bias=False,
+    )
+    return nn.Sequential(bare, Unfolded(layer.out_channels))
 
 
 def _v1() -> list[nn.Module]:
