@@ -24,7 +24,7 @@ from runners.cells.metrics import in_batches, wilson
 from victims.borrowed import without_background
 from victims.from_timm import Timm
 from victims.from_torchvision import CifarTorchvision, Torchvision
-from victims.int8_mobilenet import Int8MobileNet
+from victims.int8_mobilenet import Int8MobileNet, UnfoldedMobileNet
 from victims.mnist_cnn import MnistCNN
 from victims.victim import Victim
 
@@ -248,3 +248,55 @@ def test_an_8_bit_mobilenet_equals_its_integer_source(name):
     ours = victim(image[None])[0].double().numpy()
     assert np.abs(ours).max() > 3, "an image that says nothing"
     np.testing.assert_allclose(ours, theirs[1:], rtol=0, atol=1e-4)
+
+
+def folded_checkpoint(network: Int8MobileNet) -> dict[str, torch.Tensor]:
+    """A checkpoint of that network as google-coral's are, of drawn 8-bit weights and a background class."""
+    generator, state = torch.Generator().manual_seed(0), {}
+    for i, layer in enumerate(part for part in network.modules() if isinstance(part, nn.Conv2d)):
+        filters, inputs, *kernel = layer.weight.shape
+        filters += filters == 17
+        shape = (1, *kernel, filters) if layer.groups > 1 else (filters, *kernel, inputs)
+        drawn = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+        scale = 2 / 127 / layer.weight[0].numel() ** 0.5
+        state |= {f"w{i}": drawn, f"w{i}_scale": torch.tensor([scale]), f"w{i}_zp": torch.tensor([3])}
+        state[f"b{i}"] = torch.randn(filters, generator=generator) / 10
+    return state
+
+
+@pytest.mark.parametrize("architecture", [1, 2])
+def test_batch_norm_that_is_put_back_changes_nothing_until_something_is_learnt(architecture):
+    folded = Int8MobileNet(architecture=architecture, classes=17)
+    unfolded = UnfoldedMobileNet(architecture=architecture, classes=17)
+    checkpoint = folded_checkpoint(folded)
+    for network in (folded, unfolded):
+        torch.manual_seed(0)  # the last layer is drawn anew
+        network.begin_from(checkpoint)
+    head = {name: value for name, value in folded.state_dict().items() if name.startswith(folded.head)}
+    unfolded.model.load_state_dict(head, strict=False)
+    images = 2 * random_images(4, 64) - 1
+    with torch.no_grad():
+        expected = folded.eval()(images)
+        before = unfolded.eval()(images)
+        at_first = unfolded.train()(images)
+    assert expected.std() > 0.01, "logits that say nothing"
+    torch.testing.assert_close(before, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(at_first, expected, rtol=0, atol=1e-4)
+
+
+def test_batch_norm_that_is_put_back_measures_once_and_trains_on():
+    folded = Int8MobileNet(architecture=2, classes=17)
+    unfolded = UnfoldedMobileNet(architecture=2, classes=17)
+    unfolded.begin_from(folded_checkpoint(folded))
+    norms = [layer for layer in unfolded.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(norms) == 52
+    assert all(layer.lacking for layer in norms)
+    unfolded.train()(2 * random_images(4, 64) - 1)
+    assert not any(layer.lacking for layer in norms)
+    weights = [layer.weight.clone() for layer in norms]
+    unfolded(1 - 2 * random_images(4, 64))
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(norms, weights, strict=True))
+    again = UnfoldedMobileNet(architecture=2, classes=17)
+    again.load_state_dict(unfolded.state_dict())  # a training that goes on, and the finished victim
+    images = random_images(2, 64)
+    assert torch.equal(again.eval()(images), unfolded.eval()(images))

@@ -76,7 +76,7 @@ class Int8MobileNet(Borrowed):
 
 
 class UnfoldedMobileNet(Int8MobileNet):
-    """The same network with BatchNorm behind each convolution again, so that all its layers can be fine-tuned.
+    """The same network with BatchNorm behind each convolution again, so that all layers can be fine-tuned.
 
     From a checkpoint without BatchNorm it computes the checkpoint's function: see `Unfolded`.
     """

@@ -93,7 +93,8 @@ def _has(part: Config, wanted: Mapping[str, Any]) -> bool:
 class Panel:
     """One of the settings that a paper prints a table for: `n` images of a data set, picked by a rule.
 
-    Where the paper does not say how many images it took, `n_unsaid`, n is our guess.
+    Where the paper does not say how many images it took, `n_unsaid`, n is our guess. Victims of the same
+    architecture with other weights, `stand_ins`, are shown beside its figures, without a verdict.
     """
 
     dataset: str
@@ -101,6 +102,7 @@ class Panel:
     n: int
     subset: str = "random"
     n_unsaid: bool = False
+    stand_ins: Sequence[str] = ()
 
     @property
     def images(self) -> str:
@@ -168,18 +170,22 @@ def panels_of(table: DictConfig) -> list[Panel]:
         return [Panel(**panel) for panel in table.panels]
     except TypeError as error:
         raise InputError(
-            f"table.panels: expected dataset, victim, n (and subset, n_unsaid); {str(error).split(') ')[-1]}"
+            "table.panels: expected dataset, victim, n (and subset, n_unsaid, stand_ins); "
+            f"{str(error).split(') ')[-1]}"
         ) from None
 
 
 def panel_for(table: DictConfig, dataset: str, victim: str) -> Panel | None:
-    """The paper's setting that comes nearest: data set and victim, the data set, or else the first.
+    """The paper's setting that comes nearest: data set and victim, data set and a victim for which this one
+    stands in, the data set, or else the first.
 
     None for a table that no paper prints.
     """
     panels = panels_of(table)
     same = [p for p in panels if p.dataset == dataset]
-    return next((p for p in same if p.victim == victim), next(iter([*same, *panels]), None))
+    own = [p for p in same if p.victim == victim]
+    alike = [p for p in same if victim in p.stand_ins]
+    return next(iter([*own, *alike, *same, *panels]), None)
 
 
 def printed(table: DictConfig, panel: Panel | None) -> pd.DataFrame:

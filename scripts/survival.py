@@ -1,0 +1,100 @@
+"""Measures how much of a perturbation a fitted purifier gives back, along its optimisation.
+
+    python -m scripts.survival dataset=flower17 victim=flower17/mobilenet_v2-int8 split=tuning n=4 \\
+      attack=bim attack.eps=6/255 attack.alpha=1/255 attack.steps=8 attack.targeted=true \\
+      purifier=oag trace@purifier.trace=oag-imagenet purifier.network_steps=300
+
+Each image x and its attacked form x + d are purified with the same seed. The share of d that survives is
+<P(x + d) - P(x), d> / |d|^2: 0 where nothing of it comes back, 1 where all of it does. All numbers of steps
+are read off one run. `attack=gaussian` measures white noise instead. Appends a row for each number of steps
+to results/bench/survival-torch<version>-<device>-<precision>.csv.
+"""
+
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("evaluate")
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from attacks.target import Target
+from data.errors import InputError
+from data.similarity import ssim
+from purifiers.trace import Trace, TracePurifier
+from runners.cells.components import build, plain, prepare, seed_of
+from runners.cells.metrics import in_batches
+from runners.cells.subset import choose
+from runners.store.store import Store
+from runners.work.bench import settle
+from scripts.bench_engine import append
+
+EVERY = 50  # updates
+
+
+def survived(made: Tensor, made_of_attacked: Tensor, images: Tensor, attacked: Tensor) -> Tensor:
+    """(N,) shares of the perturbations that stand in what was made of the attacked images."""
+    difference = (attacked - images).flatten(1)
+    returned = (made_of_attacked - made).flatten(1)
+    return (returned * difference).sum(1) / difference.square().sum(1)
+
+
+def along(trace: Trace, images: Tensor, seeds: list[int], steps: int) -> dict[int, Tensor]:
+    """What is made of the images after every so many updates, and at the end."""
+    made: dict[int, Tensor] = {}
+
+    def observe(step: int, reconstructions: Tensor) -> None:
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
+            made[step + 1] = reconstructions.cpu()
+
+    trace.stream(images, seeds, steps, observe)
+    return made
+
+
+def main(config: DictConfig) -> None:
+    """Of the images, the attack and the purifier that the command line names."""
+    OmegaConf.resolve(config)
+    device, store = settle(config.device, tf32=config.tf32), Store(config.store)
+    purifier = build(plain(config.purifier))
+    if not isinstance(purifier, TracePurifier):
+        raise InputError(
+            "purifier: expected one that fits a network to each image, such as oag, got "
+            f"{HydraConfig.get().runtime.choices['purifier']}"
+        )
+    victim = prepare(plain(config.victim), store, device=device).load(store).to(device)
+    dataset = build(plain(config.dataset))
+    index = dataset.index(config.split)
+    chosen = choose("random", index, config.n, seed=config.seed, classes=dataset.classes)
+    data = index.take(chosen).to(device)
+    images, labels = data.images, data.labels
+    drawn = [seed_of(config.seed, image_id, "craft") for image_id in data.ids]
+    attack = build(plain(config.attack))
+    attacked = attack(Target(victim, seeds=drawn), images, labels, seeds=drawn).images
+    if not (attacked != images).flatten(1).any(1).all():
+        raise InputError("attack: expected one that changes every image, got an image as it was")
+    seeds = [seed_of(config.seed, image_id, "purify") for image_id in data.ids]
+    made = along(purifier.trace, torch.cat([images, attacked]), 2 * seeds, purifier.steps)
+    words = " ".join(word for word in HydraConfig.get().overrides.task if not word.startswith("store="))
+    rows = []
+    for step, both in made.items():
+        plainly, defended = both.to(device).chunk(2)
+        shares = survived(plainly, defended, images, attacked)
+        right = in_batches(victim, defended).argmax(1) == labels
+        rows.append(
+            {
+                "words": words,
+                "n": len(images),
+                "step": step,
+                "survives": shares.mean().item(),
+                "spread": shares.std().item(),
+                "ssim": ssim(defended, images).mean().item(),
+                "accuracy": 100 * right.float().mean().item(),
+            }
+        )
+    append(rows, "survival")
+
+
+if __name__ == "__main__":
+    app.run(main, "evaluate")
