@@ -20,7 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from attacks.target import Target
+from attacks.attack import Attack
+from attacks.knowledge import Blind
 from data.errors import InputError
 from data.similarity import ssim
 from purifiers.trace import Trace, TracePurifier
@@ -30,6 +31,7 @@ from runners.cells.subset import choose
 from runners.store.store import Store
 from runners.work.bench import settle
 from scripts.bench_engine import append
+from victims.victim import Victim
 
 EVERY = 50  # updates
 
@@ -39,6 +41,15 @@ def survived(made: Tensor, made_of_attacked: Tensor, images: Tensor, attacked: T
     difference = (attacked - images).flatten(1)
     returned = (made_of_attacked - made).flatten(1)
     return (returned * difference).sum(1) / difference.square().sum(1)
+
+
+def changed(attack: Attack, victim: Victim, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
+    """The images under an attack that knows the victim only; raises InputError where one stays as it was."""
+    target = Blind().target(victim, None, [], seeds=seeds, device=images.device)
+    attacked = attack(target, images, labels, seeds=seeds).images
+    if not (attacked != images).flatten(1).any(1).all():
+        raise InputError("attack: expected one that changes every image, got an image as it was")
+    return attacked
 
 
 def along(trace: Trace, images: Tensor, seeds: list[int], steps: int) -> dict[int, Tensor]:
@@ -70,10 +81,7 @@ def main(config: DictConfig) -> None:
     data = index.take(chosen).to(device)
     images, labels = data.images, data.labels
     drawn = [seed_of(config.seed, image_id, "craft") for image_id in data.ids]
-    attack = build(plain(config.attack))
-    attacked = attack(Target(victim, seeds=drawn), images, labels, seeds=drawn).images
-    if not (attacked != images).flatten(1).any(1).all():
-        raise InputError("attack: expected one that changes every image, got an image as it was")
+    attacked = changed(build(plain(config.attack)), victim, images, labels, drawn)
     seeds = [seed_of(config.seed, image_id, "purify") for image_id in data.ids]
     made = along(purifier.trace, torch.cat([images, attacked]), 2 * seeds, purifier.steps)
     words = " ".join(word for word in HydraConfig.get().overrides.task if not word.startswith("store="))

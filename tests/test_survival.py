@@ -3,9 +3,14 @@
 import pytest
 import torch
 from conftest import random_images
+from torch import nn
 
+from attacks.attack import Clean
+from attacks.from_torchattacks import BIM
+from data.errors import InputError
 from purifiers.oag import Generator, OAGTrace
-from scripts.survival import along, survived
+from scripts.survival import along, changed, survived
+from victims.victim import Victim
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0, -0.5])
@@ -26,3 +31,15 @@ def test_all_steps_are_read_off_one_run_and_equal_seeds_give_equal_images():
     assert list(made) == [50, 100, 120]
     for first, second in made.values():
         assert torch.equal(first, second)
+
+
+def test_the_attack_asks_the_victim_and_must_change_every_image():
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    victim = Victim(network=network, label_space="", mean=[0] * 3, std=[1] * 3).eval()
+    images, labels = random_images(2), torch.tensor([0, 1])
+    attacked = changed(
+        BIM(eps=4 / 255, alpha=1 / 255, steps=2, targeted=True), victim, images, labels, [0, 1]
+    )
+    assert 0 < (attacked - images).abs().max() <= 4 / 255 + 1e-6
+    with pytest.raises(InputError, match="changes every image"):
+        changed(Clean(), victim, images, labels, [0, 1])
