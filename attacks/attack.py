@@ -42,6 +42,8 @@ class Attack(ABC):
             run, the probes and a flag rest on them, so an attack that asks anything declares them, and a call
             that takes more is an error.
         queries: how often an image may ask; the attack is stopped there. None without a limit.
+        stops_early: it asks no more about an image that has fallen, so how many passes it takes depends on
+            the defense, and an estimate for it is an upper bound.
         records_path: says how near it had come after how many queries (`Crafted.paths`).
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
             rule, say); such attacks run in step (attacks/in_step.py), one an image.
@@ -52,6 +54,7 @@ class Attack(ABC):
     version: ClassVar[int] = 3
     needs: ClassVar[Answer | None] = "gradient"
     may_return_image: ClassVar[bool] = False
+    stops_early: ClassVar[bool] = False
     records_path: ClassVar[bool] = False
     norm: Literal["linf", "l2"] | None = None
     batch_coupled: ClassVar[bool] = False

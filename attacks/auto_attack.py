@@ -33,6 +33,7 @@ class AutoAttack(Attack):
 
     version = 4
     by_rows = True
+    stops_early = True
     may_return_image = True
 
     def __init__(

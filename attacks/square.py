@@ -40,6 +40,7 @@ class Square(Attack):
     version = 4
     needs = "score"
     by_rows = True
+    stops_early = True
     may_return_image = True
 
     def __init__(

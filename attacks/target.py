@@ -67,6 +67,7 @@ class Target(nn.Module):
         self.view, self.seeds, self.eot, self.gives, self.batch = view, list(seeds), eot, gives, batch
         self.fixed = fixed
         self.budget: int | None = None  # queries an image has, where the attack sets a limit
+        self.before_answering: Callable[[], None] | None = None  # called at each question
         self.counts = [Counts() for _ in self.seeds]
         # Attack libraries ask a model's parameters where it lives.
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
@@ -98,6 +99,8 @@ class Target(nn.Module):
         """
         if not all(self.affords(owner, rows) for owner, rows in Counter(owners).items()):
             raise BudgetSpentError
+        if self.before_answering is not None:
+            self.before_answering()
         seeds = []
         for owner in owners:
             counts = self.counts[owner]

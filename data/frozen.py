@@ -1,6 +1,7 @@
 """Networks that are fixed: frozen, named by the content of their state, and seen to be as they were."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -14,12 +15,18 @@ def frozen(network: Module) -> Module:
     return network.eval().requires_grad_(False)
 
 
-def state_digest(network: nn.Module) -> str:
-    """The sha256 of all tensors that the network computes with, whatever their order, device and layout.
+def state_of(network: nn.Module) -> dict[str, Any]:
+    """All that the network computes with: its `state_dict`, and the buffers that this leaves out."""
+    return {**network.state_dict(), **dict(network.named_parameters()), **dict(network.named_buffers())}
 
-    Besides the `state_dict`, it covers the buffers that the `state_dict` leaves out.
-    """
-    state = {**network.state_dict(), **dict(network.named_parameters()), **dict(network.named_buffers())}
+
+def state_digest(network: nn.Module) -> str:
+    """The sha256 of all tensors that the network computes with, whatever their order, device and layout."""
+    return digest_of(state_of(network))
+
+
+def digest_of(state: Mapping[str, Any]) -> str:
+    """The sha256 of named tensors, whatever their order, device and layout."""
     digest = hashlib.sha256()
     for name in sorted(state):
         item = state[name]

@@ -80,6 +80,11 @@ class Images:
         digest.update(self.images.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def fingerprint(self) -> str:
+        """As of Index: the digest."""
+        return self.digest
+
 
 def cut(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Consecutive chunks of positions. Raises InputError for a size below 1."""
@@ -138,10 +143,18 @@ def rounded(images: Tensor) -> Tensor:
 
 
 class Index(Protocol):
-    """A split's ids and labels, of which images can be picked; Images are an index of themselves."""
+    """A split's ids and labels, of which images can be picked; Images are an index of themselves.
+
+    Its `fingerprint` tells it from others; of images that are not read, it covers the sizes of their files.
+    """
 
     ids: tuple[str, ...]
     labels: Tensor
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest."""
+        ...
 
     def take(self, indices: Sequence[int]) -> Images:
         """The images at these positions, in this order."""

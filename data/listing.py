@@ -1,9 +1,12 @@
 """Images that stay in their files until they are picked: what is there is listed, what is asked is read."""
 
+import hashlib
+import json
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
@@ -47,6 +50,14 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """As of Index: the sha256 of ids, labels and the sizes of the files, none of which is read. Other
+        pixels in a file of the same size are noticed only where its image is picked."""
+        sizes = [file.stat().st_size if file.is_file() else None for file in self.files]
+        listed = json.dumps([self.ids, self.labels.tolist(), sizes])
+        return hashlib.sha256(listed.encode()).hexdigest()
 
     def take(self, indices: Sequence[int]) -> Images:
         """The images at these positions, in this order. Raises InputError for one that cannot be read."""

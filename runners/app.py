@@ -24,14 +24,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.text import Text
 
 from data.errors import InputError
-from runners.exits import EndedError, ended_by_signals, no_silent_exit
+from runners.exits import EndedError, begin, ended_by_signals, no_silent_exit
+from runners.output import Output
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-console = Console()
+console = Output()
 
 # A thread that waits for work sleeps, and leaves its core to others. What the user has set stays, and worker
 # processes inherit all of it.
@@ -101,6 +101,7 @@ def run(
 
     `after` is called at the end of a sweep with the jobs that ran in this process.
     """
+    begin()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     logging.basicConfig(level=logging.WARNING, handlers=[Lines()], format="%(levelname)-8s %(message)s")
     jobs: list[Job] = []
@@ -154,7 +155,7 @@ class Lines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.console = Console(stderr=True)
+        self.console = Output(stderr=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""

@@ -1,9 +1,11 @@
-"""How a process ends: not in silence by other people's code, and on a signal not before it has cleaned up."""
+"""How a command ends: in one line when it is stopped, and not in silence because other code asks for it."""
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import NoReturn
 
 
@@ -62,3 +64,30 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
         if callable(again := before.get(asked)):
             again(asked, None)
+
+
+def stop_in_one_line() -> None:
+    """Until `begin`, Ctrl-C ends the process with one line and status 130.
+
+    Importing PyTorch and the attack libraries takes seconds, in which a KeyboardInterrupt would come out of
+    the middle of an import.
+    """
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # of a process in the background: ignored
+        signal.signal(signal.SIGINT, _stopped)
+
+
+def begin() -> None:
+    """What every command does first: Ctrl-C raises KeyboardInterrupt from now on, and characters that the
+    encoding of the output lacks are printed as question marks."""
+    if signal.getsignal(signal.SIGINT) is _stopped:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _stopped(number: int, frame: object) -> NoReturn:
+    os.write(2, b"stopped before any work began\n")
+    os._exit(130)

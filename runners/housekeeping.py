@@ -23,6 +23,8 @@ from rich.text import Text
 from data.errors import InputError
 from runners.cells import manifest
 from runners.cells.archive import exported, imported
+from runners.exits import begin
+from runners.output import Output
 from runners.store.artefact import fault, megabytes, opened
 from runners.store.store import CLAIMS, PARTS, Store
 
@@ -33,7 +35,7 @@ YOUNG = 3600.0  # seconds in which a run may not have said yet what it needs
 
 def main(words: Sequence[str], console: Console | None = None) -> int:
     """Exit status 0; 1 where something is damaged; 2 for what cannot be done."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or Output(highlight=False, soft_wrap=True)
     parser = argparse.ArgumentParser(
         prog="python -m runners.housekeeping",
         description=__doc__,
@@ -180,4 +182,5 @@ def _remove(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    begin()
     sys.exit(main(sys.argv[1:]))

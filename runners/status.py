@@ -20,6 +20,8 @@ from data.errors import InputError
 from runners.cells import manifest
 from runners.cells.failures import Failure
 from runners.cells.manifest import Manifest
+from runners.exits import begin
+from runners.output import Output
 from runners.store.store import Store
 from runners.work.estimate import spoken
 from runners.work.survey import Survey, survey
@@ -70,7 +72,7 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
         "also", nargs="*", help="with --retry: more words, such as hydra/launcher=slurm shard=range(8)"
     )
     asked = parser.parse_args(words)
-    console = console or Console(highlight=False)
+    console = console or Output(highlight=False)
     if not Path(asked.store).is_dir():
         told = f"error: store {asked.store}: expected a folder, got none; nothing was run here yet"
         console.print(escape(told), soft_wrap=True)
@@ -122,4 +124,5 @@ def _steps(also: Sequence[str]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
+    begin()
     sys.exit(main(sys.argv[1:]))

@@ -7,12 +7,13 @@ import pytest
 import torch
 from test_grid import CELLS, cell, run, same
 
+from attacks.target import Target
 from data.digits_photos import DigitsPhotos
 from data.errors import InputError
 from runners.cells.cell import Crafting, Purifying
 from runners.cells.components import prepare
 from runners.store.store import Store
-from runners.work import estimate
+from runners.work import estimate, probe
 from runners.work.bench import Bench
 from runners.work.estimate import Estimator
 from runners.work.schedule import _told
@@ -70,11 +71,72 @@ def test_draws_rounding_and_scoring_are_priced(task, ticking, words, draws, seco
     assert Estimator(bench).seconds(purifying) == pytest.approx(2 * seconds)
 
 
-def test_the_passes_of_an_attack_are_priced(task, ticking, monkeypatch):
-    bench, purifying = task("attack=pgd", "attack.steps=5", "purifier=none")
+class Clock:
+    """Seconds that pass only where the work says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A second for each pass of an image through the defense, half a second for what an attack does by itself
+    between two questions, nothing for all else."""
+    clock, ask = Clock(), Target.ask
+    monkeypatch.setattr(estimate, "time", clock)
+    monkeypatch.setattr(probe, "time", clock)
     monkeypatch.setattr(Estimator, "_forward", lambda *parts: 1.0)
-    monkeypatch.setattr(Estimator, "_backward", lambda *parts: 3.0)
-    assert Estimator(bench).seconds(purifying.crafting) == pytest.approx(2 * (5 * 1 + 5 * 3))
+    monkeypatch.setattr(Estimator, "_backward", lambda *parts: 0.0)
+
+    def asked(target: Target, images: torch.Tensor, owners: list[int]) -> torch.Tensor:
+        answer = ask(target, images, owners)
+        clock.now += 1.5 * len(owners) * target.eot
+        return answer
+
+    monkeypatch.setattr(Target, "ask", asked)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds", "at_most"),
+    [
+        (["attack=fgsm"], 2 * 1.5, False),  # it ends within the moment
+        (["attack=pgd", "attack.steps=50"], 2 * 50 * 1.5, False),
+        (["attack=ddn", "attack.steps=30"], 2 * 31 * 1.5, False),
+        (["attack=cw", "attack.steps=40"], 2 * 40 * 1.5, False),
+        (["attack=square", "attack.queries=70", "attack.eps=1e-6"], 2 * 70 * 1.5, True),  # none falls
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_attack_is_priced_with_its_own_work_between_its_passes(task, clock, words, seconds, at_most):
+    bench, purifying = task(*words, "purifier=none")
+    estimator = Estimator(bench)
+    assert estimator.seconds(purifying.crafting) == pytest.approx(seconds)
+    assert estimator.at_most == at_most
+    assert clock.now < 20  # the trial is short, however long the attack is
+
+
+def test_images_about_which_an_attack_asks_no_more_are_done(task, clock):
+    done = [(40, 0), (8, 0)]
+    begun = probe.Probe(seconds=60.0, ended=False, done=done, recent=[(20, 0), (0, 0)], recent_seconds=30.0)
+    assert begun.left(100, 0) == (60, 0)
+
+
+def test_a_fit_under_attack_is_priced_at_its_full_length(task, clock):
+    """The attack is tried on 12 steps of a fit of 24; each pass takes as much again for the other 12."""
+    words = ["attack=pgd", "attack.steps=3", "knowledge=bpda"]
+    bench, _ = task("purifier=none")
+    of = cell(*words, "purifier=dip", "purifier.steps=24")
+    store = bench.store
+    victim, seen = (prepare(of.configs[part], store) for part in ("victim", "purifier"))
+    chunk = DigitsPhotos().load("evaluation").take([0, 1])
+    crafting = Crafting(chunk, victim, of.configs["attack"], of.knowledge, seen, (), 0, "float32")
+    estimator = Estimator(bench)
+    estimator._purifying = lambda *parts: 4.0
+    assert estimator.seconds(crafting) == pytest.approx(2 * 3 * (1.5 + 2.0))
 
 
 def test_what_is_made_already_costs_only_its_record(task, ticking):
@@ -93,15 +155,17 @@ def test_work_whose_trial_fails_is_of_unknown_length_and_not_free(task, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("unknown", "expected"),
+    ("unknown", "at_most", "expected"),
     [
-        (0, "2 min"),
-        (2, "2 min, and an unknown time for 2 chunks whose trial failed,"),
-        (6, "unknown, since its trial failed,"),
+        (0, False, "2 min"),
+        (0, True, "at most 2 min"),
+        (2, False, "2 min, and an unknown time for 2 chunks whose trial failed,"),
+        (2, True, "at most 2 min, and an unknown time for 2 chunks whose trial failed,"),
+        (6, True, "unknown, since its trial failed,"),
     ],
 )
-def test_an_unknown_time_is_said(unknown, expected):
-    assert _told(120.0, unknown, 6) == expected
+def test_an_unknown_time_and_an_upper_bound_are_said(unknown, at_most, expected):
+    assert _told(120.0, unknown, 6, at_most=at_most) == expected
 
 
 def test_a_slow_first_call_is_not_taken_for_the_pace(task, monkeypatch):

@@ -7,13 +7,18 @@ import sys
 from collections import Counter
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from test_grid import cell, run
 
+from data.digits_photos import DigitsPhotos
 from runners.app import CONFIGS
-from runners.cells.components import plain
+from runners.cells.cell import Crafting
+from runners.cells.components import Spec, plain, prepare
 from runners.cells.identity import declares_version, identity, version_of
+from runners.cells.own_state import own_state, state_behind
+from runners.store.store import Store
 from runners.trust.provenance import targets
 
 GAMMA = """
@@ -212,3 +217,63 @@ def test_functions_are_identified_by_their_source(mine):
 
 def test_an_installed_factory_has_a_version():
     assert version_of(get_object("torchvision.models.resnet18")).startswith("source-")
+
+
+WEIGHED = """
+import torch
+from attacks.attack import Attack
+from purifiers.purifier import Purifier
+
+FILE = {file!r}
+
+class Scaled(Purifier):
+    gradient = "exact"
+
+    def __init__(self) -> None:
+        {load}
+
+    def purify(self, images, seeds, victim):
+        return images
+
+class Moved(Attack):
+    needs = None
+
+    def __init__(self, *, eps: float = 0.5) -> None:
+        self.eps = eps
+        {load}
+
+    def craft(self, model, images, labels):
+        return images
+"""
+LOADS = [
+    "self.weight = torch.load(FILE)['weight']",
+    "self.parts = {'a': [torch.load(FILE)['weight'].numpy()]}",
+    "self.network = torch.nn.Linear(2, 1); self.network.load_state_dict(torch.load(FILE))",
+]
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("part", ["purifier", "attack"])
+def test_state_from_a_path_in_the_code_is_part_of_the_identity(tmp_path, mine, part, load):
+    file = tmp_path / "weights.pt"
+    (mine / "weighed.py").write_text(WEIGHED.format(file=str(file), load=load))
+    importlib.invalidate_caches()
+    name = {"purifier": "Scaled", "attack": "Moved"}[part]
+    found = []
+    for value in (1.0, 1.0, 2.0):
+        torch.save({"weight": torch.full((1, 2), value), "bias": torch.zeros(1)}, file)
+        found.append(own_state(get_object(f"mine.weighed.{name}")()))
+    assert found[0] == found[1] != found[2]
+    config = {"_target_": f"mine.weighed.{name}"}
+    if part == "purifier":
+        assert prepare(config, Store(tmp_path)).identity["weights_sha256"] == found[2]
+    else:
+        of = own_cell("attack")
+        chunk = DigitsPhotos().load("evaluation").take([0])
+        victim = Spec(of.configs["victim"])
+        crafting = Crafting(chunk, victim, config, of.knowledge, None, (), 0, "float32")
+        assert crafting.recipe["attack_state"] == found[2]
+
+
+def test_components_that_declare_a_version_are_not_built_for_their_state():
+    assert state_behind({"_target_": "attacks.from_torchattacks.PGD", "no_such_argument": 1}) is None

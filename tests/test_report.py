@@ -194,6 +194,7 @@ def test_progress_is_lines_without_a_terminal_and_a_bar_with_one(monkeypatch):
     ("updates", "expected"),
     [
         ([(0.0, None)], "fit: 0 %, 60 s so far"),
+        ([(0.0, None), (0.001, None)], "fit: 0 %, 60 s so far"),  # too little to tell the pace by
         ([(0.0, None), (0.25, None)], "fit: 25 %, 3 min left"),
         ([(0.5, None), (0.75, None)], "fit: 75 %, 60 s left"),  # half of it was done by an earlier run
         ([(0.5, 600.0)], "fit: 50 %, 10 min left"),  # as another process says

@@ -134,3 +134,19 @@ def test_cells_on_files_have_the_same_records_whatever_memory_holds(fake, tmp_pa
     assert [result.failed or result.skipped for result in expected] == [None, None]
     monkeypatch.setattr(data.listing, "HELD", 1)
     same(run(tmp_path / "two", cells, n=6, workers=2)[0], expected)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_changed_file_changes_the_fingerprint_and_is_not_read_for_it(listing, reads, changed):
+    before = listing.fingerprint
+    if changed:
+        picture(listing.files[7], size=(20, 16), seed=7)
+    again = Listing(listing.ids, listing.labels, listing.files, 16, None)
+    assert (again.fingerprint != before) == changed
+    assert reads == []
+
+
+def test_a_missing_file_is_part_of_the_fingerprint(listing):
+    before = listing.fingerprint
+    listing.files[3].unlink()
+    assert Listing(listing.ids, listing.labels, listing.files, 16, None).fingerprint != before

@@ -11,6 +11,7 @@ from data.images import Images
 from data.listing import Unread
 from runners.cells.components import Config, Spec
 from runners.cells.identity import identity
+from runners.cells.own_state import state_behind
 from runners.store.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
@@ -84,6 +85,8 @@ class Crafting:
     def recipe(self) -> Recipe:
         """What they are made from."""
         made_of = {"images": self.chunk.digest, "attack": identity(self.attack), "seed": self.seed}
+        if (state := state_behind(self.attack)) is not None:
+            made_of["attack_state"] = state
         if get_class(self.attack["_target_"]).needs is not None:  # else nothing is asked
             made_of["knowledge"] = identity(self.knowledge)
             if get_class(self.knowledge["_target_"]).uses_victim:

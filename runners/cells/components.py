@@ -13,15 +13,15 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import InputError
-from data.frozen import frozen, state_digest
 from data.images import Dataset
 from data.listing import FileDataset
 from data.weights import WeightFile
 from runners.app import CONFIGS
 from runners.cells.identity import identity
+from runners.cells.own_state import own_state
 from runners.cells.shipped import shipped_content
 from runners.cells.training_progress import Reached, TrainingProgress
 from runners.store.claims import Holder
@@ -90,7 +90,7 @@ def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
 class Spec:
     """A victim or purifier whose weights, if it has any, are known: any process can load it.
 
-    `weights_sha256` is that of a file, of trained weights, or of the state of a network that loads its own.
+    `weights_sha256` is that of a file, of trained weights, or of the state that a component loads by itself.
     """
 
     config: Config
@@ -115,8 +115,8 @@ class Spec:
             return component.freeze(state)
         if (weights := _weights_of(component)) is not None:
             return component.freeze(weights.load())
-        own = _own_network(component)
-        if own is not None and state_digest(frozen(own)) != self.weights_sha256:
+        own = own_state(component)
+        if own is not None and own != self.weights_sha256:
             raise InputError(
                 f"{self.config['_target_']}: expected the same weights each time it is loaded, got "
                 "others: load them from a file (weights=...), or draw them from a fixed seed"
@@ -171,8 +171,7 @@ def prepare(
     component = build(config)
     weights = _weights_of(component)
     if weights is None:
-        own = _own_network(component)
-        return Spec(config, None if own is None else state_digest(frozen(own)))
+        return Spec(config, own_state(component))
     if isinstance(weights, WeightFile):
         component.freeze(weights.load())
         return Spec(config, weights.digest())
@@ -197,21 +196,9 @@ def _weights_of(component: Any) -> Any:
     return weights if isinstance(weights, WeightFile) or hasattr(weights, "fit") else None
 
 
-def _own_network(component: Any) -> nn.Module | None:
-    """The network of a component that sees to its weights by itself: the component is one, or it wraps a
-    victim or a purifier that has one. Other purifiers make their networks anew for each image."""
-    if component is None or isinstance(component, nn.Module):
-        return component
-    inner = (getattr(component, name, None) for name in ("victim", "purifier"))
-    return _own_network(next((held for held in inner if held is not None), None))
-
-
 def _learnt_from(dataset: Dataset) -> Recipe:
-    """Of data sets in files, which images are learnt: a folder may come to hold more of them."""
-    if not isinstance(dataset, FileDataset):
-        return {}
-    index = dataset.index("train")
-    return {"images": key_of({"ids": index.ids, "labels": index.labels.tolist()})}
+    """Of data sets in files, which images are learnt: a folder may come to hold more of them, or others."""
+    return {"images": dataset.index("train").fingerprint} if isinstance(dataset, FileDataset) else {}
 
 
 def _train(

@@ -1,12 +1,18 @@
 """The settings of a run, checked."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from data.errors import InputError
 from purifiers.purifier import Purifier
 from runners.cells.subset import RULES
 
 KEPT = ("auto", "all", "none")  # of purified images; runners/work/keeping.py
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("n", "seed", "chunk"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
+            if not _is_whole(value):
                 raise InputError(f"{name}: expected a whole number, got {value!r}")
         if self.seed < 0:
             raise InputError(f"seed: expected 0 or more, got {self.seed}")
@@ -38,10 +44,13 @@ class Settings:
             raise InputError(f"subset: expected one of {', '.join(RULES)}, got {self.subset!r}")
         if not isinstance(self.store, str) or not self.store:
             raise InputError(f"store: expected a folder, got {self.store!r}")
-        if self.draws != "auto" and (not isinstance(self.draws, int) or self.draws < 1):
+        if self.draws != "auto" and not (_is_whole(self.draws) and self.draws >= 1):
             raise InputError(f"draws: expected auto or at least 1, got {self.draws!r}")
-        if not isinstance(self.budget_hours, int | float) or not self.budget_hours > 0:
-            raise InputError(f"budget_hours: expected hours above 0, got {self.budget_hours!r}")
+        if self.workers != "auto" and not (_is_whole(self.workers) and self.workers >= 0):
+            raise InputError(f"workers: expected auto or at least 0, got {self.workers!r}")
+        hours = self.budget_hours
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < math.inf:
+            raise InputError(f"budget_hours: expected a finite number of hours above 0, got {hours!r}")
         if self.audit not in ("off", "cheap", "full"):
             raise InputError(f"audit: expected off, cheap or full, got {self.audit!r}")
         if self.keep_purified not in KEPT:

@@ -125,13 +125,16 @@ class Bench:
             self.store.put_tensors(task.recipe, stored, pack=True)
         return stored
 
-    def target(self, task: Crafting, stage: str) -> Target:
-        """What the attack of this task sees; `stage` names the defense's draws, unless they are known."""
+    def target(self, task: Crafting, stage: str, *, seen: Purifier | None = None) -> Target:
+        """What the attack of this task sees; `stage` names the defense's draws, unless they are known.
+
+        `seen` stands in for the purifier that the task names.
+        """
         knowledge: Knowledge = build(task.knowledge)
         stage = "purify" if knowledge.known_draw else stage
         return knowledge.target(
             self.component(task.victim),
-            self.component(task.seen) if task.seen is not None else None,
+            seen or (self.component(task.seen) if task.seen is not None else None),
             [self.component(other) for other in task.others],
             seeds=[seed_of(task.seed, image_id, stage) for image_id in task.chunk.ids],
             batch=len(task.chunk),

@@ -12,18 +12,20 @@ import torch.nn.functional as F
 from attacks.attack import Attack, Clean
 from attacks.knowledge import Knowledge
 from data.images import rounded
-from purifiers.purifier import PurifierError, purify_together
+from purifiers.purifier import Purifier, PurifierError, purify_together
 from runners.cells.cell import Crafting, Purifying
-from runners.cells.components import Spec, build
+from runners.cells.components import Spec, build, seed_of
 from runners.cells.records import to_parquet
 from runners.cells.schema import rows_of
 from runners.cells.scored import Scored
+from runners.store.artefact import file_of
 from runners.store.store import key_of
 from runners.work.bench import Bench
+from runners.work.probe import Probe, probe
 
 log = logging.getLogger(__name__)
 
-SHORT = 3.0  # seconds of a trial that is timed again, since its first call may have imported a library
+SHORT = 3.0  # seconds after which an attack is stopped; a shorter trial is timed again
 
 
 class Estimator:
@@ -32,6 +34,7 @@ class Estimator:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.measured: dict[str, float] = {}  # seconds an image; NaN where the trial failed
+        self.at_most = False  # whether an attack may take less time than was told, since it stops early
 
     def seconds(self, task: Crafting | Purifying) -> float | None:
         """Of one process; None where a trial failed, so that it is not known."""
@@ -44,17 +47,45 @@ class Estimator:
         return [spec for spec in task.purifiers if not self.bench.store.has(task.purified(spec))]
 
     def _craft(self, task: Crafting) -> float:
-        """Passes of the attack, each through all that its knowledge sees."""
+        """The attack itself, begun on these images and stopped after a moment, and the storing of its result.
+        What is left after the moment is as many passes as the attack declares, at the pace that it had."""
         attack: Attack = build(task.attack)
         knowledge: Knowledge = build(task.knowledge)
-        seconds = 0.0
-        for spec in task.others or (task.victim,):
-            seconds += attack.forward * self._forward(task, spec) + attack.backward * self._backward(
-                task, spec
+        seen, factor = (None, 1.0) if task.seen is None else self.bench.component(task.seen).trial()
+
+        def cost(forward: float, backward: float) -> float:
+            """Seconds of passes alone, without the attack's own work between them."""
+            answers = sum(
+                forward * self._forward(task, spec) + backward * self._backward(task, spec)
+                for spec in task.others or (task.victim,)
             )
-        if task.seen is not None:
-            seconds += attack.forward * self._purifying(task, (task.seen,))
-        return knowledge.eot * seconds
+            return answers + (forward * self._purifying(task, (task.seen,)) / factor if seen else 0.0)
+
+        def per_image() -> float:
+            begun = self._begun(task, attack, seen)
+            if begun.ended and begun.seconds < SHORT:  # the first call pays for what later ones find ready
+                begun = self._begun(task, attack, seen)
+            seconds, forward = begun.seconds, sum(f for f, _ in begun.done)
+            if not begun.ended:
+                if not attack.forward:
+                    raise ValueError("the attack does not declare how many passes it takes")
+                left = begun.left(attack.forward * knowledge.eot, attack.backward * knowledge.eot)
+                pace = begun.recent_seconds / cost(*map(sum, zip(*begun.recent, strict=True)))
+                seconds, forward = seconds + pace * cost(*left), forward + left[0]
+                self.at_most |= attack.stops_early
+            if factor > 1:  # the trial's fits were so much shorter
+                seconds += (1 - 1 / factor) * forward * self._purifying(task, (task.seen,))
+            return seconds / len(task.chunk)
+
+        made_of = {name: part for name, part in task.recipe.items() if name not in ("images", "seed")}
+        return self._known({"crafting": made_of}, task, per_image) + self._storing(task)
+
+    def _begun(self, task: Crafting, attack: Attack, seen: Purifier | None) -> Probe:
+        images, labels = task.chunk.images.to(self.bench.device), task.chunk.labels.to(self.bench.device)
+        seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
+        with self.bench.guarded(task.victim, *task.others):
+            target = self.bench.target(task, "attacked", seen=seen)
+            return probe(attack, target, images, labels, seeds, moment=SHORT)
 
     def _purify(self, task: Purifying) -> float:
         """All that `Bench.purify` does: the purified images, those of the examples' 8-bit rounding, further
@@ -114,6 +145,11 @@ class Estimator:
         what = {"purifiers": identities, "victim": crafting.victim.identity}
         return max(factors) * self._once(what, crafting, once)
 
+    def _storing(self, crafting: Crafting) -> float:
+        """Packing the images of a chunk."""
+        content = crafting.chunk.images.numpy().tobytes()
+        return self._once({"storing": True}, crafting, lambda: file_of({}, content, pack=True))
+
     def _scoring(self, crafting: Crafting) -> float:
         """A record of each image, as if the attack and the purifier had changed nothing."""
         victim, device = self.bench.component(crafting.victim), self.bench.device
@@ -139,14 +175,22 @@ class Estimator:
 
     def _once(self, what: Mapping[str, Any], crafting: Crafting, work: Callable[[], Any]) -> float:
         """Seconds an image of `work` on chunks like this one; NaN where it fails."""
+
+        def per_image() -> float:
+            seconds = self._timed(work)
+            if seconds < SHORT:  # the first call pays for what later ones find ready
+                seconds = self._timed(work)
+            return seconds / len(crafting.chunk)
+
+        return self._known(what, crafting, per_image)
+
+    def _known(self, what: Mapping[str, Any], crafting: Crafting, measure: Callable[[], float]) -> float:
+        """What was measured on a chunk like this one, or is measured now; NaN where that fails."""
         chunk = crafting.chunk
         name = key_of({**what, "batch": len(chunk), "shape": list(chunk.shape)})
         if name not in self.measured:
             try:
-                seconds = self._timed(work)
-                if seconds < SHORT:  # the first call pays for what later ones find ready
-                    seconds = self._timed(work)
-                self.measured[name] = seconds / len(chunk)
+                self.measured[name] = measure()
             except (Exception, SystemExit) as error:  # the task itself will fail, and say why
                 log.debug("cannot be timed: %s", error)
                 self.measured[name] = math.nan

@@ -70,7 +70,7 @@ class Picking:
             "rule": self.settings.subset,
             "n": self.settings.n,
             "seed": self.settings.seed,
-            "index": key_of({"ids": index.ids, "labels": index.labels.tolist()}),
+            "index": index.fingerprint,
             "dataset": identity(cell.configs["dataset"]),
             "victim": victim.identity,
             "precision": self.settings.precision,

@@ -40,9 +40,7 @@ def worker_count(asked: int | str, device: str) -> int:
             return int(allotted)
         known = hasattr(os, "sched_getaffinity")  # not everywhere
         return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    if not isinstance(asked, int) or asked < 1:
-        raise InputError(f"workers: expected auto or at least 0, got {asked!r}")
-    return asked
+    return int(asked)
 
 
 def _is_of_joblib() -> bool:

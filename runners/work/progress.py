@@ -13,6 +13,7 @@ from runners.work.estimate import spoken
 from runners.work.tally import Tally
 
 EVERY = 30  # seconds between lines
+KNOWN = 0.01  # of the work, from which the time left is told
 WATCHED = 10  # seconds of a training from which its length is estimated
 
 
@@ -75,7 +76,7 @@ class Bar:
         since, first = self._begun or (time.perf_counter(), 0.0)
         so_far, share = time.perf_counter() - since, self._share
         left = self._left
-        if left is None and share > first:
+        if left is None and share >= first + KNOWN:
             left = so_far * (1 - share) / (share - first)
         when = f"{spoken(so_far)} so far" if left is None else f"{spoken(left)} left"
         return f"{self._progress.tasks[0].description}: {100 * share:.0f} %, {when}"

@@ -76,7 +76,7 @@ def carry_out(
     )
     single = launch.shard is None
     if single and (lacking or any(estimator.unmade(task) for task in sound)):  # else they are only scored
-        _affordable(expected, settings)
+        _affordable(expected, settings, at_most=estimator.at_most)
     planned({task.key: seconds[id(task)] for task in [*lacking, *sound] if id(task) in seconds})
     # The first job clears too, and no other: a job that starts late must not reset the count of deaths.
     died = store.claims.clear() if single or launch.shard == 0 else set()
@@ -86,7 +86,8 @@ def carry_out(
     # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
     short = workers == 1 and expected < SHORT and not (died or unknown) and single
     console.print(
-        f"estimate: {_told(expected, unknown, len(estimates))} for {len(lacking)} chunks to craft and "
+        f"estimate: {_told(expected, unknown, len(estimates), at_most=estimator.at_most)} for "
+        f"{len(lacking)} chunks to craft and "
         f"{len(sound)} to purify, {workers} {'process' if workers == 1 else 'processes'} on "
         f"{bench.device.type}"
         + ("" if single else ", if no other job helped")
@@ -116,22 +117,24 @@ def carry_out(
     return reasons | turns.reasons
 
 
-def _told(expected: float, unknown: int, tasks: int) -> str:
-    """The estimate for people, with how many chunks it does not hold."""
+def _told(expected: float, unknown: int, tasks: int, *, at_most: bool = False) -> str:
+    """The estimate for people, with how many chunks it does not hold, and whether it is an upper bound."""
+    known = f"at most {spoken(expected)}" if at_most else spoken(expected)
     if not unknown:
-        return spoken(expected)
+        return known
     if unknown == tasks:
         return "unknown, since its trial failed,"
-    return f"{spoken(expected)}, and an unknown time for {unknown} chunks whose trial failed,"
+    return f"{known}, and an unknown time for {unknown} chunks whose trial failed,"
 
 
-def _affordable(expected: float, settings: Settings) -> None:
+def _affordable(expected: float, settings: Settings, *, at_most: bool) -> None:
     """Raise InputError for work that would take longer than the user allows."""
     allowed = 3600 * settings.budget_hours
     if expected > allowed:
         fitting = int(settings.n * allowed / expected)
+        told = _told(expected, 0, 1, at_most=at_most)
         raise InputError(
-            f"estimate: {spoken(expected)}, above budget_hours={settings.budget_hours:g}; "
+            f"estimate: {told}, above budget_hours={settings.budget_hours:g}; "
             + (f"n={fitting} would fit, or " if fitting else "not even n=1 would fit: ")
             + "fewer steps, queries or draws of the attack, or a larger budget_hours"
         )
