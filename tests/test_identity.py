@@ -256,8 +256,7 @@ LOADS = [
 @pytest.mark.parametrize("part", ["purifier", "attack"])
 def test_state_from_a_path_in_the_code_is_part_of_the_identity(tmp_path, mine, part, load):
     file = tmp_path / "weights.pt"
-    (mine / "weighed.py").write_text(WEIGHED.format(file=str(file), load=load))
-    importlib.invalidate_caches()
+    mine(weighed=WEIGHED.format(file=str(file), load=load))
     name = {"purifier": "Scaled", "attack": "Moved"}[part]
     found = []
     for value in (1.0, 1.0, 2.0):

@@ -43,14 +43,20 @@ def test_ctrl_c_during_the_imports_is_one_line():
     assert said == "stopped before any work began\n"
 
 
+IGNORES = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.argv = ["-m"]
+import runners
+from runners.exits import begin
+begin()
+print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+"""
+
+
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.argv = ['-m']; "
-    code += "import runners; "
-    code += (
-        "from runners.exits import begin; begin(); print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+    done = subprocess.run([sys.executable, "-c", IGNORES], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.fixture
