@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 import string
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from runners.work.bench import settle
 
 SHIPPED = foreign.ROOT / "results" / "weights"
 SHOWN = 5  # differences
+UNLIMITED = 1e9  # hours
 
 
 def main(config: DictConfig) -> None:
@@ -145,8 +145,8 @@ def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int |
             f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
         )
     tf32 = held["tf32"] and settle(device, tf32=False).type == "cuda"
-    here = {"store": store, "device": device, "workers": workers, "tf32": tf32, "budget_hours": math.inf}
-    here["keep_purified"] = "none"  # the store is thrown away
+    here = {"store": store, "device": device, "workers": workers, "tf32": tf32}
+    here |= {"budget_hours": UNLIMITED, "shard": None, "keep_purified": "none"}  # the store is thrown away
     return Settings(**{**held, **here})
 
 
