@@ -146,7 +146,7 @@ def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int |
         )
     tf32 = held["tf32"] and settle(device, tf32=False).type == "cuda"
     here = {"store": store, "device": device, "workers": workers, "tf32": tf32}
-    here |= {"budget_hours": UNLIMITED, "shard": None, "keep_purified": "none"}  # the store is thrown away
+    here |= {"budget_hours": UNLIMITED, "keep_purified": "none"}  # the store is thrown away
     return Settings(**{**held, **here})
 
 

@@ -28,6 +28,11 @@ from runners.tables.frame import frame_of
 from runners.tables.published import panels_of
 
 CHUNK = 250
+TARGETS = {
+    "attack": "attacks.from_torchattacks.PGD",
+    "knowledge": "attacks.knowledge.Blind",
+    "purifier": "purifiers.jpeg.JPEG",
+}
 NAMES = {"dataset": "digits-photos", "victim": "digits-resnet8", "attack": "", "knowledge": "blind"}
 
 
@@ -117,7 +122,8 @@ def _result(
         }
     )
     return CellResult(
-        Cell(names, {"attack": {}, "knowledge": {}, "purifier": {}}, " ".join(words)), records=records
+        Cell(names, {part: {"_target_": target} for part, target in TARGETS.items()}, " ".join(words)),
+        records=records,
     )
 
 

@@ -13,6 +13,7 @@ from runners.grids.grid import CellResult, Grid
 from runners.tables.bare import above, flag_weak
 from runners.tables.published import Panel, printed
 from runners.trust.flags import Flag
+from runners.work.schedule import Launch
 
 TABLE = OmegaConf.create(
     {
@@ -101,5 +102,5 @@ def test_only_the_papers_own_setting_is_held_against_it(monkeypatch, tmp_path, w
         )
         monkeypatch.setattr(table, "flag_weak", lambda *given: held.append(given))
         with pytest.raises(table.app.FailedCellsError):
-            table.make(config, config.hydra.runtime.choices, [])
+            table.make(config, config.hydra.runtime.choices, [], Launch())
     assert bool(held) == flagged

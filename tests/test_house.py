@@ -17,7 +17,18 @@ FOLDERS = {  # what each may import beside itself
     "runners": {"data", "purifiers", "victims", "attacks"},
     "scripts": {"data", "purifiers", "victims", "attacks", "runners"},
 }
-ROOMS = ["exits files", "app", "store", "cells", "work", "trust", "grids", "tables", "pages", "loggers"]
+ROOMS = [
+    "exits files output",
+    "app",
+    "store",
+    "cells",
+    "work",
+    "trust",
+    "grids",
+    "tables",
+    "pages",
+    "loggers",
+]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}  # commands above all
 
 

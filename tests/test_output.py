@@ -12,7 +12,8 @@ from runners.app import CONFIGS
 ROOT = CONFIGS.parent
 # Like a command whose imports take long, or whose work does.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 sys.argv = ["-m"]
 import runners
 sys.argv = ["command"]

@@ -1,6 +1,7 @@
 """The trainer of victims: as it always was for the embedded ones, resumable, and what its parameters mean."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -237,7 +238,8 @@ class Folder(FileDataset):
         self.names = names
 
     def index(self, split):
-        return Listing(self.names, torch.zeros(len(self.names)).long(), self.names, size=4, resize=None)
+        files = tuple(map(Path, self.names))
+        return Listing(self.names, torch.zeros(len(self.names)).long(), files, size=4, resize=None)
 
 
 def test_weights_learnt_from_other_images_of_a_folder_are_others():

@@ -62,7 +62,7 @@ def test_a_traced_cell_is_shown_with_its_strip_and_plots(ddip, network, records,
     told, arrays = written(watch, final, records, network, ddip)
     with (tmp_path / "1a2b3c4d.npz").open("wb") as file:
         np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)
-    entry = {"row": "DDIP", "column": "PGD", "eps_255": 8.0, "knowledge": "blind"}
+    entry = {"row": "DDIP", "column": "PGD", "eps_255": 8.0, "knowledge_kind": "blind"}
     frame = pd.DataFrame([{**entry, "record": "1a2b3c4d"}, {**entry, "record": ""}])
     (shown,) = traces.shown(frame, tmp_path, tmp_path, "t")
     assert shown["title"] == "Decision trace: DDIP, PGD 8"

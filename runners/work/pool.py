@@ -17,12 +17,14 @@ from typing import Any
 
 from data.errors import InputError
 from runners.cells.failures import DIED, Failure, configs_of, reason_of
+from runners.exits import no_silent_exit
 from runners.store.store import Store
 from runners.work.bench import Bench, settle
 from runners.work.keeping import Keeping
 from runners.work.turns import Task, Turns
 
 log = logging.getLogger(__name__)
+_leave = os._exit  # while a task runs, `os._exit` raises SystemExit
 
 POLL = 0.5  # seconds between looks at what others have done
 _bench: Bench | None = None
@@ -159,14 +161,15 @@ def _begin(store: Store, device: str, precision: str, keeping: Keeping) -> None:
 def _die_with(sentinel: int) -> None:
     """A killed parent must not leave its workers behind."""
     wait_for_handle([sentinel])
-    os._exit(1)
+    _leave(1)
 
 
 def _serve(message: bytes) -> tuple[Failure | None, list[tuple[str, str]]]:
     heard = _Heard(logging.WARNING)
     logging.getLogger().addHandler(heard)
     try:
-        return _attempt(_bench, pickle.loads(message)), heard.heard
+        with no_silent_exit():
+            return _attempt(_bench, pickle.loads(message)), heard.heard
     finally:
         logging.getLogger().removeHandler(heard)
 
