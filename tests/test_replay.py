@@ -181,7 +181,6 @@ def of(part: str, **changes):
         ({"told": of("purifier", _target_="runners.replay.Path")}, "got 'runners.replay.Path'"),
         ({"told": of("purifier", quality=75, level=3)}, "purifiers.jpeg.JPEG: "),
         ({"told": lambda f: f["settings"].update(n=2)}, "expected image ids of sha256"),
-        ({"told": of("victim", label_space="letters")}, "knows the labels of 'letters'"),
         (
             {"told": lambda f: f["component_versions"].update(attack=0)},
             "attack: expected attacks.from_torchattacks.PGD version 0, got version "

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import InputError
+from runners.cells import foreign
 from runners.cells.records import to_parquet
 from runners.files import write_together
 from runners.tables import render
@@ -78,9 +79,11 @@ def check(csv: Path) -> None:
             raise InputError(f"{records}: expected {beside.name} beside it, got none; make the table again")
         return
     try:
-        known = json.loads(beside.read_text(encoding="utf-8")).get("files")
-    except (OSError, ValueError, AttributeError) as error:
+        known = foreign.parsed(beside.read_bytes(), str(beside), {...: object}).get("files")
+    except OSError as error:
         raise InputError(f"{beside}: cannot be read ({error}); make the table again") from error
+    except InputError as error:
+        raise InputError(f"{error}; make the table again") from error
     if not isinstance(known, dict):
         raise InputError(
             f"{beside}: expected the sha256 of the table's files, got none; make the table again"
