@@ -26,10 +26,9 @@ from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
 from runners.tables import render, saved
 from runners.tables.bare import flag_weak
-from runners.tables.comparisons import check_images
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
-from runners.tables.published import Panel, panel_for, panels_of, printed
+from runners.tables.published import Panel, check_images, panel_for, panels_of, printed
 from runners.work.schedule import Launch
 
 WHERE = {"path", "root", "source", "published"}  # parameters that no result depends on

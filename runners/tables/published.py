@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
 from runners.cells.components import Config, plain
+from runners.cells.subset import OF_VICTIM
 
 PAPERS = Path("results/papers")
 METRICS = ("accuracy", "ssim", "seconds/image", "gpu-memory", "parameters",
@@ -217,3 +218,14 @@ def figure_of(figures: pd.DataFrame, row: DictConfig, column: DictConfig, metric
     if column.get("queries") is not None:
         wanted.add(f"queries={column.queries}")
     return found[[wanted <= set(params.split(";")) for params in found.params]]
+
+
+def check_images(panels: Sequence[Panel], subset: str) -> None:
+    """Raise InputError where a subset that was asked for would give compared victims different images."""
+    for dataset in {panel.dataset for panel in panels}:
+        victims = sorted({panel.victim for panel in panels if panel.dataset == dataset})
+        if subset == OF_VICTIM and len(victims) > 1:
+            raise InputError(
+                f"subset: expected images that do not depend on the victim, which is one of "
+                f"{', '.join(victims)}, got {subset}; take subset=two-per-class, or leave out full=true"
+            )
