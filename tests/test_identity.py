@@ -14,7 +14,6 @@ from test_grid import cell, run
 
 from data.digits_photos import DigitsPhotos
 from runners.app import CONFIGS
-from runners.cells import own_state as own_state_module
 from runners.cells.cell import Crafting
 from runners.cells.components import Spec, plain, prepare
 from runners.cells.identity import declares_version, identity, version_of
@@ -257,7 +256,6 @@ LOADS = [
 @pytest.mark.parametrize("part", ["purifier", "attack"])
 def test_state_from_a_path_in_the_code_is_part_of_the_identity(tmp_path, mine, part, load):
     file = tmp_path / "weights.pt"
-    own_state_module._state_behind.cache_clear()  # a process builds an attack once
     mine(weighed=WEIGHED.format(file=str(file), load=load))
     name = {"purifier": "Scaled", "attack": "Moved"}[part]
     found = []

@@ -1,8 +1,6 @@
 """The state that a component brings with it, where no config names the file that it comes from."""
 
-import json
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,16 +31,11 @@ def own_state(component: Any) -> str | None:
 
 
 def state_behind(config: dict[str, Any]) -> str | None:
-    """`own_state` of the component that a config names, which is built once a process; at once None where
-    its author declares a version."""
+    """`own_state` of the component that a config names; None, without building it, where its author declares
+    a version. It is built anew at each call, since the files that it loads may have changed."""
     if declares_version(get_class(config["_target_"])):
         return None
-    return _state_behind(json.dumps(config, sort_keys=True))
-
-
-@cache
-def _state_behind(config: str) -> str | None:
-    return own_state(instantiate(json.loads(config)))
+    return own_state(instantiate(config))
 
 
 def _held(name: str, value: Any) -> Iterator[tuple[str, Any]]:
