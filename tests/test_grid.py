@@ -17,11 +17,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from small_table import TIMINGS
 
 from runners.app import CONFIGS
 from runners.cells.cell import PARTS, Cell
 from runners.cells.components import plain
-from runners.cells.schema import COSTS
 from runners.cells.settings import Settings
 from runners.grids.grid import CellResult, Grid
 from runners.work.estimate import Estimator
@@ -80,8 +80,8 @@ def same(results: list[CellResult], expected: list[CellResult]) -> None:
     """Equal to the bit, timings aside."""
     for ours, theirs in zip(results, expected, strict=True):
         pd.testing.assert_frame_equal(
-            ours.records.drop(columns=list(COSTS)),
-            theirs.records.drop(columns=list(COSTS)),
+            ours.records.drop(columns=list(TIMINGS)),
+            theirs.records.drop(columns=list(TIMINGS)),
             check_exact=True,
         )
 
@@ -156,7 +156,7 @@ def test_more_images_keep_the_chunks_already_done(undisturbed, tmp_path):
     before = files(store, "purified")
     results, _ = run(store, n=6)
     assert set(before) < set(files(store, "purified"))
-    apart = [*COSTS, "image_ids_sha256"]  # that of all images of the cell
+    apart = [*TIMINGS, "image_ids_sha256"]  # that of all images of the cell
     first = results[3].records.iloc[:4].drop(columns=apart)
     pd.testing.assert_frame_equal(first, undisturbed[1][3].records.iloc[:4].drop(columns=apart))
 
@@ -238,7 +238,7 @@ def table_records(folder: Path, kill_after: float | None = None) -> pd.DataFrame
         process.communicate()
         return None
     assert process.returncode == 0, err.decode()
-    return pd.read_parquet(folder / "tables" / "ddip-table1-records.parquet").drop(columns=list(COSTS))
+    return pd.read_parquet(folder / "tables" / "ddip-table1-records.parquet").drop(columns=list(TIMINGS))
 
 
 @pytest.mark.slow
