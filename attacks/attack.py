@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from attacks.in_step import in_step
+from attacks.lockstep import lockstep
 from attacks.randomness import per_image_randomness
 from attacks.rows import Rows
 from attacks.target import Answer, AttackError, Target
@@ -46,7 +46,7 @@ class Attack(ABC):
             the defense, and an estimate for it is an upper bound.
         records_path: says how near it had come after how many queries (`Crafted.paths`).
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
-            rule, say); such attacks run in step (attacks/in_step.py), one an image.
+            rule, say); such attacks run in step (attacks/lockstep.py), one an image.
         by_rows: the loop is our own and decides everything row by row: `craft` gets the whole batch, with
             Rows (attacks/rows.py) in place of a model.
     """
@@ -79,7 +79,7 @@ class Attack(ABC):
         before = [(count.forward, count.backward) for count in target.counts]
         with torch.random.fork_rng():
             if self.batch_coupled:
-                made = in_step(
+                made = lockstep(
                     lambda model, i: self._one(model, images[i : i + 1], labels[i : i + 1]), target, seeds
                 )
                 adversarial = torch.cat([one.images for one in made]).to(images.device)

@@ -1,6 +1,6 @@
 """What attacks with a loop of our own work on: a batch of a target's images that do not depend on each other.
 
-Many libraries' loops couple the images of a batch, so they run image by image (attacks/in_step.py), which
+Many libraries' loops couple the images of a batch, so they run image by image (attacks/lockstep.py), which
 takes a thread and small operations for every image. The loops of apgd.py, fab.py and square.py decide
 everything row by row and draw each row from its image's own generator, so they work on the whole batch and
 leave out the rows that are done. An image then gets the same result alone, among others and in any order: to

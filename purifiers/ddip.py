@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
+from purifiers.fitting.trace import Iterate, Readout, Trace, TracePurifier
 from purifiers.purifier import TRIAL_STEPS
-from purifiers.trace import Iterate, Readout, Trace, TracePurifier
 
 
 class DDIP(TracePurifier):

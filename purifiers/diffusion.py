@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.weights import WeightFile
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 from purifiers.learned import Learned
 from purifiers.purifier import TRIAL_STEPS, Purifier
 from purifiers.training import Training

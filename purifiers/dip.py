@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from purifiers.engine import Adam, Fit, Networks, leaf
-from purifiers.skipnet import SkipNet
-from purifiers.trace import Newest, Readout, Trace, TracePurifier
+from purifiers.fitting.engine import Adam, Fit, Networks, leaf
+from purifiers.fitting.trace import Newest, Readout, Trace, TracePurifier
+from purifiers.networks.skipnet import SkipNet
 
 
 @dataclass(frozen=True)

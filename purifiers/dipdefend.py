@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.trace import Iterate, Readout, Trace, TracePurifier
+from purifiers.fitting.trace import Iterate, Readout, Trace, TracePurifier
 
 
 class DIPDefend(TracePurifier):

@@ -11,9 +11,9 @@ from torch import Tensor
 from data.errors import InputError
 from data.images import clipped
 from data.weights import WeightFile
-from purifiers.blind_spot import BlindSpotNet
 from purifiers.gaussian_smoothing import gaussian, smooth
 from purifiers.learned import Learned
+from purifiers.networks.blind_spot import BlindSpotNet
 from purifiers.training import Training
 
 

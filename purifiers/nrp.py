@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.learned import Learned
-from purifiers.nrp_networks import Critic, ResG, RRDBNet
+from purifiers.networks.nrp import Critic, ResG, RRDBNet
 from purifiers.training import Training
 
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.engine import SGD, Fit, Networks, Parameters, Stack
-from purifiers.fcn import conv_parameters
-from purifiers.trace import Newest, Readout, Trace, TracePurifier
+from purifiers.fitting.engine import SGD, Fit, Networks, Parameters, Stack
+from purifiers.fitting.trace import Newest, Readout, Trace, TracePurifier
+from purifiers.networks.fcn import conv_parameters
 
 SLOPE = 0.2  # of LeakyReLU where it stands alone: a ReLU that starts negative would never learn
 

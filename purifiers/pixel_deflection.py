@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 from purifiers.purifier import Purifier
 from purifiers.wavelet import check_sigma, denoise
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.learned import Learned
-from purifiers.pixelcnn import LEVELS, PixelCNN
+from purifiers.networks.pixelcnn import LEVELS, PixelCNN
 from purifiers.purifier import TRIAL_STEPS, Purifier
 from purifiers.training import Training
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.images import clipped
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 from purifiers.purifier import Purifier
 
 Resize = Literal["nearest", "bilinear"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.engine import Adam, Architecture, Fit, Networks, Stack
-from purifiers.trace import Iterate, Newest, Readout, Trace, TracePurifier
+from purifiers.fitting.engine import Adam, Architecture, Fit, Networks, Stack
+from purifiers.fitting.trace import Iterate, Newest, Readout, Trace, TracePurifier
 
 
 @dataclass(frozen=True)

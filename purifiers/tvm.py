@@ -11,7 +11,7 @@ from skimage.restoration import denoise_tv_bregman, denoise_tv_chambolle
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 from purifiers.purifier import Purifier
 
 

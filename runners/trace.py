@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from purifiers.ddip import DDIP
-from purifiers.trace import Iterate, Readout, TracePurifier
+from purifiers.fitting.trace import Iterate, Readout, TracePurifier
 from runners import app
 from runners.cells import foreign
 from runners.cells.components import prepare

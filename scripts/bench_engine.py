@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacks.knowledge import Blind
-from purifiers import engine
+from purifiers.fitting import engine
+from purifiers.fitting.trace import Trace
 from purifiers.purifier import purify_together
-from purifiers.trace import Trace
 from runners.app import CONFIGS
 from runners.cells.components import Config, build, plain, prepare
 from runners.store.store import Store

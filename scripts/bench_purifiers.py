@@ -19,9 +19,9 @@ import time
 import torch
 from rich.progress import track
 
+from purifiers.fitting.trace import TracePurifier
 from purifiers.learned import Learned
 from purifiers.purifier import Purifier, purify_together
-from purifiers.trace import TracePurifier
 from runners import app
 from runners.cells.components import build
 from scripts.bench_engine import BATCH, DEVICE, append, config_of, images_of

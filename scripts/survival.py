@@ -24,7 +24,7 @@ from attacks.attack import Attack
 from attacks.knowledge import Blind
 from data.errors import InputError
 from data.similarity import ssim
-from purifiers.trace import Trace, TracePurifier
+from purifiers.fitting.trace import Trace, TracePurifier
 from runners.cells.components import build, plain, prepare, seed_of
 from runners.cells.metrics import in_batches
 from runners.cells.subset import choose

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.attack import Clean
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 from purifiers.purifier import Purifier
 
 

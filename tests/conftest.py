@@ -18,9 +18,9 @@ from attacks.rows import Rows
 from attacks.target import Target
 from data.images import Images
 from purifiers.dip import DIPTrace
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
+from purifiers.networks.skipnet import SkipNet
 from purifiers.purifier import Purifier
-from purifiers.skipnet import SkipNet
 from runners import app
 from runners.app import CONFIGS
 from runners.cells.components import build, plain

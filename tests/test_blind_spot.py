@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.weights import WeightFile
-from purifiers.blind_spot import BlindSpotNet
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.ncis import NCIS
+from purifiers.networks.blind_spot import BlindSpotNet
 
 WEIGHTS = WeightFile(path="nowhere.pt", sha256="0" * 64)
 SMALL = {"filters": 6, "layers": 8}

@@ -8,7 +8,7 @@ from torch import nn
 from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.diffusion import Diffusion
-from purifiers.diffusion_unet import DiffusionUNet
+from purifiers.networks.diffusion_unet import DiffusionUNet
 
 NOWHERE = WeightFile("nowhere.pt", "0" * 64)
 

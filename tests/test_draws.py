@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ from conftest import linear_victim, random_images
 
 from data.errors import InputError
 from purifiers.ddip import DDIP
-from purifiers.draws import Draws
 from purifiers.dynamic import Dynamic
+from purifiers.fitting.draws import Draws
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG

@@ -11,10 +11,10 @@ from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP, DIPTrace
 from purifiers.dipdefend import DIPDefend
-from purifiers.draws import Draws
-from purifiers.engine import Stack
+from purifiers.fitting.draws import Draws
+from purifiers.fitting.engine import Stack
+from purifiers.networks.skipnet import SkipNet
 from purifiers.purifier import purify_together
-from purifiers.skipnet import SkipNet
 
 NETWORKS = {
     "medium": SkipNet(

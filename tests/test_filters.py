@@ -11,8 +11,8 @@ from skimage.transform import resize
 from torch import nn
 
 from data.errors import InputError
-from purifiers.draws import Draws
 from purifiers.feature_squeezing import FeatureSqueezing
+from purifiers.fitting.draws import Draws
 from purifiers.mean import Mean
 from purifiers.median import Median
 from purifiers.tvm import TVM, Bregman, Chambolle, inpaint

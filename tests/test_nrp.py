@@ -10,8 +10,8 @@ from torch import nn
 
 from data.errors import InputError, MissingError
 from data.weights import WeightFile
+from purifiers.networks.nrp import RandomFeatures
 from purifiers.nrp import NRP, relativistic_loss
-from purifiers.nrp_networks import RandomFeatures
 from runners.app import CONFIGS
 from runners.cells.components import build, plain, prepare
 from runners.store.store import Store

@@ -6,7 +6,7 @@ from conftest import random_images
 from torch import nn
 
 from data.errors import InputError
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 from purifiers.oag import OAG, Autoencoder, Generator, OAGTrace
 from purifiers.ride import RIDE, RIDETrace
 

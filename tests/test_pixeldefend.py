@@ -9,7 +9,7 @@ from torch import nn
 
 from data.errors import InputError
 from data.weights import WeightFile
-from purifiers.pixelcnn import LEVELS, PixelCNN
+from purifiers.networks.pixelcnn import LEVELS, PixelCNN
 from purifiers.pixeldefend import PixelDefend
 
 NOWHERE = WeightFile("nowhere.pt", "0" * 64)

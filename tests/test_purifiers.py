@@ -13,16 +13,16 @@ from PIL import Image
 from data.errors import InputError, MissingError
 from data.similarity import ssim
 from data.weights import WeightFile
-from purifiers.against import Against
-from purifiers.checks import check
+from purifiers.contract.checks import check
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
 from purifiers.dipdefend import DIPDefend
+from purifiers.fitting.trace import TracePurifier
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
 from purifiers.learned import Learned
 from purifiers.purifier import Purifier, PurifierError, purify_together
-from purifiers.trace import TracePurifier
+from purifiers.surrogate_victim import SurrogateVictim
 from runners.app import CONFIGS
 from runners.cells.components import build, plain
 
@@ -52,9 +52,9 @@ def purifier(name: str) -> Purifier:
     torch.manual_seed(0)  # of untrained networks
     try:
         built = build(plain(config.purifier))
-        if isinstance(built, Learned | Against):  # the contract holds for untrained networks too
+        if isinstance(built, Learned | SurrogateVictim):  # the contract holds for untrained networks too
             trained = isinstance(built.weights, WeightFile)
-            network = built.victim.network if isinstance(built, Against) else built.network
+            network = built.victim.network if isinstance(built, SurrogateVictim) else built.network
             built.freeze(built.weights.load() if trained else network.state_dict())
         return built
     except MissingError as error:

@@ -11,7 +11,7 @@ from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
 from purifiers.dipdefend import DIPDefend
-from purifiers.trace import Iterate, TracePurifier
+from purifiers.fitting.trace import Iterate, TracePurifier
 
 
 def iterates(trace: torch.Tensor, targets: torch.Tensor, v=None):

@@ -300,7 +300,7 @@ def test_departures_are_of_components_that_there_are():
         assert get_class(rule.component)
 
 
-DDIP_INSIDE = ["purifier=against", "victim@purifier.victim=digits-resnet14"]
+DDIP_INSIDE = ["purifier=surrogate-victim", "victim@purifier.victim=digits-resnet14"]
 
 
 @pytest.mark.parametrize(

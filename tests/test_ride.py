@@ -6,9 +6,9 @@ from conftest import random_images
 from torch import nn
 
 from data.errors import InputError
-from purifiers.fcn import FCN
+from purifiers.networks.fcn import FCN
+from purifiers.networks.unet import UNet
 from purifiers.ride import RIDE, RIDETrace
-from purifiers.unet import UNet
 
 SMALL = FCN(filters=[8, 8], dropout=[1])
 

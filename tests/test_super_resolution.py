@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.weights import WeightFile
-from purifiers.edsr import EDSR, MEAN
-from purifiers.imdn import IMDN
 from purifiers.jpeg import JPEG
+from purifiers.networks.edsr import EDSR, MEAN
+from purifiers.networks.imdn import IMDN
 from purifiers.super_resolution import SuperResolution
 from purifiers.wavelet import denoise
 from runners.app import CONFIGS

@@ -10,7 +10,7 @@ from data.errors import InputError
 from data.images import Dataset, Images
 from purifiers.comdefend import ComDefend
 from purifiers.ncis import NCIS
-from purifiers.pixelcnn import PixelCNN
+from purifiers.networks.pixelcnn import PixelCNN
 from purifiers.pixeldefend import PixelDefend
 from purifiers.training import Training
 

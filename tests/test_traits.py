@@ -6,12 +6,12 @@ from conftest import linear_victim
 from test_grid import cell, files, run
 
 from data.digits_photos import DigitsPhotos
-from purifiers import checks
-from purifiers.checks import check
+from purifiers.contract import checks
+from purifiers.contract.checks import check
+from purifiers.contract.trial import TraitError
 from purifiers.dynamic import Dynamic
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.jpeg import JPEG
-from purifiers.trial import TraitError
 from tests import broken
 
 

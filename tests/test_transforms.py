@@ -11,7 +11,7 @@ from skimage.restoration import denoise_wavelet
 from torch import Tensor
 
 from data.errors import InputError
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 from purifiers.pixel_deflection import PixelDeflection
 from purifiers.randomization import Randomization
 from purifiers.wavelet import Wavelet, denoise

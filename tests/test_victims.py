@@ -21,11 +21,11 @@ from purifiers.super_resolution import SuperResolution
 from runners.app import CONFIGS, names_of
 from runners.cells.components import build, plain
 from runners.cells.metrics import in_batches, wilson
-from victims.borrowed import without_background
 from victims.from_timm import Timm
 from victims.from_torchvision import CifarTorchvision, Torchvision
 from victims.int8_mobilenet import Int8MobileNet, UnfoldedMobileNet
 from victims.mnist_cnn import MnistCNN
+from victims.pretrained import without_background
 from victims.victim import Victim
 
 SHAPES = {"digits": (3, 32, 32), "cifar10": (3, 32, 32), "mnist": (1, 28, 28), "flower17": (3, 224, 224),

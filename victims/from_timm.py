@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from data.errors import InputError, MissingError
-from victims.borrowed import Borrowed, without_background
+from victims.pretrained import PretrainedNetwork, without_background
 
 
-class Timm(Borrowed):
+class Timm(PretrainedNetwork):
     """A classifier of timm by name, for images (N, 3, H, W); never with weights by itself.
 
     Args:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torchvision.models.inception import BasicConv2d
 
 from data.errors import InputError
-from victims.borrowed import Borrowed
+from victims.pretrained import PretrainedNetwork
 
 DENSE_NAMES = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
-class Torchvision(Borrowed):
+class Torchvision(PretrainedNetwork):
     """A classifier of torchvision by name, for images (N, 3, H, W); never with weights by itself.
 
     Inception-v3 and GoogLeNet have their auxiliary classifiers, which their checkpoints hold. Where
@@ -46,7 +46,7 @@ class Torchvision(Borrowed):
         return {DENSE_NAMES.sub(r"\1\2", name): value for name, value in state.items()}
 
 
-class CifarTorchvision(Borrowed):
+class CifarTorchvision(PretrainedNetwork):
     """torchvision's networks cut to 32x32 images as huyvnphan/PyTorch_CIFAR10 does (MIT), whose form the
     papers' CIFAR-10 victims have; ShuffleNet as chenyaofo/pytorch-cifar-models does (BSD-3).
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
-from victims.borrowed import Borrowed, without_background
+from victims.pretrained import PretrainedNetwork, without_background
 
 # Filters and stride of each pair of depthwise and 1x1 convolutions.
 V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *5 * ((512, 1),), (1024, 2), (1024, 1))
@@ -27,7 +27,7 @@ V2 = (
 )
 
 
-class Int8MobileNet(Borrowed):
+class Int8MobileNet(PretrainedNetwork):
     """Images (N, 3, 224, 224) in [-1, 1] to logits.
 
     A checkpoint holds, in the network's order, 8-bit weights w<i> (out, height, width, in) with scale and

@@ -23,9 +23,9 @@ from attacks.knowledge import Knowledge
 from data.errors import InputError
 from data.images import Dataset
 from data.weights import WeightFile
-from purifiers.engine import Architecture
+from purifiers.fitting.engine import Architecture
+from purifiers.fitting.trace import Trace
 from purifiers.purifier import Purifier
-from purifiers.trace import Trace
 from purifiers.training import Training
 from runners.app import CONFIGS
 from victims.recipe import Recipe

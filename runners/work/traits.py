@@ -11,9 +11,9 @@ from data.digits_photos import DigitsPhotos
 from data.errors import InputError
 from data.images import Images, resized
 from data.listing import Unread
-from purifiers import checks
+from purifiers.contract import checks
+from purifiers.contract.trial import TraitError
 from purifiers.purifier import Purifier
-from purifiers.trial import TraitError
 from runners.cells.cell import Purifying
 from runners.cells.components import Config, Spec
 from runners.cells.failures import reason_of

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import InputError
-from purifiers.engine import Parameters, Stack
+from purifiers.fitting.engine import Parameters, Stack
 
 
 @dataclass(frozen=True)

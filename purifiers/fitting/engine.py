@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purifiers.draws import Draws
+from purifiers.fitting.draws import Draws
 
 Parameters = Mapping[str, Tensor]
 

@@ -11,8 +11,8 @@ from conftest import Noise, RowByRow, random_images, small_attack
 from torch import nn
 
 from attacks.attack import Attack, AttackError
-from attacks.in_step import in_step
 from attacks.knowledge import Blind, Decision, Full, Score
+from attacks.lockstep import lockstep
 from attacks.target import Target
 from runners.app import names_of
 
@@ -196,7 +196,7 @@ def test_images_that_ask_differently_many_rows_each_get_their_own():
         gradient = torch.autograd.grad(logits[:, i].sum(), asked)[0] if i != 1 else None
         return asked.detach(), logits.detach(), gradient
 
-    for i, (asked, logits, gradient) in enumerate(in_step(work, target, SEEDS[:3])):
+    for i, (asked, logits, gradient) in enumerate(lockstep(work, target, SEEDS[:3])):
         assert len(asked) == i + 1
         assert torch.equal(logits, victim(asked))
         if i != 1:
@@ -216,7 +216,7 @@ def test_a_second_gradient_of_one_answer_is_refused():
         return [torch.autograd.grad(logits[0, c], asked, retain_graph=True)[0] for c in range(2)]
 
     with pytest.raises(RuntimeError, match="expected one gradient of an answer"):
-        in_step(work, target, SEEDS[:2])
+        lockstep(work, target, SEEDS[:2])
     assert threading.active_count() == before
 
 
@@ -230,6 +230,6 @@ def test_one_image_that_fails_fails_the_attack():
 
 def test_results_are_in_order_and_nothing_need_be_asked():
     target = Target(lambda rows, seeds: rows.flatten(1), seeds=SEEDS)
-    assert in_step(lambda model, i: i * i, target, SEEDS) == [0, 1, 4, 9]
+    assert lockstep(lambda model, i: i * i, target, SEEDS) == [0, 1, 4, 9]
     made = Blind().target(RowByRow(), None, [], seeds=[])
-    assert in_step(lambda model, i: i, made, []) == []
+    assert lockstep(lambda model, i: i, made, []) == []

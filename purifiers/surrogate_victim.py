@@ -12,7 +12,7 @@ from purifiers.purifier import Purifier
 from purifiers.wrapper import Wrapper
 
 
-class Against(Wrapper):
+class SurrogateVictim(Wrapper):
     """Another purifier, which is given a classifier of its own instead of the victim.
 
     Args:

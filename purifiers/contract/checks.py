@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from data.images import Images
 from data.process_state import restored
+from purifiers.contract.trial import TraitError, Trial, in_float64
 from purifiers.purifier import Purifier
-from purifiers.trial import TraitError, Trial, in_float64
 
 VERSION = 3  # raised when a check changes: what had passed is tried again
 STEPS = {"cpu": 6, "cuda": 2}  # of a fit to each image; on CUDA every step makes its rounding larger

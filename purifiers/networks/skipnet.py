@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import InputError
-from purifiers.engine import Parameters, Stack
+from purifiers.fitting.engine import Parameters, Stack
 
 SLOPE = 0.2  # of every LeakyReLU, as in the DIP code
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import InputError
-from purifiers.engine import Parameters, Stack
-from purifiers.fcn import conv_parameters
+from purifiers.fitting.engine import Parameters, Stack
+from purifiers.networks.fcn import conv_parameters
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import torch
 from conftest import LinearVictim, random_images
 
 from data.errors import InputError
-from purifiers.against import Against
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP, DIPTrace
 from purifiers.jpeg import JPEG
-from purifiers.skipnet import SkipNet
+from purifiers.networks.skipnet import SkipNet
+from purifiers.surrogate_victim import SurrogateVictim
 
 
 def trace() -> DIPTrace:
@@ -28,22 +28,22 @@ def victim_of(seed: int) -> LinearVictim:
 
 def test_it_is_the_purifier_with_the_other_classifier():
     images, other, victim = random_images(3), victim_of(1), victim_of(2)
-    made = Against(purifier=ddip(), victim=other)(images, seeds=[1, 2, 3], victim=victim)
+    made = SurrogateVictim(purifier=ddip(), victim=other)(images, seeds=[1, 2, 3], victim=victim)
     assert torch.equal(made, ddip()(images, seeds=[1, 2, 3], victim=other))
     assert not torch.equal(made, ddip()(images, seeds=[1, 2, 3], victim=victim))
 
 
 def test_the_victim_is_not_asked():
-    purifier = Against(purifier=ddip(), victim=victim_of(1))
+    purifier = SurrogateVictim(purifier=ddip(), victim=victim_of(1))
     assert not purifier.uses_victim
     assert purifier.fits
     assert purifier(random_images(1), seeds=[1]).shape == (1, 3, 16, 16)
     short, factor = purifier.trial(steps=5)
-    assert isinstance(short, Against)
+    assert isinstance(short, SurrogateVictim)
     assert factor > 1
 
 
 @pytest.mark.parametrize("inside", [JPEG(), DIP(trace=trace(), steps=3)])
 def test_a_purifier_that_asks_no_classifier_is_refused(inside):
     with pytest.raises(InputError, match=f"got {type(inside).__name__}"):
-        Against(purifier=inside, victim=victim_of(1))
+        SurrogateVictim(purifier=inside, victim=victim_of(1))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 
 
-class Borrowed(nn.Module):
+class PretrainedNetwork(nn.Module):
     """A network whose published checkpoints fit as they are, also to begin a training from.
 
     A subclass says how its network is made and, where a checkpoint needs it, how it is converted.

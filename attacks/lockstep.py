@@ -20,7 +20,7 @@ from attacks.randomness import per_image_randomness
 from attacks.target import BudgetSpentError, Target
 
 
-def in_step(work: Callable[[nn.Module, int], Any], target: Target, seeds: Sequence[int]) -> list[Any]:
+def lockstep(work: Callable[[nn.Module, int], Any], target: Target, seeds: Sequence[int]) -> list[Any]:
     """`work(model, i)` of every image i, all in step; their results in order.
 
     `model` is what image i's attack sees: rows of that image only, on the CPU, with gradients where the
@@ -29,7 +29,7 @@ def in_step(work: Callable[[nn.Module, int], Any], target: Target, seeds: Sequen
 
     Raises what a `work` or the target raises, after the others have been ended.
     """
-    lanes = [_Lane(target, i, seed) for i, seed in enumerate(seeds)]
+    lanes = [_ImageThread(target, i, seed) for i, seed in enumerate(seeds)]
     numpys_own = np.random.get_state()
     try:
         for lane in lanes:
@@ -66,7 +66,7 @@ class _Ended(BaseException):
     """Unwinds a thread that is not needed any more."""
 
 
-class _Lane(nn.Module):
+class _ImageThread(nn.Module):
     """One image's attack: its thread, its question, its random numbers."""
 
     def __init__(self, target: Target, owner: int, seed: int) -> None:
@@ -141,7 +141,7 @@ class _Differentiable(torch.autograd.Function):
     """Asks for logits, and in the backward pass for their gradient."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, lane: _Lane) -> Tensor:
+    def forward(ctx: Any, images: Tensor, lane: _ImageThread) -> Tensor:
         """Logits."""
         logits, ctx.together, ctx.where = lane.ask(_Question("differentiable", images.detach()))
         ctx.lane = lane
@@ -153,7 +153,7 @@ class _Differentiable(torch.autograd.Function):
         return ctx.lane.ask(_Question("gradient", gradient, ctx.together, ctx.where)), None
 
 
-def _answer(target: Target, asking: list[_Lane]) -> None:
+def _answer(target: Target, asking: list[_ImageThread]) -> None:
     """One evaluation for each kind of question, whoever asks it."""
     for kind in ("value", "differentiable"):
         lanes = []
@@ -174,7 +174,7 @@ def _answer(target: Target, asking: list[_Lane]) -> None:
         _differentiate(target, together, [lane for lane in asking if lane.question.together is together])
 
 
-def _evaluate(target: Target, lanes: list[_Lane], *, differentiable: bool) -> None:
+def _evaluate(target: Target, lanes: list[_ImageThread], *, differentiable: bool) -> None:
     rows = torch.cat([lane.question.rows for lane in lanes]).requires_grad_(differentiable)
     owners = [lane.owner for lane in lanes for _ in lane.question.rows]
     with torch.set_grad_enabled(differentiable):
@@ -186,7 +186,7 @@ def _evaluate(target: Target, lanes: list[_Lane], *, differentiable: bool) -> No
         lane.answer = (own, together, where) if differentiable else own
 
 
-def _differentiate(target: Target, together: _Together, lanes: list[_Lane]) -> None:
+def _differentiate(target: Target, together: _Together, lanes: list[_ImageThread]) -> None:
     if not together.waiting:
         raise RuntimeError(
             "expected one gradient of an answer, got asked for a second: its graph is gone, to save memory"

@@ -1,0 +1,1 @@
+"""What every purifier must hold, and the checks of it."""

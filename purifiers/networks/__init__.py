@@ -1,0 +1,1 @@
+"""The networks that purifiers use, one architecture a file."""
