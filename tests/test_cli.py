@@ -26,7 +26,7 @@ def run(command, tmp_path):
     ("words", "expected"),
     [
         (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are apgd, apgd-dlr,"),
-        (["purifier=nothing"], ", comdefend, comdefend-released, ddip, "),
+        (["purifier=nothing"], " comdefend, comdefend-released, ddip, "),
         (["dataset=svhn"], "there are cifar10, digits-photos, flower17, imagenet, mnist, neurips2017"),
         (
             ["dataset.seed=1"],

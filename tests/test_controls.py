@@ -1,7 +1,7 @@
 """Evaluations that are known to be wrong, and what the harness says of each."""
 
 import pytest
-from test_grid import QUICK, cell, run
+from test_grid import cell, run
 
 from runners.trust import audit
 from runners.work.estimate import Estimator
@@ -16,20 +16,12 @@ ROW = {
     "transfer": ["attack=pgd", BALL, "knowledge=transfer"],
     "score": ["attack=square", BALL, "attack.queries=60", "knowledge=score"],
 }
-DECENT = [
-    "victim.weights.epochs=4",
-    "victim.weights.dataset.copies=2",
-]  # trained in some seconds, not at chance
-OTHER = [word.replace("victim.", "knowledge.victims.first.") for word in QUICK]
 
 
 def flags(
     store, columns: list[str], *words: str, purifier: str | None = None, seed: int = 0
 ) -> dict[str, set[str]]:
-    cells = [
-        cell(*DECENT, *ROW[name], *(OTHER if name == "transfer" else []), *words, purifier=purifier)
-        for name in columns
-    ]
+    cells = [cell(*ROW[name], *words, purifier=purifier) for name in columns]
     results, _ = run(store, cells, n=24, chunk=8, seed=seed)
     assert [result.failed or result.skipped for result in results] == [None] * len(cells)
     return {
@@ -51,7 +43,7 @@ def steepen(store, monkeypatch) -> None:
 
 
 def test_a_gradient_killer_is_noticed_before_its_first_cell(store):
-    results, _ = run(store, [cell(*DECENT, *ROW["full"], purifier="Flat")], n=24, chunk=8)
+    results, _ = run(store, [cell(*ROW["full"], purifier="Flat")], n=24, chunk=8)
     assert results[0].failed.startswith("traits: gradient: expected the gradient of central differences")
     assert results[0].records is None
 
@@ -104,7 +96,7 @@ def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, capl
         raise MemoryError("too large")
 
     monkeypatch.setattr(audit, "noise", broken)
-    results, _ = run(store, [cell(*DECENT, *ROW["blind"], "purifier=none")], n=24, chunk=8, seed=5)
+    results, _ = run(store, [cell(*ROW["blind"], "purifier=none")], n=24, chunk=8, seed=5)
     assert results[0].records is not None
     seen = {flag.name: flag.seen for flag in results[0].flags}
     assert seen["probe_failed"] == "1 of 1 probes failed (noise: MemoryError: too large)"
@@ -113,7 +105,7 @@ def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, capl
 
 
 def test_a_full_audit_looks_harder(store, monkeypatch):
-    words = [*DECENT, "attack=pgd", "attack.eps=16/255", "attack.alpha=1/255", "attack.steps=2"]
+    words = ["attack=pgd", "attack.eps=16/255", "attack.alpha=1/255", "attack.steps=2"]
     short = cell(*words, "attack.random_start=false", "purifier=none")
     probed: list[str] = []
     seen = audit._seen

@@ -28,16 +28,14 @@ from runners.work.estimate import Estimator
 from tests.broken import Raises
 from victims.victim import Victim
 
-QUICK: list[str] = []  # the shipped victim: nothing is trained
 ROOT = CONFIGS.parent
 RAISED = inspect.getsourcelines(Raises.purify)[1] + 1
 
 
-def cell(*overrides: str, purifier: str | None = None, quick: bool = True) -> Cell:
-    """A cell, on a victim that trains in a second if `quick`; `purifier` names a class of broken.py."""
+def cell(*overrides: str, purifier: str | None = None) -> Cell:
+    """A cell, by default of the embedded data and its victim; `purifier` names a class of broken.py."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = [*(QUICK if quick else ()), *overrides]
-        config = compose("evaluate", words, return_hydra_config=True)
+        config = compose("evaluate", list(overrides), return_hydra_config=True)
     choices = config.hydra.runtime.choices
     configs = {part: plain(config[part]) for part in PARTS}
     names = {part: choices[part] for part in PARTS}
@@ -218,7 +216,7 @@ def test_the_next_run_retries_what_failed(store):
 
 
 TABLE = [
-    sys.executable, "-m", "runners.table", "table=ddip/table1", "n=8", "chunk=2", *QUICK,
+    sys.executable, "-m", "runners.table", "table=ddip/table1", "n=8", "chunk=2",
     "table.rows=[{label:DIP,cell:['purifier=dip','purifier.steps=12']},{label:Bare,cell:['purifier=none']}]",
     "table.columns=[{label:Clean,attack:clean,cell:['attack=clean']},{label:FGSM,attack:fgsm,cell:['attack=fgsm']}]",
 ]  # fmt: skip

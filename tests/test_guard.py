@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from test_grid import QUICK, cell, run, same
+from test_grid import cell, run, same
 
 from runners import evaluate
 from runners.exits import no_silent_exit
@@ -52,7 +52,7 @@ def test_a_purifier_cannot_end_the_command_in_silence(
     store, undisturbed, monkeypatch, tmp_path, command, purifier
 ):
     monkeypatch.setattr(os, "_exit", lambda status: pytest.fail("the process would have ended"))
-    words = [*QUICK, "n=2", f"store={store}", f"records={tmp_path}", "workers=1", "attack=clean"]
+    words = ["n=2", f"store={store}", f"records={tmp_path}", "workers=1", "attack=clean"]
     status, _, err = command(
         evaluate.main, "evaluate", *words, "purifier=none", f"purifier._target_=tests.broken.{purifier}"
     )
@@ -71,7 +71,7 @@ def test_nor_can_one_that_is_made_nor_an_attack(
     store, undisturbed, monkeypatch, tmp_path, command, word, status, said
 ):
     monkeypatch.setattr(os, "_exit", lambda status: pytest.fail("the process would have ended"))
-    words = [*QUICK, "n=2", f"store={store}", f"records={tmp_path}", "workers=1", "attack=clean"]
+    words = ["n=2", f"store={store}", f"records={tmp_path}", "workers=1", "attack=clean"]
     ended, _, err = command(evaluate.main, "evaluate", *words, "purifier=none", word)
     assert ended == status
     assert said in err

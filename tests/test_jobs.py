@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from test_grid import CELLS, QUICK, cell, same
+from test_grid import CELLS, cell, same
 from test_grid import run as evaluated
 
 from runners import evaluate
@@ -21,7 +21,7 @@ def sent(command, tmp_path, monkeypatch):
     """Evaluates a cell with these words; the tasks of jobs are done in this process."""
     monkeypatch.setattr(pool, "_is_of_joblib", lambda: True)
     where = [f"store={tmp_path}/store", f"records={tmp_path}/records", f"hydra.sweep.dir={tmp_path}/sweep"]
-    small = [*QUICK, "n=2", "chunk=1", "attack=clean", "purifier=none", *where]
+    small = ["n=2", "chunk=1", "attack=clean", "purifier=none", *where]
     return lambda *words: command(evaluate.main, "evaluate", *small, *words)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_grid import QUICK, cell, files, run
+from test_grid import cell, files, run
 
 from runners import replay, table
 from runners.cells.records import PROVENANCE, from_parquet, to_parquet
@@ -113,7 +113,7 @@ def test_chunks_that_another_commit_made_are_told_and_are_the_same(monkeypatch, 
 
 def test_every_figure_of_a_table_has_its_record_file(command, tmp_path, made):
     words = [
-        "table=ddip/table1", "n=2", *QUICK, f"store={made[0]}", f"tables={tmp_path}/tables",
+        "table=ddip/table1", "n=2", f"store={made[0]}", f"tables={tmp_path}/tables",
         f"records={tmp_path}/records",
         "table.rows=[{label:JPEG,cell:['purifier=jpeg']},{label:Bare,cell:['purifier=none']}]",
         "table.columns=[{label:Clean,attack:clean,cell:['attack=clean']}]",

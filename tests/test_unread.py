@@ -127,8 +127,8 @@ def test_cells_on_files_have_the_same_records_whatever_memory_holds(fake, tmp_pa
         "~victim.network.name", "+victim.network.depth=1", "+victim.network.width=1",
     ]  # fmt: skip
     cells = [
-        cell(*words, "attack=clean", "purifier=jpeg", quick=False),
-        cell(*words, "attack=pgd", "attack.steps=2", "purifier=pixel-deflection", quick=False),
+        cell(*words, "attack=clean", "purifier=jpeg"),
+        cell(*words, "attack=pgd", "attack.steps=2", "purifier=pixel-deflection"),
     ]
     expected, _ = run(tmp_path / "one", cells, n=6)
     assert [result.failed or result.skipped for result in expected] == [None, None]
