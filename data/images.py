@@ -58,7 +58,7 @@ class Images:
         picked = list(indices)
         return Images(tuple(self.ids[i] for i in picked), self.images[picked], self.labels[picked])
 
-    later = take
+    take_lazy = take
 
     def subset(self, n: int, *, seed: int) -> "Images":
         """n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
@@ -160,8 +160,8 @@ class Index(Protocol):
         """The images at these positions, in this order."""
         ...
 
-    def later(self, indices: Sequence[int]) -> Any:
-        """The same, perhaps read only when they are asked for: Images, or data.listing.Unread."""
+    def take_lazy(self, indices: Sequence[int]) -> Any:
+        """The same, perhaps read only when they are asked for: Images, or data.listing.LazyImages."""
         ...
 
 

@@ -67,11 +67,13 @@ class Listing:
         stacked = torch.stack(images) if images else torch.empty(0, *shape)
         return Images(tuple(self.ids[i] for i in indices), stacked, self.labels[list(indices)])
 
-    def later(self, indices: Sequence[int]) -> "Unread":
+    def take_lazy(self, indices: Sequence[int]) -> "LazyImages":
         """The same, read when they are asked for."""
         said_in = tuple(self.said_in[i] for i in indices) if self.said_in else ()
         ids, files = tuple(self.ids[i] for i in indices), tuple(self.files[i] for i in indices)
-        return Unread(replace(self, ids=ids, labels=self.labels[list(indices)], files=files, said_in=said_in))
+        return LazyImages(
+            replace(self, ids=ids, labels=self.labels[list(indices)], files=files, said_in=said_in)
+        )
 
     def _read(self, index: int) -> Tensor:
         """(3, size, size) in [0, 1]: bilinear and antialiased, as Pillow and torchvision have it."""
@@ -92,7 +94,7 @@ class Listing:
         return transforms.pil_to_tensor(image).float() / 255
 
 
-class Unread:
+class LazyImages:
     """Images of a listing that memory holds while there is room, and that are read again when there was none.
 
     To whoever uses them they are Images. All chunks of a process share HELD bytes; what was not asked for

@@ -10,13 +10,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from runners.cells.cell import PARTS, Cell
-from runners.cells.components import build, plain
-from runners.cells.manifest import Request
-from runners.cells.records import to_parquet
-from runners.cells.settings import Settings
+from runners.evaluation.cell import PARTS, Cell
+from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.manifest import Request
+from runners.evaluation.records import to_parquet
+from runners.evaluation.settings import Settings
+from runners.evaluator import CellResult, Evaluator
 from runners.files import folder, writable, write_whole
-from runners.grids.grid import CellResult, Grid
 from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
 from runners.tables import summary
@@ -43,14 +43,14 @@ def main(config: DictConfig) -> CellResult | None:
     OmegaConf.resolve(config)
     cell = Cell(
         names={part: choices[part] for part in PARTS},
-        configs={part: plain(config[part]) for part in PARTS},
+        configs={part: to_plain_dict(config[part]) for part in PARTS},
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
     records = folder(config.records, "records")
     request = Request("runners.evaluate", cell.label, tuple(overrides))
     launch = launch_of(config)
-    logger: Logger = build(plain(config.logger))
-    (result,) = Grid(settings_of(config), app.console, launch).evaluate([cell], request)
+    logger: Logger = build(to_plain_dict(config.logger))
+    (result,) = Evaluator(settings_of(config), app.console, launch).evaluate([cell], request)
     if launch.shard is not None:
         end_job([result])
         return None

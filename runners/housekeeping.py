@@ -7,7 +7,7 @@
     export NAME FILE     all that a table needs but data sets, as one archive
     import FILE          into another store, where the table's command then computes nothing
 
-What is needed is written by every run before it begins (runners/cells/manifest.py).
+What is needed is written by every run before it begins (runners/evaluation/manifest.py).
 """
 
 import argparse
@@ -21,11 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
-from runners.cells import manifest
-from runners.cells.archive import exported, imported
+from runners.evaluation import manifest
+from runners.evaluation.archive import exported, imported
 from runners.exits import begin
 from runners.output import Output
-from runners.store.artefact import fault, megabytes, opened
+from runners.store.artifact import fault, megabytes, opened
 from runners.store.store import CLAIMS, PARTS, Store
 
 # Of other stages nothing is removed: weights are few, and may have been trained alone (scripts/train.py).
@@ -148,7 +148,7 @@ def collected(store: Store, console: Console, *, drop: Sequence[str], remove: bo
     kept = [each for each in every if each.request.name not in drop]
     needed = set().union(*(each.artefacts for each in kept))
     needed |= {name for name, _, _ in manifest.beside(store, needed)}
-    now = store.claims.now()
+    now = store.leases.now()
     count = size = 0
     for stage in (*COLLECTED, "manifests"):
         for entry in store.files(stage):
@@ -163,7 +163,7 @@ def collected(store: Store, console: Console, *, drop: Sequence[str], remove: bo
             if remove:
                 _remove(part)
     if remove:
-        store.claims.clear()
+        store.leases.clear()
     done = "removed" if remove else "would be removed; run again with --yes to do so"
     console.print(
         f"{count} files, {megabytes(size)} MB {done}. Kept: {len(kept)} tables and cells, and the last hour."

@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 
 from data.errors import InputError
 from runners import app
-from runners.grids.grid import UNFINISHED, CellResult
+from runners.evaluation.schedule import Launch
+from runners.evaluator import UNFINISHED, CellResult
 from runners.tables.layout import part_of
-from runners.work.schedule import Launch
 
 
 def launch_of(config: DictConfig) -> Launch:

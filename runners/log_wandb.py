@@ -6,15 +6,15 @@ from omegaconf import DictConfig
 
 from data.errors import InputError
 from runners import app
-from runners.cells.components import build, plain
+from runners.evaluation.component import build, to_plain_dict
 from runners.files import folder
 from runners.loggers.wandb import WandbLogger
-from runners.pages.page import Table
+from runners.report.page import Table
 
 
 def main(config: DictConfig) -> None:
     """Log all record files of a folder, one record file, or only a table and its cells."""
-    logger = build(plain(config.logger))
+    logger = build(to_plain_dict(config.logger))
     if not isinstance(logger, WandbLogger):
         raise InputError("logger: expected wandb, got another logger")
     records = record_files(folder(config.records, "records"))

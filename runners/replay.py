@@ -17,22 +17,22 @@ from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
-from runners import app
-from runners.cells import foreign, identity
-from runners.cells.cell import SCORING, Cell
-from runners.cells.components import Config, prepare, usable
-from runners.cells.foreign import targets
-from runners.cells.records import to_parquet
-from runners.cells.schema import COSTS
-from runners.cells.settings import Settings
+from runners import app, untrusted
+from runners.evaluation import identity
+from runners.evaluation.cell import SCORING, Cell
+from runners.evaluation.component import Config, load_or_train, usable
+from runners.evaluation.records import to_parquet
+from runners.evaluation.schema import COSTS
+from runners.evaluation.settings import Settings
+from runners.evaluation.stages import configure_torch
+from runners.evaluator import CellResult, Evaluator
 from runners.files import folder
-from runners.grids.grid import CellResult, Grid
 from runners.store.store import Store
-from runners.trust import differences
-from runners.trust.provenance import Facts, RecordFile
-from runners.work.bench import settle
+from runners.untrusted import targets
+from runners.validity import differences
+from runners.validity.provenance import Facts, RecordFile
 
-SHIPPED = foreign.ROOT / "results" / "weights"
+SHIPPED = untrusted.ROOT / "results" / "weights"
 SHOWN = 5  # differences
 UNLIMITED = 1e9  # hours
 
@@ -44,11 +44,13 @@ def main(config: DictConfig) -> None:
     cell = cell_of(recorded, folder(config.data_dir, "data_dir"))
     device = device_for(recorded, config.device)
     kept = Store(folder(config.store, "store"))
-    with tempfile.TemporaryDirectory(prefix="replay-") as own, foreign.readable(str(recorded.path)):
+    with tempfile.TemporaryDirectory(prefix="replay-") as own, untrusted.readable(str(recorded.path)):
         settings = settings_of(recorded, store=own, device=device, workers=config.workers)
-        place = settle(settings.device, tf32=settings.tf32)  # as any training ran that made the weights
+        place = configure_torch(
+            settings.device, tf32=settings.tf32
+        )  # as any training ran that made the weights
         weights = ready_weights(recorded, cell, kept=kept, fresh=Store(own), device=place)
-        result = Grid(settings, app.console).evaluate([cell])[0]
+        result = Evaluator(settings, app.console).evaluate([cell])[0]
     if result.skipped is not None:
         raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
     if result.failed is not None:
@@ -58,7 +60,7 @@ def main(config: DictConfig) -> None:
             f"dataset {cell.names['dataset']}: expected image ids of sha256 "
             f"{recorded['image_ids_sha256']}, got {ids}"
         )
-    with foreign.readable(str(recorded.path)):
+    with untrusted.readable(str(recorded.path)):
         report(recorded, result, weights)
 
 
@@ -86,7 +88,7 @@ def check_code(recorded: RecordFile) -> None:
     hint = f"the record was made by commit {recorded['commit']}"
     for where, part in targets(recorded["configs"]):
         target, expected = part["_target_"], versions.get(where)
-        found = identity.version_of(foreign.component(target, where))
+        found = identity.version_of(untrusted.component(target, where))
         if found != expected:
             raise InputError(f"{where}: expected {target} version {expected}, got version {found}; {hint}")
     if recorded["scoring"] != SCORING:
@@ -96,7 +98,7 @@ def check_code(recorded: RecordFile) -> None:
 def cell_of(recorded: RecordFile, data_dir: Path) -> Cell:
     """The recorded cell, with the present paths of its files and of its components' modules."""
     configs = {
-        part: _placed(foreign.relocated(config, part), data_dir)
+        part: _placed(untrusted.relocated(config, part), data_dir)
         for part, config in recorded["configs"].items()
     }
     return Cell(names=recorded["names"], configs=configs, command=recorded["command"])
@@ -144,7 +146,7 @@ def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int |
         raise InputError(
             f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
         )
-    tf32 = held["tf32"] and settle(device, tf32=False).type == "cuda"
+    tf32 = held["tf32"] and configure_torch(device, tf32=False).type == "cuda"
     here = {"store": store, "device": device, "workers": workers, "tf32": tf32}
     here |= {"budget_hours": UNLIMITED, "keep_purified": "none"}  # the store is thrown away
     return Settings(**{**held, **here})
@@ -173,7 +175,7 @@ def ready_weights(
             bar = progress.add_task(f"weights of {where}", total=1.0, visible=False)
             told = partial(_tell, progress, bar)
             with usable(f"weights of {where}"):
-                got = prepare(_part(cell, where), fresh, progress=told, device=device).weights_sha256
+                got = load_or_train(_part(cell, where), fresh, progress=told, device=device).weights_sha256
         if got != weights["sha256"]:
             raise InputError(
                 f"weights of {where}: expected sha256 {weights['sha256']}, got {got} ({source}); name a "

@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from data.errors import InputError
-from runners.cells import manifest
-from runners.cells.failures import Failure
-from runners.cells.manifest import Manifest
+from runners.evaluation import manifest
+from runners.evaluation.estimate import spoken
+from runners.evaluation.failures import Failure
+from runners.evaluation.manifest import Manifest
+from runners.evaluation.survey import StoreStatus, survey
 from runners.exits import begin
 from runners.output import Output
 from runners.store.store import Store
-from runners.work.estimate import spoken
-from runners.work.survey import Survey, survey
 
 SHOWN = 10  # running and failed chunks of a table, one by one
 
 
-def show(console: Console, of: Manifest, seen: Survey) -> None:
+def show(console: Console, of: Manifest, seen: StoreStatus) -> None:
     """Print a table's state."""
     words = " ".join(word for word in of.request.recipe["words"] if not word.startswith("table="))
     parts = [f"{seen.done} of {seen.total} chunks done"]
@@ -78,7 +78,7 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
         console.print(escape(told), soft_wrap=True)
         return 2
     store = Store(asked.store)
-    alive = store.claims.alive()
+    alive = store.leases.alive()
     every = [(of, survey(store, of, alive)) for of in manifest.all_of(store)]
     tables = [pair for pair in every if pair[0].request.module == "runners.table" or not pair[1].whole]
     if asked.retry:

@@ -16,20 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from data.errors import InputError, MissingError
-from runners.cells.cell import Cell
-from runners.cells.components import build, plain
-from runners.cells.manifest import Request
 from runners.evaluate import save_records, settings_of
+from runners.evaluation.cell import Cell
+from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.manifest import Request
+from runners.evaluation.schedule import Launch
+from runners.evaluator import Evaluator
 from runners.files import folder, writable
-from runners.grids.grid import Grid
 from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
 from runners.tables import render, saved
-from runners.tables.bare import flag_weak
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
-from runners.tables.published import Panel, check_images, panel_for, panels_of, printed
-from runners.work.schedule import Launch
+from runners.tables.paper_results import PaperSetting, check_images, panel_for, panels_of, printed
+from runners.tables.undefended import flag_weak
 
 WHERE = {"path", "root", "source", "published"}  # parameters that no result depends on
 
@@ -40,7 +40,7 @@ def main(config: DictConfig) -> None:
     if not config.full:
         make(config, HydraConfig.get().runtime.choices, typed, launch_of(config))
         return
-    problems: list[tuple[Panel, Exception]] = []
+    problems: list[tuple[PaperSetting, Exception]] = []
     panels = panels_of(config.table)
     if not panels:
         raise InputError("full: expected a table with the settings of a paper (panels), got one without")
@@ -87,8 +87,10 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     readable(cells)
     app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
     request = Request("runners.table", choices["table"], tuple(typed))
-    logger: Logger = build(plain(config.logger))
-    results = Grid(settings_of(config), app.console, launch).evaluate([cell for *_, cell in cells], request)
+    logger: Logger = build(to_plain_dict(config.logger))
+    results = Evaluator(settings_of(config), app.console, launch).evaluate(
+        [cell for *_, cell in cells], request
+    )
     if launch.shard is not None:
         end_job(results)
         return
@@ -173,7 +175,9 @@ def readable(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
             raise InputError(f"{place}: expected the column's eps too, at which the path is read; got none")
 
 
-def comparability(panel: Panel | None, choices: Any, config: DictConfig, typed: Sequence[str] = ()) -> str:
+def comparability(
+    panel: PaperSetting | None, choices: Any, config: DictConfig, typed: Sequence[str] = ()
+) -> str:
     """Why figures may not be compared with the paper's; empty where they may. `typed` words may change what
     a name stands for, and the table itself."""
     if panel is None:

@@ -22,16 +22,15 @@ from torch import Tensor, nn
 from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.fitting.trace import Iterate, Readout, TracePurifier
-from runners import app
-from runners.cells import foreign
-from runners.cells.components import prepare
+from runners import app, untrusted
+from runners.evaluation.component import load_or_train
+from runners.evaluation.stages import Worker, configure_torch
 from runners.files import folder, writable, write_whole
-from runners.pages.pictures import as_bytes
 from runners.replay import cell_of, check_code, device_for, find, words
-from runners.store.artefact import place
+from runners.report.pictures import as_bytes
+from runners.store.artifact import place
 from runners.store.store import Store
-from runners.trust.provenance import RecordFile
-from runners.work.bench import Bench, settle
+from runners.validity.provenance import RecordFile
 
 MAPPED = 200  # of the reconstructions the victim is asked about, where the purifier has no say in it
 STRIP = 8  # reconstructions that are kept as images
@@ -76,7 +75,7 @@ def main(config: DictConfig) -> None:
     """Watch a few images of one cell."""
     recorded = RecordFile.read(find(config.record, folder(config.records, "records")))
     check_code(recorded)
-    with foreign.readable(str(recorded.path)):
+    with untrusted.readable(str(recorded.path)):
         watch_cell(recorded, config)
 
 
@@ -84,14 +83,14 @@ def watch_cell(recorded: RecordFile, config: DictConfig) -> None:
     """Run the purifier of a recorded cell again, watch it, and write down what was seen."""
     records = chosen(recorded.records.to_pandas(), config.images)
     cell, store = cell_of(recorded, folder(config.data_dir, "data_dir")), Store(folder(config.store, "store"))
-    device = settle(device_for(recorded, config.device), tf32=recorded["precision"] == "tf32")
-    bench = Bench(store, device, recorded["precision"])
-    purifier = bench.component(prepare(cell.configs["purifier"], store))
+    device = configure_torch(device_for(recorded, config.device), tf32=recorded["precision"] == "tf32")
+    worker = Worker(store, device, recorded["precision"])
+    purifier = worker.component(load_or_train(cell.configs["purifier"], store))
     if not isinstance(purifier, TracePurifier):
         raise InputError(
             f"record: expected a cell of a purifier that fits a network to each image, got {cell.label}"
         )
-    victim = bench.component(prepare(cell.configs["victim"], store))
+    victim = worker.component(load_or_train(cell.configs["victim"], store))
     adversarial, stored = (_images(store, stage, records) for stage in ("adversarial", "purified"))
     if adversarial is None:
         raise InputError(f"store {store.root}: lacks the attacked images of this record; name another store=")

@@ -18,12 +18,11 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.progress import track
 
-from runners import app
-from runners.cells.cell import PARTS, Cell
-from runners.cells.components import plain
-from runners.cells.settings import Settings
+from runners import app, evaluator
 from runners.evaluate import settings_of
-from runners.grids import grid
+from runners.evaluation.cell import PARTS, Cell
+from runners.evaluation.component import to_plain_dict
+from runners.evaluation.settings import Settings
 from scripts.bench_engine import append
 
 ROUNDS = 5
@@ -53,7 +52,7 @@ def composed(words: str, n: int, store: Path) -> tuple[Cell, Settings]:
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         config = compose("evaluate", [*words.split(), *run], return_hydra_config=True)
     choices = config.hydra.runtime.choices
-    configs = {part: plain(config[part]) for part in PARTS}
+    configs = {part: to_plain_dict(config[part]) for part in PARTS}
     command = f"python -m runners.evaluate {words}"
     return Cell({part: choices[part] for part in PARTS}, configs, command), settings_of(config)
 
@@ -69,7 +68,7 @@ def evaluated(words: str, n: int, store: Path) -> tuple[float, float]:
     return time.perf_counter() - start - runner.planned - runner.audited, runner.audited
 
 
-class Timed(grid.Grid):
+class Timed(evaluator.Evaluator):
     """Notes how long the planning, which makes the data set, and the audit took."""
 
     planned = audited = 0.0

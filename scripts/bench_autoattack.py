@@ -29,7 +29,7 @@ from attacks.knowledge import Blind
 from attacks.square import Square
 from data.images import Images
 from runners.app import CONFIGS
-from runners.cells.components import build, plain, prepare
+from runners.evaluation.component import build, load_or_train, to_plain_dict
 from runners.store.store import Store
 from victims.victim import Victim
 
@@ -45,9 +45,9 @@ def composed(words: list[str]) -> tuple[Victim, Images, Attack]:
     OmegaConf.resolve(config)
     with TemporaryDirectory() as folder:
         store = Store(folder)
-        victim = prepare(plain(config.victim), store).load(store)
-    images = build(plain(config.dataset)).load(config.split).subset(config.n, seed=config.seed)
-    return victim, images, build(plain(config.attack))
+        victim = load_or_train(to_plain_dict(config.victim), store).load(store)
+    images = build(to_plain_dict(config.dataset)).load(config.split).subset(config.n, seed=config.seed)
+    return victim, images, build(to_plain_dict(config.attack))
 
 
 def ours(attack: Attack, victim: Victim, data: Images) -> Tensor:

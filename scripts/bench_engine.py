@@ -30,17 +30,17 @@ from purifiers.fitting import engine
 from purifiers.fitting.trace import Trace
 from purifiers.purifier import purify_together
 from runners.app import CONFIGS
-from runners.cells.components import Config, build, plain, prepare
+from runners.evaluation.component import Config, build, load_or_train, to_plain_dict
+from runners.evaluation.stages import configure_torch
+from runners.evaluation.workers import worker_count
 from runners.store.store import Store
-from runners.work.bench import settle
-from runners.work.pool import worker_count
 from scripts.other_ways import in_turn, plain_dip, plain_ride, unfolded
 from victims.victim import Victim
 
 BENCH = Path("results/bench")
 ROUNDS, STEPS = 5, 40
 BATCH = {"cpu": 8, "cuda": 256}
-DEVICE = settle("auto", tf32=False)
+DEVICE = configure_torch("auto", tf32=False)
 CORES = worker_count("auto", "cpu")
 
 
@@ -49,7 +49,7 @@ def config_of(word: str, part: str) -> Config:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("evaluate", [word])
     OmegaConf.resolve(composed)
-    return plain(composed[part])
+    return to_plain_dict(composed[part])
 
 
 def trace_of(purifier: str) -> Trace:
@@ -181,7 +181,7 @@ def trained_victim() -> Victim:
     """The embedded default's."""
     with TemporaryDirectory() as folder:
         store = Store(folder)
-        return prepare(config_of("victim=digits-resnet8", "victim"), store).load(store).to(DEVICE)
+        return load_or_train(config_of("victim=digits-resnet8", "victim"), store).load(store).to(DEVICE)
 
 
 def readouts(victim: Victim) -> list[dict]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import safetensors.torch
 
-from runners.cells.records import from_parquet
+from runners.evaluation.records import from_parquet
 from runners.store import packing
-from runners.store.artefact import content_of
+from runners.store.artifact import content_of
 from runners.store.store import Store
 
 PATH = Path("results/bench/packing.csv")

@@ -23,7 +23,7 @@ from purifiers.fitting.trace import TracePurifier
 from purifiers.learned import Learned
 from purifiers.purifier import Purifier, purify_together
 from runners import app
-from runners.cells.components import build
+from runners.evaluation.component import build
 from scripts.bench_engine import BATCH, DEVICE, append, config_of, images_of
 
 AT_224 = ("jpeg", "feature-squeezing", "tvm-art", "sr-edsr", "nrp-resg-released", "nrp-released", "gs",

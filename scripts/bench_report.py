@@ -17,15 +17,15 @@ from omegaconf import DictConfig
 
 from data.digits_photos import DigitsPhotos
 from runners.app import CONFIGS, console
-from runners.cells.cell import Cell
+from runners.evaluation.cell import Cell
+from runners.evaluator import CellResult
 from runners.files import writable
-from runners.grids.grid import CellResult
-from runners.pages.page import Table, page
-from runners.report import plotted
-from runners.store.artefact import file_of, key_of, place
+from runners.report.__main__ import plotted
+from runners.report.page import Table, page
+from runners.store.artifact import file_of, key_of, place
 from runners.tables import render, saved
 from runners.tables.frame import frame_of
-from runners.tables.published import panels_of
+from runners.tables.paper_results import panels_of
 
 CHUNK = 250
 TARGETS = {

@@ -18,16 +18,15 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from runners.app import CONFIGS
-from runners.cells import manifest
-from runners.cells.cell import PARTS, Cell
-from runners.cells.components import plain
-from runners.cells.manifest import Manifest, Request
-from runners.cells.settings import Settings
-from runners.grids.grid import Grid
-from runners.store.claims import Claims
+from runners.evaluation import manifest, schedule
+from runners.evaluation.cell import PARTS, Cell
+from runners.evaluation.component import to_plain_dict
+from runners.evaluation.manifest import Manifest, Request
+from runners.evaluation.settings import Settings
+from runners.evaluation.survey import survey
+from runners.evaluator import Evaluator
+from runners.store.leases import Leases
 from runners.store.store import Store, key_of
-from runners.work import schedule
-from runners.work.survey import survey
 
 BENCH = Path("results/bench")
 CELLS = ("none", "jpeg", "dip")
@@ -57,7 +56,7 @@ def share(purifier: str, folder: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", [f"purifier={purifier}"], return_hydra_config=True)
     names = {part: config.hydra.runtime.choices[part] for part in PARTS}
-    cell = Cell(names, {part: plain(config[part]) for part in PARTS}, "")
+    cell = Cell(names, {part: to_plain_dict(config[part]) for part in PARTS}, "")
     told = {name: config[name] for name in Settings.__dataclass_fields__}
     settings = Settings(**told | {"store": folder, "n": 16, "workers": 1, "audit": "off"})
     clock: dict[str, float] = {}
@@ -70,7 +69,7 @@ def share(purifier: str, folder: str) -> dict[str, Any]:
 
     schedule.pool.run = watched
     try:
-        Grid(settings, Console(quiet=True)).evaluate([cell], Request("runners.evaluate", purifier))
+        Evaluator(settings, Console(quiet=True)).evaluate([cell], Request("runners.evaluate", purifier))
     finally:
         schedule.pool.run = run
     return {"what": f"pgd, {purifier}, 16 images in chunks of 8", **clock}
@@ -92,8 +91,8 @@ def listing(folder: str) -> dict[str, Any]:
 
 
 def claiming(folder: str) -> dict[str, Any]:
-    """Claims taken and released in turn."""
-    claims = Claims(Path(folder, "claims"))
+    """Leases taken and released in turn."""
+    claims = Leases(Path(folder, "claims"))
     begin = time.perf_counter()
     for i in range(1000):
         claims.take(str(i), "bench")
@@ -103,7 +102,7 @@ def claiming(folder: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, append, print."""
-    for owner, names in ((Store, ("put", "get", "has", "remove")), (Claims, ("take", "release"))):
+    for owner, names in ((Store, ("put", "get", "has", "remove")), (Leases, ("take", "release"))):
         for name in names:
             setattr(owner, name, timed(getattr(owner, name)))
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:

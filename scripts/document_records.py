@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from runners.app import CONFIGS
-from runners.cells.schema import COLUMNS
+from runners.evaluation.schema import COLUMNS
 
 PAGE = CONFIGS.parent / "docs" / "records.md"
 HEAD = """# Record files
@@ -13,7 +13,7 @@ with the provenance of the cell as JSON in the file's metadata. `pandas.read_par
 `python -m runners.replay FILE` makes it again and compares. A replay compares all columns except those of
 the kind *cost*.
 
-This page is written by `python -m scripts.document_records` from `runners/cells/schema.py`.
+This page is written by `python -m scripts.document_records` from `runners/evaluation/schema.py`.
 
 | Column | Type | Unit | Kind | Meaning |
 | --- | --- | --- | --- | --- |

@@ -20,7 +20,7 @@ from rich.progress import DownloadColumn, Progress
 from data.download import download
 from data.errors import InputError
 from data.weights import WeightFile
-from runners.cells.components import build, plain
+from runners.evaluation.component import build, to_plain_dict
 
 
 def main(config: DictConfig) -> None:
@@ -32,7 +32,7 @@ def main(config: DictConfig) -> None:
     OmegaConf.resolve(config)
     named = {word.split("=")[0].split(".")[0].split("@")[-1] for word in HydraConfig.get().overrides.task}
     parts = [part for part in ("victim", "purifier", "knowledge") if part in named]
-    files = [file for part in parts for file in _files(plain(config[part]))]
+    files = [file for part in parts for file in _files(to_plain_dict(config[part]))]
     if not files:
         raise InputError(
             "fetch: expected a victim=... or purifier=... whose weights are a file, got none (the others "

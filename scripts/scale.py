@@ -20,13 +20,13 @@ from hydra.utils import get_class
 
 from data.errors import InputError
 from runners import app
-from runners.cells.components import build
-from runners.cells.identity import identity
+from runners.evaluation.component import build
+from runners.evaluation.identity import identity
+from runners.evaluation.keeping import Keeping
 from runners.store.store import key_of
 from runners.tables.layout import Composer, on
-from runners.tables.published import Panel, panels_of
+from runners.tables.paper_results import PaperSetting, panels_of
 from runners.tables.saved import EMBEDDED
-from runners.work.keeping import Keeping
 from scripts.tables import names
 
 BENCH = Path("results/bench")
@@ -69,7 +69,7 @@ def main() -> None:
         for name in names():
             tables[name], here[name] = defaultdict(dict), defaultdict(dict)
             table = compose("table", [f"table={name}"]).table
-            _count(here[name], name, Panel(*EMBEDDED, table.n), chunk, known, packed)
+            _count(here[name], name, PaperSetting(*EMBEDDED, table.n), chunk, known, packed)
             for panel in panels_of(table):
                 try:
                     _count(tables[name], name, panel, chunk, known, packed)
@@ -117,7 +117,7 @@ def _row(of: Work, chunk: int) -> dict[str, float]:
 def _count(
     work: Work,
     name: str,
-    panel: Panel,
+    panel: PaperSetting,
     chunk: int,
     known: dict[str, tuple[float, int]],
     packed: Mapping[str, float],

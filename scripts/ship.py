@@ -21,10 +21,10 @@ from torch import Tensor
 from data.errors import InputError
 from data.images import Images
 from runners.app import CONFIGS, console
-from runners.cells.components import Config, build, plain
-from runners.cells.metrics import in_batches
-from runners.cells.shipped import FOLDER, recipe_of, to_ship
-from runners.work.progress import Bar
+from runners.evaluation.component import Config, build, to_plain_dict
+from runners.evaluation.metrics import in_batches
+from runners.evaluation.progress import Bar
+from runners.evaluation.shipped import FOLDER, recipe_of, to_ship
 from victims.victim import Victim
 
 SHA256 = re.compile(r"sha256: [0-9a-f]{64}")
@@ -45,7 +45,7 @@ def shipped_names() -> dict[str, str]:
 def composed(part: str, name: str) -> Config:
     """The config of a victim or purifier on the embedded data."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return plain(compose("evaluate", [f"{part}={name}"])[part])
+        return to_plain_dict(compose("evaluate", [f"{part}={name}"])[part])
 
 
 def trained(name: str, config: Config) -> tuple[dict[str, Tensor], float]:

@@ -25,11 +25,11 @@ from attacks.knowledge import Blind
 from data.errors import InputError
 from data.similarity import ssim
 from purifiers.fitting.trace import Trace, TracePurifier
-from runners.cells.components import build, plain, prepare, seed_of
-from runners.cells.metrics import in_batches
-from runners.cells.subset import choose
+from runners.evaluation.component import build, load_or_train, seed_of, to_plain_dict
+from runners.evaluation.metrics import in_batches
+from runners.evaluation.stages import configure_torch
+from runners.evaluation.subset import sample_subset
 from runners.store.store import Store
-from runners.work.bench import settle
 from scripts.bench_engine import append
 from victims.victim import Victim
 
@@ -67,21 +67,21 @@ def along(trace: Trace, images: Tensor, seeds: list[int], steps: int) -> dict[in
 def main(config: DictConfig) -> None:
     """Of the images, the attack and the purifier that the command line names."""
     OmegaConf.resolve(config)
-    device, store = settle(config.device, tf32=config.tf32), Store(config.store)
-    purifier = build(plain(config.purifier))
+    device, store = configure_torch(config.device, tf32=config.tf32), Store(config.store)
+    purifier = build(to_plain_dict(config.purifier))
     if not isinstance(purifier, TracePurifier):
         raise InputError(
             "purifier: expected one that fits a network to each image, such as oag, got "
             f"{HydraConfig.get().runtime.choices['purifier']}"
         )
-    victim = prepare(plain(config.victim), store, device=device).load(store).to(device)
-    dataset = build(plain(config.dataset))
+    victim = load_or_train(to_plain_dict(config.victim), store, device=device).load(store).to(device)
+    dataset = build(to_plain_dict(config.dataset))
     index = dataset.index(config.split)
-    chosen = choose("random", index, config.n, seed=config.seed, classes=dataset.classes)
+    chosen = sample_subset("random", index, config.n, seed=config.seed, classes=dataset.classes)
     data = index.take(chosen).to(device)
     images, labels = data.images, data.labels
     drawn = [seed_of(config.seed, image_id, "craft") for image_id in data.ids]
-    attacked = changed(build(plain(config.attack)), victim, images, labels, drawn)
+    attacked = changed(build(to_plain_dict(config.attack)), victim, images, labels, drawn)
     seeds = [seed_of(config.seed, image_id, "purify") for image_id in data.ids]
     made = along(purifier.trace, torch.cat([images, attacked]), 2 * seeds, purifier.steps)
     words = " ".join(word for word in HydraConfig.get().overrides.task if not word.startswith("store="))

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from runners import app
 from runners.tables.layout import on
-from runners.tables.published import panels_of
+from runners.tables.paper_results import panels_of
 from runners.tables.saved import EMBEDDED
 
 TIMES = Path("results/bench/tables.csv")

@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
 from data.images import Dataset
-from runners.cells.components import Config, Spec, build, plain, prepare, usable
-from runners.cells.metrics import in_batches
+from runners.evaluation.component import Config, Spec, build, load_or_train, to_plain_dict, usable
+from runners.evaluation.metrics import in_batches
+from runners.evaluation.progress import Bar
+from runners.evaluation.stages import configure_torch
 from runners.store.store import Store
 from runners.tables.figures import accuracy
-from runners.work.bench import settle
-from runners.work.progress import Bar
 from victims.victim import Victim
 
 
@@ -37,13 +37,13 @@ def main(config: DictConfig) -> None:
     if not parts:
         raise InputError("train: expected victim=... or purifier=..., got neither")
     if "dataset" in named and "victim" in named:
-        _same_labels(plain(config.victim), build(plain(config.dataset)))
-    device, store = settle(config.device, tf32=config.tf32), Store(config.store)
+        _same_labels(to_plain_dict(config.victim), build(to_plain_dict(config.dataset)))
+    device, store = configure_torch(config.device, tf32=config.tf32), Store(config.store)
     for part in parts:
         start, name = time.perf_counter(), HydraConfig.get().runtime.choices[part]
         with Bar(app.console, f"training {name}") as bar, usable(f"{part} {name}"):
             told = partial(_advanced, bar)
-            spec = prepare(plain(config[part]), store, progress=told, device=device)
+            spec = load_or_train(to_plain_dict(config[part]), store, progress=told, device=device)
         if spec.trained is None:
             raise InputError(
                 f"{part} {name} learns nothing here: it has no network, or its weights are a file"

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from data.errors import InputError, MissingError
 from runners import app
 from runners.files import write_whole
-from runners.pages import curves
+from runners.report import curves
 from runners.tables.layout import on
 
 PER_ROW = 2

@@ -199,7 +199,7 @@ class Trains(Purifier):
         return images
 
 
-class Turns(Purifier):
+class TaskQueue(Purifier):
     """Changes the victim's weights."""
 
     uses_victim = True

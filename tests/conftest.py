@@ -23,7 +23,7 @@ from purifiers.networks.skipnet import SkipNet
 from purifiers.purifier import Purifier
 from runners import app
 from runners.app import CONFIGS
-from runners.cells.components import build, plain
+from runners.evaluation.component import build, to_plain_dict
 
 pytest_plugins = ["tests.vision_api"]
 torch.set_num_threads(1)  # a process a core, as the runners have it
@@ -89,7 +89,7 @@ SMALL = {
 def small_attack(name: str, **changes) -> Attack:
     """An attack of configs/attack with a small budget."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = plain(compose("evaluate", [f"attack={name}"]).attack)
+        config = to_plain_dict(compose("evaluate", [f"attack={name}"]).attack)
     return build({key: changes.get(key, SMALL.get(key, value)) for key, value in config.items()})
 
 

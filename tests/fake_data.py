@@ -16,7 +16,7 @@ import data.imagenet
 import data.mnist
 from data.images import Dataset
 from runners.app import CONFIGS
-from runners.cells.components import build, plain
+from runners.evaluation.component import build, to_plain_dict
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
 ILSVRC_IDS = [2, 3, 1]  # the development kit counts in an order of its own
@@ -133,4 +133,4 @@ def dataset(name: str, root: Path, *words: str) -> Dataset:
     """As the command line makes it."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", [f"dataset={name}", f"data_dir='{root}'", *words])
-        return build(plain(config.dataset))
+        return build(to_plain_dict(config.dataset))

@@ -17,7 +17,7 @@ from attacks.target import Target
 from data.errors import InputError
 from purifiers.identity import Identity
 from runners.app import names_of
-from runners.cells.metrics import wilson
+from runners.evaluation.metrics import wilson
 
 EPS = 2 / 255
 LINF = {

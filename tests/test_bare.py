@@ -9,11 +9,11 @@ from test_grid import cell
 
 from runners import table
 from runners.app import CONFIGS
-from runners.grids.grid import CellResult, Grid
-from runners.tables.bare import above, flag_weak
-from runners.tables.published import Panel, printed
-from runners.trust.flags import Flag
-from runners.work.schedule import Launch
+from runners.evaluation.schedule import Launch
+from runners.evaluator import CellResult, Evaluator
+from runners.tables.paper_results import PaperSetting, printed
+from runners.tables.undefended import above, flag_weak
+from runners.validity.flags import Flag
 
 TABLE = OmegaConf.create(
     {
@@ -23,7 +23,9 @@ TABLE = OmegaConf.create(
         "metric": "accuracy",
     }
 )
-PAPER = printed(TABLE, Panel("cifar10", "resnet50", 1000))  # without a defense: FGSM 44.4, PGD 0.0, C&W 0.9
+PAPER = printed(
+    TABLE, PaperSetting("cifar10", "resnet50", 1000)
+)  # without a defense: FGSM 44.4, PGD 0.0, C&W 0.9
 
 
 def records(kept: int, n: int) -> pd.DataFrame:
@@ -98,7 +100,7 @@ def test_only_the_papers_own_setting_is_held_against_it(monkeypatch, tmp_path, w
         held = []
         monkeypatch.setattr(table, "printed", lambda *_: PAPER)
         monkeypatch.setattr(
-            Grid, "evaluate", lambda self, cells, request: [CellResult(c, failed="x") for c in cells]
+            Evaluator, "evaluate", lambda self, cells, request: [CellResult(c, failed="x") for c in cells]
         )
         monkeypatch.setattr(table, "flag_weak", lambda *given: held.append(given))
         with pytest.raises(table.app.FailedCellsError):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from runners.files import writable
-from runners.pages.page import Table, page
-from runners.report import plotted
+from runners.report.__main__ import plotted
+from runners.report.page import Table, page
 from scripts.bench_report import made_up
 from tests.browser import CHROMIUM, DRIVER, Browser, wait
 

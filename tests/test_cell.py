@@ -4,7 +4,7 @@ import pytest
 
 from attacks.knowledge import MEANING, Blind, Knowledge
 from data.errors import InputError
-from runners.cells.cell import Cell
+from runners.evaluation.cell import Cell
 
 
 def cell(knowledge: str, purifier: str) -> Cell:

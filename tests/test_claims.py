@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from runners.store import claims
-from runners.store.claims import Claims, DeadlyError, Holder, myself
+from runners.store import leases
+from runners.store.leases import DeadlyError, Holder, Leases, myself
 
 
 def held_by(folder: Path, holder: Holder, *, age: float = 0.0, generation: int = 0) -> Path:
@@ -31,11 +31,11 @@ def ended() -> Holder:
 
 
 ELSEWHERE = Holder(host="far", place="another machine", pid=1)
-STALE = claims.STALE + 60
+STALE = leases.STALE + 60
 
 
 def test_what_one_holds_no_other_can_take(tmp_path):
-    ours, theirs = Claims(tmp_path), Claims(tmp_path)
+    ours, theirs = Leases(tmp_path), Leases(tmp_path)
     assert ours.take("x", "a chunk")
     assert not theirs.take("x", "a chunk")
     assert theirs.take("y", "another")
@@ -50,7 +50,7 @@ def test_what_one_holds_no_other_can_take(tmp_path):
     ("holder", "age", "dead"),
     [
         (ELSEWHERE, 0, False),
-        (ELSEWHERE, claims.STALE - 60, False),
+        (ELSEWHERE, leases.STALE - 60, False),
         (ELSEWHERE, STALE, True),
         (ELSEWHERE, -3600, False),
         (Holder(), 0, False),
@@ -65,7 +65,7 @@ def test_what_one_holds_no_other_can_take(tmp_path):
 )  # fmt: skip
 def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path, holder, age, dead):
     path = held_by(tmp_path, holder, age=age)
-    mine = Claims(tmp_path)
+    mine = Leases(tmp_path)
     assert ("x" not in mine.alive()) == dead
     assert mine.take("x", "a chunk") == dead
     mine.release("x")
@@ -75,9 +75,9 @@ def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path, holder, age, de
 def test_a_claim_of_the_future_is_dead_once_nobody_renews_it(tmp_path, monkeypatch):
     """As after a clock was set back: its age says nothing, that it never changes does."""
     path = held_by(tmp_path, ELSEWHERE, age=-3600)
-    mine = Claims(tmp_path)
+    mine = Leases(tmp_path)
     assert not mine.take("x", "a chunk")
-    monkeypatch.setattr(claims, "STALE", 0.05)
+    monkeypatch.setattr(leases, "STALE", 0.05)
     time.sleep(0.1)
     os.utime(path, (time.time() + 7200,) * 2)
     assert not mine.take("x", "a chunk"), "it was renewed"
@@ -86,8 +86,8 @@ def test_a_claim_of_the_future_is_dead_once_nobody_renews_it(tmp_path, monkeypat
 
 
 def test_a_living_claim_is_renewed(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.02)
-    mine = Claims(tmp_path)
+    monkeypatch.setattr(leases, "BEAT", 0.02)
+    mine = Leases(tmp_path)
     mine.take("x", "a chunk")
     path = tmp_path / "x.0"
     os.utime(path, (0, 0))
@@ -99,32 +99,32 @@ def test_a_living_claim_is_renewed(tmp_path, monkeypatch):
 
 
 def test_a_task_over_which_several_died_is_deadly(tmp_path):
-    for generation in range(claims.DEATHS):
+    for generation in range(leases.DEATHS):
         held_by(tmp_path, ended(), generation=generation)
     with pytest.raises(DeadlyError, match="3 processes died"):
-        Claims(tmp_path).take("x", "a chunk", deaths=claims.DEATHS)
-    assert Claims(tmp_path).clear() == {"x"}
-    assert Claims(tmp_path).take("x", "a chunk", deaths=claims.DEATHS)
+        Leases(tmp_path).take("x", "a chunk", deaths=leases.DEATHS)
+    assert Leases(tmp_path).clear() == {"x"}
+    assert Leases(tmp_path).take("x", "a chunk", deaths=leases.DEATHS)
 
 
 def test_clearing_leaves_the_living(tmp_path):
     held_by(tmp_path, ended(), generation=0)
     held_by(tmp_path, ELSEWHERE, generation=1)
-    assert Claims(tmp_path).clear() == set()
-    assert not Claims(tmp_path).take("x", "a chunk")
+    assert Leases(tmp_path).clear() == set()
+    assert not Leases(tmp_path).take("x", "a chunk")
 
 
 def test_who_was_taken_over_removes_nothing(tmp_path):
-    sleeper = Claims(tmp_path)
+    sleeper = Leases(tmp_path)
     sleeper.take("x", "a chunk")
     taker = held_by(tmp_path, ELSEWHERE, generation=1)
     sleeper.release("x")
     assert taker.exists()
-    assert not Claims(tmp_path).take("x", "a chunk")
+    assert not Leases(tmp_path).take("x", "a chunk")
 
 
 def _take(folder: str, start, won) -> None:
-    mine = Claims(Path(folder))
+    mine = Leases(Path(folder))
     start.wait()
     for i in range(50):
         if mine.take(str(i), "a chunk"):
@@ -151,4 +151,4 @@ def test_of_several_that_race_each_claim_has_one_winner(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "claims").write_text("a file")
     with pytest.raises(InputError, match="finished work is kept"):
-        Claims(tmp_path / "claims").take("x", "a chunk")
+        Leases(tmp_path / "claims").take("x", "a chunk")

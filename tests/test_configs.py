@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from data.errors import MissingError
 from runners.app import CONFIGS, names_of
-from runners.cells.components import build, plain, victims_for
-from runners.cells.identity import identity
+from runners.evaluation.component import build, to_plain_dict, victims_for
+from runners.evaluation.identity import identity
 from runners.tables.layout import on, part_of
-from runners.tables.published import panels_of
+from runners.tables.paper_results import panels_of
 
 GROUPS = ("dataset", "victim", "attack", "knowledge", "purifier")
 
@@ -24,7 +24,7 @@ def hydra_here():
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in GROUPS for n in names_of(g)])
 def test_leaf_composes_and_builds(group, name):
-    config = plain(compose("evaluate", [f"{group}={name}"])[group])
+    config = to_plain_dict(compose("evaluate", [f"{group}={name}"])[group])
     assert re.fullmatch(r"\d+(\.\d+)*", identity(config)["version"]), "expected a declared version"
     for other in config.pop("victims", {}).values():  # of a transfer attack; whoever runs it loads them
         build(other)
@@ -41,7 +41,7 @@ def test_every_network_has_a_purifier_that_it_fits(name):
     kind = compose("evaluate", [f"+network@probe={name}"]).probe._target_.split(".")[-1]
     purifier = {"SkipNet": "ddip", "Generator": "oag"}.get(kind, "ride")
     words = [f"purifier={purifier}", f"network@purifier.trace.network={name}"]
-    assert type(build(plain(compose("evaluate", words).purifier)).trace.network).__name__ == kind
+    assert type(build(to_plain_dict(compose("evaluate", words).purifier)).trace.network).__name__ == kind
 
 
 def table_of(name):
@@ -123,7 +123,7 @@ def test_a_tables_file_says_what_it_is(name):
 
 def test_fractions_are_numbers():
     config = OmegaConf.create({"eps": "8/255", "alpha": " 0.4/255", "name": "a/b", "list": ["1/30", 3]})
-    assert plain(config) == {"eps": 8 / 255, "alpha": 0.4 / 255, "name": "a/b", "list": [1 / 30, 3]}
+    assert to_plain_dict(config) == {"eps": 8 / 255, "alpha": 0.4 / 255, "name": "a/b", "list": [1 / 30, 3]}
 
 
 def test_identity_knows_content_not_places():

@@ -3,8 +3,8 @@
 import pytest
 from test_grid import cell, run
 
-from runners.trust import audit
-from runners.work.estimate import Estimator
+from runners.evaluation.estimate import Estimator
+from runners.validity import audit
 from victims.victim import Victim
 
 BALL = "attack.eps=16/255"
@@ -92,7 +92,7 @@ def test_audit_off_raises_nothing(store):
 
 
 def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, caplog):
-    def broken(bench, task, attacked):
+    def broken(worker, task, attacked):
         raise MemoryError("too large")
 
     monkeypatch.setattr(audit, "noise", broken)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from runners.pages import curves, plots
+from runners.report import curves, plots
 from runners.tables.frame import COLUMNS
 
 EVALUATE = "python -m runners.evaluate dataset=d victim=v"

@@ -10,13 +10,13 @@ from test_grid import CELLS, cell, run, same
 from attacks.target import Target
 from data.digits_photos import DigitsPhotos
 from data.errors import InputError
-from runners.cells.cell import Crafting, Purifying
-from runners.cells.components import prepare
+from runners.evaluation import estimate, probe
+from runners.evaluation.cell import Crafting, Purifying
+from runners.evaluation.component import load_or_train
+from runners.evaluation.estimate import Estimator
+from runners.evaluation.schedule import _told
+from runners.evaluation.stages import Worker
 from runners.store.store import Store
-from runners.work import estimate, probe
-from runners.work.bench import Bench
-from runners.work.estimate import Estimator
-from runners.work.schedule import _told
 
 
 def test_what_is_only_to_be_scored_is_within_any_budget(tmp_path):
@@ -33,17 +33,17 @@ def test_what_is_only_to_be_scored_is_within_any_budget(tmp_path):
 
 @pytest.fixture
 def task(tmp_path):
-    """Makes the purifying task of a cell of two images; and the bench to do it."""
+    """Makes the purifying task of a cell of two images; and the worker to do it."""
     store = Store(tmp_path)
-    bench = Bench(store, torch.device("cpu"), "float32")
+    worker = Worker(store, torch.device("cpu"), "float32")
 
-    def make(*words: str, draws: int = 1, broken: str | None = None) -> tuple[Bench, Purifying]:
+    def make(*words: str, draws: int = 1, broken: str | None = None) -> tuple[Worker, Purifying]:
         of = cell(*words, purifier=broken)
-        victim = prepare(of.configs["victim"], store)
-        spec = prepare(of.configs["purifier"], store)
+        victim = load_or_train(of.configs["victim"], store)
+        spec = load_or_train(of.configs["purifier"], store)
         chunk = DigitsPhotos().load("evaluation").take([0, 1])
         crafting = Crafting(chunk, victim, of.configs["attack"], of.knowledge, None, (), 0, "float32")
-        return bench, Purifying(crafting, (spec,), draws)
+        return worker, Purifying(crafting, (spec,), draws)
 
     return make
 
@@ -67,8 +67,8 @@ def ticking(monkeypatch):
     ],
 )
 def test_draws_rounding_and_scoring_are_priced(task, ticking, words, draws, seconds):
-    bench, purifying = task(*words, draws=draws)
-    assert Estimator(bench).seconds(purifying) == pytest.approx(2 * seconds)
+    worker, purifying = task(*words, draws=draws)
+    assert Estimator(worker).seconds(purifying) == pytest.approx(2 * seconds)
 
 
 class Clock:
@@ -112,8 +112,8 @@ def clock(monkeypatch):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_attack_is_priced_with_its_own_work_between_its_passes(task, clock, words, seconds, at_most):
-    bench, purifying = task(*words, "purifier=none")
-    estimator = Estimator(bench)
+    worker, purifying = task(*words, "purifier=none")
+    estimator = Estimator(worker)
     assert estimator.seconds(purifying.crafting) == pytest.approx(seconds)
     assert estimator.at_most == at_most
     assert clock.now < 20  # the trial is short, however long the attack is
@@ -128,30 +128,30 @@ def test_images_about_which_an_attack_asks_no_more_are_done(task, clock):
 def test_a_fit_under_attack_is_priced_at_its_full_length(task, clock):
     """The attack is tried on 12 steps of a fit of 24; each pass takes as much again for the other 12."""
     words = ["attack=pgd", "attack.steps=3", "knowledge=bpda"]
-    bench, _ = task("purifier=none")
+    worker, _ = task("purifier=none")
     of = cell(*words, "purifier=dip", "purifier.steps=24")
-    store = bench.store
-    victim, seen = (prepare(of.configs[part], store) for part in ("victim", "purifier"))
+    store = worker.store
+    victim, seen = (load_or_train(of.configs[part], store) for part in ("victim", "purifier"))
     chunk = DigitsPhotos().load("evaluation").take([0, 1])
     crafting = Crafting(chunk, victim, of.configs["attack"], of.knowledge, seen, (), 0, "float32")
-    estimator = Estimator(bench)
+    estimator = Estimator(worker)
     estimator._purifying = lambda *parts: 4.0
     assert estimator.seconds(crafting) == pytest.approx(2 * 3 * (1.5 + 2.0))
 
 
 def test_what_is_made_already_costs_only_its_record(task, ticking):
-    bench, purifying = task("attack=clean", "purifier=jpeg")
-    before = Estimator(bench).seconds(purifying)
-    bench.do(purifying)
-    assert Estimator(bench).seconds(purifying) == pytest.approx(2)
+    worker, purifying = task("attack=clean", "purifier=jpeg")
+    before = Estimator(worker).seconds(purifying)
+    worker.do(purifying)
+    assert Estimator(worker).seconds(purifying) == pytest.approx(2)
     assert before > 2
 
 
 def test_work_whose_trial_fails_is_of_unknown_length_and_not_free(task, tmp_path):
-    bench, purifying = task("attack=clean", broken="Raises")
-    assert Estimator(bench).seconds(purifying) is None
+    worker, purifying = task("attack=clean", broken="Raises")
+    assert Estimator(worker).seconds(purifying) is None
     _, jpeg = task("attack=clean", "purifier=jpeg")
-    assert Estimator(bench).seconds(replace(jpeg)) > 0
+    assert Estimator(worker).seconds(replace(jpeg)) > 0
 
 
 @pytest.mark.parametrize(
@@ -171,5 +171,5 @@ def test_an_unknown_time_and_an_upper_bound_are_said(unknown, at_most, expected)
 def test_a_slow_first_call_is_not_taken_for_the_pace(task, monkeypatch):
     times = iter([0.0, estimate.SHORT - 0.1, 0.0, 0.2])  # a library is imported; then it is there
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(times))
-    bench, purifying = task("attack=clean", "purifier=jpeg")
-    assert Estimator(bench)._once({"work": 1}, purifying.crafting, lambda: None) == pytest.approx(0.1)
+    worker, purifying = task("attack=clean", "purifier=jpeg")
+    assert Estimator(worker)._once({"work": 1}, purifying.crafting, lambda: None) == pytest.approx(0.1)

@@ -6,8 +6,8 @@ import inspect
 import pytest
 import torch
 
-from runners.cells.failures import reason_of
-from runners.cells.records import from_parquet
+from runners.evaluation.failures import reason_of
+from runners.evaluation.records import from_parquet
 from tests.broken import Raises
 
 

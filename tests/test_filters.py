@@ -17,7 +17,7 @@ from purifiers.mean import Mean
 from purifiers.median import Median
 from purifiers.tvm import TVM, Bregman, Chambolle, inpaint
 from purifiers.tvm_art import TVMArt
-from runners.cells.metrics import psnr
+from runners.evaluation.metrics import psnr
 
 SEEDS = [0, 1, 2]
 

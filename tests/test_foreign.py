@@ -21,16 +21,16 @@ from test_housekeeping import files, said
 from test_report import reported
 
 from data.errors import InputError
-from runners import housekeeping, replay, report, status, trace
-from runners.cells import foreign, manifest
-from runners.cells.components import build
-from runners.cells.manifest import Manifest, Request
-from runners.cells.records import PROVENANCE
-from runners.cells.settings import Settings
+from runners import housekeeping, replay, report, status, trace, untrusted
 from runners.evaluate import save_records
-from runners.grids.grid import Grid
+from runners.evaluation import manifest
+from runners.evaluation.component import build
+from runners.evaluation.manifest import Manifest, Request
+from runners.evaluation.records import PROVENANCE
+from runners.evaluation.settings import Settings
+from runners.evaluator import Evaluator
 from runners.store.store import Store
-from runners.trust.provenance import RecordFile
+from runners.validity.provenance import RecordFile
 from scripts.bench_report import made_up
 
 CELL = cell("attack=fgsm", "purifier=dip", "purifier.steps=3")
@@ -48,7 +48,7 @@ def settings_of(store: Path) -> Settings:
 def made(tmp_path_factory) -> tuple[Path, Path]:
     """A store and the record file of CELL."""
     folder = tmp_path_factory.mktemp("made")
-    grid = Grid(settings_of(folder / "store"), Console(file=io.StringIO()))
+    grid = Evaluator(settings_of(folder / "store"), Console(file=io.StringIO()))
     (result,) = grid.evaluate([CELL], REQUEST)
     return folder / "store", save_records(result, folder / "records")
 
@@ -109,7 +109,7 @@ def written(of: RecordFile, facts: Any, path: Path, **metadata: bytes) -> Path:
 
 def admitted(of: RecordFile, facts: Any) -> None:
     """What reading a file does with its provenance, without the file."""
-    foreign.plain(facts, "provenance")
+    untrusted.check_plain(facts, "provenance")
     RecordFile(of.path, of.records, facts)
 
 
@@ -206,11 +206,11 @@ class NotRunError(InputError):
 def test_every_single_edit_of_a_record_is_answered_by_a_replay(made, tmp_path, monkeypatch):
     """Nested ones too. The evaluation stops before its first cell, which is where a replay becomes slow."""
 
-    def checked(grid: Grid, cells: list) -> None:
+    def checked(grid: Evaluator, cells: list) -> None:
         grid.check(cells)
         raise NotRunError("stopped")
 
-    monkeypatch.setattr(Grid, "evaluate", checked)
+    monkeypatch.setattr(Evaluator, "evaluate", checked)
     monkeypatch.setattr(replay, "ready_weights", lambda *args, **more: [])
     of, path = RecordFile.read(made[1]), tmp_path / "edited.parquet"
     config = {"record": str(path), "records": str(tmp_path), "store": str(made[0]), "data_dir": str(tmp_path)}
@@ -354,7 +354,7 @@ def test_what_an_imported_chunk_says_of_its_maker_reaches_no_record(made, tmp_pa
     path.write_bytes(json.dumps(told).encode() + b"\n" + content)
     try:
         with pytest.raises(InputError, match=r"made_by: commit: expected plain text, got an interpolation"):
-            Grid(settings_of(made[0]), Console(file=io.StringIO())).evaluate([CELL])
+            Evaluator(settings_of(made[0]), Console(file=io.StringIO())).evaluate([CELL])
     finally:
         path.write_bytes(raw)
     assert not (tmp_path / "executed").exists()

@@ -20,11 +20,11 @@ from rich.console import Console
 from small_table import TIMINGS
 
 from runners.app import CONFIGS
-from runners.cells.cell import PARTS, Cell
-from runners.cells.components import plain
-from runners.cells.settings import Settings
-from runners.grids.grid import CellResult, Grid
-from runners.work.estimate import Estimator
+from runners.evaluation.cell import PARTS, Cell
+from runners.evaluation.component import to_plain_dict
+from runners.evaluation.estimate import Estimator
+from runners.evaluation.settings import Settings
+from runners.evaluator import CellResult, Evaluator
 from tests.broken import Raises
 from victims.victim import Victim
 
@@ -37,7 +37,7 @@ def cell(*overrides: str, purifier: str | None = None) -> Cell:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", list(overrides), return_hydra_config=True)
     choices = config.hydra.runtime.choices
-    configs = {part: plain(config[part]) for part in PARTS}
+    configs = {part: to_plain_dict(config[part]) for part in PARTS}
     names = {part: choices[part] for part in PARTS}
     if purifier is not None:
         configs["purifier"], names["purifier"] = {"_target_": f"tests.broken.{purifier}"}, purifier
@@ -70,7 +70,7 @@ def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
     }
     settings = Settings(store=str(store), **(settings | changes))
     console = Console(file=io.StringIO(), width=200)
-    results = Grid(settings, console).evaluate(cells)
+    results = Evaluator(settings, console).evaluate(cells)
     return results, console.file.getvalue()
 
 

@@ -20,13 +20,13 @@ FOLDERS = {  # what each may import beside itself
 ROOMS = [
     "exits files output",
     "app",
+    "untrusted",
     "store",
-    "cells",
-    "work",
-    "trust",
-    "grids",
+    "evaluation",
+    "validity",
+    "evaluator",
     "tables",
-    "pages",
+    "report",
     "loggers",
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}  # commands above all
@@ -68,7 +68,7 @@ def test_the_rooms_of_runners_import_from_floors_below():
             both_commands = floor(other) == floor(room) == len(ROOMS)
             assert floor(other) < floor(room) or both_commands, f"{path} imports {name}"
             seen.add((room, other))
-    assert {("cells", "store"), ("table", "grids")} <= seen
+    assert {("evaluation", "store"), ("table", "evaluator")} <= seen
     packages = {path.name for path in (ROOT / "runners").iterdir() if (path / "__init__.py").is_file()}
     assert packages <= {*FLOOR, "vision_api"}, "vision_api is a command that is a package"
 

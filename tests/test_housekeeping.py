@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from runners import housekeeping, status
-from runners.cells import manifest
-from runners.cells.manifest import Manifest, Request
-from runners.cells.settings import Settings
-from runners.grids.grid import Grid
+from runners.evaluation import manifest
+from runners.evaluation.manifest import Manifest, Request
+from runners.evaluation.settings import Settings
+from runners.evaluation.survey import survey
+from runners.evaluator import Evaluator
 from runners.store.store import Store, key_of
-from runners.work.survey import survey
 from tests.test_grid import cell, run, same
 
 REQUEST = Request("runners.table", "ddip/table1", ("n=5", "chunk=2"))
@@ -37,7 +37,7 @@ def table(tmp_path_factory) -> tuple[Path, list]:
         n=5, seed=0, split="evaluation", subset="random", chunk=2, store=str(folder), device="cpu",
         tf32=False, workers=1, budget_hours=1.0, audit="cheap", draws=3,
     )  # fmt: skip
-    return folder, Grid(settings, Console(file=io.StringIO())).evaluate(CELLS, REQUEST)
+    return folder, Evaluator(settings, Console(file=io.StringIO())).evaluate(CELLS, REQUEST)
 
 
 @pytest.fixture
@@ -74,13 +74,13 @@ def test_status_tells_what_runs_where_and_what_is_missing(folder):
     first, second = (chunks for label, chunks in of.cells.items() if "Raises" not in label)
     for chunks, i in ((first, 0), (first, 1), (second, 2)):
         (folder / "records" / chunks[i][3][:2] / chunks[i][3]).unlink()
-    assert store.claims.take(first[0][1], "Identity: a/0 to a/1")
+    assert store.leases.take(first[0][1], "Identity: a/0 to a/1")
     seen = survey(store, of)
     assert (seen.done, seen.in_hand, seen.missing, len(seen.failed), seen.total) == (3, 1, 2, 3, 9)
     assert not seen.whole
     told = said(status.main, "--store", folder)[1]
     assert re.search(rf"running  Identity: a/0 to a/1: \S+, process {os.getpid()}, for \d+ s", told)
-    store.claims.release_all()
+    store.leases.release_all()
 
 
 def test_time_left_is_of_the_work_that_is_left(folder):

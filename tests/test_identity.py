@@ -14,12 +14,12 @@ from test_grid import cell, run
 
 from data.digits_photos import DigitsPhotos
 from runners.app import CONFIGS
-from runners.cells.cell import Crafting
-from runners.cells.components import Spec, plain, prepare
-from runners.cells.identity import declares_version, identity, version_of
-from runners.cells.own_state import own_state, state_behind
+from runners.evaluation.cell import Crafting
+from runners.evaluation.component import Spec, load_or_train, to_plain_dict
+from runners.evaluation.identity import declares_version, identity, version_of
+from runners.evaluation.own_state import own_state, state_behind
 from runners.store.store import Store
-from runners.trust.provenance import targets
+from runners.validity.provenance import targets
 
 GAMMA = """
 from mine.powers import STRENGTH
@@ -139,7 +139,7 @@ def test_every_component_declares_its_version_and_has_a_name_of_its_own():
 @pytest.mark.parametrize("words", ["purifier=ddip", "purifier=nrp", "victim=resnet50", "attack=pgd"])
 def test_identity_holds_no_path_of_code(words):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = plain(compose("evaluate", [words])[words.partition("=")[0]])
+        config = to_plain_dict(compose("evaluate", [words])[words.partition("=")[0]])
     for _, part in targets(config):
         assert part["_target_"] not in str(identity(config))
 
@@ -265,7 +265,7 @@ def test_state_from_a_path_in_the_code_is_part_of_the_identity(tmp_path, mine, p
     assert found[0] == found[1] != found[2]
     config = {"_target_": f"mine.weighed.{name}"}
     if part == "purifier":
-        assert prepare(config, Store(tmp_path)).identity["weights_sha256"] == found[2]
+        assert load_or_train(config, Store(tmp_path)).identity["weights_sha256"] == found[2]
     else:
         of = own_cell("attack")
         chunk = DigitsPhotos().load("evaluation").take([0])

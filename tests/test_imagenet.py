@@ -12,7 +12,7 @@ from data.errors import InputError, MissingError
 from data.flower17 import Flower17
 from data.imagenet import CLASSES, WNIDS_SHA256
 from runners.app import CONFIGS
-from runners.cells.components import build, plain
+from runners.evaluation.component import build, to_plain_dict
 
 # NeurIPS 2017
 
@@ -32,7 +32,7 @@ def test_neurips_has_nothing_to_learn_or_to_tune_on(fake):
         source.load("train")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         words = ["dataset=neurips2017", "purifier=ncis", "training@purifier.weights=photographs"]
-        purifier = build(plain(compose("evaluate", words).purifier))
+        purifier = build(to_plain_dict(compose("evaluate", words).purifier))
     assert isinstance(purifier.weights.dataset, Flower17)
 
 

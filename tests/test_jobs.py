@@ -8,12 +8,12 @@ from test_grid import CELLS, cell, same
 from test_grid import run as evaluated
 
 from runners import evaluate
-from runners.cells import manifest
-from runners.cells.failures import Failure
+from runners.evaluation import manifest
+from runners.evaluation import workers as pool
+from runners.evaluation.failures import Failure
+from runners.evaluator import UNFINISHED
 from runners.exits import SIGNALS, EndedError, ended_by_signals
-from runners.grids.grid import UNFINISHED
 from runners.store.store import Store
-from runners.work import pool
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def tried(monkeypatch):
     """The tasks that were done."""
     tasks, attempt = [], pool._attempt
 
-    def noted(bench, task) -> Failure | None:
+    def noted(worker, task) -> Failure | None:
         tasks.append(task.key)
-        return attempt(bench, task)
+        return attempt(worker, task)
 
     monkeypatch.setattr(pool, "_attempt", noted)
     return tasks
@@ -109,7 +109,7 @@ def test_a_signal_ends_a_process_after_it_has_cleaned_up(number):
 
 
 def test_a_signal_ends_the_command_and_its_claims(sent, tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_attempt", lambda bench, task: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(pool, "_attempt", lambda worker, task: os.kill(os.getpid(), signal.SIGTERM))
     status, _, err = sent()
     assert status == 143
     assert "stopped; finished work is kept, the same command goes on from there" in err

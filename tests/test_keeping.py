@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from runners.cells.manifest import Request
-from runners.pages.pictures import Pictures
-from runners.work import keeping
-from runners.work.keeping import Keeping
+from runners.evaluation import keeping
+from runners.evaluation.keeping import Keeping
+from runners.evaluation.manifest import Request
+from runners.report.pictures import Pictures
 from tests.test_grid import CELLS, CellResult, files, run, same
 
 IMAGE = 3 * 224 * 224 * 4

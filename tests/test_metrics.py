@@ -8,8 +8,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from data.errors import InputError
 from data.similarity import ssim
-from runners.cells import metrics
-from runners.cells.scored import majority_of
+from runners.evaluation import metrics
+from runners.evaluation.scored import majority_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from data.weights import WeightFile
 from purifiers.networks.nrp import RandomFeatures
 from purifiers.nrp import NRP, relativistic_loss
 from runners.app import CONFIGS
-from runners.cells.components import build, plain, prepare
+from runners.evaluation.component import build, load_or_train, to_plain_dict
 from runners.store.store import Store
 from victims.cifar_resnet import CifarResNet
 from victims.features import Features
@@ -219,7 +219,7 @@ def test_features_of_the_8_bit_mobilenet_have_stride_4():
     """As VGG-16's conv3_3, which the authors take; of images of any size."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         words = ["purifier=nrp-resg", "features@purifier.features=mobilenet_v1"]
-        purifier = build(plain(compose("evaluate", words).purifier))
+        purifier = build(to_plain_dict(compose("evaluate", words).purifier))
     purifier.features.ready = True  # its structure alone: no weights are needed
     assert purifier.features(random_images(2, size=40)).shape == (2, 128, 10, 10)
 
@@ -227,13 +227,13 @@ def test_features_of_the_8_bit_mobilenet_have_stride_4():
 @pytest.mark.parametrize(("name", "blocks"), [("nrp-released", 23), ("nrp-resg-released", 23)])
 def test_released_checkpoints_fit_by_names_and_shapes(name, blocks, tmp_path):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = plain(compose("evaluate", [f"purifier={name}"]).purifier)
+        config = to_plain_dict(compose("evaluate", [f"purifier={name}"]).purifier)
     purifier = build(config)
     released = {f"{layer}.{kind}": size for layer, *sizes in _released(name, blocks)
                 for kind, size in zip(("weight", "bias"), sizes, strict=True)}  # fmt: skip
     assert {n: tuple(v.shape) for n, v in purifier.network.state_dict().items()} == released
     with pytest.raises(MissingError, match=r"\.pth do not exist"):
-        prepare(
+        load_or_train(
             config | {"weights": config["weights"] | {"path": str(tmp_path / "NRP.pth")}}, Store(tmp_path)
         )
 

@@ -7,7 +7,7 @@ from test_grid import cell
 
 from data.errors import InputError
 from runners import table
-from runners.cells.metrics import survived
+from runners.evaluation.metrics import survived
 
 PATHS = pd.Series([[(5, 0.2), (20, 0.01)], [(0, 0.0)], [(5, 0.2)]])
 

@@ -15,10 +15,10 @@ import pytest
 from test_grid import cell, files, run
 
 from runners import replay, table
-from runners.cells.records import PROVENANCE, from_parquet, to_parquet
 from runners.evaluate import save_records
-from runners.trust import differences, provenance
-from runners.trust.provenance import NEEDED, PACKAGES, RecordFile
+from runners.evaluation.records import PROVENANCE, from_parquet, to_parquet
+from runners.validity import differences, provenance
+from runners.validity.provenance import NEEDED, PACKAGES, RecordFile
 
 CELL = cell("attack=pgd", "attack.steps=2", "purifier=jpeg")
 

@@ -12,7 +12,7 @@ import scripts.tables
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
 from runners.tables.layout import Composer, added, changes_of, chosen, on
-from runners.tables.published import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
+from runners.tables.paper_results import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
 HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
 # They show figures of other tables again:

@@ -24,7 +24,7 @@ from purifiers.learned import Learned
 from purifiers.purifier import Purifier, PurifierError, purify_together
 from purifiers.surrogate_victim import SurrogateVictim
 from runners.app import CONFIGS
-from runners.cells.components import build, plain
+from runners.evaluation.component import build, to_plain_dict
 
 NAMES = sorted(p.stem for p in (CONFIGS / "purifier").glob("*.yaml"))
 STEPS = 12
@@ -51,7 +51,7 @@ def purifier(name: str) -> Purifier:
     OmegaConf.resolve(config)
     torch.manual_seed(0)  # of untrained networks
     try:
-        built = build(plain(config.purifier))
+        built = build(to_plain_dict(config.purifier))
         if isinstance(built, Learned | SurrogateVictim):  # the contract holds for untrained networks too
             trained = isinstance(built.weights, WeightFile)
             network = built.victim.network if isinstance(built, SurrogateVictim) else built.network

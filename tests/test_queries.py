@@ -14,7 +14,7 @@ from attacks.queries import HopSkipJump
 from attacks.square import Square
 from data.errors import InputError
 from purifiers.identity import Identity
-from runners.cells.metrics import wilson
+from runners.evaluation.metrics import wilson
 
 
 def ask(attack, victim, images, labels, *, knowledge=Decision):

@@ -19,11 +19,11 @@ from data.listing import FileDataset, Listing
 from data.repeatable import repeatable
 from data.weights import WeightFile
 from runners.app import CONFIGS
-from runners.cells.components import _learnt_from, plain, prepare
+from runners.evaluation import progress
+from runners.evaluation.component import _learnt_from, load_or_train, to_plain_dict
+from runners.evaluation.progress import Allowance
+from runners.evaluation.ready import apart
 from runners.store.store import Store
-from runners.work import progress
-from runners.work.progress import Allowance
-from runners.work.ready import apart
 from victims import recipe
 from victims.from_torchvision import Torchvision
 from victims.recipe import Recipe
@@ -200,7 +200,7 @@ def test_a_stopped_victim_goes_on_from_the_store(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "SECONDS", -1)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         words = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "victim.weights.batch=100"]
-        config = plain(compose("evaluate", words).victim)
+        config = to_plain_dict(compose("evaluate", words).victim)
 
     def stop(share):
         if share > 0.45:
@@ -208,10 +208,10 @@ def test_a_stopped_victim_goes_on_from_the_store(tmp_path, monkeypatch):
 
     shares: list[float] = []
     with pytest.raises(KeyboardInterrupt):
-        prepare(config, Store(tmp_path / "a"), progress=stop)
-    resumed = prepare(config, Store(tmp_path / "a"), progress=shares.append)
+        load_or_train(config, Store(tmp_path / "a"), progress=stop)
+    resumed = load_or_train(config, Store(tmp_path / "a"), progress=shares.append)
     assert shares[0] == pytest.approx(0.5)
-    assert resumed.weights_sha256 == prepare(config, Store(tmp_path / "b")).weights_sha256
+    assert resumed.weights_sha256 == load_or_train(config, Store(tmp_path / "b")).weights_sha256
     assert not list((tmp_path / "a" / "checkpoint").rglob("??????*"))
 
 

@@ -20,15 +20,15 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from data.digits_photos import DigitsPhotos
 from data.images import Images, rounded
 from runners import app
-from runners.cells.schema import rows_of
-from runners.cells.scored import Scored
-from runners.grids.grid import CellResult
-from runners.store.artefact import content_of, place
+from runners.evaluation import workers as pool
+from runners.evaluation.estimate import Estimator
+from runners.evaluation.schema import rows_of
+from runners.evaluation.scored import Scored
+from runners.evaluation.stages import Worker
+from runners.evaluator import CellResult
+from runners.store.artifact import content_of, place
 from runners.tables.frame import frame_of
-from runners.tables.published import panels_of
-from runners.work import pool
-from runners.work.bench import Bench
-from runners.work.estimate import Estimator
+from runners.tables.paper_results import panels_of
 from tests import broken
 
 N, CHUNK = 5, 2
@@ -83,7 +83,7 @@ def clean_images_are_scored_as_defended_ones(store, images, monkeypatch):
         return rows_of(replace(scored, made=scored.made | {"images": scored.clean}))
 
     records = ours()
-    monkeypatch.setattr("runners.work.bench.rows_of", with_bug)
+    monkeypatch.setattr("runners.evaluation.stages.rows_of", with_bug)
     for path in files(store, "records"):
         path.unlink()
     theirs = ours()
@@ -153,10 +153,10 @@ def workers_are_never_seeded_again(store, images, monkeypatch):
     Real processes are in test_grid.py and test_attacked_cells.py.
     """
 
-    def workers(turns, *, bench, **_) -> None:  # each with its own bench, from one state
+    def workers(turns, *, worker, **_) -> None:  # each with its own worker, from one state
         while (task := turns.next()) is not None:
             torch.manual_seed(0)
-            done.append(Bench(bench.store, bench.device, bench.precision).do(task))
+            done.append(Worker(worker.store, worker.device, worker.precision).do(task))
             turns.finished(task, None)
 
     drawn, done = [], []
@@ -179,7 +179,7 @@ def a_resumed_run_differs_from_an_uninterrupted_one(store, images, monkeypatch):
     theirs = [one.purify(second.images, [3, 4], None) for one in (through, resumed)]
     assert not torch.equal(*theirs), "the bug is not seen here"
     words = "attack=pgd", "attack.steps=2", "purifier=randomization"
-    whole, done, purify = evaluated(store, *words), [], Bench.purify
+    whole, done, purify = evaluated(store, *words), [], Worker.purify
 
     def interrupted(self, task) -> None:
         if done:
@@ -187,7 +187,7 @@ def a_resumed_run_differs_from_an_uninterrupted_one(store, images, monkeypatch):
         done.append(purify(self, task))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bench, "purify", interrupted)
+        patch.setattr(Worker, "purify", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluated(store.parent / "resumed", *words)
     assert len(done) == 1

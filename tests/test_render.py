@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from runners.app import CONFIGS
-from runners.cells.cell import Cell
-from runners.cells.components import plain
-from runners.cells.metrics import survived
-from runners.grids.grid import CellResult
+from runners.evaluation.cell import Cell
+from runners.evaluation.component import to_plain_dict
+from runners.evaluation.metrics import survived
+from runners.evaluator import CellResult
 from runners.table import comparability
 from runners.tables import render, saved
 from runners.tables.frame import frame_of
 from runners.tables.layout import added
-from runners.tables.published import Panel, departs, departures
+from runners.tables.paper_results import PaperSetting, departs, departures
 
 NAMES = {
     "dataset": "cifar10",
@@ -50,7 +50,7 @@ TABLE = OmegaConf.create(
     }
 )
 CRITERION = {"_target_": "purifiers.dipdefend.DIPDefend", "steps": 1000}
-PANEL = Panel("cifar10", "resnet50", 20)
+PANEL = PaperSetting("cifar10", "resnet50", 20)
 HEADING = render.Heading(title="A table", note="a note", setting="dataset cifar10")
 
 
@@ -290,7 +290,7 @@ def test_a_purifier_that_is_not_the_papers_gets_no_verdict_and_it_is_said():
 
 def purifier_of(*words: str) -> dict:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return plain(compose("evaluate", list(words)).purifier)
+        return to_plain_dict(compose("evaluate", list(words)).purifier)
 
 
 def test_departures_are_of_components_that_there_are():
@@ -409,14 +409,14 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
 def test_a_column_of_parameters_is_told_by_what_was_composed(name, millions):
     """0.40, 16.6 and 1.70 M are printed (NCIS, supplement, Table 2)."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = plain(compose("evaluate", [f"purifier={name}"]).purifier)
+        config = to_plain_dict(compose("evaluate", [f"purifier={name}"]).purifier)
     made = result(17, purifier=name)
     made.cell.configs["purifier"] = config
     table = OmegaConf.create(
         {"paper": "ncis", "printed": "supp-table2", "metric": "accuracy", "rows": [{"label": name}],
          "columns": [{"label": "Parameters (M)", "metric": "parameters"}]}
     )  # fmt: skip
-    panel = Panel("imagenet", "imagenet/resnet152", 20)
+    panel = PaperSetting("imagenet", "imagenet/resnet152", 20)
     entry = frame_of(table, [(table.rows[0], table.columns[0], made)], panel=panel, comparable=True).iloc[0]
     if millions is None:
         assert entry.status == "absent"

@@ -14,12 +14,11 @@ import pytest
 from test_grid import cell, run
 
 from attacks import from_torchattacks as library
-from runners import app, replay, trace
-from runners.cells import foreign
-from runners.cells.identity import version_of
-from runners.cells.records import PROVENANCE, from_parquet
+from runners import app, replay, trace, untrusted
 from runners.evaluate import save_records
-from runners.trust.provenance import RecordFile
+from runners.evaluation.identity import version_of
+from runners.evaluation.records import PROVENANCE, from_parquet
+from runners.validity.provenance import RecordFile
 
 PGD = ["attack=pgd", "attack.steps=2"]
 CELLS = {
@@ -247,7 +246,7 @@ def test_every_config_names_components_that_a_replay_accepts():
     assert len(named) > 40
     for target in named:
         if not target.startswith("runners."):  # no record names loggers and paid services
-            assert isinstance(foreign.component(target, "x"), type)
+            assert isinstance(untrusted.component(target, "x"), type)
 
 
 def test_files_are_taken_from_where_they_lie_now(made, tmp_path):

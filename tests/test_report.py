@@ -15,12 +15,12 @@ from rich.console import Console
 
 from data.errors import InputError
 from runners import app, report
-from runners.pages.album import Album
-from runners.pages.page import Table, page
-from runners.pages.pictures import KINDS, Pictures
-from runners.work import progress
-from runners.work.progress import Bar, described
-from runners.work.tally import Tally
+from runners.evaluation import progress
+from runners.evaluation.progress import Bar, described
+from runners.evaluation.tally import Tally
+from runners.report.image_embedding import Album
+from runners.report.page import Table, page
+from runners.report.pictures import KINDS, Pictures
 from scripts.bench_report import made_up
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from data.errors import InputError
 from runners.app import CONFIGS
-from runners.cells.metrics import survived
+from runners.evaluation.metrics import survived
 from runners.files import write_together
-from runners.pages.page import Table
+from runners.report.page import Table
 from runners.tables import render, saved
 from runners.tables.frame import METRICS
 from scripts.bench_report import made_up

@@ -4,8 +4,8 @@ from collections import Counter
 
 from test_grid import cell, run
 
-from runners.cells.records import from_parquet, to_parquet
-from runners.cells.schema import COLUMNS, COSTS, DECISIONS, OF_CHUNK
+from runners.evaluation.records import from_parquet, to_parquet
+from runners.evaluation.schema import COLUMNS, COSTS, DECISIONS, OF_CHUNK
 from scripts.document_records import PAGE, text
 
 

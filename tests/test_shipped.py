@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from data.errors import InputError
 from purifiers.ncis import NCIS
 from runners.app import CONFIGS
-from runners.cells import shipped
-from runners.cells.components import build, prepare
-from runners.cells.shipped import FOLDER, RECIPE, recipe_of, shipped_content, to_ship
+from runners.evaluation import shipped
+from runners.evaluation.component import build, load_or_train
+from runners.evaluation.shipped import FOLDER, RECIPE, recipe_of, shipped_content, to_ship
 from runners.store.store import Store
 from scripts import ship
 from scripts.ship import composed, right_on_tuning, shipped_names, trained
@@ -26,7 +26,7 @@ def refuse(share: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shipped_is_used_without_a_training(name, tmp_path):
     config, store = composed(NAMES[name], name), Store(tmp_path)
-    spec = prepare(config, store, progress=refuse)
+    spec = load_or_train(config, store, progress=refuse)
     stated = json.loads((FOLDER / f"{name}.json").read_text())
     assert spec.weights_sha256 == stated["sha256"] == config["weights"]["shipped"]["sha256"]
     assert json.loads(build(config).weights.shipped.metadata()[RECIPE]) == stated["recipe"]
@@ -93,16 +93,16 @@ def test_a_training_done_again_makes_what_was_shipped(tiny, tmp_path):
     assert content == to_ship(trained("tiny", tiny)[0], recipe_of(tiny, NCIS.afterwards))
     used = shipped_content(tiny | {"iterations": 1}, build(tiny | {"iterations": 1}))
     assert used == content, "how it purifies is no part of its training"
-    assert prepare(tiny, Store(tmp_path / "store"), progress=refuse).weights_sha256
+    assert load_or_train(tiny, Store(tmp_path / "store"), progress=refuse).weights_sha256
 
 
 def test_weights_that_were_trained_before_give_way_to_the_shipped_ones(tiny, tmp_path):
     file, store = tmp_path / tiny["weights"]["shipped"]["path"], Store(tmp_path / "store")
     content = file.read_bytes()
     file.unlink()
-    trained_here = prepare(tiny, store)
+    trained_here = load_or_train(tiny, store)
     file.write_bytes(content)
-    spec = prepare(tiny, store, progress=refuse)
+    spec = load_or_train(tiny, store, progress=refuse)
     assert spec.weights_sha256 == hashlib.sha256(content).hexdigest() != trained_here.weights_sha256
     assert store.get(spec.trained) == content
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.store.claims import Claims
+from runners.store.leases import Leases
 from tests.small_table import ROOT, run, same, start, undisturbed, words
 
 pytestmark = pytest.mark.slurm
@@ -93,7 +93,7 @@ def working(folder: Path, process: subprocess.Popen) -> list[str]:
 
 def kill_hard(folder: Path) -> None:
     """SIGKILL to a job that holds claims; scancel --signal=KILL would ask it to end first."""
-    here = [holder.pid for _, holder in Claims(folder / "store" / "claims").all() if holder.lives()]
+    here = [holder.pid for _, holder in Leases(folder / "store" / "claims").all() if holder.lives()]
     if not here:
         pytest.skip("the jobs run on another machine, where they cannot be killed from here")
     os.kill(here[0], signal.SIGKILL)

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from data.errors import InputError
 from runners import housekeeping
-from runners.cells import failures, manifest
-from runners.cells.components import StoredCheckpoint
-from runners.cells.failures import Failure
-from runners.cells.manifest import Manifest, Request
-from runners.pages.pictures import Pictures
+from runners.evaluation import failures, manifest
+from runners.evaluation.component import StoredCheckpoint
+from runners.evaluation.failures import Failure
+from runners.evaluation.manifest import Manifest, Request
+from runners.report.pictures import Pictures
 from runners.store import holder
-from runners.store.claims import Claims
 from runners.store.holder import myself
+from runners.store.leases import Leases
 from runners.store.store import Store
 
 FIRST, SECOND = ({"stage": "purified", "images": name} for name in ("first", "second"))
@@ -84,7 +84,7 @@ def test_what_is_no_file_is_one_line_and_waits_for_nothing(store, make, reason):
 
 def test_a_pipe_for_a_claim_is_waited_for_no_longer_than_any_other(tmp_path):
     os.mkfifo(tmp_path / "x.0")
-    assert not Claims(tmp_path).take("x", "a chunk")
+    assert not Leases(tmp_path).take("x", "a chunk")
 
 
 def refusing(monkeypatch, number: int) -> None:
@@ -99,12 +99,12 @@ def refusing(monkeypatch, number: int) -> None:
 def test_a_store_that_turns_read_only_while_training_is_one_line(store, monkeypatch):
     checkpoint = StoredCheckpoint(store, {"stage": "weights", "of": "x"})
     checkpoint.save({"step": torch.tensor(1)})
-    store.claims.take("x", "training")
+    store.leases.take("x", "training")
     refusing(monkeypatch, errno.EROFS)
     with pytest.raises(InputError, match=r"cannot remove .*Read-only file system"):
         checkpoint.remove()
-    store.claims.release("x")
-    assert store.claims.held == {}
+    store.leases.release("x")
+    assert store.leases.held == {}
 
 
 def test_gc_without_permission_is_one_line(store, monkeypatch):

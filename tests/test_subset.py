@@ -19,10 +19,10 @@ from data.errors import InputError
 from data.images import Images
 from data.listing import Listing
 from runners import replay
-from runners.cells import subset
-from runners.cells.records import from_parquet
 from runners.evaluate import save_records
-from runners.trust.provenance import RecordFile
+from runners.evaluation import subset
+from runners.evaluation.records import from_parquet
+from runners.validity.provenance import RecordFile
 
 CLASSES = tuple("abcde")
 
@@ -50,7 +50,7 @@ def right(positions):
 
 
 def chosen(rule: str, n: int, *, seed: int = 0, index=INDEX, answers=right) -> list[int]:
-    return subset.choose(rule, index, n, seed=seed, classes=CLASSES, right=answers)
+    return subset.sample_subset(rule, index, n, seed=seed, classes=CLASSES, right=answers)
 
 
 def test_random_keeps_the_order_that_stored_results_have():

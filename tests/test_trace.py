@@ -9,7 +9,7 @@ import pytest
 from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
-from runners.pages import traces
+from runners.report import traces
 from runners.trace import chosen, watched, written
 from tests.conftest import RowByRow, random_images
 

@@ -39,7 +39,7 @@ LIARS = [
     (broken.SetsTheDtype(), "settings", "torch's default dtype"),
     (broken.WritesIntoInput(), "input", "a write into them"),
     (broken.Trains(), "victim", "mode of it"),
-    (broken.Turns(), "victim", "weight"),
+    (broken.TaskQueue(), "victim", "weight"),
     (broken.Counts(), "same seed", "another"),
     (broken.Remembers(), "A, B, A", "another"),
     (broken.WritesLater(), "later writes", "changed by a later call"),
@@ -92,7 +92,7 @@ def test_what_is_declared_is_allowed(images, sound):
 def test_the_victim_given_is_a_copy(images):
     victim = linear_victim().eval()
     before = victim.weight.clone()
-    for purifier in (broken.Trains(), broken.Turns()):
+    for purifier in (broken.Trains(), broken.TaskQueue()):
         with pytest.raises(TraitError):
             check(purifier, images, victim)
     assert torch.equal(victim.weight, before)
@@ -142,9 +142,9 @@ def test_finished_cells_are_not_tried(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (3, 224, 224)], ids=str)
 def test_images_have_the_cells_shape(shape):
-    from runners.work.traits import Traits
+    from runners.evaluation.contract import Traits
 
-    images = Traits(bench=None).images(shape)
+    images = Traits(worker=None).images(shape)
     assert tuple(images.shape[1:]) == shape
     assert len(images) == (8 if shape[1] < 64 else 4)
     assert len({image.numpy().tobytes() for image in images}) == len(images), "two are alike"

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from runners.cells import failures
-from runners.cells.cell import Crafting, Purifying
-from runners.cells.components import Spec
-from runners.cells.failures import Failure
+from runners.evaluation import failures
+from runners.evaluation.cell import Crafting, Purifying
+from runners.evaluation.component import Spec
+from runners.evaluation.failures import Failure
+from runners.evaluation.queue import TaskQueue, begun_at
 from runners.store.store import Store, key_of
-from runners.work.turns import Turns, begun_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ def purify(name: str, crafting: Craft) -> Purify:
     return Purify(crafting, (SPEC,), 1, name)
 
 
-def turns(store, tasks, launch="run", **kwargs) -> Turns:
+def turns(store, tasks, launch="run", **kwargs) -> TaskQueue:
     crafting = [task for task in tasks if isinstance(task, Crafting)]
-    return Turns(crafting, [t for t in tasks if t not in crafting], store=store, launch=launch, **kwargs)
+    return TaskQueue(crafting, [t for t in tasks if t not in crafting], store=store, launch=launch, **kwargs)
 
 
 def make(store: Store, task) -> None:
@@ -103,7 +103,7 @@ def test_examples_come_first_and_images_when_their_examples_are_there(store):
     make(store, second)
     mine.finished(second, None)
     assert not mine.left
-    assert not store.claims.held
+    assert not store.leases.held
 
 
 def test_what_others_hold_or_have_done_is_left_to_them(store, tmp_path, monkeypatch):

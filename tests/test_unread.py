@@ -10,7 +10,7 @@ from test_grid import cell, run, same
 import data.listing
 from data.errors import InputError
 from data.images import cut
-from data.listing import Listing, Unread
+from data.listing import LazyImages, Listing
 
 SIZE = 3 * 16 * 16 * 4  # bytes of an image
 
@@ -18,11 +18,11 @@ SIZE = 3 * 16 * 16 * 4  # bytes of an image
 @pytest.fixture
 def reads(monkeypatch):
     """The positions that were read, in order; nothing is held at first."""
-    Unread.held.clear()
+    LazyImages.held.clear()
     seen, take = [], Listing.take
     monkeypatch.setattr(Listing, "take", lambda self, which: seen.append(self.ids) or take(self, which))
     yield seen
-    Unread.held.clear()
+    LazyImages.held.clear()
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def listing(tmp_path) -> Listing:
 def test_they_are_the_images_of_the_listing(listing, reads):
     whole = listing.take(range(12))
     for places in cut([5, 3, 11, 0, 2], 2):
-        chunk, expected = listing.later(places), whole.take(places)
+        chunk, expected = listing.take_lazy(places), whole.take(places)
         assert (chunk.ids, chunk.digest, len(chunk)) == (expected.ids, expected.digest, len(places))
         assert torch.equal(chunk.images, expected.images)
         assert torch.equal(chunk.labels, expected.labels)
@@ -47,18 +47,18 @@ def test_they_are_the_images_of_the_listing(listing, reads):
 
 
 def test_their_shape_needs_no_reading(listing, reads):
-    assert listing.later([1, 2]).shape == (3, 16, 16)
+    assert listing.take_lazy([1, 2]).shape == (3, 16, 16)
     assert reads == []
 
 
 def test_memory_holds_those_that_were_asked_for_last(listing, reads, monkeypatch):
     monkeypatch.setattr(data.listing, "HELD", 4 * SIZE)  # two of them
-    chunks = [listing.later(places) for places in cut(range(12), 2)]
+    chunks = [listing.take_lazy(places) for places in cut(range(12), 2)]
     assert reads == []
     for chunk in chunks:
         chunk.images  # noqa: B018
         chunk.images  # noqa: B018
-        assert len(Unread.held) <= 2
+        assert len(LazyImages.held) <= 2
     assert reads == [chunk.ids for chunk in chunks]
     chunks[4].images, chunks[5].images, chunks[0].images, chunks[5].images, chunks[4].images
     assert reads[6:] == [chunks[0].ids, chunks[4].ids]
@@ -66,35 +66,35 @@ def test_memory_holds_those_that_were_asked_for_last(listing, reads, monkeypatch
 
 def test_one_that_is_larger_than_the_room_is_held_alone(listing, reads, monkeypatch):
     monkeypatch.setattr(data.listing, "HELD", 1)
-    first, second = (listing.later(places) for places in cut(range(12), 6))
+    first, second = (listing.take_lazy(places) for places in cut(range(12), 6))
     first.images, first.images, second.images, second.images  # noqa: B018
     assert reads == [first.ids, second.ids]
 
 
 def test_a_process_is_sent_their_names_and_reads_them_once(listing, reads):
-    chunk = listing.later(range(12))
+    chunk = listing.take_lazy(range(12))
     digest, expected = chunk.digest, chunk.images
     sent = pickle.dumps(chunk)
     assert len(sent) < 12 * SIZE / 8
-    Unread.held.clear()  # as in another process
+    LazyImages.held.clear()  # as in another process
     reads.clear()
     for _ in range(5):  # a task each
         got = pickle.loads(sent)
         assert got.digest == digest
         assert torch.equal(got.images, expected)
     assert reads == [chunk.ids]
-    assert len(Unread.held) == 1
+    assert len(LazyImages.held) == 1
 
 
-def sent_elsewhere(chunk: Unread) -> Unread:
+def sent_elsewhere(chunk: LazyImages) -> LazyImages:
     """As another process has it, which has read nothing."""
     sent = pickle.dumps(chunk)
-    Unread.held.clear()
+    LazyImages.held.clear()
     return pickle.loads(sent)
 
 
 def test_files_that_change_while_a_run_lasts_end_it(listing, reads, tmp_path):
-    chunk = listing.later([3, 4])
+    chunk = listing.take_lazy([3, 4])
     chunk.digest  # noqa: B018
     picture(tmp_path / "4.png", size=(16, 16), seed=99)
     with pytest.raises(InputError, match="images t/3 to t/4: expected the files that the run began with"):
@@ -102,12 +102,12 @@ def test_files_that_change_while_a_run_lasts_end_it(listing, reads, tmp_path):
 
 
 def test_a_file_that_cannot_be_read_any_more_fails_one_task(listing, reads, tmp_path):
-    chunk = listing.later([3, 4])
+    chunk = listing.take_lazy([3, 4])
     chunk.digest  # noqa: B018
     content = (tmp_path / "4.png").read_bytes()
     (tmp_path / "4.png").unlink()
     with pytest.raises(InputError, match=r"4\.png: expected an image, got one that cannot be read"):
-        listing.later([4]).digest  # noqa: B018, at first it is the user's mistake
+        listing.take_lazy([4]).digest  # noqa: B018, at first it is the user's mistake
     again = sent_elsewhere(chunk)
     with pytest.raises(OSError, match=r"4\.png: expected an image, got one that cannot be read"):
         again.images  # noqa: B018

@@ -10,7 +10,7 @@ from test_grid import cell, files, run
 from data.digits_photos import DigitsPhotos
 from data.errors import InputError
 from data.frozen import state_digest
-from runners.cells.components import prepare
+from runners.evaluation.component import load_or_train
 from runners.store.store import Store, key_of
 from tests import own_victims
 from victims import checks
@@ -34,7 +34,7 @@ def images() -> torch.Tensor:
 @pytest.mark.parametrize("more", [{}, {"weights": None}], ids=["no weights", "weights=null"])
 def test_a_victim_that_loads_its_own_weights_is_frozen(tmp_path, images, more):
     path, store = own_victims.written(tmp_path / "w.safetensors"), Store(tmp_path / "store")
-    victim = prepare(own(path, **more), store).load(store)
+    victim = load_or_train(own(path, **more), store).load(store)
     assert not any(part.training for part in victim.modules())
     assert not any(weight.requires_grad for weight in victim.parameters())
     same = Victim(network=own_victims.Small(), label_space="digits", mean=[0.5] * 3, std=[0.25] * 3)
@@ -43,21 +43,21 @@ def test_a_victim_that_loads_its_own_weights_is_frozen(tmp_path, images, more):
 
 def test_a_changed_weight_file_of_its_own_never_meets_older_results(tmp_path):
     path, store = own_victims.written(tmp_path / "w.safetensors"), Store(tmp_path / "store")
-    first = key_of(prepare(own(path), store).identity)
-    assert key_of(prepare(own(path), store).identity) == first
+    first = key_of(load_or_train(own(path), store).identity)
+    assert key_of(load_or_train(own(path), store).identity) == first
     own_victims.written(path, seed=1)
-    assert key_of(prepare(own(path), store).identity) != first
+    assert key_of(load_or_train(own(path), store).identity) != first
 
 
 def test_weights_that_change_between_two_loads_are_refused(tmp_path):
     path, store = own_victims.written(tmp_path / "w.safetensors"), Store(tmp_path / "store")
-    spec = prepare(own(path), store)
+    spec = load_or_train(own(path), store)
     own_victims.written(path, seed=1)
     with pytest.raises(InputError, match="expected the same weights each time it is loaded, got others"):
         spec.load(store)
     drawn = config_of({"_target_": "tests.own_victims.Drawn"})
     with pytest.raises(InputError, match="expected the same weights each time"):
-        prepare(drawn, store).load(store)
+        load_or_train(drawn, store).load(store)
 
 
 def test_the_digest_is_of_the_content_alone():

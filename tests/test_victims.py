@@ -19,8 +19,8 @@ from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.super_resolution import SuperResolution
 from runners.app import CONFIGS, names_of
-from runners.cells.components import build, plain
-from runners.cells.metrics import in_batches, wilson
+from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.metrics import in_batches, wilson
 from victims.from_timm import Timm
 from victims.from_torchvision import CifarTorchvision, Torchvision
 from victims.int8_mobilenet import Int8MobileNet, UnfoldedMobileNet
@@ -40,14 +40,16 @@ REAL = Path(os.environ.get("DATA_DIR", "DATA_DIR"))
 @cache
 def config_of(name: str) -> dict:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return plain(compose("evaluate", [f"victim={name}"]).victim)
+        return to_plain_dict(compose("evaluate", [f"victim={name}"]).victim)
 
 
 @cache
 def classes_of(label_space: str) -> set[int]:
     """How many classes the data sets of that label space have."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        sets = [build(plain(compose("evaluate", [f"dataset={n}"]).dataset)) for n in names_of("dataset")]
+        sets = [
+            build(to_plain_dict(compose("evaluate", [f"dataset={n}"]).dataset)) for n in names_of("dataset")
+        ]
     return {len(data.classes) for data in sets if data.label_space == label_space}
 
 
@@ -188,7 +190,7 @@ def test_weights_that_are_here_keep_their_published_accuracy(name, dataset, n):
     if not Path(config["weights"]["path"]).is_file():
         pytest.skip(f"{config['weights']['path']} is not here: set DATA_DIR")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        images = build(plain(compose("evaluate", [f"dataset={dataset}"]).dataset)).index("evaluation")
+        images = build(to_plain_dict(compose("evaluate", [f"dataset={dataset}"]).dataset)).index("evaluation")
     images = images.take(list(range(n)))
     victim = build(config)
     victim.freeze(victim.weights.load())

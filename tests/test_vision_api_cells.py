@@ -8,14 +8,14 @@ from torch import nn
 from attacks.knowledge import Transfer
 from data.errors import InputError
 from runners import app
+from runners.evaluation.ready import Ready
+from runners.evaluation.stages import Worker
 from runners.store.store import Store
 from runners.vision_api.answers import Asker
 from runners.vision_api.columns import Entry, Filler, Row
 from runners.vision_api.pairs import Pair, find
 from runners.vision_api.restored import Restorer, criterion, figure, score
 from runners.vision_api.services.answer import Answer, Calls, ServiceError
-from runners.work.bench import Bench
-from runners.work.ready import Ready
 from tests.vision_api import corner_image
 
 
@@ -90,10 +90,10 @@ def test_of_equal_iterations_the_fewest_are_chosen(tmp_path, monkeypatch):
         share = shares[spec.config["iterations"]]
         return pd.DataFrame({f"prediction-accuracy_{kind}": [share] * 2 for kind in ("clean", "adversarial")})
 
-    bench = Bench(Store(tmp_path), torch.device("cpu"), "float32")
-    restorer = Restorer(bench, 0, 4)
+    worker = Worker(Store(tmp_path), torch.device("cpu"), "float32")
+    restorer = Restorer(worker, 0, 4)
     monkeypatch.setattr(restorer, "records", records)
-    filler = Filler(None, restorer, [], 4, 2, Ready(bench, app.console, 24))
+    filler = Filler(None, restorer, [], 4, 2, Ready(worker, app.console, 24))
     config = {"_target_": "purifiers.gaussian_smoothing.GaussianSmoothing", "kernel": 5, "iterations": 7}
     entry = Entry(Row("GS", "gs", "gs", config, (1, 2, 3)))
     filler._choose(entry, [pair("a", "ab", "cd")], None)

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from runners import app
-from runners.cells.components import plain, prepare
+from runners.evaluation.component import load_or_train, to_plain_dict
 from runners.store.store import Store
 from runners.vision_api import __main__ as vision_api
 from tests.vision_api import Tripled
@@ -27,14 +27,14 @@ ROWS = (
 def trained(tmp_path_factory) -> Path:
     """A store that holds a quickly trained victim."""
     folder = tmp_path_factory.mktemp("trained")
-    prepare(_victim(), Store(folder))
+    load_or_train(_victim(), Store(folder))
     return folder
 
 
 def _victim() -> dict:
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         words = [f"victim.{word}" for word in QUICK]
-        return plain(compose("evaluate", ["victim=digits-resnet8", *words]).victim)
+        return to_plain_dict(compose("evaluate", ["victim=digits-resnet8", *words]).victim)
 
 
 def named(word: str) -> str:
@@ -46,7 +46,7 @@ def named(word: str) -> str:
 def table(command, tmp_path, trained, vision):
     """Runs the embedded benchmark in front of a service with the attacked classifier itself behind it."""
     store = Store(trained)
-    vision.labeller.victim = Tripled(prepare(_victim(), store).load(store))
+    vision.labeller.victim = Tripled(load_or_train(_victim(), store).load(store))
     vision.labeller.classes = [f"class {i}{part}" for i in range(10) for part in "abc"]
 
     def call(*words, store=tmp_path / "store", rows=ROWS) -> tuple[int, str, Path]:

@@ -23,7 +23,7 @@ import wandb
 from data.errors import InputError
 from runners import log_wandb
 from runners.app import CONFIGS
-from runners.cells.records import to_parquet
+from runners.evaluation.records import to_parquet
 from runners.loggers.wandb import WandbLogger
 from runners.store.store import Store, key_of
 from runners.tables.frame import COLUMNS

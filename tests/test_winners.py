@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from runners.tables.winners import ALPHA, best_of
+from runners.tables.significance import ALPHA, best_of
 
 
 def right(count: int, n: int = 40) -> list[int]:

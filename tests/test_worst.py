@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from runners.app import CONFIGS, names_of
-from runners.cells.cell import Cell
-from runners.cells.metrics import wilson
-from runners.grids.grid import CellResult
+from runners.evaluation.cell import Cell
+from runners.evaluation.metrics import wilson
+from runners.evaluator import CellResult
 from runners.tables import figures, render, saved
 from runners.tables.frame import COLUMNS, frame_of
-from runners.tables.published import Panel
-from runners.tables.winners import best_of
+from runners.tables.paper_results import PaperSetting
+from runners.tables.significance import best_of
 
 HEADING = render.Heading(title="A table", note="", setting="dataset cifar10")
 KNOWN = ("blind", "blind", "bpda")
@@ -67,7 +67,7 @@ def frame_from(rows: Mapping[str, Answers], table=None) -> pd.DataFrame:
 
 
 def frame_from_cells(table, placed) -> pd.DataFrame:
-    return frame_of(table, placed, panel=Panel("cifar10", "resnet50", 1000), comparable=False)
+    return frame_of(table, placed, panel=PaperSetting("cifar10", "resnet50", 1000), comparable=False)
 
 
 def right(count: int, n: int = 40) -> list[int]:

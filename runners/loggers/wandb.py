@@ -16,16 +16,16 @@ import pandas as pd
 import wandb
 
 from data.errors import InputError
-from runners.cells import foreign
-from runners.cells.cell import PARTS
-from runners.cells.records import to_parquet
+from runners import untrusted
+from runners.evaluation.cell import PARTS
+from runners.evaluation.records import to_parquet
 from runners.files import writable, write_whole
 from runners.loggers.logger import Logger
-from runners.pages.page import Table
-from runners.pages.pictures import KINDS, Pictures
+from runners.report.page import Table
+from runners.report.pictures import KINDS, Pictures
 from runners.store.store import key_of
 from runners.tables.figures import accuracy, mean
-from runners.trust import provenance
+from runners.validity import provenance
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class WandbLogger(Logger):
     def _cell(self, path: Path, records: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
         """A cell's run: its configs, figures, costs, flags, pictures and record file."""
         parts, flags = {part: facts["names"][part] for part in PARTS}, facts.get("flags", {})
-        with foreign.readable(str(path)):
+        with untrusted.readable(str(path)):
             summary = {**summary_of(records), "flags": " ".join(flags)}
             summary |= {f"flag_{name}": seen for name, seen in flags.items()}
         described = {**facts["configs"], "names": parts, "command": facts["command"]}
@@ -208,7 +208,7 @@ def summary_of(records: pd.DataFrame) -> dict[str, Any]:
 def _opened(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Records and provenance of a file that may come from anyone."""
     table, facts = provenance.opened(path)
-    foreign.fitting(facts, provenance.NEEDED, f"{path}: provenance")
+    untrusted.check_shape(facts, provenance.NEEDED, f"{path}: provenance")
     return table.to_pandas(), facts
 
 

@@ -1,6 +1,6 @@
 """A content-addressed store of artefacts: whole or absent, verified on read, shared by processes and hosts.
 
-An artefact is one file (runners/store/artefact.py). Files appear by an atomic rename, so that a killed
+An artefact is one file (runners/store/artifact.py). Files appear by an atomic rename, so that a killed
 process, or several at once, never leave half of one.
 """
 
@@ -16,8 +16,8 @@ import safetensors.torch
 from torch import Tensor
 
 from data.errors import InputError
-from runners.store.artefact import DamagedError, Recipe, content_of, file_of, header_of, key_of, place
-from runners.store.claims import Claims
+from runners.store.artifact import DamagedError, Recipe, content_of, file_of, header_of, key_of, place
+from runners.store.leases import Leases
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Store:
 
     def __init__(self, root: str | Path, *, made_by: Mapping[str, Any] | None = None) -> None:
         self.root, self.writer = Path(root), made_by
-        self.claims = Claims(self.root / CLAIMS)
+        self.leases = Leases(self.root / CLAIMS)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from runners.cells.metrics import mean_interval, share_interval, wilson
+from runners.evaluation.metrics import mean_interval, share_interval, wilson
 
 
 @dataclass(frozen=True)

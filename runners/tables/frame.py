@@ -8,13 +8,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from purifiers.learned import Learned
-from runners.cells.components import build
-from runners.cells.metrics import survived
-from runners.grids.grid import CellResult
+from runners.evaluation.component import build
+from runners.evaluation.metrics import survived
+from runners.evaluator import CellResult
 from runners.tables import render
 from runners.tables.figures import Figure, accuracy, beside, mean, mean_share, per_image, under_all
-from runners.tables.published import Panel, departs, departures, figure_of, printed
-from runners.tables.winners import marked
+from runners.tables.paper_results import PaperSetting, departs, departures, figure_of, printed
+from runners.tables.significance import marked
 
 METRICS = {  # and the records' column; None: records do not hold it, but the purifier's config may tell
     "accuracy": "correct",
@@ -34,7 +34,7 @@ def frame_of(
     table: DictConfig,
     placed: list[tuple[DictConfig, DictConfig, CellResult]],
     *,
-    panel: Panel | None,
+    panel: PaperSetting | None,
     comparable: bool,
 ) -> pd.DataFrame:
     """One row an entry: figures, the paper's, and where comparable a verdict."""

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
 from runners.app import explain
-from runners.cells.cell import PARTS, Cell
-from runners.cells.components import Config, plain
+from runners.evaluation.cell import PARTS, Cell
+from runners.evaluation.component import Config, to_plain_dict
 
 OWN = ("dataset", "victim")  # the whole table's
 
@@ -84,7 +84,7 @@ class Composer:
 
     def __init__(self, config: DictConfig, choices: Any, words: list[str]) -> None:
         self.config = config
-        self.base = {part: (choices[part], plain(config[part])) for part in OWN}
+        self.base = {part: (choices[part], to_plain_dict(config[part])) for part in OWN}
         run = [f"{name}={config[name]}" for name in ("n", "seed", "split", "subset", "chunk")]
         run += ["tf32=true"] * config.tf32 + [f"draws={config.draws}"] * (config.draws != "auto")
         typed = changes_of(words, *OWN)
@@ -115,5 +115,5 @@ class Composer:
                 composed = compose("evaluate", words, return_hydra_config=True)
             except ConfigCompositionException as error:
                 raise InputError(f"table: {' '.join(own)}: {explain(error, 'evaluate', own)}") from error
-            self.known[part, own] = composed.hydra.runtime.choices[part], plain(composed[part])
+            self.known[part, own] = composed.hydra.runtime.choices[part], to_plain_dict(composed[part])
         return self.known[part, own]

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attacks.knowledge import MEANING
-from runners.tables.winners import ALPHA, explained
-from runners.trust.flags import SMALL_N, meaning
+from runners.tables.significance import ALPHA, explained
+from runners.validity.flags import SMALL_N, meaning
 
 MOST_ACROSS = 6
 WIDTH = 80  # characters of a terminal
@@ -134,7 +134,7 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
 
 
 def _intervals(frame: pd.DataFrame) -> str:
-    """How the intervals are computed (runners/cells/metrics.py)."""
+    """How the intervals are computed (runners/evaluation/metrics.py)."""
     averages = frame[(frame.attack == "average") & (frame.metric == "accuracy")]
     methods = dict.fromkeys("Wilson's" if metric == "accuracy" else "Student's" for metric in frame.metric)
     said = f"95 %: {' or '.join(methods)} interval over the images"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import InputError
-from runners.cells import foreign
-from runners.cells.records import to_parquet
+from runners import untrusted
+from runners.evaluation.records import to_parquet
 from runners.files import write_together
 from runners.tables import render
 
@@ -79,7 +79,7 @@ def check(csv: Path) -> None:
             raise InputError(f"{records}: expected {beside.name} beside it, got none; make the table again")
         return
     try:
-        known = foreign.parsed(beside.read_bytes(), str(beside), {...: object}).get("files")
+        known = untrusted.parsed(beside.read_bytes(), str(beside), {...: object}).get("files")
     except OSError as error:
         raise InputError(f"{beside}: cannot be read ({error}); make the table again") from error
     except InputError as error:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runners.app import FailedCellsError, Job
-from runners.grids.grid import CellResult
+from runners.evaluator import CellResult
 from runners.tables.figures import accuracy, mean, mean_share
 
 

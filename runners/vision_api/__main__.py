@@ -22,16 +22,18 @@ from attacks.knowledge import Knowledge
 from data.errors import InputError, MissingError
 from data.images import Dataset
 from purifiers.identity import Identity
-from runners.cells import subset
-from runners.cells.components import Config, build, plain, usable
-from runners.cells.records import to_parquet
-from runners.cells.settings import Settings
 from runners.evaluate import settings_of
+from runners.evaluation import subset
+from runners.evaluation.component import Config, build, to_plain_dict, usable
+from runners.evaluation.ready import Ready, same_labels
+from runners.evaluation.records import to_parquet
+from runners.evaluation.settings import Settings
+from runners.evaluation.stages import Worker, configure_torch
 from runners.files import folder, writable, write_whole
 from runners.store.store import Store
 from runners.tables.layout import on
-from runners.tables.published import figures_of
-from runners.trust import provenance
+from runners.tables.paper_results import figures_of
+from runners.validity import provenance
 from runners.vision_api import frame as api_frame
 from runners.vision_api import render as api_render
 from runners.vision_api.answers import Asker
@@ -40,8 +42,6 @@ from runners.vision_api.pairs import Candidates
 from runners.vision_api.restored import Restorer
 from runners.vision_api.services.answer import Calls
 from runners.vision_api.services.service import Service
-from runners.work.bench import Bench, settle
-from runners.work.ready import Ready, same_labels
 
 SERVICE, TABLE = "vision_api/service", "vision_api/table"  # groups of configs
 
@@ -53,21 +53,21 @@ def main(config: DictConfig) -> None:
         if not isinstance(config[name], int) or config[name] < least:
             raise InputError(f"{name}: expected a whole number of at least {least}, got {config[name]!r}")
     where = writable(folder(config.tables, "tables"))
-    device = settle(settings.device, tf32=settings.tf32)
+    device = configure_torch(settings.device, tf32=settings.tf32)
     facts = provenance.of_process(device)
-    bench = Bench(Store(settings.store, made_by=provenance.maker(facts)), device, settings.precision)
+    worker = Worker(Store(settings.store, made_by=provenance.maker(facts)), device, settings.precision)
     rows = rows_of(config)
     if config.validation == 0 and (choosing := [row.label for row in rows if len(row.iterations) > 1]):
         told = ", ".join(choosing)
         raise InputError(f"validation: expected pairs to choose iterations of {told} on, got none")
-    columns = columns_of(config, bench.store)
+    columns = columns_of(config, worker.store)
     if all(column.skipped for column in columns):
         raise InputError("; ".join(column.skipped for column in columns))
-    ready = Ready(bench, app.console, settings.budget_hours)
+    ready = Ready(worker, app.console, settings.budget_hours)
     candidates = candidates_of(config, settings, ready)
     filler = Filler(
         candidates=candidates,
-        restorer=Restorer(bench, settings.seed, settings.chunk),
+        restorer=Restorer(worker, settings.seed, settings.chunk),
         rows=rows,
         pairs=config.pairs,
         validation=config.validation,
@@ -99,7 +99,7 @@ def columns_of(config: DictConfig, store: Store) -> list[Column]:
     choice = HydraConfig.get().runtime.choices.get(SERVICE)
     columns = []
     for name, node in ({choice: config.service} if choice else config.services).items():
-        column = Column(name, plain(node))
+        column = Column(name, to_plain_dict(node))
         service: Service = build(column.config)
         try:
             column.asker = Asker(service, store, Calls(config.calls))
@@ -119,7 +119,7 @@ def rows_of(config: DictConfig) -> list[Row]:
         tried = tuple(entry.get("iterations") or ())
         if not all(isinstance(i, int) and i >= 1 for i in tried):
             raise InputError(f"rows: expected iterations of at least 1 for {entry.label}, got {list(tried)}")
-        name, purifier = composed.hydra.runtime.choices["purifier"], plain(composed.purifier)
+        name, purifier = composed.hydra.runtime.choices["purifier"], to_plain_dict(composed.purifier)
         row = Row(entry.label, entry.get("defense"), name, purifier, tried)
         for iterations in tried or (None,):
             build(row.at(iterations))
@@ -134,8 +134,8 @@ def candidates_of(config: DictConfig, settings: Settings, ready: Ready) -> Candi
     if settings.subset == subset.OF_VICTIM:
         raise InputError(f"subset: a vision API has none of the data set's labels, got {settings.subset}")
     choices = HydraConfig.get().runtime.choices
-    attack: Config = plain(config.attack)
-    knowledge: Config = plain(config.knowledge)
+    attack: Config = to_plain_dict(config.attack)
+    knowledge: Config = to_plain_dict(config.knowledge)
     others = knowledge.pop("victims", {})
     known: Knowledge = build(knowledge)
     if known.uses_victim or known.uses_purifier:
@@ -148,7 +148,7 @@ def candidates_of(config: DictConfig, settings: Settings, ready: Ready) -> Candi
     made: Attack = build(attack)
     known.check(made, Identity())
     with usable(f"dataset {choices['dataset']}"):
-        dataset: Dataset = build(plain(config.dataset))
+        dataset: Dataset = build(to_plain_dict(config.dataset))
         index = dataset.index(settings.split)
     about = choices["dataset"], dataset.label_space
     for name, other in others.items():
@@ -157,11 +157,11 @@ def candidates_of(config: DictConfig, settings: Settings, ready: Ready) -> Candi
         ready.spec(other, where, where)
         for where, other in ((f"knowledge.victims.{name}", other) for name, other in others.items())
     ]
-    positions = subset.choose(
+    positions = subset.sample_subset(
         settings.subset, index, settings.n, seed=settings.seed, classes=getattr(dataset, "classes", ())
     )
     return Candidates(
-        index, positions, settings.chunk, attack, knowledge, tuple(ensemble), settings.seed, ready.bench
+        index, positions, settings.chunk, attack, knowledge, tuple(ensemble), settings.seed, ready.worker
     )
 
 
@@ -200,7 +200,7 @@ def finish(config: DictConfig, columns: list[Column], where: Path, facts: dict[s
     chosen = api_frame.chosen_of(columns, paper[paper.table == config.printed.iterations])
     setting = (
         f"dataset {choices['dataset']}, split {config.split}, {config.n} candidates, seed {config.seed}; "
-        f"attack {choices['attack']} (eps {255 * plain(config.attack)['eps']:g}/255), knowledge "
+        f"attack {choices['attack']} (eps {255 * to_plain_dict(config.attack)['eps']:g}/255), knowledge "
         f"{choices['knowledge']}; images are sent as PNG of 8 bits."
     )
     notes = api_frame.legend(columns, note_of(config, columns), setting)
@@ -211,7 +211,7 @@ def finish(config: DictConfig, columns: list[Column], where: Path, facts: dict[s
         told = {
             **facts,
             "format": "vision APIs",
-            "configs": {part: plain(config[part]) for part in ("dataset", "attack", "knowledge")},
+            "configs": {part: to_plain_dict(config[part]) for part in ("dataset", "attack", "knowledge")},
             "services": {c.name: dict(c.asker.service.parameters()) for c in columns if c.asker},
             "rows": {row.row.label: row.row.config for c in columns for row in c.entries},
         }

@@ -11,15 +11,15 @@ from rich.console import Console
 
 from attacks.knowledge import UnsuitedError
 from data.errors import InputError, MissingError
-from runners.cells.cell import Purifying
-from runners.cells.components import Config, Spec
+from runners.evaluation.cell import Purifying
+from runners.evaluation.component import Config, Spec
+from runners.evaluation.contract import Traits
+from runners.evaluation.ready import Ready
 from runners.tables.figures import Figure
 from runners.vision_api.answers import Asker
 from runners.vision_api.pairs import Candidates, Found, Pair, find
 from runners.vision_api.restored import Restorer, criterion
 from runners.vision_api.services.answer import ServiceError
-from runners.work.ready import Ready
-from runners.work.traits import Traits
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Filler:
     ready: Ready
 
     def __post_init__(self) -> None:
-        self.traits = Traits(self.restorer.bench)
+        self.traits = Traits(self.restorer.worker)
 
     def calls(self) -> dict[str, int]:
         """How often a service is asked at most, by what for, when it was never asked before."""
@@ -146,7 +146,7 @@ class Filler:
         entry = Entry(row, iterations=row.iterations[0] if row.iterations else None)
         try:
             spec = self._prepared(row, entry.iterations)
-            if self.restorer.bench.component(spec).uses_victim:
+            if self.restorer.worker.component(spec).uses_victim:
                 raise UnsuitedError("it needs its victim's logits, and a vision API answers with labels")
             if reason := self._unsound(spec):
                 entry.failed = reason

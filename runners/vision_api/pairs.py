@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from data.images import Images, Index, rounded
-from runners.cells.cell import Crafting
-from runners.cells.components import Config, Spec
+from runners.evaluation.cell import Crafting
+from runners.evaluation.component import Config, Spec
+from runners.evaluation.stages import Worker
 from runners.vision_api.answers import Asker
 from runners.vision_api.services.answer import Answer
-from runners.work.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Candidates:
     knowledge: Config
     ensemble: tuple[Spec, ...]
     seed: int
-    bench: Bench
+    worker: Worker
 
     def crafting(self, start: int) -> Crafting:
         """The work on the chunk that starts at this candidate."""
@@ -66,14 +66,14 @@ class Candidates:
             seen=None,
             others=self.ensemble,
             seed=self.seed,
-            precision=self.bench.precision,
+            precision=self.worker.precision,
         )
 
     def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Id, clean image, adversarial image."""
         for start in range(0, len(self.positions), self.chunk):
             crafting = self.crafting(start)
-            made = rounded(self.bench.adversarial(crafting)["images"])
+            made = rounded(self.worker.adversarial(crafting)["images"])
             yield from zip(crafting.chunk.ids, crafting.chunk.images, made, strict=True)
 
 

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from purifiers.purifier import Purifier
-from runners.cells.components import Spec, seed_of
-from runners.cells.metrics import share_interval, wilson
+from runners.evaluation.component import Spec, seed_of
+from runners.evaluation.metrics import share_interval, wilson
+from runners.evaluation.stages import Worker
 from runners.tables.figures import Figure
 from runners.vision_api.answers import Asker
 from runners.vision_api.pairs import Pair
 from runners.vision_api.services.answer import Answer
 from runners.vision_api.services.service import eight_bit, png
-from runners.work.bench import Bench
 
 METRICS = {"prediction-accuracy": "Prediction accuracy", "top1": "Top-1 accuracy", "top5": "Top-5 accuracy"}
 KINDS = ("clean", "adversarial")  # what is purified: the paper's standard and robust
@@ -32,7 +32,7 @@ KINDS = ("clean", "adversarial")  # what is purified: the paper's standard and r
 class Restorer:
     """Purifies pairs and asks about the results; purified images are kept in the store, 8 bits a value."""
 
-    bench: Bench
+    worker: Worker
     seed: int
     chunk: int
 
@@ -41,7 +41,7 @@ class Restorer:
 
         Raises PurifierError, or as `Asker.answer` does.
         """
-        purifier: Purifier = self.bench.component(spec)
+        purifier: Purifier = self.worker.component(spec)
         most, rows = asker.service.labels, []
         purified = {
             kind: self._purified(purifier, spec, [(pair.id, getattr(pair, kind)) for pair in pairs])
@@ -67,15 +67,15 @@ class Restorer:
     def _purified(self, purifier: Purifier, spec: Spec, images: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
         """Each image purified with its own seed, from the store or made."""
         recipes = [self._recipe(spec, image_id, image) for image_id, image in images]
-        stored = [self.bench.store.get(recipe) for recipe in recipes]
+        stored = [self.worker.store.get(recipe) for recipe in recipes]
         lacking = [place for place, content in enumerate(stored) if content is None]
         for start in range(0, len(lacking), self.chunk):
             places = lacking[start : start + self.chunk]
-            batch = torch.stack([images[place][1] for place in places]).to(self.bench.device)
+            batch = torch.stack([images[place][1] for place in places]).to(self.worker.device)
             seeds = [seed_of(self.seed, images[place][0], "purify") for place in places]
             for place, image in zip(places, purifier(batch, seeds=seeds), strict=True):
                 stored[place] = png(image)
-                self.bench.store.put(recipes[place], stored[place])
+                self.worker.store.put(recipes[place], stored[place])
         return [_read(content) for content in stored]
 
     def _recipe(self, spec: Spec, image_id: str, image: Tensor) -> dict:
@@ -85,7 +85,7 @@ class Restorer:
             "shape": list(image.shape),
             "purifier": spec.identity,
             "seed": seed_of(self.seed, image_id, "purify"),
-            "precision": self.bench.precision,
+            "precision": self.worker.precision,
         }
 
 

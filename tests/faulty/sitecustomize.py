@@ -18,6 +18,6 @@ if told := os.environ.get("NOTE_WRITES"):
     Store.write = noting
 
 if stale := os.environ.get("STALE_SECONDS"):
-    from runners.store import claims
+    from runners.store import leases
 
-    claims.STALE, claims.BEAT = float(stale), float(stale) / 8
+    leases.STALE, leases.BEAT = float(stale), float(stale) / 8

@@ -14,24 +14,24 @@ from omegaconf import DictConfig
 from data.errors import InputError
 from data.images import Dataset
 from runners import app
-from runners.cells.components import build, plain, prepare
+from runners.evaluation.component import build, load_or_train, to_plain_dict
+from runners.evaluation.stages import Worker, configure_torch
 from runners.store.store import Store
 from runners.vision_api.local.labeller import Labeller
 from runners.vision_api.local.server import serve, write_google_key
-from runners.work.bench import Bench, settle
 
 
 def main(config: DictConfig) -> None:
     """Serve until stopped."""
-    device = settle("cpu", tf32=False)
-    bench = Bench(Store(config.store), device, "float32")
-    dataset: Dataset = build(plain(config.dataset))
-    victim = plain(config.victim)
+    device = configure_torch("cpu", tf32=False)
+    worker = Worker(Store(config.store), device, "float32")
+    dataset: Dataset = build(to_plain_dict(config.dataset))
+    victim = to_plain_dict(config.victim)
     if victim["label_space"] != dataset.label_space:
         raise InputError(
             f"victim: expected one with the labels of {dataset.label_space}, got {victim['label_space']}"
         )
-    labeller = Labeller(bench.component(prepare(victim, bench.store)), dataset.classes)
+    labeller = Labeller(worker.component(load_or_train(victim, worker.store)), dataset.classes)
     port = serve(labeller, config.port).server_port
     address = f"http://127.0.0.1:{port}"
     lines = [f"serving {HydraConfig.get().runtime.choices['victim']}; in another terminal:"]

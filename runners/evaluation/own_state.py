@@ -1,0 +1,54 @@
+"""The state that a component brings with it, where no config names the file that it comes from."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import get_class, instantiate
+from torch import Tensor, nn
+
+from data.frozen import digest_of, frozen, state_digest, state_of
+from runners.evaluation.identity import declares_version
+
+
+def own_state(component: Any) -> str | None:
+    """The digest of what a component has loaded by itself; None where it holds nothing.
+
+    Of a component that is a network, and of one that wraps a victim or a purifier, it is the network's state.
+    Of any other component whose author declares no version, it is that of all networks and tensors among its
+    attributes. Components that declare a version make their networks anew for each image.
+    """
+    if isinstance(component, nn.Module):
+        return state_digest(frozen(component))
+    inner = (getattr(component, name, None) for name in ("victim", "purifier"))
+    if (held := next((part for part in inner if part is not None), None)) is not None:
+        return own_state(held)
+    if component is None or declares_version(type(component)):
+        return None
+    found = dict(_held("", getattr(component, "__dict__", {})))
+    return digest_of(found) if found else None
+
+
+def state_behind(config: dict[str, Any]) -> str | None:
+    """`own_state` of the component that a config names; None, without building it, where its author declares
+    a version. It is built anew at each call, since the files that it loads may have changed."""
+    if declares_version(get_class(config["_target_"])):
+        return None
+    return own_state(instantiate(config))
+
+
+def _held(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors of an attribute by their names: its own, or those of the networks and containers in it."""
+    if isinstance(value, nn.Module):
+        yield from ((f"{name}.{inner}", item) for inner, item in state_of(value).items())
+    elif isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        yield name, torch.from_numpy(np.frombuffer(value.tobytes(), np.uint8).copy())
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _held(f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _held(f"{name}.{place}", item)

@@ -1,0 +1,121 @@
+"""Progress of a run: a bar with what is done and the time left, or lines where no bar can be drawn."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from data.errors import InputError
+from runners.evaluation.estimate import spoken
+from runners.evaluation.tally import Tally
+
+EVERY = 30  # seconds between lines
+KNOWN = 0.01  # of the work, from which the time left is told
+WATCHED = 10  # seconds of a training from which its length is estimated
+
+
+class Bar:
+    """How far one piece of long work is: a bar on a terminal, which goes when the work is done, and elsewhere
+    (a log file, a cluster) a line every half minute, also while a single step takes longer than that.
+
+    Nothing is shown before the first `update`.
+
+    Args:
+        total: what `completed` reaches in the end; None while that is not known.
+    """
+
+    def __init__(self, console: Console, description: str, *, total: float | None = 1.0) -> None:
+        self.console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=600,  # chunks may take minutes
+        )
+        self._task = self._progress.add_task(description, total=total, visible=False)
+        self._begun: tuple[float, float] | None = None  # the time and the share of the first update
+        self._left: float | None = None  # seconds, where whoever does the work has said so
+        self._ended = threading.Event()
+        self._lines = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        if not self.console.is_terminal:
+            self._lines.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._ended.set()
+        if self._lines.is_alive():
+            self._lines.join()
+        self._progress.stop()
+
+    def update(self, *, left: float | None = None, **changes: Any) -> None:
+        """Set `completed`, `advance`, `total` or `description`, as of rich's Progress; `left` is the seconds
+        that are left, where they are known otherwise than from the pace of the updates."""
+        self._progress.update(self._task, visible=True, **changes)
+        self._left = left
+        if self._begun is None:
+            self._begun = time.perf_counter(), self._share
+
+    @property
+    def _share(self) -> float:
+        task = self._progress.tasks[0]
+        return task.completed / task.total if task.total else 0.0
+
+    def line(self) -> str:
+        """What is done, as a share, and the time left; as long as that is not known, the time so far."""
+        since, first = self._begun or (time.perf_counter(), 0.0)
+        so_far, share = time.perf_counter() - since, self._share
+        left = self._left
+        if left is None and share >= first + KNOWN:
+            left = so_far * (1 - share) / (share - first)
+        when = f"{spoken(so_far)} so far" if left is None else f"{spoken(left)} left"
+        return f"{self._progress.tasks[0].description}: {100 * share:.0f} %, {when}"
+
+    def _tell(self) -> None:
+        while not self._ended.wait(EVERY):
+            if self._begun is not None and self._share < 1:
+                self.console.print(self.line(), soft_wrap=True)
+
+
+def described(stage: str, tally: Tally) -> str:
+    """What is done of how much: purifying 3/90 cells, 1,204/90,000 images."""
+    cells = f"{tally.cells_done}/{len(tally.missing)} cells"
+    return f"{stage} {cells}, {tally.images_done:,}/{tally.images:,} images"
+
+
+@dataclass
+class Allowance:
+    """Refuses a training that by the pace of its first seconds would take longer than a run may."""
+
+    what: str
+    hours: float
+    begun: tuple[float, float] | None = None  # time, and share done
+    granted: bool = False
+
+    def check(self, share: float) -> None:
+        """Called after each step. Raises InputError once the pace is known, if it is too slow."""
+        now = time.perf_counter()
+        if self.begun is None:
+            self.begun = now, share
+            return
+        since, first = self.begun
+        if self.granted or now - since < WATCHED or share <= first:
+            return
+        expected = (now - since) * (1 - first) / (share - first)
+        if expected > 3600 * self.hours:
+            raise InputError(
+                f"training {self.what}: {spoken(expected)} by its first steps, above "
+                f"budget_hours={self.hours:g}; python -m scripts.train with the same words does it without a "
+                "limit, and goes on where it was stopped"
+            )
+        self.granted = True

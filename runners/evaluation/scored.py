@@ -1,0 +1,126 @@
+"""What was measured on one chunk of a cell, from which its records are made."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from data.images import Images, resized, rounded
+from data.listing import LazyImages
+from runners.evaluation import metrics
+from victims.checks import probabilities
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One chunk of clean, adversarial and purified images, and the victim's answers about them.
+
+    Raises ArithmeticError where an answer is not a finite logit.
+
+    Args:
+        victim: gives logits.
+        chunk: the clean images and their labels.
+        crafted: adversarial "images"; "seconds" per image; "passes" (N, 4), which are queries, forward and
+            backward passes and gradients that were zero; "paths" (rows of image, queries, distance) of
+            attacks that look for the nearest adversarial example.
+        made: purified "images"; "seconds" per image; how many were purified at once ("batch"); the victim's
+            decisions under each draw of the purifier ("decided", (draws, N)); and, if they were made, the
+            purified 8-bit roundings of the adversarial images ("of_8_bit").
+        precision: "float32" or "tf32".
+        keys: the store's keys of the clean, the adversarial and the purified images.
+        seeds: of each image's purification.
+    """
+
+    victim: nn.Module
+    chunk: Images | LazyImages
+    crafted: dict[str, Tensor]
+    made: dict[str, Tensor]
+    precision: str
+    keys: tuple[str, str, str]
+    seeds: list[int]
+
+    @cached_property
+    def logits(self) -> dict[str, Tensor]:
+        """The victim's answers by kind of image."""
+        given = {
+            "clean": self.clean,
+            "adversarial": self.adversarial,
+            "adversarial 8-bit": rounded(self.adversarial),
+            "purified": self.made["images"],
+        }
+        if "of_8_bit" in self.made:
+            given["purified 8-bit"] = self.made["of_8_bit"]
+        logits = {name: metrics.in_batches(self.victim, images).cpu() for name, images in given.items()}
+        for name, outputs in logits.items():
+            if not torch.isfinite(outputs).all():
+                raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
+        if probabilities(logits["clean"]):
+            raise ArithmeticError("the victim answers with probabilities; expected logits, before a softmax")
+        return logits
+
+    @cached_property
+    def decided(self) -> dict[str, Tensor]:
+        """The victim's decisions by kind of image."""
+        return {name: outputs.argmax(1) for name, outputs in self.logits.items()}
+
+    @cached_property
+    def right(self) -> dict[str, Tensor]:
+        """Whether the decisions are the true labels, by kind of image."""
+        return {name: decided == self.labels for name, decided in self.decided.items()}
+
+    def confidence(self, name: str) -> list[float]:
+        """The softmax confidence of the decisions on one kind of image."""
+        return self.logits[name].softmax(1).amax(1).tolist()
+
+    @property
+    def labels(self) -> Tensor:
+        """The true labels, on the CPU."""
+        return self.chunk.labels.cpu()
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The clean images."""
+        return self.chunk.images
+
+    @property
+    def adversarial(self) -> Tensor:
+        """The adversarial images."""
+        return self.crafted["images"]
+
+    @cached_property
+    def purified(self) -> Tensor:
+        """The purified images at the size of the clean ones."""
+        return resized(self.made["images"], self.clean.shape[2:])
+
+    @cached_property
+    def norms(self) -> tuple[Tensor, Tensor]:
+        """The attack's l-infinity and l2 norms."""
+        return metrics.norms(self.adversarial, self.clean)
+
+    @cached_property
+    def draws(self) -> Tensor:
+        """(draws, N): the decisions under each draw of the purifier."""
+        return self.made["decided"].cpu()
+
+    @property
+    def right_draws(self) -> Tensor:
+        """(draws, N): whether they are right."""
+        return self.draws == self.labels
+
+    @property
+    def majority(self) -> Tensor:
+        """(N,): the class of most draws; of several, the one that was drawn first."""
+        return majority_of(self.draws)
+
+    @property
+    def paths(self) -> list[list[list[float]]]:
+        """The path of each image's attack."""
+        points = self.crafted["paths"].tolist()
+        return [[point[1:] for point in points if point[0] == i] for i in range(len(self.labels))]
+
+
+def majority_of(draws: Tensor) -> Tensor:
+    """(draws, N) to (N,): the class of most draws; of several, the one that was drawn first."""
+    same = (draws.unsqueeze(0) == draws.unsqueeze(1)).sum(0)  # how many draws answer as this one
+    return draws.gather(0, same.argmax(0, keepdim=True))[0]

@@ -1,0 +1,77 @@
+"""The settings of a run, checked."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from data.errors import InputError
+from purifiers.purifier import Purifier
+from runners.evaluation.subset import RULES
+
+KEPT = ("auto", "all", "none")  # of purified images; runners/evaluation/keeping.py
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cells are run: what the subset is, where results lie, what computes them."""
+
+    n: int
+    seed: int
+    split: str
+    subset: str
+    chunk: int
+    store: str
+    device: str
+    tf32: bool
+    workers: int | str
+    draws: int | str
+    budget_hours: float
+    audit: str
+    keep_purified: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("n", "seed", "chunk"):
+            value = getattr(self, name)
+            if not _is_whole(value):
+                raise InputError(f"{name}: expected a whole number, got {value!r}")
+        if self.seed < 0:
+            raise InputError(f"seed: expected 0 or more, got {self.seed}")
+        if self.subset not in RULES:
+            raise InputError(f"subset: expected one of {', '.join(RULES)}, got {self.subset!r}")
+        if not isinstance(self.store, str) or not self.store:
+            raise InputError(f"store: expected a folder, got {self.store!r}")
+        if self.draws != "auto" and not (_is_whole(self.draws) and self.draws >= 1):
+            raise InputError(f"draws: expected auto or at least 1, got {self.draws!r}")
+        if self.workers != "auto" and not (_is_whole(self.workers) and self.workers >= 0):
+            raise InputError(f"workers: expected auto or at least 0, got {self.workers!r}")
+        hours = self.budget_hours
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < math.inf:
+            raise InputError(f"budget_hours: expected a finite number of hours above 0, got {hours!r}")
+        if self.audit not in ("off", "cheap", "full"):
+            raise InputError(f"audit: expected off, cheap or full, got {self.audit!r}")
+        if self.keep_purified not in KEPT:
+            raise InputError(f"keep_purified: expected {', '.join(KEPT)}, got {self.keep_purified!r}")
+        if not isinstance(self.tf32, bool):
+            raise InputError(f"tf32: expected true or false, got {self.tf32!r}")
+
+    @property
+    def images(self) -> str:
+        """The subset by rule and seed."""
+        return f"{self.subset}, seed {self.seed}"
+
+    @property
+    def precision(self) -> str:
+        """Of products in convolutions and matrices; part of what results depend on."""
+        return "tf32" if self.tf32 else "float32"
+
+    def draws_of(self, purifier: Purifier) -> int:
+        """How often a purifier is scored: "auto" is ten fresh draws, one where each fits a network anew."""
+        if not purifier.stochastic:
+            return 1
+        if self.draws == "auto":
+            return 1 if purifier.fits else 10
+        return int(self.draws)

@@ -1,0 +1,58 @@
+"""Trained weights that come with the project, so that the first result does not wait for a training."""
+
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from data.weights import WeightFile
+from runners.app import CONFIGS
+from runners.evaluation.identity import identity
+
+log = logging.getLogger(__name__)
+
+PROJECT = CONFIGS.parent
+FOLDER = PROJECT / "results" / "weights"
+RECIPE = "recipe"  # the name of the recipe in a file's metadata
+
+
+def recipe_of(config: dict[str, Any], afterwards: Collection[str] = ()) -> str:
+    """The identity of what the weights of a component are trained from, as JSON.
+
+    Args:
+        afterwards: the component's arguments on which its training does not depend.
+    """
+    learnt = {name: item for name, item in config.items() if name not in afterwards}
+    learnt["weights"] = {name: item for name, item in learnt["weights"].items() if name != "shipped"}
+    return json.dumps(identity(learnt), sort_keys=True)
+
+
+def shipped_content(config: dict[str, Any], component: Any) -> bytes | None:
+    """The content of the weight file that a component's trainer names as shipped.
+
+    None where it names none, where the file is not there, and where it was made by another recipe than the
+    config's, so that changed parameters are always trained anew. Raises InputError for a file that is not the
+    one that its sha256 names, or that does not fit the component.
+    """
+    shipped: WeightFile | None = getattr(component.weights, "shipped", None)
+    if shipped is None:
+        return None
+    shipped = replace(shipped, path=str(PROJECT / shipped.path))
+    if not Path(shipped.path).is_file():
+        log.warning("%s is not there, so its weights are trained here and may differ a little", shipped.path)
+        return None
+    recipe = recipe_of(config, getattr(component, "afterwards", ()))
+    if shipped.metadata().get(RECIPE) != recipe:
+        return None
+    component.freeze(shipped.load())
+    return shipped.read()
+
+
+def to_ship(state: dict[str, Tensor], recipe: str) -> bytes:
+    """The content of a weight file with the recipe in its metadata."""
+    return safetensors.torch.save(state, metadata={RECIPE: recipe})

@@ -1,1 +1,0 @@
-"""Many cells at once, here or elsewhere."""

@@ -1,0 +1,134 @@
+"""Pages and plots of finished tables, from their files alone: python -m runners.report.
+
+A page is one file: no server, no network, no other file. What it shows is computed from what runners/table.py
+wrote; images come from the store, as far as it still holds them.
+"""
+
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("report")
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from data.errors import InputError
+from runners import files, untrusted
+from runners.files import writable, write_whole
+from runners.report import curves, plots, traces
+from runners.report.page import TEMPLATES, Table, environment, page
+
+log = logging.getLogger(__name__)
+
+OURS = "Filled points: ours, with 95 % intervals; hollow points: the paper's."
+KINDS = {  # of plots: title, caption
+    "eps": ("Accuracy against eps", OURS),
+    "queries": ("Accuracy against the query budget", f"{OURS} Read off the paths of the decision attack."),
+    "parameters": ("Parameter studies", OURS),
+    "cost": (
+        "Cost against robustness",
+        "Seconds of purifying an image on the machine that made the records; purifiers that share one "
+        "optimisation share its seconds. 95 % intervals.",
+    ),
+}
+
+
+def main(config: DictConfig) -> None:
+    """A page for every table of the folder, and an index."""
+    found = tables_in(files.folder(config.tables, "tables"), config.only)
+    folder = writable(files.folder(config.report, "report"))
+    store, traced_in = files.folder(config.store, "store"), files.folder(config.traces, "traces")
+    writable(folder / "plots")
+    if not isinstance(config.images, int) or config.images < 0:
+        raise InputError(f"images: expected 0 or more, got {config.images!r}")
+    told = []
+    for path in found:
+        start = time.perf_counter()
+        try:
+            with untrusted.readable(str(path)):
+                table = Table.read(path)
+                html = drawn_page(table, folder, store=store, traced_in=traced_in, images=config.images)
+        except InputError as error:  # a CSV file that is no such table
+            if len(found) == 1:
+                raise
+            app.tell(f"left out: {error}")
+            continue
+        write_whole(folder / f"{table.stem}.html", html.encode())
+        seconds = time.perf_counter() - start
+        app.tell(f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s")
+        told.append(_row(table))
+    if config.only is None:
+        style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+        index = environment().get_template("index.html").render(tables=told, style=style)
+        write_whole(folder / "index.html", index.encode())
+        app.tell(f"index: {folder / 'index.html'}")
+
+
+def drawn_page(table: Table, folder: Path, *, store: Path, traced_in: Path, images: int) -> str:
+    """The table's page as HTML; its plots are written into `folder`."""
+    drawn = plotted(table, folder)
+    traced = traces.shown(table.frame, traced_in, folder / "plots", table.stem)
+    return page(table, plots=drawn, traces=traced, store=store, images=images)
+
+
+def tables_in(folder: Path, only: str | None) -> list[Path]:
+    """The tables' CSV files. Raises InputError where there is none, or not the one that is asked for."""
+    found = {path.stem: path for path in sorted(folder.glob("*.csv"))} if folder.is_dir() else {}
+    if not found:
+        raise InputError(f"tables: no table in {folder}; make one first: make table1")
+    if only is None:
+        return list(found.values())
+    stem = str(only).replace("/", "-")
+    if stem not in found:
+        raise InputError(f"only: expected one of {', '.join(found)}, got {only!r}")
+    return [found[stem]]
+
+
+def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:
+    """The table's plots, written as PNG and PDF, and what the page needs of them."""
+    panels = {
+        "eps": curves.over_eps(table.frame),
+        "queries": curves.over_queries(table.frame, table.records),
+        "parameters": curves.over_parameters(table.frame),
+        "cost": curves.cost(table.frame, table.records),
+    }
+    told = []
+    for kind, of_kind in panels.items():
+        if not of_kind:
+            continue
+        figure = plots.drawn(of_kind)
+        paths = plots.saved(figure, folder / "plots" / f"{table.stem}-{kind}")
+        title, caption = KINDS[kind]
+        told.append(
+            {
+                "id": kind,
+                "title": title,
+                "caption": caption,
+                "svg": plots.svg(figure, f"{table.stem}-{kind}", spoken=f"{title}: {table.title}"),
+                "wide": len(of_kind) > 1,
+                "files": [f"plots/{path.name}" for path in paths],
+            }
+        )
+    return told
+
+
+def _row(table: Table) -> dict[str, Any]:
+    """What the index says of a table."""
+    status = table.frame.status
+    return {
+        "file": f"{table.stem}.html",
+        "title": table.title,
+        "note": table.note,
+        "setting": table.setting,
+        "done": int(table.frame.value.notna().sum()),
+        "failed": int((status == "failed").sum()),
+        "skipped": int((status == "skipped").sum()),
+    }
+
+
+if __name__ == "__main__":
+    app.run(main, "report")

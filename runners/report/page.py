@@ -1,0 +1,222 @@
+"""One table as a page that stands by itself: its figures, the images behind them, its plots."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from attacks.knowledge import MEANING
+from data.errors import InputError
+from runners import untrusted
+from runners.report.image_embedding import Album
+from runners.report.pictures import KINDS, Pictures
+from runners.tables import render, saved
+from runners.tables.frame import COLUMNS
+from runners.validity.flags import meaning
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+LIMIT = 10_000_000  # characters of images in a page
+TEXT = ("row", "defense", "column", "attack", "knowledge", "knowledge_kind", "metric", "flags", "verdict",
+        "status", "note", "command", "record")  # fmt: skip
+ADDED_LATER = ("queries", "knowledge_kind")  # columns that older tables lack
+SAFE = {  # what is looked up, what becomes a part of file names, and what people copy into a shell
+    "knowledge_kind": re.compile("|".join(MEANING)),
+    "record": re.compile("[0-9a-f]{8}"),
+    "command": re.compile(r"python -m runners\.\w+( [^;|&<>`$\\]*)?"),
+}
+HEADING = {"title": str, "note": str, "setting": str, "legend": [str]}  # of the JSON beside a table
+SPAN = {"accuracy": 100.0, "ssim": 1.0}  # of a metric's shades
+FAR = {"accuracy": 50.0, "ssim": 0.3}  # a difference from the paper of the deepest shade
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it lies in files: its frame, its records (perhaps none), what stands around it."""
+
+    stem: str
+    frame: pd.DataFrame
+    records: pd.DataFrame
+    title: str
+    note: str
+    setting: str
+    legend: Sequence[str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Table":
+        """The table of this CSV file and of what lies beside it. Raises InputError where it is none."""
+        try:
+            frame = pd.read_csv(
+                path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT, object)
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        if lacking := [name for name in COLUMNS if name not in (*frame, *ADDED_LATER)]:
+            raise InputError(f"{path}: expected a table's columns; it lacks {', '.join(lacking)}")
+        saved.check(path)
+        if "knowledge_kind" not in frame:
+            frame["knowledge_kind"] = frame["knowledge"]
+        frame = frame.assign(**{name: frame[name].fillna("") for name in TEXT}, best=frame.best.astype(bool))
+        if "queries" not in frame:
+            frame["queries"] = float("nan")
+        for name in TEXT:
+            for value in frame[name].dropna().unique():
+                untrusted.check_text(value, f"{path}: {name}")
+                if value and name in SAFE and not SAFE[name].fullmatch(value):
+                    raise InputError(f"{path}: {name}: expected {SAFE[name].pattern}, got {value!r:.80}")
+        beside = path.with_suffix(".json")
+        parquet = path.with_name(f"{path.stem}-records.parquet")
+        if frame.empty:
+            raise InputError(f"{path}: expected figures, got none; make the table again")
+        try:
+            told = untrusted.parsed(beside.read_bytes(), str(beside), {}) if beside.is_file() else {}
+            records = pd.read_parquet(parquet) if parquet.is_file() else pd.DataFrame({"command": []})
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{beside} or {parquet}: cannot be read ({error}); make the table again"
+            ) from error
+        untrusted.check_shape(
+            told, {name: kind for name, kind in HEADING.items() if name in told}, str(beside)
+        )
+        heading = render.Heading(told.get("title", path.stem), told.get("note", ""), told.get("setting", ""))
+        legend = told.get("legend") or render.legend(frame, heading)
+        return cls(path.stem, frame, records, heading.title, heading.note, heading.setting, legend)
+
+
+def environment() -> jinja2.Environment:
+    """Of the templates; what they are given is escaped."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+
+
+def page(
+    table: Table, *, plots: list[dict[str, Any]], traces: list[dict[str, Any]], store: Path, images: int
+) -> str:
+    """The whole page as HTML.
+
+    Args:
+        plots: id, title, caption, svg, wide and the names of the files for a paper.
+        traces: title, caption and images of decision traces.
+        store: where images lie.
+        images: of each figure at most.
+    """
+    album, pictures = Album(), Pictures(store)
+    by_command = dict(list(table.records.groupby("command"))) if len(table.records) else {}
+    entries = [entry for _, entry in table.frame.iterrows()]
+    found = []
+    for entry in entries:
+        known = by_command.get(entry.command)
+        found.append([album.add(one) for one in pictures.of(known, images)] if known is not None else [])
+    count = album.fitting(found, images, LIMIT)
+    figures = [
+        {
+            "name": f"{entry.row}, {render.column_name(entry)}",
+            "facts": _facts(entry, by_command.get(entry.command)),
+            "pictures": of_one[:count],
+            "shows": _shows(by_command.get(entry.command), len(of_one[:count])),
+        }
+        for entry, of_one in zip(entries, found, strict=True)
+    ]
+    told = {"kinds": KINDS, "figures": figures, "images": album.used(found, count)}
+    first = table.frame[table.frame.row == table.frame.row.iloc[0]]
+    return (
+        environment()
+        .get_template("table.html")
+        .render(
+            title=table.title,
+            note=table.note,
+            setting=table.setting,
+            legend=table.legend,
+            metric=table.frame.metric.iloc[0],
+            paper=bool(table.frame.paper.notna().any()),
+            images=any(found),
+            columns=[{"name": render.column_name(e), "known": e.knowledge_kind} for _, e in first.iterrows()],
+            rows=[
+                {"name": name, "cells": [_cell(entry) for _, entry in part.iterrows()]}
+                for name, part in table.frame.groupby("row", sort=False)
+            ],
+            plots=plots,
+            traces=traces,
+            told=json.dumps(told, ensure_ascii=False).replace("<", "\\u003c"),
+            style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            script=(TEMPLATES / "script.js").read_text(encoding="utf-8"),
+        )
+    )
+
+
+def _cell(entry: pd.Series) -> dict[str, str]:
+    value, paper = render.value_text(entry), render.paper_text(entry)
+    span, styles = SPAN.get(entry.metric), []
+    if span and pd.notna(entry.value):
+        styles.append(f"--v:{min(max(entry.value / span, 0), 1):.2f}")
+    if span and pd.notna(entry.delta):
+        styles.append(f"--d:{min(abs(entry.delta) / FAR[entry.metric], 1):.2f}")
+    interval = render.interval_text(entry)
+    spoken = f"{entry.row}, {render.column_name(entry)}: {value or 'no figure'}"
+    return {
+        "value": value,
+        "interval": interval,
+        "paper": paper,
+        "delta": render.delta_text(entry),
+        "style": ";".join(styles),
+        "side": "" if pd.isna(entry.delta) else "up" if entry.delta > 0 else "down",
+        "spoken": spoken
+        + (f", interval {interval}" if interval else "")
+        + (f", paper {paper}" if paper else ""),
+    }
+
+
+def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, str, bool]]:
+    """What is said of a figure: name, text, and whether it is to be typed."""
+    facts = []
+    if pd.notna(entry.value):
+        facts.append(
+            ("ours", f"{render.value_text(entry)}, 95 % {render.interval_text(entry)}, n = {entry.n:g}")
+        )
+    if pd.notna(entry.paper):
+        delta, verdict = render.delta_text(entry), f"; {entry.verdict}" if entry.verdict else ""
+        facts.append(
+            (
+                "the paper",
+                f"{render.paper_text(entry)}" + (f" (ours less it: {delta}{verdict})" if delta else ""),
+            )
+        )
+    if entry.knowledge:
+        facts.append(("the attacker", f"{entry.knowledge}: {MEANING[entry.knowledge_kind]}"))
+    facts += [(f"flag {name}", meaning(name)) for name in entry["flags"].split()]
+    if entry.status in ("failed", "skipped"):
+        facts.append((entry.status, entry.note))
+    elif entry.note:
+        facts.append(("note", entry.note))
+    if records is not None:
+        wrong, bare = ~records.correct, records.adversarial_label != records.label
+        of_all = (
+            f"{len(records):,}: {wrong.sum():,} wrong, {(wrong & ~bare).sum():,} of them right without the"
+        )
+        facts.append(("images", f"{of_all} purifier; {(~wrong & bare).sum():,} wrong only without it"))
+        facts.append(
+            (
+                "seconds an image",
+                f"crafting {records.craft_seconds.mean():.3g}, purifying {records.purify_seconds.mean():.3g}",
+            )
+        )
+    typed = [
+        ("this cell alone", entry.command),
+        ("made again", entry.record and f"python -m runners.replay {entry.record}"),
+    ]
+    return [(*fact, False) for fact in facts] + [(name, text, True) for name, text in typed if text]
+
+
+def _shows(records: pd.DataFrame | None, count: int) -> str:
+    """How many of the images are in the page."""
+    if records is None:
+        return "No records belong to this figure alone."
+    if not count:
+        return (
+            "No images: the store that this page was made from does not hold them. The table's command with "
+            "keep_purified=all makes them again and keeps them."
+        )
+    return f"{count} of {len(records):,} images, wrongly classified ones first."

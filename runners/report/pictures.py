@@ -1,0 +1,103 @@
+"""The images behind a figure, read from the store: clean, adversarial, purified, and what lies between."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+from PIL import Image
+
+from runners.store.artifact import DamagedError, content_of, place
+
+log = logging.getLogger(__name__)
+
+KINDS = ("clean", "adversarial", "noise ×10", "purified", "residual ×10")
+STAGES = ("clean", "adversarial", "purified")
+AMPLIFIED = 10  # times that a difference is enlarged, about grey
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of one cell: its record, and by KINDS its views, each (H, W, 3) of 8 bits.
+
+    Noise is adversarial less clean, residual purified less clean: what is left of the noise, and what the
+    purifier did besides.
+    """
+
+    record: Mapping[str, Any]
+    views: Mapping[str, np.ndarray]
+
+
+@dataclass
+class Pictures:
+    """Reads images from the store at `root`; remembers the chunks that it read last."""
+
+    root: Path
+    recent: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
+
+    def of(self, records: pd.DataFrame, count: int) -> list[Picture]:
+        """Up to `count` images of one cell, failures first; fewer where the store lacks them."""
+        if not set(STAGES) <= set(records.columns):
+            return []
+        found = (self._picture(record) for record in failures_first(records).head(count).to_dict("records"))
+        return [picture for picture in found if picture is not None]
+
+    def _picture(self, record: Mapping[str, Any]) -> Picture | None:
+        chunks = [self._chunk(stage, record[stage]) for stage in STAGES]
+        if any(chunk is None or record["row"] >= len(chunk) for chunk in chunks):
+            return None
+        clean, adversarial, purified = (chunk[record["row"]] for chunk in chunks)
+        left = _sized(purified, clean.shape[1:])
+        views = (clean, adversarial, _amplified(adversarial - clean), purified, _amplified(left - clean))
+        return Picture(record, {kind: as_bytes(view) for kind, view in zip(KINDS, views, strict=True)})
+
+    def _chunk(self, stage: str, key: Any) -> np.ndarray | None:
+        """(N, C, H, W), or None where the store does not have it whole."""
+        if not isinstance(key, str):  # records of before it was kept
+            return None
+        if (stage, key) not in self.recent:
+            if len(self.recent) >= 24:
+                self.recent.pop(next(iter(self.recent)))
+            self.recent[stage, key] = self._read(place(self.root, stage, key))
+        return self.recent[stage, key]
+
+    def _read(self, path: Path) -> np.ndarray | None:
+        try:
+            content = content_of(path)
+        except OSError:
+            return None
+        except DamagedError as error:
+            log.warning("%s: %s; its images are left out", error, path)
+            return None
+        try:
+            return safetensors.numpy.load(content)["images"]
+        except (safetensors.SafetensorError, KeyError) as error:
+            log.warning("left out: %s holds no images (%s)", path, error)
+            return None
+
+
+def failures_first(records: pd.DataFrame) -> pd.DataFrame:
+    """Wrongly classified images before the others, each in the subset's own order."""
+    return records.sort_values("correct", kind="stable")
+
+
+def _sized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(C, H, W) of that height and width; a purifier may hand on a larger image."""
+    if image.shape[1:] == tuple(size):
+        return image
+    layers = [Image.fromarray(layer).resize(size[::-1], Image.Resampling.BICUBIC) for layer in image]
+    return np.stack([np.asarray(layer) for layer in layers]).clip(0, 1)
+
+
+def _amplified(difference: np.ndarray) -> np.ndarray:
+    return np.clip(0.5 + AMPLIFIED * difference, 0, 1)
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) of 8 bits; one channel is shown as grey."""
+    rounded = np.rint(image * 255).astype(np.uint8).transpose(1, 2, 0)
+    return np.broadcast_to(rounded, (*rounded.shape[:2], 3)) if rounded.shape[2] == 1 else rounded

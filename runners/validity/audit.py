@@ -1,0 +1,184 @@
+"""Doubts a finished cell: a few cheap runs beside it, and then its flags.
+
+"cheap" spends at most a tenth of the cell's own passes on a probe, so on few images where the cell has few;
+"full" takes up to 64 images, and attacks again with twice the steps and without a bound.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks.attack import Attack
+from attacks.knowledge import Knowledge
+from attacks.target import AttackError, Target
+from purifiers.purifier import Purifier
+from runners.evaluation.cell import Cell, Crafting
+from runners.evaluation.component import Config, Spec, build, seed_of
+from runners.evaluation.failures import told
+from runners.evaluation.guard import change
+from runners.evaluation.stages import Worker
+from runners.store.store import key_of
+from runners.validity import flags
+from runners.validity.flags import Evidence, Flag
+
+log = logging.getLogger(__name__)
+
+Probe = Callable[[Worker, Crafting, Tensor], Tensor]  # images, adversarial ones: what is seen of each
+Level = Literal["off", "cheap", "full"]
+MOST = 64  # images of a probe
+SHARE = 0.1  # of a cell's passes, for the two cheap probes together
+VERSION = 1
+Finished = tuple[Cell, pd.DataFrame, list[Crafting], Spec]  # a cell, its records, its chunks, its purifier
+
+
+def audit(worker: Worker, cells: Sequence[Finished], level: Level) -> list[list[Flag]]:
+    """The flags of each cell: what it raises alone, beside its row, and by its probes."""
+    if level == "off":
+        return [[] for _ in cells]
+    found = [_evidence(worker, *cell, level) for cell in cells]
+    raised = [flags.of_cell(evidence) for evidence in found]
+    rows: dict[str, list[int]] = {}
+    for i, (cell, *_) in enumerate(cells):
+        row = {part: cell.configs[part] for part in ("dataset", "victim", "purifier")}
+        rows.setdefault(key_of(row), []).append(i)
+    for row in rows.values():
+        for i, more in zip(row, flags.of_row([found[i] for i in row]), strict=True):
+            raised[i] += more
+    return raised
+
+
+def _evidence(
+    worker: Worker, cell: Cell, records: pd.DataFrame, plan: list[Crafting], spec: Spec, level: Level
+) -> Evidence:
+    attack: Attack = build(cell.configs["attack"])
+    knowledge: Knowledge = build(cell.knowledge)
+    purifier: Purifier = worker.component(spec)
+    probes, failed_probes = {}, {}
+    for name, (probe, passes) in _probes(attack, knowledge, purifier, level).items():
+        affordable = int(SHARE / 2 * len(records) * (attack.forward + attack.backward) / passes)
+        count = min(MOST, len(records), affordable if level == "cheap" else MOST)
+        if count > 0:
+            try:
+                probes[name] = _seen(worker, name, probe, plan, count)
+            except (Exception, SystemExit) as error:  # the cell is done: a probe must not take it away
+                failed_probes[name] = told(error)
+                log.warning("%s: probe %s failed, its flag is not known: %s", cell.label, name, error)
+    return Evidence(
+        cell=cell,
+        records=records,
+        attack=attack,
+        knowledge=knowledge,
+        purifier=purifier,
+        published=(cell.configs["victim"].get("published") or {}).get(cell.names["dataset"]),
+        probes=probes,
+        failed_probes=failed_probes,
+    )
+
+
+def _probes(
+    attack: Attack, knowledge: Knowledge, purifier: Purifier, level: Level
+) -> dict[str, tuple[Probe, int]]:
+    """What can be asked of this attack, and the passes that each takes for an image."""
+    if attack.needs is None or attack.eps is None:
+        return {}
+    chosen: dict[str, tuple[Probe, int]] = {"noise": (noise, 2 * knowledge.eot)}
+    if attack.needs == "gradient" and knowledge.uses_purifier and purifier.stochastic:
+        chosen["eot"] = halves, 4 * knowledge.eot * getattr(attack, "draws", 1)
+    if level == "full":
+        for changes in (twice, unbounded):
+            if changes(attack):
+                chosen[changes.__name__] = partial(again, changes=changes), 4 * attack.forward
+    return chosen
+
+
+def _seen(worker: Worker, name: str, probe: Probe, plan: list[Crafting], count: int) -> Tensor:
+    """What the probe sees of the first images, from the store where it is there."""
+    recipe = {
+        "stage": "probe",
+        "probe": name,
+        "version": VERSION,
+        "of": [key_of(crafting.recipe) for crafting in plan],
+        "count": count,
+    }
+    stored = worker.store.get_tensors(recipe)
+    if stored is None:
+        parts: list[Tensor] = []
+        for crafting in plan:
+            if (lacking := count - sum(len(part) for part in parts)) > 0:
+                attacked = worker.adversarial(crafting)["images"][:lacking].to(worker.device)
+                few = replace(crafting, chunk=crafting.chunk.take(list(range(len(attacked)))))
+                with worker.guarded(few.victim, *few.others) as changed:
+                    parts.append(probe(worker, few, attacked))
+                if changed:
+                    raise AttackError(f"expected a probe that changes nothing, got {change(changed)}")
+        stored = {"seen": torch.cat(parts)}
+        worker.store.put_tensors(recipe, stored)
+    return stored["seen"]
+
+
+def _misled(target: Target, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return target(images).argmax(1) != labels
+
+
+def noise(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
+    """(N, 2): whether noise on the ball's surface misleads what the attacker sees; whether the attack does.
+
+    Signs of normal noise in an l-infinity ball, its direction in an l2 ball.
+    """
+    attack: Attack = build(task.attack)
+    images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
+    drawn = []
+    for image_id, image in zip(task.chunk.ids, task.chunk.images, strict=True):
+        generator = torch.Generator().manual_seed(seed_of(task.seed, image_id, "noise"))
+        sample = torch.randn(image.shape, generator=generator)
+        drawn.append(sample.sign() if attack.norm == "linf" else sample / sample.norm())
+    noisy = (images + attack.eps * torch.stack(drawn).to(images)).clamp(0, 1)
+    target = worker.target(task, "noise")
+    return torch.stack([_misled(target, noisy, labels), _misled(target, attacked, labels)], 1).cpu()
+
+
+def halves(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
+    """(N,): the cosine between two gradients at the image, of as many draws each as a step of the attack."""
+    images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
+    attack: Attack = build(task.attack)
+    target = worker.target(task, "halves")
+    gradients = []
+    for _ in range(2):
+        total = torch.zeros_like(images)
+        for _ in range(getattr(attack, "draws", 1)):
+            asked = images.clone().requires_grad_()
+            loss = F.cross_entropy(target(asked), labels, reduction="sum")
+            total += torch.autograd.grad(loss, asked)[0]
+        gradients.append(total.flatten(1))
+    return F.cosine_similarity(*gradients).cpu()
+
+
+def twice(attack: Attack) -> Config:
+    """The same with twice the steps; nothing for attacks that have none."""
+    steps = getattr(attack, "steps", None)
+    return {"steps": 2 * steps} if steps else {}
+
+
+def unbounded(attack: Attack) -> Config:
+    """All images are in the ball, and the steps reach them; nothing for attacks without a step size."""
+    if attack.norm != "linf" or not hasattr(attack, "alpha"):
+        return {}
+    return {"eps": 1.0, "alpha": max(attack.alpha, 2.5 / attack.steps)}
+
+
+def again(worker: Worker, task: Crafting, attacked: Tensor, *, changes: Callable[[Attack], Config]) -> Tensor:
+    """(N, 2): whether the changed attack misleads what the attacker sees; whether the attack itself does."""
+    changed: Attack = build(task.attack | changes(build(task.attack)))
+    images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
+    seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
+    made = changed(worker.target(task, "attacked"), images, labels, seeds=seeds).images
+    target = worker.target(task, "probe")
+    return torch.stack([_misled(target, made, labels), _misled(target, attacked, labels)], 1).cpu()

@@ -1,0 +1,308 @@
+"""Reasons to doubt a figure: small pure functions of records. docs/flags.md says what to do about each.
+
+A cell's flags need nothing but the cell; a row's compare the cells of one defense on one data set.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from torch import Tensor
+
+from attacks.attack import Attack
+from attacks.knowledge import BPDA, Kind, Knowledge
+from purifiers.purifier import Purifier
+from runners.evaluation.cell import Cell
+from runners.evaluation.component import Config
+from runners.evaluation.metrics import standard_error, survived, wilson
+from runners.evaluation.subset import OF_VICTIM
+
+SMALL_N = 500
+ROUNDING = 1e-5  # of norms, in float32
+WHITE_BOX: tuple[Kind, ...] = ("bpda", "full")
+BLACK_BOX: tuple[Kind, ...] = ("transfer", "score", "decision")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One reason: its name in docs/flags.md, and what was seen here."""
+
+    name: str
+    seen: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A finished cell and what its parts declare."""
+
+    cell: Cell
+    records: pd.DataFrame
+    attack: Attack
+    knowledge: Knowledge
+    purifier: Purifier
+    published: float | None  # the victim's clean accuracy in %
+    probes: Mapping[str, Tensor] = field(default_factory=dict)  # of runners/validity/audit.py, images first
+    failed_probes: Mapping[str, str] = field(default_factory=dict)  # and what was raised
+
+    @property
+    def attacked(self) -> bool:
+        """Whether there is an attack at all."""
+        return self.attack.needs is not None
+
+    @property
+    def classes(self) -> int:
+        """How many the victim tells apart; ten where its network does not say."""
+        return (self.cell.configs["victim"].get("network") or {}).get("classes", 10)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images."""
+        return self.records.correct.mean()
+
+
+def of_cell(evidence: Evidence) -> list[Flag]:
+    """The flags that the cell alone raises."""
+    return [Flag(check.__name__, seen) for check in CELL if (seen := check(evidence)) is not None]
+
+
+def small_n(evidence: Evidence) -> str | None:
+    """Fewer than 500 images."""
+    n = len(evidence.records)
+    return f"{n} images" if n < SMALL_N else None
+
+
+def attack_weak(evidence: Evidence) -> str | None:
+    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more or without a
+    bound, or, on the paper's own data and victim, more than it prints (runners/tables/undefended.py).
+
+    A victim may keep more in the ball in which it declares that it was adversarially trained.
+    """
+    attack, robust = evidence.attack, evidence.cell.configs["victim"].get("robust")
+    if robust and attack.eps and attack.norm == robust["norm"] and attack.eps <= robust["eps"] + ROUNDING:
+        return None
+    strong = attack.eps is None or (attack.norm == "linf" and attack.eps >= 8 / 255 - ROUNDING)
+    if evidence.knowledge.kind != "blind" or not strong or attack.backward < 5:
+        return None
+    bare = (evidence.records.adversarial_label == evidence.records.label).mean()
+    return f"the bare victim keeps {100 * bare:.1f} %" if bare > 0.1 else None
+
+
+def zero_grad(evidence: Evidence) -> str | None:
+    """For more than 1 % of the images most gradients were zero, in a ball: others stop where they succeed."""
+    asked = evidence.records[evidence.records.backward_passes > 0]
+    if asked.empty or evidence.attack.eps is None:
+        return None
+    share = (2 * asked.zero_gradients > asked.backward_passes).mean()
+    return f"most gradients are zero for {100 * share:.1f} % of the images" if share > 0.01 else None
+
+
+def quantisation_gap(evidence: Evidence) -> str | None:
+    """Rounding the adversarial images to 8 bits moves the accuracy by more than 2 points and one image."""
+    if evidence.records.correct_8bit.isna().any():
+        return None
+    gap = 100 * (evidence.records.correct_8bit.astype(float).mean() - evidence.accuracy)
+    images = abs(gap) / 100 * len(evidence.records)
+    return f"8-bit rounding moves it by {gap:+.1f} points" if abs(gap) > 2 and images > 1.5 else None
+
+
+def bpda_poor(evidence: Evidence) -> str | None:
+    """The purifier moves values by more than 3 eps (root mean square): the identity is a poor substitute."""
+    knowledge, attack = evidence.knowledge, evidence.attack
+    if not isinstance(knowledge, BPDA) or knowledge.substitute is not None or attack.norm != "linf":
+        return None
+    moved = evidence.records.moved.mean()
+    return f"it moves values by {moved * 255:.1f}/255" if attack.eps and moved > 3 * attack.eps else None
+
+
+def eps_violation(evidence: Evidence) -> str | None:
+    """An adversarial image lies outside the ball."""
+    if evidence.attack.eps is None or evidence.attack.norm is None:
+        return None
+    largest = evidence.records[evidence.attack.norm].max()
+    return f"{largest:.5g} from the image" if largest > evidence.attack.eps + ROUNDING else None
+
+
+def noop_attack(evidence: Evidence) -> str | None:
+    """Images came out of the attack unchanged that it should have changed; or that it let go when it saw them
+    misclassified once, as by a random purifier or another classifier, though they count as right."""
+    records, unchanged = evidence.records, evidence.records.linf == 0
+    if evidence.attack.may_return_image:
+        stood = records.adversarial_label == records.label
+        stood = records.correct if evidence.knowledge.uses_purifier else stood
+        asked_once = records.forward_passes.between(1, evidence.knowledge.eot)
+        unchanged = unchanged & stood & asked_once
+    share = unchanged.mean()
+    return f"{100 * share:.1f} % of the images are unchanged" if share > 0.01 else None
+
+
+def clean_acc_off(evidence: Evidence) -> str | None:
+    """The victim's clean accuracy is more than a point from its published one, beyond chance."""
+    chosen_right = evidence.records.get("subset", pd.Series([""])).iloc[0].startswith(OF_VICTIM)
+    if evidence.published is None or chosen_right:
+        return None
+    right = evidence.records.clean_label == evidence.records.label
+    low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
+    off = 100 * right.mean() - evidence.published
+    said = f"{100 * right.mean():.1f} %, published {evidence.published:.1f} %"
+    return said if abs(off) > 1 and not low <= evidence.published <= high else None
+
+
+def noise_wins(evidence: Evidence) -> str | None:
+    """Random noise in the ball misleads what the attacker sees more often than the attack."""
+    return _fewer(evidence.probes.get("noise"), "noise", by=0.0)
+
+
+def probe_failed(evidence: Evidence) -> str | None:
+    """A probe raised an exception, so that nobody knows whether its flag would be raised."""
+    failed = evidence.failed_probes
+    if not failed:
+        return None
+    said = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return f"{len(failed)} of {len(failed) + len(evidence.probes)} probes failed ({said})"
+
+
+def not_converged(evidence: Evidence) -> str | None:
+    """Twice the steps mislead more often, by more than 2 standard errors."""
+    return _fewer(evidence.probes.get("twice"), "the attack with twice the steps", by=2.0)
+
+
+def unbounded_fails(evidence: Evidence) -> str | None:
+    """With eps = 1 the attack does not mislead what it attacks down to chance, 2 standard errors allowed."""
+    seen = evidence.probes.get("unbounded")
+    if seen is None:
+        return None
+    stands, n = 1 - seen[:, 0].float().mean().item(), len(seen)
+    chance = 1 / evidence.classes
+    return (
+        f"{100 * stands:.1f} % of {n} stand at eps 1"
+        if stands > chance + 2 * standard_error(chance, n, 0, n)
+        else None
+    )
+
+
+def eot_too_small(evidence: Evidence) -> str | None:
+    """Two independent gradients of as many draws as a step takes hardly agree: mean cosine below 0.3."""
+    seen = evidence.probes.get("eot")
+    if seen is None or seen.mean() >= 0.3:
+        return None
+    return f"cosine {seen.mean().item():.2f} between gradients of {len(seen)} images"
+
+
+def _fewer(seen: Tensor | None, what: str, *, by: float) -> str | None:
+    """Whether the first column is misled more often than the second, by so many standard errors."""
+    if seen is None:
+        return None
+    other, attack, n = seen[:, 0].float().mean().item(), seen[:, 1].float().mean().item(), len(seen)
+    if other - attack > by * standard_error(other, n, attack, n):
+        return f"{what} misleads on {100 * other:.1f} % of {n} images, the attack on {100 * attack:.1f} %"
+    return None
+
+
+CELL: tuple[Callable[[Evidence], str | None], ...] = (
+    small_n,
+    attack_weak,
+    zero_grad,
+    quantisation_gap,
+    bpda_poor,
+    eps_violation,
+    noop_attack,
+    clean_acc_off,
+    noise_wins,
+    not_converged,
+    probe_failed,
+    unbounded_fails,
+    eot_too_small,
+)
+
+
+def meaning(name: str) -> str:
+    """What a flag is raised by, in a line."""
+    check = next((check for check in (*CELL, *ROW) if check.__name__ == name), None)
+    if check is None:
+        return "a flag that is raised no longer"
+    return " ".join(check.__doc__.partition(" (runners/")[0].split()).rstrip(".")
+
+
+def of_row(row: Sequence[Evidence]) -> list[list[Flag]]:
+    """The flags that cells of one defense raise beside each other, a list for each."""
+    raised: list[list[Flag]] = [[] for _ in row]
+    for check in ROW:
+        for at, seen in check(row):
+            raised[at].append(Flag(check.__name__, seen))
+    return raised
+
+
+def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
+    """Accuracy rises with eps, other things equal, by more than 2 standard errors."""
+    for i, less in enumerate(row):
+        for j, more in enumerate(row):
+            if not (_but_for_eps(less) == _but_for_eps(more) and less.attack.eps and more.attack.eps):
+                continue
+            rise = more.accuracy - less.accuracy
+            error = standard_error(less.accuracy, len(less.records), more.accuracy, len(more.records))
+            if more.attack.eps > less.attack.eps and rise > 2 * error and i != j:
+                yield j, f"{100 * rise:.1f} points above that at {less.cell.eps}"
+
+
+def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
+    """A transfer or query attack in the same ball breaks images that a white-box attack does not."""
+    for i, ours in enumerate(row):
+        white = (*WHITE_BOX, *["blind"] * ours.purifier.changes_nothing)
+        if not ours.attacked or ours.knowledge.kind not in white:
+            continue
+        for other in row:
+            if other.knowledge.kind not in BLACK_BOX or (stands := _standing_in_ball_of(ours, other)) is None:
+                continue
+            more = len(_standing(ours) - stands)
+            if more >= max(2, 0.002 * len(ours.records)):
+                yield i, f"{other.cell.names['attack']} ({other.cell.names['knowledge']}) breaks {more} more"
+
+
+def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
+    """A defense without blind, transfer, BPDA and query attacks, where it is fitted at test time or lacks an
+    exact gradient; one with an exact gradient without these and without an attack through that gradient."""
+    if not row or row[0].purifier.changes_nothing:
+        return
+    known = {evidence.knowledge.kind for evidence in row if evidence.attacked}
+    exact = row[0].purifier.gradient == "exact" and not row[0].purifier.fits
+    if exact and "full" in known:
+        return
+    lacking = [name for name in ("blind", "transfer", "bpda") if name not in known]
+    lacking += [] if known & {"score", "decision"} else ["a query attack"]
+    if lacking:
+        said = "an attack through the exact gradient (full)" if exact else ", ".join(lacking)
+        for i, evidence in enumerate(row):
+            if evidence.attacked:
+                yield i, f"without {said}"
+
+
+ROW: tuple[Callable[[Sequence[Evidence]], Iterable[tuple[int, str]]], ...] = (
+    non_monotone,
+    blackbox_wins,
+    incomplete,
+)
+
+
+def _but_for_eps(evidence: Evidence) -> tuple[Config, Config]:
+    configs = evidence.cell.configs
+    attack = {
+        name: value for name, value in configs["attack"].items() if name not in ("eps", "alpha", "steps")
+    }
+    return attack, configs["knowledge"]
+
+
+def _standing_in_ball_of(ours: Evidence, other: Evidence) -> set[str] | None:
+    """What the other attack leaves standing within our eps; None where that is not known. An attack that
+    looks for the nearest has no eps of its own: it is read off its path."""
+    if other.attack.norm != ours.attack.norm:
+        return None
+    if other.attack.eps == ours.attack.eps:
+        return _standing(other)
+    if other.attack.eps is None and other.attack.records_path and other.records.path.map(len).all():
+        stands = survived(other.records.path, eps=ours.attack.eps, queries=other.records.queries.max())
+        return set(other.records.id[stands])
+    return None
+
+
+def _standing(evidence: Evidence) -> set[str]:
+    return set(evidence.records.id[evidence.records.correct])

@@ -1,0 +1,287 @@
+"""Where a figure comes from: what a cell's record file says about itself, and what reads it back.
+
+What varies from run to run (date, commit, machine) is said here and in an artefact's header, never in
+what an artefact's name or content is made of.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from hydra.utils import get_object
+
+from data.errors import InputError
+from runners import untrusted
+from runners.evaluation.cell import PARTS, SCORING, Cell, Purifying
+from runners.evaluation.identity import identity, version_of
+from runners.evaluation.records import PROVENANCE
+from runners.evaluation.settings import Settings
+from runners.store.store import Recipe, Store, key_of
+from runners.untrusted import ROOT, targets
+
+FORMAT = 1  # raised when a reader has to know of a change
+PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "advertorch",
+            "scikit-image", "numpy")  # fmt: skip
+MAKER = ("commit", "dirty", "versions", "device")  # what an artefact's header says of who made it
+UNKNOWN = "unknown"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+NAME = re.compile(r"(?!.*\.\.)[\w.+-]+(/[\w.+-]+)*")  # of a config; it becomes a part of file names
+CODE = {"commit": str, "dirty": (bool, str), "versions": {...: str}}
+MADE_BY = {**CODE, "device": {...: str}}  # an artefact's header
+NEEDED: dict[str, Any] = {  # the shape of a record file's provenance, as runners/untrusted.py reads it
+    **CODE,
+    "key": SHA256,
+    "names": dict.fromkeys(PARTS, NAME),
+    "configs": {part: {"_target_": str} for part in PARTS},
+    "command": str,
+    "component_versions": {...: (int, str)},
+    "scoring": int,
+    "settings": {},
+    "precision": re.compile("float32|tf32"),
+    "weights": {...: {"sha256": (str, NoneType), "trained": (dict, NoneType)}},
+    "image_ids_sha256": SHA256,
+    "device": {"type": re.compile("cpu|cuda"), "name": str},
+    "time": str,
+    "made_elsewhere": [{"stage": str, "chunks": int, "by": (dict, str)}],
+}
+
+Facts = dict[str, Any]
+
+
+def of_process(device: torch.device) -> Facts:
+    """What this process is: code, libraries, machine, command line, time."""
+    return {
+        **of_code(),
+        "versions": _versions(device),
+        "device": _device(device),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "command_line": shlex.join(sys.orig_argv).replace("${", "$ {"),  # no reader takes an interpolation
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def of_code(root: Path = ROOT) -> Facts:
+    """The commit, and whether the tree differs from it (new files count); "unknown" without git, or where
+    `root` is not itself a repository."""
+    words = ["git", "--no-optional-locks", "-C", str(root)]
+
+    def git(*asked: str) -> str:
+        done = subprocess.run([*words, *asked], capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve():
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return {"commit": UNKNOWN, "dirty": UNKNOWN}
+
+
+def cell_key(cell: Cell, purified: Sequence[str], settings: Settings) -> str:
+    """A cell's name, from its configs and the store's names of its purified images."""
+    made_of = {"cell": identity(cell.configs), "images": list(purified)}
+    if settings.subset != "random":  # a few images may be the same under two rules
+        made_of["subset"] = settings.images
+    return key_of(made_of)
+
+
+def maker(facts: Facts) -> Facts:
+    """The facts that an artefact's header holds."""
+    return {name: facts[name] for name in MAKER}
+
+
+def of_cell(
+    cell: Cell,
+    tasks: Sequence[Purifying],
+    *,
+    records: pd.DataFrame,
+    settings: Settings,
+    store: Store,
+    facts: Facts,
+) -> Facts:
+    """All that it takes to make a cell's records again, and the facts of the process that assembled them."""
+    others = cell.configs["knowledge"].get("victims", {})
+    crafting, (purifier,) = tasks[0].crafting, tasks[0].purifiers
+    specs = {"victim": crafting.victim, "purifier": purifier}
+    specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
+    return {
+        "format": FORMAT,
+        "key": cell_key(cell, list(records.purified.unique()), settings),
+        "names": cell.names,
+        "configs": cell.configs,
+        "command": cell.command,
+        "component_versions": {
+            where: version_of(get_object(part["_target_"])) for where, part in targets(cell.configs)
+        },
+        "scoring": SCORING,
+        "settings": {k: v for k, v in asdict(settings).items() if k != "keep_purified"},
+        "precision": settings.precision,
+        "weights": {
+            where: {"sha256": spec.weights_sha256, "trained": spec.trained} for where, spec in specs.items()
+        },
+        "image_ids_sha256": of_ids(records.id),
+        "images_sha256": key_of({"chunks": [task.crafting.chunk.digest for task in tasks]}),
+        **facts,
+        "made_elsewhere": _made_elsewhere(tasks, store, maker(facts)),
+    }
+
+
+def of_ids(ids: Sequence[str]) -> str:
+    """sha256 of image ids in their order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> Facts:
+    """Those of the named facts that are not the same: {"versions.numpy": (recorded, now)}."""
+    found: Facts = {}
+    for name in names:
+        was, is_ = recorded.get(name, UNKNOWN), now.get(name, UNKNOWN)
+        if isinstance(was, Mapping) and isinstance(is_, Mapping):
+            inner = differing(was, is_, sorted({*was, *is_}))
+            found |= {f"{name}.{part}": pair for part, pair in inner.items()}
+        elif was != is_:
+            found[name] = (was, is_)
+    return found
+
+
+def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> list[Facts]:
+    """Chunks from the store that another commit, other versions or another device made, and what differs."""
+    found: Counter[tuple[str, str]] = Counter()
+    for task in tasks:
+        (spec,) = task.purifiers
+        images = task.purified(spec)  # which need not be kept: the records say who made them
+        recipes = (task.crafting.recipe, *([images] if store.has(images) else []), task.records(spec))
+        for recipe in recipes:
+            by = made_by(store, recipe)
+            if by != here:
+                differs = (
+                    {name: pair[0] for name, pair in differing(by, here, MAKER).items()} if by else UNKNOWN
+                )
+                found[recipe["stage"], json.dumps(differs, sort_keys=True)] += 1
+    return [{"stage": stage, "chunks": n, "by": json.loads(by)} for (stage, by), n in sorted(found.items())]
+
+
+def made_by(store: Store, recipe: Recipe) -> Facts | None:
+    """Who made an artefact, as its header says, or None where it does not.
+
+    Raises InputError where the header says it in another form than ours: an archive may have brought it.
+    """
+    told = store.made_by(recipe)
+    if told is not None:
+        untrusted.check_plain(told, f"{store.path(recipe)}: made_by")
+        untrusted.check_shape(told, MADE_BY, f"{store.path(recipe)}: made_by")
+    return told
+
+
+def _versions(device: torch.device) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    if device.type == "cuda":
+        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return versions
+
+
+def _device(device: torch.device) -> dict[str, str]:
+    """What decides how sums are rounded."""
+    if device.type == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "capability": capability}
+    try:
+        known = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        known = None
+    name = known[1] if known else platform.processor() or platform.machine()
+    return {"type": "cpu", "name": name, "capability": torch.backends.cpu.get_cpu_capability()}
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A cell's records as they lie in a file, with their provenance."""
+
+    path: Path
+    records: pa.Table
+    provenance: Facts
+
+    def __post_init__(self) -> None:
+        if lacking := [name for name in NEEDED if name not in self.provenance]:
+            raise InputError(
+                f"{self.path}: its provenance lacks {', '.join(lacking)}; make the records again"
+            )
+        self._check()
+        with untrusted.readable(f"{self.path}: id"):
+            ids = of_ids(self.records["id"].to_pylist())
+        if ids != self["image_ids_sha256"]:
+            raise InputError(
+                f"{self.path}: damaged: expected image ids of sha256 {self['image_ids_sha256']}, got {ids}"
+            )
+
+    def _check(self) -> None:
+        """Raise InputError for a provenance that is not plain data of the expected shape, or that names
+        anything but this project's own components."""
+        untrusted.check_shape(self.provenance, NEEDED, f"{self.path}: provenance")
+        for where, part in targets(self.provenance):
+            untrusted.component(part["_target_"], f"{self.path}: {where}")
+        for where, weights in self["weights"].items():
+            if weights["trained"] is not None and weights["trained"].get("stage") != "weights":
+                raise InputError(f"{self.path}: weights.{where}.trained: expected the stage weights")
+
+    def __getitem__(self, name: str) -> Any:
+        """A part of the provenance."""
+        return self.provenance[name]
+
+    @classmethod
+    def read(cls, path: Path) -> "RecordFile":
+        """The records of a file, which may come from anyone.
+
+        Raises InputError as `opened` does, and for a provenance that names anything but this project's
+        components.
+        """
+        return cls(path, *opened(path))
+
+
+def opened(path: Path) -> tuple[pa.Table, Facts]:
+    """Records and provenance of a file that may come from anyone, as plain data.
+
+    Raises InputError for a file that is absent or damaged, that does not say where it comes from, or whose
+    provenance is anything but plain data.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: expected a Parquet file of records, got {reason}") from error
+    held = (table.schema.metadata or {}).get(PROVENANCE)
+    if held is None:
+        raise InputError(
+            f"{path}: holds no provenance, so it cannot be made again from itself; python -m "
+            "runners.evaluate and runners.table write a file with it for each cell"
+        )
+    for name, value in table.schema.metadata.items():
+        if name != PROVENANCE:
+            untrusted.check_text(value.decode(errors="replace"), f"{path}: metadata {name!r:.80}")
+    provenance = untrusted.parsed(held, f"{path}: provenance")
+    if not isinstance(provenance, dict) or provenance.get("format") != FORMAT:
+        got = provenance.get("format") if isinstance(provenance, dict) else type(provenance).__name__
+        raise InputError(f"{path}: provenance of another format: expected {FORMAT}, got {got}")
+    return table, provenance

@@ -1,1 +1,0 @@
-"""How cells become records: planned, made ready, shared among processes, carried out."""
