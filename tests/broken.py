@@ -199,7 +199,7 @@ class Trains(Purifier):
         return images
 
 
-class TaskQueue(Purifier):
+class Turns(Purifier):
     """Changes the victim's weights."""
 
     uses_victim = True

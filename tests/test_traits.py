@@ -39,7 +39,7 @@ LIARS = [
     (broken.SetsTheDtype(), "settings", "torch's default dtype"),
     (broken.WritesIntoInput(), "input", "a write into them"),
     (broken.Trains(), "victim", "mode of it"),
-    (broken.TaskQueue(), "victim", "weight"),
+    (broken.Turns(), "victim", "weight"),
     (broken.Counts(), "same seed", "another"),
     (broken.Remembers(), "A, B, A", "another"),
     (broken.WritesLater(), "later writes", "changed by a later call"),
@@ -92,7 +92,7 @@ def test_what_is_declared_is_allowed(images, sound):
 def test_the_victim_given_is_a_copy(images):
     victim = linear_victim().eval()
     before = victim.weight.clone()
-    for purifier in (broken.Trains(), broken.TaskQueue()):
+    for purifier in (broken.Trains(), broken.Turns()):
         with pytest.raises(TraitError):
             check(purifier, images, victim)
     assert torch.equal(victim.weight, before)
