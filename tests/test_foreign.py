@@ -21,7 +21,7 @@ from test_housekeeping import files, said
 from test_report import reported
 
 from data.errors import InputError
-from runners import housekeeping, replay, report, status, trace, untrusted
+from runners import housekeeping, replay, status, trace, untrusted
 from runners.evaluate import save_records
 from runners.evaluation import manifest
 from runners.evaluation.component import build
@@ -29,6 +29,7 @@ from runners.evaluation.manifest import Manifest, Request
 from runners.evaluation.records import PROVENANCE
 from runners.evaluation.settings import Settings
 from runners.evaluator import Evaluator
+from runners.report import __main__ as report
 from runners.store.store import Store
 from runners.validity.provenance import RecordFile
 from scripts.bench_report import made_up

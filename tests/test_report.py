@@ -14,10 +14,11 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from data.errors import InputError
-from runners import app, report
+from runners import app
 from runners.evaluation import progress
 from runners.evaluation.progress import Bar, described
 from runners.evaluation.tally import Tally
+from runners.report import __main__ as report
 from runners.report.image_embedding import Album
 from runners.report.page import Table, page
 from runners.report.pictures import KINDS, Pictures
