@@ -5,6 +5,7 @@ import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: two test processes share the cores
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -86,11 +87,16 @@ SMALL = {
 }
 
 
+@cache
+def attack_config(name: str) -> dict:
+    """An attack of configs/attack."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return to_plain_dict(compose("evaluate", [f"attack={name}"]).attack)
+
+
 def small_attack(name: str, **changes) -> Attack:
     """An attack of configs/attack with a small budget."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = to_plain_dict(compose("evaluate", [f"attack={name}"]).attack)
-    return build({key: changes.get(key, SMALL.get(key, value)) for key, value in config.items()})
+    return build({key: changes.get(key, SMALL.get(key, value)) for key, value in attack_config(name).items()})
 
 
 def crafted(attack, knowledge, victim, purifier, images, labels, others=()) -> Tensor:

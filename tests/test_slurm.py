@@ -121,7 +121,7 @@ def test_a_job_killed_hard_leaves_its_work_to_the_other(slurm, calm, tmp_path):
         assert process.returncode == 1, err
         assert "has not produced any output" in err
     else:  # without accounts (sacct) submitit waits for ever
-        os.kill(process.pid, signal.SIGINT)
+        process.terminate()
         process.communicate(timeout=60)
     assert "nothing to compute" in rendered(tmp_path)
     same(tmp_path, calm)
