@@ -28,6 +28,7 @@ from runners.loggers.logger import Logger
 from runners.tables import render, saved
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
+from runners.tables.order import agreement
 from runners.tables.paper_results import PaperSetting, check_images, panel_for, panels_of, printed
 from runners.tables.undefended import flag_weak
 
@@ -100,6 +101,8 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
         flag_weak(placed, printed(table, panel))
     note = comparability(panel, choices, config, typed)
     frame = frame_of(table, placed, panel=panel, comparable=not note)
+    records = [r.records for r in results if r.records is not None]
+    whole = pd.concat(records, ignore_index=True) if records else None
     heading = render.Heading(
         title=table.title,
         note=note,
@@ -107,10 +110,9 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
         f"split {config.split}, subset {config.subset}, seed {config.seed}"
         + (", TF32" if config.tf32 else "")
         + (f", of the rows {', '.join(config.only)} only" if config.only else ""),
+        agreement=None if whole is None else agreement(frame, whole),
     )
     stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
-    records = [r.records for r in results if r.records is not None]
-    whole = pd.concat(records, ignore_index=True) if records else None
     files = saved.write(frame, heading, where / stem, whole)
     record_files = [save_records(result, records_in) for result in results if result.records is not None]
     app.console.print(render.for_console(frame, heading))

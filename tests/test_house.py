@@ -26,6 +26,7 @@ ROOMS = [
     "validity",
     "evaluator",
     "tables",
+    "claims",
     "report",
     "loggers",
 ]

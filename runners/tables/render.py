@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attacks.knowledge import MEANING
+from runners.tables.agreement import Agreement
 from runners.tables.significance import ALPHA, explained
 from runners.validity.flags import SMALL_N, meaning
 
@@ -49,6 +50,7 @@ class Heading:
     title: str
     note: str  # why they may not be compared with the paper's; empty where they may
     setting: str
+    agreement: Agreement | None = None  # with the paper's figures, where there are any
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
@@ -126,6 +128,8 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     lines += [*_over(frame), *explained(frame)]
     if frame.verdict.any():
         lines.append("= the paper's figure lies inside our interval; ≠ it does not.")
+    if heading.agreement is not None:
+        lines.append(f"{heading.agreement.text()}.")
     notes = frame.assign(note=frame.note.str.split("; (?=the paper: )", regex=True)).explode("note")
     for (status, note), part in notes[notes.note != ""].groupby(["status", "note"], sort=False):
         rows = ", ".join(dict.fromkeys(part.row))

@@ -1,0 +1,1 @@
+"""The comparative claims of the papers, stated as data and evaluated from record files."""

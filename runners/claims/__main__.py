@@ -1,0 +1,46 @@
+"""The verdict on every comparative claim of the papers, from record files alone: python -m runners.claims
+
+It reads results/papers/claims.yaml and the finished tables of a folder, computes nothing else, prints the
+verdicts, and writes them into a Markdown document if one is named (`findings=docs/findings.md`).
+"""
+
+from runners import app
+
+if __name__ == "__main__":
+    app.refuse_unknown_names("claims")
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from data.errors import InputError
+from runners.claims import shown
+from runners.claims.evaluation import outcomes
+from runners.files import folder, write_whole
+
+
+def main(config: DictConfig) -> None:
+    """Evaluate the claims, print the verdicts, and write them where that is asked for."""
+    tables = folder(config.tables, "tables")
+    if not tables.is_dir():
+        raise InputError(f"tables: expected a folder of finished tables, got {tables}, which is none")
+    found = outcomes(tables)
+    if config.paper is not None:
+        papers = list(dict.fromkeys(one.claim.paper for one in found))
+        if config.paper not in papers:
+            raise InputError(f"paper: expected one of {', '.join(papers)}, got {config.paper!r}")
+        if config.findings is not None:
+            raise InputError(
+                "findings: expected the claims of all papers, got one paper; leave out paper or findings"
+            )
+        found = [one for one in found if one.claim.paper == config.paper]
+    app.console.print(shown.console(found))
+    app.tell(f"{shown.counted(found)}")
+    if config.findings is not None:
+        path = Path(str(config.findings))
+        write_whole(path, shown.written(path, shown.markdown(found)).encode())
+        app.tell(f"written: {path}")
+
+
+if __name__ == "__main__":
+    app.run(main, "claims")

@@ -1,0 +1,139 @@
+"""Verdicts for people: for the console, for docs/findings.md, and for the report. Pure functions of outcomes."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from data.errors import InputError
+from runners.claims.verdicts import ALPHA, Outcome
+from runners.tables.render import markdown_table
+
+BEGIN, END = "<!-- claims: begin, written by make claims -->", "<!-- claims: end -->"
+VERDICTS = ("holds", "contradicted", "undetermined", "not run")
+STYLES = {"holds": "green", "contradicted": "red", "undetermined": "yellow", "not run": "dim"}
+METHOD = (
+    "Each claim is evaluated on the finished table that comes nearest to the paper's own setting: accuracies by McNemar's "
+    "exact test on the same images, margins, averages and SSIM by a paired bootstrap, shares against a number by the binomial "
+    f"test; p is corrected by Holm's method for all claims of the paper that were evaluated, and decides below {ALPHA:g}. The "
+    "observed figures are those of the comparison that is hardest for the claim."
+)
+
+
+def by_paper(outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
+    """The outcomes of each paper, in their order."""
+    return [(paper, list(part)) for paper, part in groupby(outcomes, key=lambda one: one.claim.paper)]
+
+
+def counted(outcomes: Iterable[Outcome]) -> str:
+    """How many claims there are of each verdict, in words."""
+    counts = Counter(one.verdict for one in outcomes)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    return f"{counts.total()} claims: {told}"
+
+
+def verdict_text(outcome: Outcome) -> str:
+    """The verdict, how sure it is, and how many images would decide what is not decided."""
+    if outcome.verdict == "not run":
+        return f"not run: {outcome.reason}"
+    told = f"{outcome.verdict}, p = {outcome.p:.2g}"
+    if outcome.verdict != "undetermined":
+        return told
+    if outcome.reason:
+        return f"{told}; {outcome.reason}"
+    if outcome.needs is None:
+        return f"{told}; no number of images would decide these figures"
+    return f"{told}; about {outcome.needs:,} images would decide"
+
+
+def claim_text(outcome: Outcome) -> str:
+    """What the paper says, where, by how much, and how we read it."""
+    claim = outcome.claim
+    printed = "" if claim.prints is None else f"; it prints a difference of {claim.prints:g}"
+    reading = f" Read as: {claim.reading[0].lower()}{claim.reading[1:]}" if claim.reading else ""
+    return f"{claim.says} ({claim.where}{printed}){reading}"
+
+
+def setting_text(outcome: Outcome) -> str:
+    """Data set, victim and number of images."""
+    one = outcome.evidence
+    return "" if one is None else f"{one.dataset}, {one.victim}, n = {outcome.n:,}"
+
+
+def console(outcomes: Sequence[Outcome]) -> Table:
+    """One row for each claim that was evaluated; the others are only counted."""
+    shown = Table("claim", "verdict", "observed", "on", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for paper, part in by_paper(outcomes):
+        shown.add_row(Text(paper, style="bold"), Text(counted(part), style="bold"))
+        for one in part:
+            if one.verdict != "not run":
+                told = Text(verdict_text(one), style=STYLES[one.verdict])
+                shown.add_row(one.claim.id, told, Text(one.observed), Text(setting_text(one)))
+        shown.add_section()
+    return shown
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The verdicts as a part of a Markdown document, one table for each paper."""
+    lines = [f"{METHOD} In all {counted(outcomes)}.", ""]
+    for paper, part in by_paper(outcomes):
+        lines += [f"### The claims of `{paper}`", "", f"{counted(part)}.", ""]
+        evaluated = [one for one in part if one.verdict != "not run"]
+        if evaluated:
+            letters = _letters(evaluated)
+            rows = [
+                {
+                    "claim": claim_text(one),
+                    "verdict": verdict_text(one).replace(one.verdict, f"**{one.verdict}**", 1),
+                    "observed": one.observed,
+                    "on": setting_text(one),
+                    "departs": ", ".join(letters[departure] for departure in one.departs),
+                }
+                for one in evaluated
+            ]
+            lines += markdown_table(pd.DataFrame(rows))
+            lines += ["", *(f"* {letter}: {departure}" for departure, letter in letters.items())]
+            lines += [""] if letters else []
+        waiting = [one for one in part if one.verdict == "not run"]
+        for reason, of_reason in _by_reason(waiting):
+            lines.append(f"* Not run, {reason[0].lower()}{reason[1:].rstrip('.')}: {', '.join(of_reason)}.")
+        lines += [""] if waiting else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _letters(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """A short name for each departure: a, b, ..., z, aa, ab, ..."""
+    found = dict.fromkeys(departure for one in outcomes for departure in one.departs)
+    return {departure: _letter(i) for i, departure in enumerate(found)}
+
+
+def _letter(i: int) -> str:
+    before, last = divmod(i, 26)
+    return (_letter(before - 1) if before else "") + chr(ord("a") + last)
+
+
+def _by_reason(outcomes: Sequence[Outcome]) -> list[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for one in outcomes:
+        found.setdefault(one.reason, []).append(one.claim.id)
+    return list(found.items())
+
+
+def written(path: Path, part: str) -> str:
+    """The content of a document with the generated part between its two marks in place of what stands there.
+
+    Raises InputError where the document does not have the two marks, each on a line of its own.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"findings: {path}: cannot be read ({error.strerror})") from error
+    if lines.count(BEGIN) != 1 or lines.count(END) != 1 or lines.index(BEGIN) > lines.index(END):
+        raise InputError(f"findings: {path}: expected one line {BEGIN!r} and below it one line {END!r}")
+    before, after = lines[: lines.index(BEGIN) + 1], lines[lines.index(END) :]
+    return "\n".join([*before, "", part.rstrip("\n"), "", *after]) + "\n"
