@@ -3,7 +3,8 @@
                 python -m scripts.tables cost [names]
 
 `list` names each table with its cells, its default number of images, what it cost here and the paper's
-settings; `run` makes them one after another, each in a process of its own. `cost` makes them from an empty
+settings; the finished tables and how well they agree with their papers; and how many of the papers' printed
+figures have one of ours beside them. `run` makes them one after another, each in a process of its own. `cost` makes them from an empty
 store and appends their processor time to results/bench/tables.csv. A table that fails does not stop the
 others. Exit status 1 where one failed.
 """
@@ -20,14 +21,20 @@ import pandas as pd
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 
 from runners import app
+from runners.claims import overview
+from runners.claims.counterparts import counted
+from runners.claims.finished import finished
+from runners.claims.shape import config_of
 from runners.tables.layout import on
 from runners.tables.paper_results import panels_of
 from runners.tables.saved import EMBEDDED
 
 TIMES = Path("results/bench/tables.csv")
+FINISHED = Path("results/tables")
 SCALE = Path("results/bench/scale-tables.csv")
 
 
@@ -88,6 +95,14 @@ def listed() -> Table:
         "say how many. core-h: hours of one core to purify as printed, by estimate (docs/scale.md)."
     )
     return shown
+
+
+def finished_ones() -> Group:
+    """The agreement of each finished table with its paper, and the counts of the papers' printed figures."""
+    with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
+        tables = finished(FINISHED, names())
+        papers = sorted({config_of(name).paper for name in names()})
+        return Group(overview.agreements(tables), overview.counts(counted(papers, tables)))
 
 
 def _settings(table: DictConfig) -> str:
@@ -161,6 +176,7 @@ def main() -> None:
         _refuse(f"no table is called {', '.join(unknown)}; there are {', '.join(names())}")
     if command == "list":
         app.console.print(listed())
+        app.console.print(finished_ones())
     elif failed := run(chosen, words) if command == "run" else cost(chosen):
         sys.exit(f"error: {len(failed)} tables are not whole: {', '.join(failed)}")
 

@@ -15,7 +15,9 @@ from omegaconf import DictConfig
 
 from data.errors import InputError
 from runners.claims import shown
-from runners.claims.evaluation import outcomes
+from runners.claims.shape import check
+from runners.claims.statement import claims_of
+from runners.claims.verdicts import verdicts_of
 from runners.files import folder, write_whole
 
 
@@ -24,7 +26,10 @@ def main(config: DictConfig) -> None:
     tables = folder(config.tables, "tables")
     if not tables.is_dir():
         raise InputError(f"tables: expected a folder of finished tables, got {tables}, which is none")
-    found = outcomes(tables)
+    claims = claims_of()
+    for claim in claims:
+        check(claim)
+    found = verdicts_of(claims, tables)
     if config.paper is not None:
         papers = list(dict.fromkeys(one.claim.paper for one in found))
         if config.paper not in papers:

@@ -14,7 +14,7 @@ from runners.claims.shape import config_of
 from runners.pages.page import Table
 from runners.tables.published import Panel, panel_for
 from runners.tables.render import column_name
-from runners.tables.saved import EMBEDDED, stem_of
+from runners.tables.saved import EMBEDDED, RECORDS, stem_of
 from runners.tables.values import Values
 
 SETTING = re.compile(r" dataset=(\S+) victim=(\S+)")  # how the command of every cell begins
@@ -54,12 +54,25 @@ class Finished:
         entries = self.table.frame.iterrows()
         return {(entry.row, column_name(entry)): place for place, (_, entry) in enumerate(entries)}
 
+    def check_records(self) -> None:
+        """Raise InputError unless the records have the columns of this version's record files, or are missing."""
+        records = self.table.records
+        ours, theirs = {column.name for column in COLUMNS}, set(records.columns)
+        if records.empty or (ours == theirs and records.correct.dtype == bool):
+            return
+        got = [
+            f"{told} {', '.join(sorted(names))}"
+            for told, names in (("without", ours - theirs), ("with", theirs - ours))
+            if names
+        ]
+        raise InputError(
+            f"{self.table.stem}{RECORDS}: expected the columns of this version's record files, got others: "
+            f"{' and '.join(got) or f'correct is {records.correct.dtype}'}; make the table again"
+        )
+
 
 def finished(folder: Path, names: Iterable[str]) -> list[Finished]:
-    """The finished tables of a folder that are one of these tables, the nearest to the paper's own first.
-
-    Raises InputError where the records of one of them are of another schema than this version's.
-    """
+    """The finished tables of a folder that are one of these tables, the nearest to the paper's own first."""
     found = []
     for path in sorted(folder.glob("*.csv")):
         first = pd.read_csv(path, usecols=lambda name: name == "command", dtype=object)
@@ -71,25 +84,6 @@ def finished(folder: Path, names: Iterable[str]) -> list[Finished]:
         for name, stem in stems.items():
             if path.stem == stem or path.stem.startswith((f"{stem}-only-", f"{stem}-with-")):
                 table = Table.read(path)
-                _check(table, path)
                 panel = panel_for(config_of(name), **choices)
                 found.append(Finished(name, **choices, panel=panel, table=table))
     return sorted(found, key=lambda one: (one.nearness, one.images), reverse=True)
-
-
-def _check(table: Table, path: Path) -> None:
-    """Raise InputError unless the records have the columns of this version's record files."""
-    if table.records.empty:
-        return
-    ours, theirs = {column.name for column in COLUMNS}, set(table.records.columns)
-    if ours == theirs and table.records.correct.dtype != bool:
-        raise InputError(
-            f"{path}: expected records with true or false as correct, got {table.records.correct.dtype}"
-        )
-    if ours != theirs:
-        lacks = ", ".join(sorted(ours - theirs)) or "nothing"
-        besides = ", ".join(sorted(theirs - ours)) or "nothing"
-        raise InputError(
-            f"{path.with_name(path.stem)}-records.parquet: expected the columns of this version's record files; it "
-            f"lacks {lacks} and has {besides} besides; make the table again"
-        )

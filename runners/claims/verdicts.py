@@ -7,13 +7,14 @@ p values, doubled since either may win, is corrected by Holm's method for the cl
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from runners.claims.comparison import Comparison, compared
-from runners.claims.finished import Finished
+from runners.claims.finished import Finished, finished
 from runners.claims.shape import panels_for, shape_of
 from runners.claims.statement import Claim, Side
 
@@ -73,6 +74,17 @@ class _Tested:
         return min(1.0, 2 * min(self.support, self.against))
 
 
+def verdicts_of(claims: Sequence[Claim], tables: Path) -> list[Outcome]:
+    """The outcome of each claim on the finished tables of a folder.
+
+    Raises InputError where the records of one of them are of another schema than this version's.
+    """
+    found = finished(tables, sorted({claim.table for claim in claims if claim.table}))
+    for one in found:
+        one.check_records()
+    return verdicts(claims, found)
+
+
 def verdicts(claims: Sequence[Claim], tables: Sequence[Finished]) -> list[Outcome]:
     """The outcome of each claim, in their order; `tables` are sorted, the nearest to the paper's own first."""
     found: dict[int, Outcome] = {}
@@ -105,8 +117,10 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
     """The claim on the nearest table that has values for it, or why it was not run."""
-    panels = panels_for(claim)
-    mine = [one for one in tables if one.name == claim.table and one.panel in panels]
+    mine = [one for one in tables if one.name == claim.table]
+    if mine:
+        panels = panels_for(claim)
+        mine = [one for one in mine if one.panel in panels]
     if not mine:
         return Outcome(claim, "not run", reason="no such table is finished")
     for one in mine:

@@ -18,6 +18,9 @@ from omegaconf import DictConfig
 
 from data.errors import InputError
 from runners import files, untrusted
+from runners.claims import shown
+from runners.claims.statement import claims_of
+from runners.claims.verdicts import verdicts_of
 from runners.files import writable, write_whole
 from runners.report import curves, plots, traces
 from runners.report.page import TEMPLATES, Table, environment, page
@@ -62,10 +65,23 @@ def main(config: DictConfig) -> None:
         app.tell(f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s")
         told.append(_row(table))
     if config.only is None:
+        claims = write_claims(files.folder(config.tables, "tables"), folder)
         style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-        index = environment().get_template("index.html").render(tables=told, style=style)
+        index = environment().get_template("index.html").render(tables=told, claims=claims, style=style)
         write_whole(folder / "index.html", index.encode())
         app.tell(f"index: {folder / 'index.html'}")
+
+
+def write_claims(tables: Path, folder: Path) -> bool:
+    """Write the page of the papers' claims, evaluated on the tables; whether their records allow it."""
+    try:
+        found = verdicts_of(claims_of(), tables)
+    except InputError as error:
+        app.tell(f"left out: the page of claims: {error}")
+        return False
+    write_whole(folder / "claims.html", shown.html(found).encode())
+    app.tell(f"{folder / 'claims.html'}: {shown.counted(found)}")
+    return True
 
 
 def drawn_page(table: Table, folder: Path, *, store: Path, traced_in: Path, images: int) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import jinja2
@@ -16,6 +17,7 @@ from runners import untrusted
 from runners.report.image_embedding import Album
 from runners.report.pictures import KINDS, Pictures
 from runners.tables import render, saved
+from runners.tables.agreement import Agreement
 from runners.tables.frame import COLUMNS
 from runners.validity.flags import meaning
 
@@ -30,6 +32,10 @@ SAFE = {  # what is looked up, what becomes a part of file names, and what peopl
     "command": re.compile(r"python -m runners\.\w+( [^;|&<>`$\\]*)?"),
 }
 HEADING = {"title": str, "note": str, "setting": str, "legend": [str]}  # of the JSON beside a table
+AGREEMENT = {  # the same, of the agreement with the paper
+    **dict.fromkeys(("same", "opposite", "undecided", "figures"), int),
+    **dict.fromkeys(("correlation", "low", "high"), (float, int, NoneType)),
+}
 SPAN = {"accuracy": 100.0, "ssim": 1.0}  # of a metric's shades
 FAR = {"accuracy": 50.0, "ssim": 0.3}  # a difference from the paper of the deepest shade
 
@@ -45,6 +51,7 @@ class Table:
     note: str
     setting: str
     legend: Sequence[str]
+    agreement: Agreement | None = None  # with the paper's figures
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -84,7 +91,11 @@ class Table:
         )
         heading = render.Heading(told.get("title", path.stem), told.get("note", ""), told.get("setting", ""))
         legend = told.get("legend") or render.legend(frame, heading)
-        return cls(path.stem, frame, records, heading.title, heading.note, heading.setting, legend)
+        agrees = None
+        if told.get("agreement") is not None:
+            foreign.fitting(told["agreement"], AGREEMENT, f"{beside}: agreement")
+            agrees = Agreement(**{name: told["agreement"][name] for name in AGREEMENT})
+        return cls(path.stem, frame, records, heading.title, heading.note, heading.setting, legend, agrees)
 
 
 def environment() -> jinja2.Environment:

@@ -1,0 +1,50 @@
+"""How the papers stand as a whole: for the console."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from runners.claims.finished import Finished
+
+
+def agreements(tables: Sequence[Finished]) -> Table:
+    """How well each finished table repeats the order of its paper's figures."""
+    headings = ("finished table", "data, victim, n", "same", "other", "open", "rank correlation")
+    shown = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for one in sorted(tables, key=lambda one: one.name):
+        agrees = one.table.agreement
+        setting = f"{one.dataset}, {one.victim}, {one.images:,}"
+        if agrees is None:
+            shown.add_row(one.name, setting, "–", "–", "–", "–")
+            continue
+        pairs = [str(count) for count in (agrees.same, agrees.opposite, agrees.undecided)]
+        rank = "–"
+        if agrees.correlation is not None:
+            rank = f"{agrees.correlation:.2f} [{agrees.low:.2f}, {agrees.high:.2f}]"
+        shown.add_row(one.name, setting, *pairs, rank)
+    for place in (2, 3, 4):
+        shown.columns[place].justify = "right"
+    shown.caption = (
+        "Of the pairs of entries in a column that the paper separates by more than 5 points: how many are ordered "
+        "the same way here beyond chance, how many the other way, and how many are undecided. Rank correlation: "
+        "Kendall's, of all figures with the paper's, and its 95 % interval. –: the table has no records, or the "
+        "paper prints no figures of it."
+    )
+    return shown
+
+
+def counts(counted: pd.DataFrame) -> Table:
+    """How many printed figures of each paper have one of ours beside them, and what is said of them."""
+    shown = Table("paper", *counted.columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for paper, row in counted.iterrows():
+        shown.add_row(str(paper), *(f"{count:,}" for count in row), style="bold" if paper == "all" else "")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    shown.caption = (
+        "Printed figures; those with a figure of ours beside them in a finished table; those where ours is of real "
+        "data, and of the data set that the paper prints; those with a verdict, where data, victim and number of "
+        "images are the paper's too; and those that match."
+    )
+    return shown

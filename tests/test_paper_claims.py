@@ -1,0 +1,310 @@
+"""The papers' claims: every one names what there is, and made-up records with a known answer give that answer."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import initialize_config_dir
+from made_tables import made, right
+
+from data.errors import InputError
+from runners import app
+from runners.claims import __main__ as command_of
+from runners.claims import shown
+from runners.claims.shape import check
+from runners.claims.statement import Claim, claims_of
+from runners.claims.verdicts import holm, verdicts_of
+from runners.tables.paired import p_above
+from runners.tables.published import figures_of
+
+ROOT = app.CONFIGS.parent
+ORDER = Claim("ddip", "a", "Table 1", "DDIP is above DIPDefend.", "ddip/table1", {"dataset": "cifar10"},
+              columns=["PGD 8"], more=["ddip"], than=["dipdefend"])  # fmt: skip
+LEVEL = replace(ORDER, columns=["PGD 8"], rows=["none"], more=[], than=[], at_most=5.0)
+ALIKE = replace(ORDER, more=[], alike=["ddip"], within=5.0)
+ROWS = {"ddip": "DDIP as printed", "dipdefend": "DIPDefend", "none": "No defense", "nrp": "NRP"}
+
+
+@pytest.fixture(autouse=True)
+def _configs():
+    with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
+        yield
+
+
+def cells(**values: np.ndarray) -> dict:
+    """Cells of the column PGD 8, by the paper's word for the defense."""
+    return {(ROWS[name], "PGD", 8.0): of for name, of in values.items()}
+
+
+def test_every_claim_names_what_there_is():
+    claims = claims_of()
+    assert {claim.paper for claim in claims} == {"ddip", "dip-vit", "ncis", "oag", "ride"}
+    assert len(claims) > 150
+    for claim in claims:
+        check(claim)
+
+
+def test_every_claim_that_is_tested_holds_in_the_papers_own_figures_or_says_otherwise():
+    """What DDIP's Table 1 prints decides a claim on its averages; so a claim is not stated the wrong way round."""
+    printed = figures_of("ddip").query("table == 'table1' and dataset == 'cifar10' and metric == 'accuracy'")
+    by = printed.set_index(["defense", "attack", printed.eps_255.fillna(0)]).value
+    names = {"FGSM": "fgsm", "PGD": "pgd", "BIM": "bim", "MI-FGSM": "mifgsm", "C&W": "cw", "DDN": "ddn",
+             "Clean": "clean", "Average": "average"}  # fmt: skip
+
+    def value(place: tuple[str, str]) -> float:
+        label, _, eps = place[1].rpartition(" ") if place[1][-1].isdigit() else (place[1], "", "0")
+        return by[place[0], names[label], float(eps)]
+
+    stated = [c for c in claims_of() if c.table == "ddip/table1" and c.setting == {"dataset": "cifar10"} and c.more]
+    assert len(stated) >= 10
+    for claim in stated:
+        margins = [value(first[0]) - value(second[0]) for first, second in claim.pairs()]
+        assert min(margins) > 0, claim.id
+        if claim.prints is not None:
+            assert min(margins) == pytest.approx(claim.prints, abs=0.1), claim.id
+
+
+@pytest.mark.parametrize(
+    ("claim", "values", "verdict"),
+    [
+        (ORDER, {"ddip": right(40, 60), "dipdefend": right(20, 60)}, "holds"),  # 20 discordant of 20
+        (ORDER, {"ddip": right(20, 60), "dipdefend": right(40, 60)}, "contradicted"),
+        (ORDER, {"ddip": right(35, 60), "dipdefend": right(30, 60)}, "undetermined"),  # 5 of 5: p = 0.06
+        (ORDER, {"ddip": right(36, 60), "dipdefend": right(30, 60)}, "holds"),  # 6 of 6: p = 0.03
+        (ORDER, {"ddip": right(30, 60), "dipdefend": right(30, 60)}, "undetermined"),
+        (replace(ORDER, by=10.0), {"ddip": right(300, 400), "dipdefend": right(200, 400)}, "holds"),
+        (replace(ORDER, by=24.0), {"ddip": right(300, 400), "dipdefend": right(200, 400)}, "undetermined"),
+        (replace(ORDER, by=40.0), {"ddip": right(300, 400), "dipdefend": right(200, 400)}, "contradicted"),
+        (ALIKE, {"ddip": right(300, 400), "dipdefend": right(300, 400)}, "holds"),
+        (ALIKE, {"ddip": right(4, 8), "dipdefend": right(4, 8)}, "undetermined"),  # 8 images that all agree
+        (ALIKE, {"ddip": right(300, 400), "dipdefend": right(200, 400)}, "contradicted"),
+        (LEVEL, {"none": right(0, 100)}, "holds"),
+        (LEVEL, {"none": right(0, 10)}, "undetermined"),
+        (LEVEL, {"none": right(30, 100)}, "contradicted"),
+        (replace(LEVEL, at_most=None, at_least=71.0), {"none": right(90, 100)}, "holds"),
+    ],
+)  # fmt: skip
+def test_known_answers(tmp_path, claim, values, verdict):
+    made(tmp_path, cells(**values))
+    (outcome,) = verdicts_of([claim], tmp_path)
+    assert outcome.verdict == verdict
+    assert (outcome.evidence.dataset, outcome.evidence.victim) == ("cifar10", "resnet50")
+    assert outcome.n == len(next(iter(values.values())))
+
+
+def test_the_p_of_one_claim_is_mcnemars(tmp_path):
+    made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60)))
+    (outcome,) = verdicts_of([ORDER], tmp_path)
+    assert outcome.p == pytest.approx(2 * 0.5**20)
+    assert outcome.observed == "under PGD 8: ddip 66.7, dipdefend 33.3 (+33.3)"
+
+
+def test_all_comparisons_must_be_shown_and_one_contradicts(tmp_path):
+    claim = replace(ORDER, than=["dipdefend", "nrp"])
+    made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60), nrp=right(38, 60)))
+    assert verdicts_of([claim], tmp_path)[0].verdict == "undetermined"
+    made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60), nrp=right(60, 60)))
+    (outcome,) = verdicts_of([claim], tmp_path)
+    assert (outcome.verdict, outcome.observed) == ("contradicted", "under PGD 8: ddip 66.7, nrp 100.0 (-33.3)")
+
+
+def test_a_claim_of_which_a_part_is_missing_does_not_hold(tmp_path):
+    made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60)))
+    (outcome,) = verdicts_of([replace(ORDER, than=["dipdefend", "nrp"])], tmp_path)
+    assert (outcome.verdict, outcome.reason) == ("undetermined", "no records of NRP, PGD 8")
+
+
+def test_several_claims_of_a_paper_are_corrected(tmp_path):
+    """One claim with p = 0.03 holds alone, and not among four; that of another paper does not count."""
+    made(tmp_path, cells(ddip=right(36, 60), dipdefend=right(30, 60)))
+    assert verdicts_of([ORDER], tmp_path)[0].verdict == "holds"
+    several = verdicts_of([replace(ORDER, id=str(i)) for i in range(4)], tmp_path)
+    assert [one.verdict for one in several] == ["undetermined"] * 4
+    assert several[0].p == pytest.approx(4 * 2 * 0.5**6)
+    papers = verdicts_of([ORDER, replace(ORDER, paper="oag")], tmp_path)
+    assert [one.verdict for one in papers] == ["holds"] * 2
+
+
+def test_holm_by_hand():
+    corrected = holm(np.array([0.01, 0.04, 0.03, 0.005]))
+    np.testing.assert_allclose(corrected, [0.03, 0.06, 0.06, 0.02])
+
+
+def test_the_number_of_images_decides_when_it_is_there(tmp_path):
+    """Drawn from the observed shares, so many images decide in about 80 % of the cases, and a quarter rarely."""
+    ours, theirs = right(33, 60), right(27, 60, start=20)
+    made(tmp_path, cells(ddip=ours, dipdefend=theirs))
+    (outcome,) = verdicts_of([ORDER], tmp_path)
+    assert (outcome.verdict, outcome.needs) == ("undetermined", 440)
+    draws, decided = np.random.default_rng(0), {}
+    for n in (440, 110):
+        drawn = [draws.integers(60, size=n) for _ in range(200)]
+        decided[n] = np.mean([2 * p_above(ours[one], theirs[one], shares=True) <= 0.05 for one in drawn])
+    assert 0.7 < decided[440] < 0.9
+    assert decided[110] < 0.35
+
+
+def test_averages_and_means_over_columns(tmp_path):
+    table = {
+        (ROWS[name], "FGSM", eps): right(count, 80, start=int(eps))
+        for name, count in (("ddip", 60), ("dipdefend", 30))
+        for eps in (2.0, 4.0)
+    }
+    made(tmp_path, table, average=True)
+    average = replace(ORDER, columns=["Average"])
+    mean = replace(ORDER, id="b", columns=["FGSM 2", "FGSM 4"], over="mean")
+    first, second = verdicts_of([average, mean], tmp_path)
+    assert first.verdict == second.verdict == "holds"
+    assert first.p == second.p, "the average is over these two columns"
+    assert first.observed == "under Average: ddip 75.0, dipdefend 37.5 (+37.5)"
+
+
+def test_ssim_is_compared_by_a_paired_bootstrap(tmp_path):
+    draws = np.random.default_rng(0)
+    base = draws.uniform(0.7, 0.9, 60)
+    claim = replace(ORDER, table="ddip/table2")
+    for shift, verdict in ((0.02, "holds"), (-0.02, "contradicted"), (0.0, "undetermined")):
+        ours = base + shift + draws.normal(0, 0.02, 60)
+        table = cells(ddip=ours, dipdefend=base)
+        made(tmp_path, table, stem="ddip-table2-cifar10-resnet50", metric="ssim")
+        assert verdicts_of([claim], tmp_path)[0].verdict == verdict
+
+
+def test_a_claim_that_no_table_tells_is_not_run(tmp_path):
+    made(tmp_path, cells(none=right(3, 10)))
+    untested = Claim("ddip", "c", "Table 1", "A claim.", not_tested="nobody can tell")
+    outcomes = verdicts_of([ORDER, untested, replace(ORDER, table="ddip/fig4")], tmp_path)
+    assert [one.verdict for one in outcomes] == ["not run"] * 3
+    assert [one.reason for one in outcomes] == [
+        "ddip-table1-cifar10-resnet50 has no records of DDIP as printed, PGD 8",
+        "nobody can tell",
+        "no such table is finished",
+    ]
+
+
+def test_the_setting_nearest_to_the_papers_is_taken(tmp_path):
+    """The embedded data say that it holds, another victim too; the paper's own victim contradicts."""
+    yes, no = right(40, 60), right(20, 60)
+    made(tmp_path, cells(ddip=no, dipdefend=yes))
+    made(tmp_path, cells(ddip=yes, dipdefend=no), stem="ddip-table1-cifar10-resnet56",
+         setting="dataset=cifar10 victim=resnet56")  # fmt: skip
+    assert verdicts_of([ORDER], tmp_path)[0].verdict == "contradicted"
+    for path in tmp_path.glob("*resnet50*"):
+        path.unlink()
+    assert verdicts_of([ORDER], tmp_path)[0].evidence.victim == "resnet56"
+
+
+@pytest.mark.parametrize("kind", ["decisions", "shares", "ssim"])
+def test_no_claim_is_decided_by_chance_more_often_than_allowed(kind):
+    """Six claims without any difference: in about one of twenty families, at most, one of them is decided."""
+    draws, wrong = np.random.default_rng(1), 0
+    for _ in range(100):
+        p = []
+        for _ in range(6):
+            one, other = draws.random((2, 50)) if kind != "decisions" else draws.random((2, 50)) < 0.5
+            sides = [p_above(a, b, shares=kind != "ssim") for a, b in ((one, other), (other, one))]
+            p.append(min(1.0, 2 * min(sides)))
+        wrong += holm(np.array(p)).min() <= 0.05
+    assert wrong <= 10
+
+
+STATED = """
+ddip:
+  - id: a
+    where: Table 1
+    says: A claim.
+    {0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("table: ddip/table9\n    columns: Clean\n    more: ddip\n    than: nrp", "expected a table of "),
+        ("table: ddip/table1\n    columns: Clean\n    more: dddip\n    than: nrp",
+         "ddip/table1 on cifar10, resnet50 has no row 'dddip'; there are none, JPEG 75, comdefend, sr, nrp"),
+        ("table: ddip/table1\n    columns: PGD 16\n    more: ddip\n    than: nrp",
+         "has no column 'PGD 16'; there are Clean, FGSM 2, FGSM 4, FGSM 8, PGD 2,"),
+        ("table: ddip/table1\n    columns: PGD\n    more: ddip\n    than: nrp", "has several columns 'PGD'"),
+        ("table: ddip/table1\n    setting: {dataset: mnist}\n    columns: Clean\n    more: ddip\n    than: nrp",
+         "(cifar10, resnet50; neurips2017, imagenet/resnet101), got {'dataset': 'mnist'}"),
+        ("table: oag/table1\n    columns: C&W\n    more: oag\n    than: tvm", "a setting of the paper's oag/table1"),
+        ("table: ddip/table1\n    columns: Clean\n    more: ddip", "either more or alike, and than"),
+        ("table: ddip/table1\n    columns: Clean\n    alike: ddip\n    than: nrp", "within where there is alike"),
+        ("table: ddip/table1\n    colums: Clean", "expected id, where and says, and of table, setting, rows,"),
+        ("not_tested: why\n    table: ddip/table1", "nothing to compare beside not_tested, got table"),
+        ("table: ddip/table1\n    rows: none\n    columns: Average\n    at_most: 5", "right and wrong answers for a level"),
+        ("by: 3", "expected a table, or not_tested with the reason"),
+    ],
+)  # fmt: skip
+def test_a_claim_that_names_what_there_is_not_is_refused(tmp_path, line, told):
+    path = tmp_path / "claims.yaml"
+    path.write_text(STATED.format(line))
+    with pytest.raises(InputError) as error:
+        for claim in claims_of(path):
+            check(claim)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_records_of_another_schema_are_refused_in_one_line(tmp_path, command):
+    csv = made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60)))
+    parquet = csv.with_name(f"{csv.stem}-records.parquet")
+    records = pd.read_parquet(parquet).drop(columns=["moved"]).assign(moved_by=0.0)
+    records.to_parquet(parquet, index=False)
+    csv.with_suffix(".json").unlink()
+    parquet.rename(tmp_path / "aside")
+    made_again(csv, tmp_path / "aside", parquet)
+    status, _, err = command(command_of.main, "claims", f"tables={tmp_path}")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "expected the columns of this version's record files, got others: without moved and with moved_by" in err
+
+
+def made_again(csv: Path, aside: Path, parquet: Path) -> None:
+    """Put changed records beside a table as though one run had made both."""
+    aside.rename(parquet)
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in csv.parent.iterdir()}
+    csv.with_suffix(".json").write_text(json.dumps({"files": files}))
+
+
+def test_the_command_prints_and_writes_the_verdicts(tmp_path, command):
+    made(tmp_path / "tables", cells(ddip=right(40, 60), dipdefend=right(20, 60)))
+    document = tmp_path / "findings.md"
+    document.write_text(f"# By hand\n\n{shown.BEGIN}\nold\n{shown.END}\n\nMore by hand.\n")
+    words = [f"tables={tmp_path}/tables", f"findings={document}"]
+    status, out, err = command(command_of.main, "claims", *words)
+    assert (status, err) == (0, "")
+    text = document.read_text()
+    assert text.startswith("# By hand\n") and text.endswith("\nMore by hand.\n") and "old" not in text
+    assert "dipdefend-pgd8" in out
+    assert "| **holds**, p = 0.0" in text and "cifar10, resnet50, n = 60" in text
+    status, _, err = command(command_of.main, "claims", *words)
+    assert document.read_text() == text, "written again it is the same"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["paper=dddip"], "paper: expected one of ddip, dip-vit, oag, ride, ncis, got 'dddip'"),
+        (["tables=nowhere"], "tables: expected a folder of finished tables, got nowhere"),
+        (["findings={folder}/none.md"], "cannot be read (No such file or directory)"),
+        (["findings={folder}/unmarked.md"], "expected one line '<!-- claims: begin"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(tmp_path, command, words, told):
+    (tmp_path / "unmarked.md").write_text("# Findings\n")
+    words = [f"tables={tmp_path}", *(word.format(folder=tmp_path) for word in words)]
+    status, _, err = command(command_of.main, "claims", *words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert told in err
+
+
+def test_the_generated_part_of_the_findings_is_current():
+    document = ROOT / "docs" / "findings.md"
+    part = shown.markdown(verdicts_of(claims_of(), ROOT / "results" / "tables"))
+    assert shown.written(document, part) == document.read_text(), "make claims writes it again"
