@@ -9,7 +9,7 @@ from runners import app
 from runners.evaluation.component import build, to_plain_dict
 from runners.files import folder
 from runners.loggers.wandb import WandbLogger
-from runners.report.page import Table
+from runners.tables.reading import Table
 
 
 def main(config: DictConfig) -> None:

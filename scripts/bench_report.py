@@ -21,11 +21,12 @@ from runners.evaluation.cell import Cell
 from runners.evaluator import CellResult
 from runners.files import writable
 from runners.report.__main__ import plotted
-from runners.report.page import Table, page
+from runners.report.page import page
 from runners.store.artifact import file_of, key_of, place
 from runners.tables import render, saved
 from runners.tables.frame import frame_of
 from runners.tables.paper_results import panels_of
+from runners.tables.reading import Table
 
 CHUNK = 250
 TARGETS = {

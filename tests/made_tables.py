@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from runners.cells.schema import COLUMNS
+from runners.evaluation.schema import COLUMNS
 from runners.tables import render, saved
 from runners.tables.frame import COLUMNS as ENTRY
 from runners.tables.order import agreement
@@ -45,7 +45,9 @@ def made(
         mine["id"], mine["command"] = [f"image/{i}" for i in range(len(values))], command
         mine["correct" if metric == "accuracy" else "ssim"] = values
         records.append(mine)
-        entries.append(_entry(row, column, eps, values, metric, (paper or {}).get((row, column, eps)), command))
+        entries.append(
+            _entry(row, column, eps, values, metric, (paper or {}).get((row, column, eps)), command)
+        )
     if average:
         for row in dict.fromkeys(row for row, *_ in cells):
             parts = [values for (of, *_), values in cells.items() if of == row]
@@ -59,7 +61,13 @@ def made(
 
 
 def _entry(
-    row: str, column: str, eps: float | None, values: np.ndarray, metric: str, paper: float | None, command: str
+    row: str,
+    column: str,
+    eps: float | None,
+    values: np.ndarray,
+    metric: str,
+    paper: float | None,
+    command: str,
 ) -> dict:
     value = (100 if metric == "accuracy" else 1) * float(values.mean())
     return {

@@ -10,7 +10,8 @@ import pytest
 
 from runners.files import writable
 from runners.report.__main__ import plotted
-from runners.report.page import Table, page
+from runners.report.page import page
+from runners.tables.reading import Table
 from scripts.bench_report import made_up
 from tests.browser import CHROMIUM, DRIVER, Browser, wait
 

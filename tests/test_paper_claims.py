@@ -1,25 +1,20 @@
-"""The papers' claims: every one names what there is, and made-up records with a known answer give that answer."""
+"""The papers' claims: each names what there is, and made-up records with a known answer give that answer."""
 
-import hashlib
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hydra import initialize_config_dir
 from made_tables import made, right
 
 from data.errors import InputError
 from runners import app
-from runners.claims import __main__ as command_of
 from runners.claims import shown
 from runners.claims.shape import check
 from runners.claims.statement import Claim, claims_of
 from runners.claims.verdicts import holm, verdicts_of
 from runners.tables.paired import p_above
-from runners.tables.published import figures_of
+from runners.tables.paper_results import figures_of
 
 ROOT = app.CONFIGS.parent
 ORDER = Claim("ddip", "a", "Table 1", "DDIP is above DIPDefend.", "ddip/table1", {"dataset": "cifar10"},
@@ -48,8 +43,8 @@ def test_every_claim_names_what_there_is():
         check(claim)
 
 
-def test_every_claim_that_is_tested_holds_in_the_papers_own_figures_or_says_otherwise():
-    """What DDIP's Table 1 prints decides a claim on its averages; so a claim is not stated the wrong way round."""
+def test_the_papers_own_figures_are_as_claimed():
+    """So that no claim is stated the wrong way round: those on DDIP's Table 1 hold in what it prints."""
     printed = figures_of("ddip").query("table == 'table1' and dataset == 'cifar10' and metric == 'accuracy'")
     by = printed.set_index(["defense", "attack", printed.eps_255.fillna(0)]).value
     names = {"FGSM": "fgsm", "PGD": "pgd", "BIM": "bim", "MI-FGSM": "mifgsm", "C&W": "cw", "DDN": "ddn",
@@ -59,7 +54,9 @@ def test_every_claim_that_is_tested_holds_in_the_papers_own_figures_or_says_othe
         label, _, eps = place[1].rpartition(" ") if place[1][-1].isdigit() else (place[1], "", "0")
         return by[place[0], names[label], float(eps)]
 
-    stated = [c for c in claims_of() if c.table == "ddip/table1" and c.setting == {"dataset": "cifar10"} and c.more]
+    stated = [
+        c for c in claims_of() if c.table == "ddip/table1" and c.setting == {"dataset": "cifar10"} and c.more
+    ]
     assert len(stated) >= 10
     for claim in stated:
         margins = [value(first[0]) - value(second[0]) for first, second in claim.pairs()]
@@ -109,7 +106,10 @@ def test_all_comparisons_must_be_shown_and_one_contradicts(tmp_path):
     assert verdicts_of([claim], tmp_path)[0].verdict == "undetermined"
     made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60), nrp=right(60, 60)))
     (outcome,) = verdicts_of([claim], tmp_path)
-    assert (outcome.verdict, outcome.observed) == ("contradicted", "under PGD 8: ddip 66.7, nrp 100.0 (-33.3)")
+    assert (outcome.verdict, outcome.observed) == (
+        "contradicted",
+        "under PGD 8: ddip 66.7, nrp 100.0 (-33.3)",
+    )
 
 
 def test_a_claim_of_which_a_part_is_missing_does_not_hold(tmp_path):
@@ -135,16 +135,16 @@ def test_holm_by_hand():
 
 
 def test_the_number_of_images_decides_when_it_is_there(tmp_path):
-    """Drawn from the observed shares, so many images decide in about 80 % of the cases, and a quarter rarely."""
+    """Drawn from the observed shares, so many images decide in about 80 % of cases, and a quarter rarely."""
     ours, theirs = right(33, 60), right(27, 60, start=20)
     made(tmp_path, cells(ddip=ours, dipdefend=theirs))
     (outcome,) = verdicts_of([ORDER], tmp_path)
-    assert (outcome.verdict, outcome.needs) == ("undetermined", 440)
+    assert (outcome.verdict, outcome.needs) == ("undetermined", 450)
     draws, decided = np.random.default_rng(0), {}
-    for n in (440, 110):
+    for n in (450, 110):
         drawn = [draws.integers(60, size=n) for _ in range(200)]
         decided[n] = np.mean([2 * p_above(ours[one], theirs[one], shares=True) <= 0.05 for one in drawn])
-    assert 0.7 < decided[440] < 0.9
+    assert 0.7 < decided[450] < 0.9
     assert decided[110] < 0.35
 
 
@@ -180,7 +180,7 @@ def test_a_claim_that_no_table_tells_is_not_run(tmp_path):
     outcomes = verdicts_of([ORDER, untested, replace(ORDER, table="ddip/fig4")], tmp_path)
     assert [one.verdict for one in outcomes] == ["not run"] * 3
     assert [one.reason for one in outcomes] == [
-        "ddip-table1-cifar10-resnet50 has no records of DDIP as printed, PGD 8",
+        "ddip-table1-cifar10-resnet50 has no records of DDIP as printed, PGD 8; DIPDefend, PGD 8",
         "nobody can tell",
         "no such table is finished",
     ]
@@ -202,16 +202,17 @@ def test_the_setting_nearest_to_the_papers_is_taken(tmp_path):
 def test_no_claim_is_decided_by_chance_more_often_than_allowed(kind):
     """Six claims without any difference: in about one of twenty families, at most, one of them is decided."""
     draws, wrong = np.random.default_rng(1), 0
-    for _ in range(100):
+    for _ in range(60):
         p = []
         for _ in range(6):
-            one, other = draws.random((2, 50)) if kind != "decisions" else draws.random((2, 50)) < 0.5
+            one, other = draws.random((2, 30)) if kind != "decisions" else draws.random((2, 30)) < 0.5
             sides = [p_above(a, b, shares=kind != "ssim") for a, b in ((one, other), (other, one))]
             p.append(min(1.0, 2 * min(sides)))
         wrong += holm(np.array(p)).min() <= 0.05
-    assert wrong <= 10
+    assert wrong <= 7
 
 
+CLEAN = "\n    columns: Clean\n    more: ddip\n    than: nrp"
 STATED = """
 ddip:
   - id: a
@@ -224,20 +225,22 @@ ddip:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("table: ddip/table9\n    columns: Clean\n    more: ddip\n    than: nrp", "expected a table of "),
+        (f"table: ddip/table9{CLEAN}", "expected a table of "),
         ("table: ddip/table1\n    columns: Clean\n    more: dddip\n    than: nrp",
          "ddip/table1 on cifar10, resnet50 has no row 'dddip'; there are none, JPEG 75, comdefend, sr, nrp"),
         ("table: ddip/table1\n    columns: PGD 16\n    more: ddip\n    than: nrp",
          "has no column 'PGD 16'; there are Clean, FGSM 2, FGSM 4, FGSM 8, PGD 2,"),
         ("table: ddip/table1\n    columns: PGD\n    more: ddip\n    than: nrp", "has several columns 'PGD'"),
-        ("table: ddip/table1\n    setting: {dataset: mnist}\n    columns: Clean\n    more: ddip\n    than: nrp",
+        ("table: ddip/table1\n    setting: {dataset: mnist}" + CLEAN,
          "(cifar10, resnet50; neurips2017, imagenet/resnet101), got {'dataset': 'mnist'}"),
-        ("table: oag/table1\n    columns: C&W\n    more: oag\n    than: tvm", "a setting of the paper's oag/table1"),
+        ("table: oag/table1" + CLEAN, "expected a setting of the paper's oag/table1"),
         ("table: ddip/table1\n    columns: Clean\n    more: ddip", "either more or alike, and than"),
-        ("table: ddip/table1\n    columns: Clean\n    alike: ddip\n    than: nrp", "within where there is alike"),
-        ("table: ddip/table1\n    colums: Clean", "expected id, where and says, and of table, setting, rows,"),
+        ("table: ddip/table1\n    columns: Clean\n    alike: ddip\n    than: nrp",
+         "expected within where there is alike"),
+        ("table: ddip/table1\n    colums: Clean", "expected id, where and says, and of table, setting,"),
         ("not_tested: why\n    table: ddip/table1", "nothing to compare beside not_tested, got table"),
-        ("table: ddip/table1\n    rows: none\n    columns: Average\n    at_most: 5", "right and wrong answers for a level"),
+        ("table: ddip/table1\n    rows: none\n    columns: Average\n    at_most: 5",
+         "right and wrong answers for a level"),
         ("by: 3", "expected a table, or not_tested with the reason"),
     ],
 )  # fmt: skip
@@ -245,63 +248,9 @@ def test_a_claim_that_names_what_there_is_not_is_refused(tmp_path, line, told):
     path = tmp_path / "claims.yaml"
     path.write_text(STATED.format(line))
     with pytest.raises(InputError) as error:
-        for claim in claims_of(path):
-            check(claim)
+        [check(claim) for claim in claims_of(path)]
     assert told in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_records_of_another_schema_are_refused_in_one_line(tmp_path, command):
-    csv = made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60)))
-    parquet = csv.with_name(f"{csv.stem}-records.parquet")
-    records = pd.read_parquet(parquet).drop(columns=["moved"]).assign(moved_by=0.0)
-    records.to_parquet(parquet, index=False)
-    csv.with_suffix(".json").unlink()
-    parquet.rename(tmp_path / "aside")
-    made_again(csv, tmp_path / "aside", parquet)
-    status, _, err = command(command_of.main, "claims", f"tables={tmp_path}")
-    assert status == 2
-    assert err.count("\n") == 1
-    assert "expected the columns of this version's record files, got others: without moved and with moved_by" in err
-
-
-def made_again(csv: Path, aside: Path, parquet: Path) -> None:
-    """Put changed records beside a table as though one run had made both."""
-    aside.rename(parquet)
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in csv.parent.iterdir()}
-    csv.with_suffix(".json").write_text(json.dumps({"files": files}))
-
-
-def test_the_command_prints_and_writes_the_verdicts(tmp_path, command):
-    made(tmp_path / "tables", cells(ddip=right(40, 60), dipdefend=right(20, 60)))
-    document = tmp_path / "findings.md"
-    document.write_text(f"# By hand\n\n{shown.BEGIN}\nold\n{shown.END}\n\nMore by hand.\n")
-    words = [f"tables={tmp_path}/tables", f"findings={document}"]
-    status, out, err = command(command_of.main, "claims", *words)
-    assert (status, err) == (0, "")
-    text = document.read_text()
-    assert text.startswith("# By hand\n") and text.endswith("\nMore by hand.\n") and "old" not in text
-    assert "dipdefend-pgd8" in out
-    assert "| **holds**, p = 0.0" in text and "cifar10, resnet50, n = 60" in text
-    status, _, err = command(command_of.main, "claims", *words)
-    assert document.read_text() == text, "written again it is the same"
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["paper=dddip"], "paper: expected one of ddip, dip-vit, oag, ride, ncis, got 'dddip'"),
-        (["tables=nowhere"], "tables: expected a folder of finished tables, got nowhere"),
-        (["findings={folder}/none.md"], "cannot be read (No such file or directory)"),
-        (["findings={folder}/unmarked.md"], "expected one line '<!-- claims: begin"),
-    ],
-)
-def test_bad_words_are_refused_in_one_line(tmp_path, command, words, told):
-    (tmp_path / "unmarked.md").write_text("# Findings\n")
-    words = [f"tables={tmp_path}", *(word.format(folder=tmp_path) for word in words)]
-    status, _, err = command(command_of.main, "claims", *words)
-    assert (status, err.count("\n")) == (2, 1)
-    assert told in err
 
 
 def test_the_generated_part_of_the_findings_is_current():

@@ -20,8 +20,9 @@ from runners.evaluation.progress import Bar, described
 from runners.evaluation.tally import Tally
 from runners.report import __main__ as report
 from runners.report.image_embedding import Album
-from runners.report.page import Table, page
+from runners.report.page import page
 from runners.report.pictures import KINDS, Pictures
+from runners.tables.reading import Table
 from scripts.bench_report import made_up
 
 

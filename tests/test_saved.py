@@ -12,9 +12,9 @@ from data.errors import InputError
 from runners.app import CONFIGS
 from runners.evaluation.metrics import survived
 from runners.files import write_together
-from runners.report.page import Table
 from runners.tables import render, saved
 from runners.tables.frame import METRICS
+from runners.tables.reading import Table
 from scripts.bench_report import made_up
 
 FOLDER = CONFIGS.parent / "results" / "tables"

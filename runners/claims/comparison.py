@@ -17,7 +17,7 @@ POINT = 0.01  # a point of a claim's margins, of accuracies in shares as of SSIM
 class Comparison:
     """One comparison of a claim, on images of which both sides have values.
 
-    `support` and `against` are one-sided p values: small ones say that the claim holds, and that its opposite does.
+    `support` and `against` are one-sided p values: a small one says that the claim holds, or its opposite.
 
     Args:
         claim: what is compared, and how.

@@ -7,7 +7,7 @@ import pandas as pd
 from runners.claims.finished import Finished
 from runners.claims.shape import config_of
 from runners.tables.layout import on
-from runners.tables.published import figure_of, figures_of, panel_for, printed
+from runners.tables.paper_results import figure_of, figures_of, panel_for, printed
 from runners.tables.saved import EMBEDDED
 
 COUNTS = ("printed", "counterpart", "real data", "own data", "verdict", "matches")
@@ -16,9 +16,9 @@ COUNTS = ("printed", "counterpart", "real data", "own data", "verdict", "matches
 def counted(papers: Sequence[str], tables: Sequence[Finished]) -> pd.DataFrame:
     """The counts of each paper, and of all in the last row, `all`.
 
-    A figure has a counterpart where a finished table shows ours beside it; `real data` are those not only on the
-    embedded data, `own data` those on the data set that the figure is printed for, `verdict` those that may be
-    compared, on the paper's own data, victim and number of images, and `matches` those that agree there.
+    A figure has a counterpart where a finished table shows ours beside it. `real data` are those not only on
+    the embedded data, `own data` those on the data set that the figure is printed for, `verdict` those that may
+    be compared, on the paper's own data, victim and number of images, and `matches` those that agree there.
     """
     found: dict[tuple[str, int], set[str]] = {}
     for one in tables:

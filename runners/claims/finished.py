@@ -1,4 +1,4 @@
-"""Finished tables: which table of a paper each file is, on which data set and victim, and with what records."""
+"""Finished tables: which table of a paper each is, on which data set and victim, and with what records."""
 
 import re
 from collections.abc import Iterable
@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import InputError
-from runners.cells.schema import COLUMNS
 from runners.claims.shape import config_of
-from runners.pages.page import Table
-from runners.tables.published import Panel, panel_for
+from runners.evaluation.schema import COLUMNS
+from runners.tables.paper_results import PaperSetting, panel_for
+from runners.tables.reading import Table
 from runners.tables.render import column_name
 from runners.tables.saved import EMBEDDED, RECORDS, stem_of
 from runners.tables.values import Values
@@ -28,12 +28,12 @@ class Finished:
     name: str
     dataset: str
     victim: str
-    panel: Panel | None
+    panel: PaperSetting | None
     table: Table
 
     @property
     def nearness(self) -> tuple[bool, ...]:
-        """Greater for a table that comes nearer to the paper's own: victim, a stand-in for it, data set, real data."""
+        """Greater for a table that is nearer to the paper's: victim, a stand-in for it, data set, real data."""
         same = self.panel is not None and self.dataset == self.panel.dataset
         own = same and self.victim == self.panel.victim
         return own, same and self.victim in self.panel.stand_ins, same, self.dataset != EMBEDDED[0]
@@ -55,7 +55,7 @@ class Finished:
         return {(entry.row, column_name(entry)): place for place, (_, entry) in enumerate(entries)}
 
     def check_records(self) -> None:
-        """Raise InputError unless the records have the columns of this version's record files, or are missing."""
+        """Raise InputError where there are records without the columns of this version's record files."""
         records = self.table.records
         ours, theirs = {column.name for column in COLUMNS}, set(records.columns)
         if records.empty or (ours == theirs and records.correct.dtype == bool):

@@ -27,10 +27,10 @@ def agreements(tables: Sequence[Finished]) -> Table:
     for place in (2, 3, 4):
         shown.columns[place].justify = "right"
     shown.caption = (
-        "Of the pairs of entries in a column that the paper separates by more than 5 points: how many are ordered "
-        "the same way here beyond chance, how many the other way, and how many are undecided. Rank correlation: "
-        "Kendall's, of all figures with the paper's, and its 95 % interval. –: the table has no records, or the "
-        "paper prints no figures of it."
+        "Of the pairs of entries in a column that the paper separates by more than 5 points: how many are "
+        "ordered the same way here beyond chance, how many the other way, and how many are undecided. Rank "
+        "correlation: Kendall's, of all figures with the paper's, and its 95 % interval. –: the table has no "
+        "records, or the paper prints no figures of it."
     )
     return shown
 
@@ -43,8 +43,8 @@ def counts(counted: pd.DataFrame) -> Table:
     for column in shown.columns[1:]:
         column.justify = "right"
     shown.caption = (
-        "Printed figures; those with a figure of ours beside them in a finished table; those where ours is of real "
-        "data, and of the data set that the paper prints; those with a verdict, where data, victim and number of "
-        "images are the paper's too; and those that match."
+        "Printed figures; those with a figure of ours beside them in a finished table; those where ours is of "
+        "real data, and of the data set that the paper prints; those with a verdict, where data, victim and "
+        "number of images are the paper's too; and those that match."
     )
     return shown

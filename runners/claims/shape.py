@@ -11,7 +11,7 @@ from data.errors import InputError
 from runners.app import CONFIGS, names_of
 from runners.claims.statement import Claim
 from runners.tables.layout import on
-from runners.tables.published import Panel, panels_of
+from runners.tables.paper_results import PaperSetting, panels_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Shape:
     columns: tuple[Column, ...]
 
     def row(self, name: str) -> str:
-        """The label of the row of this label or else of this defense. Raises LookupError where not just one is."""
+        """The label of the row of this label or else of this defense; LookupError where not just one is."""
         labels = [label for label, _ in self.rows]
         if name in labels:
             return name
@@ -94,7 +94,7 @@ def _kind(knowledge: str) -> str:
     return get_class(target).declared_kind()
 
 
-def panels_for(claim: Claim) -> list[Panel]:
+def panels_for(claim: Claim) -> list[PaperSetting]:
     """The paper's settings that the claim is about."""
     return [
         panel

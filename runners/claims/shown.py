@@ -12,17 +12,17 @@ from rich.text import Text
 
 from data.errors import InputError
 from runners.claims.verdicts import ALPHA, Outcome
-from runners.pages.page import TEMPLATES, environment
 from runners.tables.render import markdown_table
 
 BEGIN, END = "<!-- claims: begin, written by make claims -->", "<!-- claims: end -->"
 VERDICTS = ("holds", "contradicted", "undetermined", "not run")
 STYLES = {"holds": "green", "contradicted": "red", "undetermined": "yellow", "not run": "dim"}
 METHOD = (
-    "Each claim is evaluated on the finished table that comes nearest to the paper's own setting. Accuracies are "
-    "compared by McNemar's exact test on the same images; margins, averages and SSIM by a paired bootstrap; a share "
-    "with a number by the binomial test. p is corrected by Holm's method for all claims of the paper that were "
-    f"evaluated, and decides below {ALPHA:g}. The observed figures are of the comparison that is hardest for the claim."
+    "Each claim is evaluated on the finished table that comes nearest to the paper's own setting. Accuracies "
+    "are compared by McNemar's exact test on the same images; margins, averages and SSIM by a paired bootstrap; "
+    "a share with a number by the binomial test. p is corrected by Holm's method for all claims of the paper "
+    f"that were evaluated, and decides below {ALPHA:g}. The observed figures are of the comparison that is "
+    "hardest for the claim."
 )
 
 
@@ -105,32 +105,6 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
             lines.append(f"* Not run, {reason[0].lower()}{reason[1:].rstrip('.')}: {', '.join(of_reason)}.")
         lines += [""] if waiting else []
     return "\n".join(lines).rstrip() + "\n"
-
-
-def html(outcomes: Sequence[Outcome]) -> str:
-    """The verdicts as a page of the report, which links to the pages of the tables."""
-    papers = [
-        {
-            "name": paper,
-            "counted": counted(part),
-            "claims": [
-                {
-                    "text": claim_text(one),
-                    "verdict": one.verdict,
-                    "told": verdict_text(one).removeprefix(one.verdict),
-                    "observed": one.observed,
-                    "setting": setting_text(one),
-                    "table": one.evidence.table.stem if one.evidence else "",
-                    "departs": "; ".join(one.departs),
-                }
-                for one in part
-            ],
-        }
-        for paper, part in by_paper(outcomes)
-    ]
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    template = environment().get_template("claims.html")
-    return template.render(papers=papers, counted=counted(outcomes), method=METHOD, style=style)
 
 
 def _letters(outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """A claim as it is stated in results/papers/claims.yaml, and what it compares.
 
-The file maps each paper to its claims. A claim says in our own words what the paper says, where it says it, in which
-table of ours its figures stand (`table`), and, where the claim is about one of several settings of that
-table, about which (`setting`). It takes one of these forms; rows are named by label or by the paper's word for
-the defense, columns by label with eps and kind of knowledge:
+The file maps each paper to its claims. A claim says in our own words what the paper says, where it says it,
+in which table of ours its figures stand (`table`), and, where the claim is about one of several settings of
+that table, about which (`setting`). It takes one of these forms; rows are named by label or by the paper's
+word for the defense, columns by label with eps and kind of knowledge:
 
 * `columns`, `more`, `than`: in each of the columns every row of `more` lies above every row of `than`; with `by`
   by more than so many points. With `rows` in place of `columns`, `more` and `than` are columns.
@@ -11,8 +11,8 @@ the defense, columns by label with eps and kind of knowledge:
 * `rows`, `columns`, `at_least` or `at_most`: each of these accuracies is above or below so many percent.
 * `not_tested`: why no table can tell.
 
-With `over: mean` the means over all `columns` (or `rows`) are compared, instead of each of them. `prints` is
-the difference that the paper states, and `reading` says how we read words that name no number.
+With `over: mean` the means over all `columns` (or `rows`) are compared, instead of each of them. `prints`
+is the difference that the paper states, and `reading` says how we read words that name no number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from data.errors import InputError
-from runners.tables.published import PAPERS
+from runners.tables.paper_results import PAPERS
 
 FILE = PAPERS / "claims.yaml"
 LISTS = ("rows", "columns", "more", "than", "alike")
@@ -78,7 +78,7 @@ class Claim:
 
 
 def claims_of(path: Path = FILE) -> list[Claim]:
-    """All claims of all papers. Raises InputError, with the claim, for one that is not stated as it should be."""
+    """All claims of all papers. Raises InputError for one that is not stated as it should be."""
     try:
         stated = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError) as error:

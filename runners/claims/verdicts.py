@@ -2,7 +2,8 @@
 
 A claim holds where each of its comparisons is shown (the largest p counts), and is contradicted where the
 opposite of one of them is (the smallest p counts, times the number of comparisons). The smaller of the two
-p values, doubled since either may win, is corrected by Holm's method for the claims of the paper that were evaluated.
+p values, doubled since either may win, is corrected by Holm's method for the claims of the paper that were
+evaluated.
 """
 
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def verdicts_of(claims: Sequence[Claim], tables: Path) -> list[Outcome]:
 
 
 def verdicts(claims: Sequence[Claim], tables: Sequence[Finished]) -> list[Outcome]:
-    """The outcome of each claim, in their order; `tables` are sorted, the nearest to the paper's own first."""
+    """The outcome of each claim, in their order; of `tables` the first is the nearest to the paper's own."""
     found: dict[int, Outcome] = {}
     tested: dict[str, dict[int, _Tested]] = {}
     for place, claim in enumerate(claims):

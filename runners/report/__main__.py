@@ -23,7 +23,9 @@ from runners.claims.statement import claims_of
 from runners.claims.verdicts import verdicts_of
 from runners.files import writable, write_whole
 from runners.report import curves, plots, traces
-from runners.report.page import TEMPLATES, Table, environment, page
+from runners.report.claims import claims_page
+from runners.report.page import TEMPLATES, environment, page
+from runners.tables.reading import Table
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ def write_claims(tables: Path, folder: Path) -> bool:
     except InputError as error:
         app.tell(f"left out: the page of claims: {error}")
         return False
-    write_whole(folder / "claims.html", shown.html(found).encode())
+    write_whole(folder / "claims.html", claims_page(found).encode())
     app.tell(f"{folder / 'claims.html'}: {shown.counted(found)}")
     return True
 

@@ -1,4 +1,4 @@
-"""How well a table repeats the order of the paper's figures: the numbers, and the sentence that states them."""
+"""How well a table repeats the order of the paper's figures: the numbers, and a sentence that states them."""
 
 from dataclasses import dataclass
 
@@ -23,9 +23,9 @@ class Agreement:
         """One sentence for the legend of a table."""
         pairs = self.same + self.opposite + self.undecided
         said = (
-            f"Agreement with the paper: it separates {pairs} pairs of entries in a column by more than 5 points; "
-            f"ours are ordered the same way in {self.same}, the other way in {self.opposite}, each beyond chance, "
-            f"and {self.undecided} are undecided"
+            f"Agreement with the paper: it separates {pairs} pairs of entries in a column by more than 5 "
+            f"points; ours are ordered the same way in {self.same}, the other way in {self.opposite}, each "
+            f"beyond chance, and {self.undecided} are undecided"
         )
         if self.correlation is None:
             return said

@@ -1,4 +1,4 @@
-"""The agreement of a table with its paper, on whatever data and victim it was made. Pure functions of records."""
+"""The agreement of a table with its paper, on whatever data and victim. Pure functions of records."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, kendalltau
 
-from runners.cells.metrics import mcnemar
+from runners.evaluation.metrics import mcnemar
 from runners.tables.agreement import Agreement
 from runners.tables.frame import RESULTS
 from runners.tables.render import column_name
@@ -40,7 +40,7 @@ def agreement(frame: pd.DataFrame, records: pd.DataFrame) -> Agreement | None:
 
 
 def _resampled(values: np.ndarray) -> np.ndarray:
-    """(RESAMPLES, entries): the means over images that were drawn again with replacement, the same for all."""
+    """(RESAMPLES, entries): means over images drawn again with replacement, the same images for all."""
     draws, n = np.random.default_rng(0), len(values)
     rows = max(1, min(RESAMPLES, 10**7 // n))
     parts = []
@@ -86,7 +86,7 @@ def _p(one: np.ndarray, other: np.ndarray, differences: np.ndarray) -> float:
 def _correlation(
     frame: pd.DataFrame, common: pd.DataFrame, means: np.ndarray
 ) -> tuple[int, float | None, float | None, float | None]:
-    """Kendall's correlation of the figures of the first metric with the paper's, and its bootstrap interval."""
+    """How many figures of the first metric there are, Kendall's correlation, and its bootstrap interval."""
     metric = frame.metric.iloc[common.columns[0]]
     chosen = [i for i, place in enumerate(common.columns) if frame.metric.iloc[place] == metric]
     printed = frame.paper.iloc[common.columns[chosen]].to_numpy(float)

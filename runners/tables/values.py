@@ -1,10 +1,10 @@
-"""What the entries of a table are computed from: one value for each image, from the table's frame and records."""
+"""What the entries of a table are computed from: one value for each image, from its frame and records."""
 
 from collections.abc import Mapping
 
 import pandas as pd
 
-from runners.cells.metrics import survived
+from runners.evaluation.metrics import survived
 from runners.tables.figures import per_image, under_all
 from runners.tables.frame import METRICS, RESULTS
 

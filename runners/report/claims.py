@@ -1,0 +1,33 @@
+"""The verdicts on the papers' claims as a page of the report."""
+
+from collections.abc import Sequence
+
+from runners.claims import shown
+from runners.claims.verdicts import Outcome
+from runners.report.page import TEMPLATES, environment
+
+
+def claims_page(outcomes: Sequence[Outcome]) -> str:
+    """The verdicts as a page of the report, which links to the pages of the tables."""
+    papers = [
+        {
+            "name": paper,
+            "counted": shown.counted(part),
+            "claims": [
+                {
+                    "text": shown.claim_text(one),
+                    "verdict": one.verdict,
+                    "told": shown.verdict_text(one).removeprefix(one.verdict),
+                    "observed": one.observed,
+                    "setting": shown.setting_text(one),
+                    "table": one.evidence.table.stem if one.evidence else "",
+                    "departs": "; ".join(one.departs),
+                }
+                for one in part
+            ],
+        }
+        for paper, part in shown.by_paper(outcomes)
+    ]
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    template = environment().get_template("claims.html")
+    return template.render(papers=papers, counted=shown.counted(outcomes), method=shown.METHOD, style=style)

@@ -1,0 +1,88 @@
+"""A finished table as it lies in files: a CSV file of its figures, a JSON file beside it, and the records."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+
+import pandas as pd
+
+from attacks.knowledge import MEANING
+from data.errors import InputError
+from runners import untrusted
+from runners.tables import render, saved
+from runners.tables.agreement import Agreement
+from runners.tables.frame import COLUMNS
+
+TEXT = ("row", "defense", "column", "attack", "knowledge", "knowledge_kind", "metric", "flags", "verdict",
+        "status", "note", "command", "record")  # fmt: skip
+ADDED_LATER = ("queries", "knowledge_kind")  # columns that older tables lack
+SAFE = {  # what is looked up, what becomes a part of file names, and what people copy into a shell
+    "knowledge_kind": re.compile("|".join(MEANING)),
+    "record": re.compile("[0-9a-f]{8}"),
+    "command": re.compile(r"python -m runners\.\w+( [^;|&<>`$\\]*)?"),
+}
+HEADING = {"title": str, "note": str, "setting": str, "legend": [str]}  # of the JSON beside a table
+AGREEMENT = {  # the same, of the agreement with the paper
+    **dict.fromkeys(("same", "opposite", "undecided", "figures"), int),
+    **dict.fromkeys(("correlation", "low", "high"), (float, int, NoneType)),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it lies in files: its frame, its records (perhaps none), what stands around it."""
+
+    stem: str
+    frame: pd.DataFrame
+    records: pd.DataFrame
+    title: str
+    note: str
+    setting: str
+    legend: Sequence[str]
+    agreement: Agreement | None = None  # with the paper's figures
+
+    @classmethod
+    def read(cls, path: Path) -> "Table":
+        """The table of this CSV file and of what lies beside it. Raises InputError where it is none."""
+        try:
+            frame = pd.read_csv(
+                path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT, object)
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        if lacking := [name for name in COLUMNS if name not in (*frame, *ADDED_LATER)]:
+            raise InputError(f"{path}: expected a table's columns; it lacks {', '.join(lacking)}")
+        saved.check(path)
+        if "knowledge_kind" not in frame:
+            frame["knowledge_kind"] = frame["knowledge"]
+        frame = frame.assign(**{name: frame[name].fillna("") for name in TEXT}, best=frame.best.astype(bool))
+        if "queries" not in frame:
+            frame["queries"] = float("nan")
+        for name in TEXT:
+            for value in frame[name].dropna().unique():
+                untrusted.check_text(value, f"{path}: {name}")
+                if value and name in SAFE and not SAFE[name].fullmatch(value):
+                    raise InputError(f"{path}: {name}: expected {SAFE[name].pattern}, got {value!r:.80}")
+        beside = path.with_suffix(".json")
+        parquet = path.with_name(f"{path.stem}-records.parquet")
+        if frame.empty:
+            raise InputError(f"{path}: expected figures, got none; make the table again")
+        try:
+            told = untrusted.parsed(beside.read_bytes(), str(beside), {}) if beside.is_file() else {}
+            records = pd.read_parquet(parquet) if parquet.is_file() else pd.DataFrame({"command": []})
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{beside} or {parquet}: cannot be read ({error}); make the table again"
+            ) from error
+        untrusted.check_shape(
+            told, {name: kind for name, kind in HEADING.items() if name in told}, str(beside)
+        )
+        heading = render.Heading(told.get("title", path.stem), told.get("note", ""), told.get("setting", ""))
+        legend = told.get("legend") or render.legend(frame, heading)
+        agrees = None
+        if told.get("agreement") is not None:
+            untrusted.check_shape(told["agreement"], AGREEMENT, f"{beside}: agreement")
+            agrees = Agreement(**{name: told["agreement"][name] for name in AGREEMENT})
+        return cls(path.stem, frame, records, heading.title, heading.note, heading.setting, legend, agrees)
