@@ -5,8 +5,8 @@
 `list` names each table with its cells, its default number of images, what it cost here and the paper's
 settings; the finished tables and how well they agree with their papers; and how many of the papers' printed
 figures have one of ours beside them. `run` makes them one after another, each in a process of its own.
-`cost` makes them from an empty store and appends their processor time to results/bench/tables.csv. A table that fails does not stop the
-others. Exit status 1 where one failed.
+`cost` makes them from an empty store and appends their processor time to results/bench/tables.csv. A table
+that fails does not stop the others. Exit status 1 where one failed.
 """
 
 import resource

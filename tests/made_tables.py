@@ -28,6 +28,7 @@ def made(
     paper: Mapping[tuple[str, str, float | None], float] | None = None,
     metric: str = "accuracy",
     average: bool = False,
+    entry: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a table with all its files; the CSV file.
 
@@ -35,6 +36,7 @@ def made(
         cells: right or wrong for each image, or its SSIM, by row, column and eps.
         paper: the paper's figures of the same cells.
         average: whether each row ends in an average of its cells.
+        entry: what else the frame says of every cell.
     """
     entries, records = [], []
     for (row, column, eps), values in cells.items():
@@ -51,8 +53,8 @@ def made(
     if average:
         for row in dict.fromkeys(row for row, *_ in cells):
             parts = [values for (of, *_), values in cells.items() if of == row]
-            entry = _entry(row, "Average", None, np.mean(parts, axis=0), metric, None, "")
-            entries.append(entry | {"attack": "average", "knowledge_kind": ""})
+            one = _entry(row, "Average", None, np.mean(parts, axis=0), metric, None, "")
+            entries.append(one | {"attack": "average", "knowledge_kind": ""})
     frame, whole = pd.DataFrame(entries, columns=list(ENTRY)), pd.concat(records, ignore_index=True)
     heading = render.Heading("A table", "", "made up", agreement(frame, whole))
     folder.mkdir(parents=True, exist_ok=True)

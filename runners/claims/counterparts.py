@@ -17,8 +17,8 @@ def counted(papers: Sequence[str], tables: Sequence[Finished]) -> pd.DataFrame:
     """The counts of each paper, and of all in the last row, `all`.
 
     A figure has a counterpart where a finished table shows ours beside it. `real data` are those not only on
-    the embedded data, `own data` those on the data set that the figure is printed for, `verdict` those that may
-    be compared, on the paper's own data, victim and number of images, and `matches` those that agree there.
+    the embedded data, `own data` those on the data set that the figure is printed for, `verdict` those that
+    may be compared, on the paper's own data, victim and number of images, and `matches` those that agree.
     """
     found: dict[tuple[str, int], set[str]] = {}
     for one in tables:

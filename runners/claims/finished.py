@@ -33,7 +33,7 @@ class Finished:
 
     @property
     def nearness(self) -> tuple[bool, ...]:
-        """Greater for a table that is nearer to the paper's: victim, a stand-in for it, data set, real data."""
+        """Greater where it is nearer to the paper's: its victim, a stand-in, its data set, real data."""
         same = self.panel is not None and self.dataset == self.panel.dataset
         own = same and self.victim == self.panel.victim
         return own, same and self.victim in self.panel.stand_ins, same, self.dataset != EMBEDDED[0]

@@ -43,8 +43,8 @@ def counts(counted: pd.DataFrame) -> Table:
     for column in shown.columns[1:]:
         column.justify = "right"
     shown.caption = (
-        "Printed figures; those with a figure of ours beside them in a finished table; those where ours is of "
-        "real data, and of the data set that the paper prints; those with a verdict, where data, victim and "
-        "number of images are the paper's too; and those that match."
+        "Printed figures; those with a figure of ours beside them in a finished table; those where ours is "
+        "of real data, and of the data set that the paper prints; those with a verdict, where data, victim "
+        "and number of images are the paper's too; and those that match."
     )
     return shown

@@ -19,8 +19,8 @@ VERDICTS = ("holds", "contradicted", "undetermined", "not run")
 STYLES = {"holds": "green", "contradicted": "red", "undetermined": "yellow", "not run": "dim"}
 METHOD = (
     "Each claim is evaluated on the finished table that comes nearest to the paper's own setting. Accuracies "
-    "are compared by McNemar's exact test on the same images; margins, averages and SSIM by a paired bootstrap; "
-    "a share with a number by the binomial test. p is corrected by Holm's method for all claims of the paper "
+    "are compared by McNemar's exact test on the same images; margins, averages and SSIM by a paired "
+    "bootstrap; a share with a number by the binomial test. p is corrected by Holm's method for all claims of the paper "
     f"that were evaluated, and decides below {ALPHA:g}. The observed figures are of the comparison that is "
     "hardest for the claim."
 )

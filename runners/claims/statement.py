@@ -5,8 +5,8 @@ in which table of ours its figures stand (`table`), and, where the claim is abou
 that table, about which (`setting`). It takes one of these forms; rows are named by label or by the paper's
 word for the defense, columns by label with eps and kind of knowledge:
 
-* `columns`, `more`, `than`: in each of the columns every row of `more` lies above every row of `than`; with `by`
-  by more than so many points. With `rows` in place of `columns`, `more` and `than` are columns.
+* `columns`, `more`, `than`: in each of the columns every row of `more` lies above every row of `than`; with
+  `by`, by more than so many points. With `rows` in place of `columns`, `more` and `than` are columns.
 * `columns`, `alike`, `than`, `within`: the same, but they differ by less than so many points.
 * `rows`, `columns`, `at_least` or `at_most`: each of these accuracies is above or below so many percent.
 * `not_tested`: why no table can tell.

@@ -108,7 +108,7 @@ def verdicts(claims: Sequence[Claim], tables: Sequence[Finished]) -> list[Outcom
 def holm(p: np.ndarray) -> np.ndarray:
     """P values of several hypotheses, corrected so that any false rejection has a chance of at most alpha.
 
-    Holm (1979, Scandinavian Journal of Statistics 6, 65-70): the k-th smallest of m is multiplied by m - k + 1.
+    Holm (1979, Scandinavian Journal of Statistics 6, 65-70) multiplies the k-th smallest of m by m - k + 1.
     """
     order = np.argsort(p)
     corrected = np.empty(len(p))
@@ -168,7 +168,7 @@ def _values(side: Side, evidence: Finished) -> tuple[pd.Series, bool] | str:
 
 
 def _names(claim: Claim, first: Side, second: Side | None) -> tuple[str, str]:
-    """What stands before the two figures: what differs between the sides, and of the first what they share."""
+    """What stands before the two figures: in which column or row, and whose they are."""
     (row, column), several = first[0], len(first) > 1
     if second is None:
         return f"{row} under {column}", ""

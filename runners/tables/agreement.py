@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Agreement:
-    """Pairs of entries in a column that the paper separates by more than five points, by how ours are ordered.
+    """Pairs of entries in a column that the paper separates by more than 5 points, by how ours are ordered.
 
     `correlation` is Kendall's, of all our figures with the paper's, and `low` and `high` bound its 95 %
     interval; they are None where fewer than three figures can be compared.

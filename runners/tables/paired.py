@@ -48,7 +48,7 @@ def p_above(first: np.ndarray, second: np.ndarray, by: float = 0.0, *, shares: b
 def images_needed(
     first: np.ndarray, second: np.ndarray, by: float, *, shares: bool, alpha: float
 ) -> int | None:
-    """How many images would show, with a power of 0.8, that the difference is on the side of `by` where it is.
+    """How many images would show, with a power of 0.8, on which side of `by` the difference is.
 
     It is estimated from the mean and the spread of the differences that were observed (Connor 1987,
     Biometrics 43, 207-211, where the values are right and wrong). None where the observed difference equals
