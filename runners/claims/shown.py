@@ -20,9 +20,9 @@ STYLES = {"holds": "green", "contradicted": "red", "undetermined": "yellow", "no
 METHOD = (
     "Each claim is evaluated on the finished table that comes nearest to the paper's own setting. Accuracies "
     "are compared by McNemar's exact test on the same images; margins, averages and SSIM by a paired "
-    "bootstrap; a share with a number by the binomial test. p is corrected by Holm's method for all claims of "
-    f"the paper that were evaluated, and decides below {ALPHA:g}. The observed figures are of the comparison "
-    "that is hardest for the claim. docs/claims.md has the details."
+    "bootstrap; a share with a number by the binomial test. p is corrected by Holm's method for all claims "
+    f"of the paper that were evaluated, and decides below {ALPHA:g}. The observed figures are of the "
+    "comparison that is hardest for the claim. docs/claims.md has the details."
 )
 
 
