@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import InputError
+from runners import untrusted
 from runners.claims.shape import config_of
 from runners.evaluation.schema import COLUMNS
 from runners.tables.paper_results import PaperSetting, panel_for
@@ -75,7 +76,8 @@ def finished(folder: Path, names: Iterable[str]) -> list[Finished]:
     """The finished tables of a folder that are one of these tables, the nearest to the paper's own first."""
     found = []
     for path in sorted(folder.glob("*.csv")):
-        first = pd.read_csv(path, usecols=lambda name: name == "command", dtype=object)
+        with untrusted.readable(str(path)):
+            first = pd.read_csv(path, usecols=lambda name: name == "command", dtype=object)
         setting = SETTING.search(" ".join(first.get("command", pd.Series(dtype=object)).dropna().head(1)))
         if setting is None:
             continue
