@@ -47,9 +47,9 @@ def made(
         mine["id"], mine["command"] = [f"image/{i}" for i in range(len(values))], command
         mine["correct" if metric == "accuracy" else "ssim"] = values
         records.append(mine)
-        entries.append(
-            _entry(row, column, eps, values, metric, (paper or {}).get((row, column, eps)), command)
-        )
+        printed = (paper or {}).get((row, column, eps))
+        one = _entry(row, column, eps, values, metric, printed, command)
+        entries.append(one | dict(entry or {}))
     if average:
         for row in dict.fromkeys(row for row, *_ in cells):
             parts = [values for (of, *_), values in cells.items() if of == row]

@@ -51,7 +51,7 @@ def test_the_command_prints_and_writes_the_verdicts(tmp_path, command):
     text = document.read_text()
     assert text.startswith("# By hand\n")
     assert text.endswith("\nMore by hand.\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert "dipdefend-pgd8" in out
     assert "| **holds**, p = " in text
     assert "| cifar10, resnet50, n = 60 |" in text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Agreement:
     """Pairs of entries in a column that the paper separates by more than 5 points, by how ours are ordered.
 
-    `correlation` is Kendall's, of all our figures with the paper's, and `low` and `high` bound its 95 %
+    `correlation` is Spearman's, of all our figures with the paper's, and `low` and `high` bound its 95 %
     interval; they are None where fewer than three figures can be compared.
     """
 
@@ -30,6 +30,6 @@ class Agreement:
         if self.correlation is None:
             return said
         return (
-            f"{said}. Kendall's rank correlation of {self.figures} figures with the paper's: "
+            f"{said}. Spearman's rank correlation of {self.figures} figures with the paper's: "
             f"{self.correlation:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
         )

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, kendalltau
+from scipy.stats import false_discovery_control, rankdata, spearmanr, zscore
 
 from runners.evaluation.metrics import mcnemar
 from runners.tables.agreement import Agreement
@@ -86,14 +86,15 @@ def _p(one: np.ndarray, other: np.ndarray, differences: np.ndarray) -> float:
 def _correlation(
     frame: pd.DataFrame, common: pd.DataFrame, means: np.ndarray
 ) -> tuple[int, float | None, float | None, float | None]:
-    """How many figures of the first metric there are, Kendall's correlation, and its bootstrap interval."""
+    """How many figures of the first metric there are, Spearman's correlation, and its bootstrap interval."""
     metric = frame.metric.iloc[common.columns[0]]
     chosen = [i for i, place in enumerate(common.columns) if frame.metric.iloc[place] == metric]
     printed = frame.paper.iloc[common.columns[chosen]].to_numpy(float)
     ours = common.iloc[:, chosen].mean().to_numpy()
     if len(chosen) < 3 or (printed == printed[0]).all() or (ours == ours[0]).all():
         return len(chosen), None, None, None
-    drawn = np.array([kendalltau(printed, row).statistic for row in means[:, chosen]])
-    drawn = drawn[np.isfinite(drawn)]  # a resample in which all of ours are equal has no order
-    low, high = (float(end) for end in np.percentile(drawn, (2.5, 97.5)))
-    return len(chosen), float(kendalltau(printed, ours).statistic), low, high
+    drawn = means[:, chosen]
+    drawn = drawn[(drawn != drawn[:, :1]).any(axis=1)]  # where all of ours are equal they have no order
+    places, ranks = zscore(rankdata(printed)), zscore(rankdata(drawn, axis=1), axis=1)
+    low, high = (float(end) for end in np.percentile(ranks @ places / len(chosen), (2.5, 97.5)))
+    return len(chosen), float(spearmanr(printed, ours).statistic), low, high
