@@ -13,6 +13,7 @@ from runners.claims import shown
 from runners.claims.shape import check
 from runners.claims.statement import Claim, claims_of
 from runners.claims.verdicts import holm, verdicts_of
+from runners.report.claims import claims_page
 from runners.tables import paired
 from runners.tables.paired import p_above
 from runners.tables.paper_results import figures_of
@@ -185,6 +186,22 @@ def test_a_claim_that_no_table_tells_is_not_run(tmp_path):
         "nobody can tell",
         "no such table is finished",
     ]
+
+
+def test_what_departs_from_the_paper_stands_beside_the_verdict(tmp_path):
+    said = {"note": "ours: trained here; the paper: a misprint", "flags": "small_n attack_weak"}
+    made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60)), entry=said)
+    (outcome,) = verdicts_of([ORDER], tmp_path)
+    assert outcome.departs == (
+        "DDIP as printed: trained here",
+        "DDIP as printed, PGD 8: the attack is weaker than the paper's (attack_weak)",
+        "DIPDefend: trained here",
+        "DIPDefend, PGD 8: the attack is weaker than the paper's (attack_weak)",
+    )
+    told = shown.markdown([outcome])
+    assert "| cifar10, resnet50, n = 60 | a, b, c, d |" in told
+    assert "* a: DDIP as printed: trained here" in told
+    assert "DDIP as printed: trained here; " in claims_page([outcome])
 
 
 def test_the_setting_nearest_to_the_papers_is_taken(tmp_path):

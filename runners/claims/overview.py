@@ -29,8 +29,8 @@ def agreements(tables: Sequence[Finished]) -> Table:
     shown.caption = (
         "Of the pairs of entries in a column that the paper separates by more than 5 points: how many are "
         "ordered the same way here beyond chance, how many the other way, and how many are undecided. Rank "
-        "correlation: Spearman's, of all figures with the paper's, and its 95 % interval. –: the table has no "
-        "records, or the paper prints no figures of it."
+        "correlation: Spearman's, of all figures with the paper's, and its 95 % interval. –: the table has "
+        "no records, or the paper prints no figures of it."
     )
     return shown
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -66,17 +67,21 @@ def setting_text(outcome: Outcome) -> str:
     return "" if one is None else f"{one.dataset}, {one.victim}, n = {outcome.n:,}"
 
 
-def console(outcomes: Sequence[Outcome]) -> Table:
-    """One row for each claim that was evaluated; the others are only counted."""
-    shown = Table("claim", "verdict", "observed", "on", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def console(outcomes: Sequence[Outcome]) -> Group:
+    """One row for each claim that was evaluated, by papers; the others are only counted."""
+    tables = []
     for paper, part in by_paper(outcomes):
-        shown.add_row(Text(paper, style="bold"), Text(counted(part), style="bold"))
+        title = f"{paper}, {counted(part)}"
+        shown = Table(
+            "claim", "verdict", "observed", "on", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title
+        )
+        shown.title_justify = "left"
         for one in part:
             if one.verdict != "not run":
                 told = Text(verdict_text(one), style=STYLES[one.verdict])
                 shown.add_row(one.claim.id, told, Text(one.observed), Text(setting_text(one)))
-        shown.add_section()
-    return shown
+        tables.append(shown if shown.row_count else Text(title, style="italic"))
+    return Group(*tables)
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:

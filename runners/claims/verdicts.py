@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from runners.claims.comparison import Comparison, compared
+from runners.claims.departures import departs
 from runners.claims.finished import Finished, finished
 from runners.claims.shape import panels_for, shape_of
 from runners.claims.statement import Claim, Side
@@ -128,9 +129,14 @@ def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
         tested = _compare(claim, one)
         if tested.comparisons:
             return tested
-    return Outcome(
-        claim, "not run", reason=f"{mine[0].table.stem} has no records of {'; '.join(tested.lacking)}"
-    )
+    reason = f"{mine[0].table.stem} has no records of {_listed(tested.lacking)}"
+    return Outcome(claim, "not run", reason=reason)
+
+
+def _listed(lacking: Sequence[str]) -> str:
+    """The first places without values, and how many more there are."""
+    more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+    return "; ".join(lacking[:3]) + more
 
 
 def _compare(claim: Claim, evidence: Finished) -> _Tested:
@@ -186,12 +192,12 @@ def _outcome(tested: _Tested, p: float, alpha: float) -> Outcome:
     made = Outcome(
         tested.claim,
         "undetermined",
-        reason=f"no records of {'; '.join(tested.lacking)}" if tested.lacking else "",
+        reason=f"no records of {_listed(tested.lacking)}" if tested.lacking else "",
         evidence=tested.evidence,
         observed=(hardest if favoured else worst).text(),
         n=min(one.n for one in tested.comparisons),
         p=p,
-        departs=_departs(tested),
+        departs=departs(tested.claim, tested.evidence),
     )
     if p <= ALPHA:
         return replace(made, verdict="holds" if favoured else "contradicted")
@@ -213,28 +219,3 @@ def _needed(tested: _Tested, alpha: float) -> int | None:
         counts = [one.images(alpha) for one in tested.comparisons]
         count = None if None in counts else max(counts)
     return None if count is None else int(float(f"{count:.1e}"))
-
-
-def _departs(tested: _Tested) -> tuple[str, ...]:
-    """What differs from the paper: the setting, and what the entries' notes and flags say."""
-    table, found = tested.evidence.table, {}
-    if table.note:
-        found[table.note.removeprefix("differs from the paper: ").removesuffix("; no verdict")] = None
-    shape = shape_of(tested.evidence.name, tested.evidence.dataset, tested.evidence.victim)
-    for row, column in _places(tested.claim):
-        try:
-            place = tested.evidence.places.get((shape.row(row), shape.column(column).name))
-        except LookupError:
-            continue
-        if place is None:
-            continue
-        entry = table.frame.iloc[place]
-        ours = [note for note in entry.note.split("; the paper: ")[:1] if note.startswith("ours: ")]
-        found |= dict.fromkeys(f"{entry.row}: {note.removeprefix('ours: ')}" for note in ours)
-        if "attack_weak" in entry["flags"].split():
-            found[f"{entry.row}, {column}: the attack is weaker than the paper's (attack_weak)"] = None
-    return tuple(found)
-
-
-def _places(claim: Claim) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(place for pair in claim.pairs() for side in pair if side for place in side))

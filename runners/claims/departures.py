@@ -1,0 +1,30 @@
+"""What departs from the paper where a claim is evaluated."""
+
+from runners.claims.finished import Finished
+from runners.claims.shape import shape_of
+from runners.claims.statement import Claim
+
+
+def departs(claim: Claim, evidence: Finished) -> tuple[str, ...]:
+    """What differs from the paper: the setting, and what the entries' notes and flags say."""
+    table, found = evidence.table, {}
+    if table.note:
+        found[table.note.removeprefix("differs from the paper: ").removesuffix("; no verdict")] = None
+    shape = shape_of(evidence.name, evidence.dataset, evidence.victim)
+    for row, column in _places(claim):
+        try:
+            place = evidence.places.get((shape.row(row), shape.column(column).name))
+        except LookupError:
+            continue
+        if place is None:
+            continue
+        entry = table.frame.iloc[place]
+        ours = [note for note in entry.note.split("; the paper: ")[:1] if note.startswith("ours: ")]
+        found |= dict.fromkeys(f"{entry.row}: {note.removeprefix('ours: ')}" for note in ours)
+        if "attack_weak" in entry["flags"].split():
+            found[f"{entry.row}, {column}: the attack is weaker than the paper's (attack_weak)"] = None
+    return tuple(found)
+
+
+def _places(claim: Claim) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(place for pair in claim.pairs() for side in pair if side for place in side))
