@@ -129,7 +129,10 @@ def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
         tested = _compare(claim, one)
         if tested.comparisons:
             return tested
-    reason = f"{mine[0].table.stem} has no records of {_listed(tested.lacking)}"
+    nearest = mine[0].table
+    if nearest.records.empty:
+        return Outcome(claim, "not run", reason=f"{nearest.stem} has no file of records")
+    reason = f"{nearest.stem} has no records of {_listed(tested.lacking)}"
     return Outcome(claim, "not run", reason=reason)
 
 
