@@ -1,5 +1,6 @@
 """The papers' claims: each names what there is, and made-up records with a known answer give that answer."""
 
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -272,7 +273,11 @@ def test_a_claim_that_names_what_there_is_not_is_refused(tmp_path, line, told):
     assert "\n" not in str(error.value)
 
 
-def test_the_generated_part_of_the_findings_is_current():
+def test_the_generated_part_of_the_findings_is_that_of_the_committed_tables(tmp_path):
     document = ROOT / "docs" / "findings.md"
-    part = shown.markdown(verdicts_of(claims_of(), ROOT / "results" / "tables"))
+    archive = subprocess.run(["git", "archive", "HEAD", "results/tables"], cwd=ROOT, capture_output=True)
+    if archive.returncode:
+        pytest.skip("no clone of the repository")
+    subprocess.run(["tar", "-x", "-C", tmp_path], input=archive.stdout, check=True)
+    part = shown.markdown(verdicts_of(claims_of(), tmp_path / "results" / "tables"))
     assert shown.written(document, part) == document.read_text(), "make claims writes it again"

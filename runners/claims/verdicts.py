@@ -19,6 +19,7 @@ from runners.claims.departures import departs
 from runners.claims.finished import Finished, finished
 from runners.claims.shape import panels_for, shape_of
 from runners.claims.statement import Claim, Side
+from runners.tables.saved import EMBEDDED
 
 ALPHA = 0.05
 Verdict = Literal["holds", "contradicted", "undetermined", "not run"]
@@ -77,11 +78,12 @@ class _Tested:
 
 
 def verdicts_of(claims: Sequence[Claim], tables: Path) -> list[Outcome]:
-    """The outcome of each claim on the finished tables of a folder.
+    """The outcome of each claim on the finished tables of a folder, those on the embedded data left out.
 
     Raises InputError where the records of one of them are of another schema than this version's.
     """
-    found = finished(tables, sorted({claim.table for claim in claims if claim.table}))
+    names = sorted({claim.table for claim in claims if claim.table})
+    found = [one for one in finished(tables, names) if one.dataset != EMBEDDED[0]]
     for one in found:
         one.check_records()
     return verdicts(claims, found)
