@@ -77,7 +77,7 @@ class Attack(ABC):
         check_images(images, name="images to attack")
         target.budget = self.queries
         before = [(count.forward, count.backward) for count in target.counts]
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             if self.batch_coupled:
                 made = lockstep(
                     lambda model, i: self._one(model, images[i : i + 1], labels[i : i + 1]), target, seeds

@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.checkpoint import checkpoint
+
+from data.memory import within_memory
 
 ROUNDING = 1e-6  # so far attacks' own resizing and sums leave [0, 1], where purifiers take nothing else
 
@@ -48,7 +51,9 @@ class Target(nn.Module):
         fixed: every answer has the same draw, that of `seeds` themselves.
         gives: "gradient" for logits that have one, "score" for logits, "decision" for the class alone, as
             one-hot logits.
-        batch: rows that the view is given at once; all of them where None.
+        batch: rows that the view is given at once; all of them where None. Halved where memory runs out.
+        recompute: forget what the gradient needs of each batch, and compute it anew in the backward pass, so
+            that memory holds one batch at a time. An answer with a gradient then takes one pass more.
         device: where the view computes.
     """
 
@@ -61,11 +66,12 @@ class Target(nn.Module):
         fixed: bool = False,
         gives: Answer = "gradient",
         batch: int | None = None,
+        recompute: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.view, self.seeds, self.eot, self.gives, self.batch = view, list(seeds), eot, gives, batch
-        self.fixed = fixed
+        self.fixed, self.recompute = fixed, recompute
         self.budget: int | None = None  # queries an image has, where the attack sets a limit
         self.before_answering: Callable[[], None] | None = None  # called at each question
         self.counts = [Counts() for _ in self.seeds]
@@ -117,7 +123,11 @@ class Target(nn.Module):
         differentiable = self.gives == "gradient" and torch.is_grad_enabled()
         # An attack's randomness is not the defense's.
         with _disable_current_modes(), torch.set_grad_enabled(differentiable):
-            parts = [self.view(rows[i : i + size], seeds[i : i + size]) for i in range(0, len(rows), size)]
+            parts, fitting = within_memory(
+                lambda part: self._viewed(rows[part], seeds[part]), len(rows), size
+            )
+            if fitting < size:
+                self.batch = fitting
             logits = torch.cat(parts) if len(parts) > 1 else parts[0]
             if not torch.isfinite(logits).all():  # a decision would make a class of NaN
                 raise AttackError("expected finite logits of the defense under attack, got NaN or infinity")
@@ -128,6 +138,17 @@ class Target(nn.Module):
         if self.gives == "decision":
             logits = _decided(logits, images.dtype)
         return logits.to(images.device)
+
+    def _viewed(self, rows: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The view's answer about some rows."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self.view(rows, seeds)
+
+        def answer(rows: Tensor) -> Tensor:  # in the backward pass the attack's modes are active again
+            with _disable_current_modes():
+                return self.view(rows, seeds)
+
+        return checkpoint(answer, rows, use_reentrant=False, preserve_rng_state=False)
 
     def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
         """A gradient was taken with respect to rows of `owners`. Raises AttackError where it is no number."""

@@ -3,6 +3,7 @@ Reconstruction-based Defense Framework. https://arxiv.org/abs/2108.00180
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from data.errors import InputError
 from purifiers.fitting.trace import Iterate, Readout, Trace, TracePurifier
 from purifiers.purifier import TRIAL_STEPS
+
+# How many pixels the images may have together about which the victim is asked at once in a line search. On a
+# CPU it is asked image by image: then its rounding does not depend on the other images of the batch.
+AT_ONCE = {"cpu": 0, "cuda": 2**22}
 
 
 class DDIP(TracePurifier):
@@ -131,9 +136,9 @@ class _Crossings:
 
     def _keep(self, rows: Tensor, before: Tensor, after: Tensor, labels: Tensor) -> None:
         if self.purifier.crossings is None:
-            for i in rows.tolist():  # one at a time: no image's line search depends on another's
-                pair = slice(i, i + 1)
-                self.total[i] += self._manifold(i, before[pair], after[pair], labels[pair])[0]
+            for part in self._groups([1] * len(rows)):
+                owners = rows[part]
+                self.total[owners] += self._manifold(owners, before[owners], after[owners], labels[owners])
         else:
             slots = self.found[rows] % self.purifier.crossings
             self.before[rows, slots] = before[rows]
@@ -142,7 +147,37 @@ class _Crossings:
         self.found[rows] += 1
 
     def result(self) -> Tensor:
-        return torch.stack([self._one(i) for i in range(len(self.targets))])
+        found, k = self.found.tolist(), self.purifier.crossings
+        results = [
+            (self.total[i] / count).clamp(0, 1) if count else torch.stack([x[i] for x in self.recent]).mean(0)
+            for i, count in enumerate(found)
+        ]
+        if k is not None:
+            counts = [min(count, k) for count in found]
+            for group in self._groups(counts):
+                owners = [i for i in group for _ in range(counts[i])]
+                kept = owners, [slot for i in group for slot in range(counts[i])]
+                manifold = self._manifold(owners, self.before[kept], self.after[kept], self.labels[kept])
+                for i, own in zip(group, manifold.split([counts[i] for i in group]), strict=True):
+                    results[i] = own.mean(0).clamp(0, 1)
+        return torch.stack(results)
+
+    def _groups(self, counts: Sequence[int]) -> list[list[int]]:
+        """The images by their positions in `counts`, which says how many pairs each has, in groups about
+        which the victim is asked at once. An image without pairs is in none."""
+        height, width = self.targets.shape[2:]
+        each, most = (self.purifier.grid + 1) * height * width, AT_ONCE[self.targets.device.type]
+        groups: list[list[int]] = []
+        held = 0
+        for i, count in enumerate(counts):
+            if not count:
+                continue
+            if not groups or held + count * each > most:
+                groups.append([])
+                held = 0
+            groups[-1].append(i)
+            held += count * each
+        return groups
 
     def boundary(self, i: int) -> Tensor:
         """(K, C, H, W): image i's last on-boundary images, oldest first, for those who look at a trace."""
@@ -150,32 +185,24 @@ class _Crossings:
         order = [slot % k for slot in range(max(found - k, 0), found)] if k else []
         return self._on_boundary(self.before[i, order], self.after[i, order], self.labels[i, order])
 
-    def _one(self, i: int) -> Tensor:
-        found = int(self.found[i])
-        if found == 0:
-            return torch.stack([images[i] for images in self.recent]).mean(0)
-        if self.purifier.crossings is None:
-            return (self.total[i] / found).clamp(0, 1)
-        kept = slice(min(found, self.purifier.crossings))
-        manifold = self._manifold(i, self.before[i, kept], self.after[i, kept], self.labels[i, kept])
-        return manifold.mean(0).clamp(0, 1)
-
-    def _manifold(self, i: int, before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
-        """(K, C, H, W): the on-manifold images of image i's pairs (Eq. 6)."""
+    def _manifold(
+        self, owners: Tensor | Sequence[int], before: Tensor, after: Tensor, labels: Tensor
+    ) -> Tensor:
+        """(M, C, H, W): the on-manifold images of M pairs that belong to the images `owners` (Eq. 6)."""
         boundary = self._on_boundary(before, after, labels)
-        manifold = boundary + self.purifier.push * (boundary - self.targets[i])
+        manifold = boundary + self.purifier.push * (boundary - self.targets[owners])
         return manifold.clamp(0, 1) if self.purifier.clip == "each" else manifold
 
     def _on_boundary(self, before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
-        """(K, C, H, W): for each pair, the grid point where the victim is least decided."""
+        """(M, C, H, W): for each pair, the grid point where the victim is least decided."""
         share = torch.linspace(0, 1, self.purifier.grid + 1, device=before.device)
         mix = share.view(-1, 1, 1, 1, 1)
-        points = mix * before + (1 - mix) * after  # (N + 1, K, C, H, W)
+        points = mix * before + (1 - mix) * after  # (N + 1, M, C, H, W)
         with torch.no_grad():
             scores = self.victim(points.flatten(0, 1)).unflatten(0, points.shape[:2])
         if self.purifier.tie == "probabilities":
             scores = scores.softmax(-1)
         index = labels.expand(len(share), -1, -1)
-        gap = scores.gather(2, index).diff(dim=2).abs().squeeze(2)  # (N + 1, K)
+        gap = scores.gather(2, index).diff(dim=2).abs().squeeze(2)  # (N + 1, M)
         best = gap.argmin(0)
         return points[best, torch.arange(len(before), device=before.device)]

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.fitting.engine import SGD, Fit, Networks, Parameters, Stack
+from purifiers.fitting.engine import SGD, Fit, Networks, Parameters
+from purifiers.fitting.stack import Stack
 from purifiers.fitting.trace import Newest, Readout, Trace, TracePurifier
 from purifiers.networks.fcn import conv_parameters
 
@@ -59,7 +60,7 @@ class Generator:
         x = stack.conv_blocks(inputs, weight, bias, stride=self.stride)
         if self.activation == "middle":
             x = F.relu_(x)
-        full = parameters["full.weight"].unsqueeze(0).contiguous(memory_format=torch.channels_last)
+        full = stack.laid_out(parameters["full.weight"].unsqueeze(0))
         x = (x * full).unflatten(1, (stack.size, -1)).sum((2, 3, 4)) + parameters["full.bias"]
         return x if self.activation == "middle" else F.leaky_relu(x, SLOPE)
 

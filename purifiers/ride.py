@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.fitting.engine import Adam, Architecture, Fit, Networks, Stack
+from purifiers.fitting.engine import Adam, Architecture, Fit, Networks
+from purifiers.fitting.stack import Stack
 from purifiers.fitting.trace import Iterate, Newest, Readout, Trace, TracePurifier
 
 

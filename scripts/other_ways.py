@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purifiers.fitting.engine import Stack
+from purifiers.fitting.stack import Stack
 
 DEPTH, WIDTH, SKIP, SCALES = 4, 32, 3, 3  # DDIP Appendix B, CIFAR-10
 

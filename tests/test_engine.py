@@ -1,6 +1,9 @@
 """The batched engine against the plain way: one image, torch.nn modules, torch.optim.Adam."""
 
+import contextlib
 import gc
+import types
+import weakref
 
 import pytest
 import torch
@@ -8,13 +11,19 @@ from conftest import linear_victim, random_images
 from torch import nn
 
 from data.errors import InputError
+from data.memory import memory_ran_out
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP, DIPTrace
 from purifiers.dipdefend import DIPDefend
+from purifiers.fitting import engine
 from purifiers.fitting.draws import Draws
-from purifiers.fitting.engine import Stack
+from purifiers.fitting.stack import Stack
+from purifiers.networks.fcn import FCN
 from purifiers.networks.skipnet import SkipNet
+from purifiers.networks.unet import UNet
+from purifiers.oag import Generator, OAGTrace
 from purifiers.purifier import purify_together
+from purifiers.ride import RIDETrace
 
 NETWORKS = {
     "medium": SkipNet(
@@ -236,3 +245,96 @@ def test_a_convolution_over_blocks_is_the_strided_one(kernel, stride, size):
     at = torch.randn_like(plain)
     for ours, theirs in zip(*(torch.autograd.grad(y, leaves, at) for y in (blocks, plain)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["dip", "ride", "unet", "oag"])
+def test_a_fit_leaves_nothing_to_the_garbage_collector(name, monkeypatch):
+    """Its parameters are freed as it ends. Reference cycles would keep them on the device until the next
+    collection, which knows nothing of how full the device is."""
+    traces = {
+        "dip": DIPTrace(network=NETWORKS["small"]),
+        "ride": RIDETrace(network=FCN(filters=[4]), iterations=2),
+        "unet": RIDETrace(network=UNet(filters=[4, 4]), iterations=2),
+        "oag": OAGTrace(network=Generator(kernel=3, filters=4), image_steps=1),
+    }
+    kept: list[weakref.ref] = []
+    make = engine.Networks.__init__
+
+    def noted(self, *args, **words):
+        make(self, *args, **words)
+        kept.extend(weakref.ref(parameter) for parameter in self.parameters.values())
+
+    monkeypatch.setattr(engine.Networks, "__init__", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        traces[name].stream(random_images(2, 16), [0, 1], 3, lambda step, images: None)
+        assert len(kept) > 2
+        assert [ref() for ref in kept if ref() is not None] == []
+    finally:
+        gc.enable()
+
+
+class FakeCUDA:
+    """What the engine asks of CUDA, noted; the work itself is done here and now."""
+
+    def __init__(self, monkeypatch, *, memory_ends: bool = False) -> None:
+        self.streams, self.captured_on, self.replays, self.waits = [], [], 0, []
+        self.memory_ends = memory_ends
+        for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        engine._side_stream.cache_clear()
+
+    def Stream(self, device):  # noqa: N802
+        self.streams.append(types.SimpleNamespace(wait_stream=self.waits.append, device=device))
+        return self.streams[-1]
+
+    def current_stream(self):
+        return types.SimpleNamespace(wait_stream=self.waits.append)
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        yield
+
+    def CUDAGraph(self):  # noqa: N802
+        return self
+
+    def replay(self):
+        self.replays += 1
+
+    @contextlib.contextmanager
+    def graph(self, graph, *, stream):
+        self.captured_on.append(stream)
+        try:
+            yield
+            if self.memory_ends:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            if self.memory_ends:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def on_fake_cuda(monkeypatch) -> None:
+    monkeypatch.setattr(engine.Fit, "_is_captured", property(lambda self: True))
+
+
+def test_all_fits_share_one_side_stream(monkeypatch):
+    """The memory of a stream can be used on that stream only: a stream for each step held it many times."""
+    cuda = FakeCUDA(monkeypatch)
+    on_fake_cuda(monkeypatch)
+    for _ in range(3):
+        trajectory(NETWORKS["small"], random_images(1, 16), [0], engine.WARM_UP + 3)
+    assert len(cuda.streams) == 1
+    assert cuda.captured_on == cuda.streams * 3
+    assert cuda.replays == 3 * 3
+    assert len(cuda.waits) == 3 * 2 * engine.WARM_UP
+    engine._side_stream.cache_clear()
+
+
+def test_memory_that_ends_while_a_graph_is_captured_is_told_from_other_errors(monkeypatch):
+    FakeCUDA(monkeypatch, memory_ends=True)
+    on_fake_cuda(monkeypatch)
+    with pytest.raises(RuntimeError, match="previous error") as raised:
+        trajectory(NETWORKS["small"], random_images(1, 16), [0], engine.WARM_UP + 3)
+    assert memory_ran_out(raised.value)
+    engine._side_stream.cache_clear()

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from runners.evaluation.memory import memory_ran_out, within_memory
+from data.memory import memory_ran_out, within_memory
 
 
 def squares(limit: int, error: Exception, seen: list[int]):
@@ -52,7 +52,6 @@ import resource, sys, torch
 torch.set_num_threads(1)
 from purifiers.networks.fcn import FCN
 from purifiers.ride import RIDE, RIDETrace
-from runners.evaluation.memory import within_memory
 images = torch.rand(32, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 ride = RIDE(trace=RIDETrace(network=FCN(filters=[16, 16, 16]), iterations=2), checkpoints=1)
 few = ride(images[:8], seeds=range(8))

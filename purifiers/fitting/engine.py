@@ -7,15 +7,16 @@ is therefore what it would be alone, up to rounding. On a CPU even the rounding 
 channels fill whole vector registers (tested), so batches are filled up to a multiple of FILL.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from purifiers.fitting.draws import Draws
+from purifiers.fitting.stack import STACKS, Stack
 
 Parameters = Mapping[str, Tensor]
 
@@ -23,77 +24,6 @@ Parameters = Mapping[str, Tensor]
 # only rounding into a full step, so that after some steps such a difference can be seen.
 FILL = 8
 WARM_UP = 3  # steps before a CUDA graph is captured, in which libraries choose and allocate
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Layers of `size` independent networks that lie side by side along the channels."""
-
-    size: int
-    draws: Draws
-
-    def conv(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: str
-    ) -> Tensor:
-        """Convolution that keeps the size (divided by the stride), for odd and even kernels.
-
-        `padding` is F.pad's mode. An even kernel takes its extra row and column at the far end.
-        """
-        k = weight.shape[-1]
-        if padding == "constant" and k % 2:  # zeros: the convolution's own
-            return F.conv2d(x, weight, bias, stride=stride, padding=k // 2, groups=self.size)
-        if k > 1:
-            near, far = (k - 1) // 2, k // 2
-            x = F.pad(x, (near, far, near, far), mode=padding)
-        return F.conv2d(x, weight, bias, stride=stride, groups=self.size)
-
-    def conv_blocks(self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int) -> Tensor:
-        """`conv` of an odd kernel on zero padding, as one of stride 1 over blocks of stride x stride pixels.
-
-        Equal up to rounding. On a CPU the gradient to x takes less than half the time (docs/performance.md).
-        """
-        k = weight.shape[-1]
-        whole = -(-k // stride) * stride  # the kernel, filled up with zeros to whole blocks
-        weight = F.pad(weight, (0, whole - k, 0, whole - k))
-        near = k // 2
-        down, right = ((-(-side // stride) - 1) * stride + whole - side - near for side in x.shape[2:])
-        blocks = F.pixel_unshuffle(F.pad(x, (near, right, near, down)), stride)
-        blocks = blocks.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(blocks, F.pixel_unshuffle(weight, stride), bias, groups=self.size)
-
-    def conv_back(
-        self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, size: Sequence[int]
-    ) -> Tensor:
-        """Transposed convolution on zero padding to images of `size`; weights are (in, out, k, k)."""
-        k = weight.shape[-1]
-        beyond = [side - 1 - stride * (small - 1) for side, small in zip(size, x.shape[2:], strict=True)]
-        return F.conv_transpose2d(
-            x, weight, bias, stride=stride, padding=k // 2, output_padding=beyond, groups=self.size
-        )
-
-    def norm(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """Batch normalisation of each image by its own statistics."""
-        return F.batch_norm(x, None, None, scale, shift, training=True)
-
-    def concat(self, parts: Sequence[Tensor]) -> Tensor:
-        """Join the channels of each network's parts."""
-        last = [part.permute(0, 2, 3, 1).unflatten(3, (self.size, -1)) for part in parts]
-        return torch.cat(last, 4).flatten(3).permute(0, 3, 1, 2)
-
-    def dropout(self, x: Tensor, share: float) -> Tensor:
-        """Set a random share of the values to zero and enlarge the others; active at all times."""
-        n, _, height, width = x.shape
-        kept = self.draws.chosen(1 - share, (n, height, width, x.shape[1] // self.size))
-        return x * self.beside(kept.permute(0, 1, 4, 2, 3)).to(x.dtype).div_(1 - share)
-
-    def beside(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), or (B, n, C, H, W), to (n, B*C, H, W): the networks' images side by side."""
-        images = images if images.ndim == 5 else images.unsqueeze(1)
-        return images.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-
-    def apart(self, x: Tensor) -> Tensor:
-        """(n, B*C, H, W) to (B, n, C, H, W)."""
-        return x.unflatten(1, (self.size, -1)).transpose(0, 1)
 
 
 @runtime_checkable
@@ -126,11 +56,13 @@ class Networks:
         if images.device.type == "cpu" and (extra := -len(images) % FILL):
             images = torch.cat([images, images[-1:].expand(extra, -1, -1, -1)])
             seeds = [*seeds, *[seeds[-1]] * extra]
-        self.images, self.stack = images, Stack(len(images), Draws(seeds, images.device))
+        stack = STACKS[images.device.type]
+        self.images, self.stack = images, stack(len(images), Draws(seeds, images.device))
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         drawn = [architecture.initialise(tuple(images.shape[1:]), g) for g in self.generators]
         self.parameters = {
-            name: leaf(torch.cat([one[name] for one in drawn]).to(images)) for name in drawn[0]
+            name: leaf(self.stack.laid_out(torch.cat([one[name] for one in drawn]).to(images)))
+            for name in drawn[0]
         }
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -203,8 +135,12 @@ class Fit:
         """Take `steps` steps. `observe` is called after each with its number in this run, from 0, and the
         images that its loss was taken of, before the update: (asked, C, H, W), detached."""
         for step in range(steps):
-            images = self._replay() if self.networks.images.is_cuda else self._step()
+            images = self._replay() if self._is_captured else self._step()
             observe(step, images[: self.networks.asked])
+
+    @property
+    def _is_captured(self) -> bool:
+        return self.networks.images.is_cuda
 
     @torch.enable_grad()
     def _step(self) -> Tensor:
@@ -216,22 +152,31 @@ class Fit:
 
     def _replay(self) -> Tensor:
         self.taken += 1
+        aside = _side_stream(self.networks.images.device)
         if self.taken <= WARM_UP:
-            aside = torch.cuda.Stream()
+            # What is allocated aside is used again aside only, after all that the current stream had to do
+            # with it: so every step begins and ends with a wait.
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 images = self._step()
             torch.cuda.current_stream().wait_stream(aside)
             return images
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=aside):
                 self.images = self._step()
+            self.graph = graph
         self.graph.replay()
         return self.images.clone()
 
 
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream on which steps are warmed up and captured. The memory that a stream has freed can only
+    be used again on that stream, so that many streams would hold many times the memory."""
+    return torch.cuda.Stream(device)
+
+
 def leaf(x: Tensor) -> Tensor:
-    """To be learnt, in the layout of the stack."""
-    layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-    return x.detach().contiguous(memory_format=layout).requires_grad_()
+    """To be learnt, in the layout that it has."""
+    return x.detach().requires_grad_()

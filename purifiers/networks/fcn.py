@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import InputError
-from purifiers.fitting.engine import Parameters, Stack
+from purifiers.fitting.engine import Parameters
+from purifiers.fitting.stack import Stack
 
 
 @dataclass(frozen=True)

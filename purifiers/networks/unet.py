@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import InputError
-from purifiers.fitting.engine import Parameters, Stack
+from purifiers.fitting.engine import Parameters
+from purifiers.fitting.stack import Stack
 from purifiers.networks.fcn import conv_parameters
 
 
@@ -52,21 +53,21 @@ class UNet:
 
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
         """Stacked images to stacked images, both (n, B*C, H, W)."""
+        x = self._scale(inputs, 0, parameters, stack)
+        x = stack.conv(x, parameters["out.weight"], parameters["out.bias"], padding="constant")
+        return torch.sigmoid(x) if self.bounded else x
 
-        def conv(x: Tensor, name: str) -> Tensor:
-            weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-            return stack.conv(x, weight, bias, padding="constant")
+    def _scale(self, x: Tensor, i: int, p: Parameters, stack: Stack) -> Tensor:
+        """Scale i and all within it."""
 
         def twice(x: Tensor, name: str) -> Tensor:
-            return F.relu_(conv(F.relu_(conv(x, f"{name}a")), f"{name}b"))
+            for one in (f"{name}a", f"{name}b"):
+                x = F.relu_(stack.conv(x, p[f"{one}.weight"], p[f"{one}.bias"], padding="constant"))
+            return x
 
-        def scale(x: Tensor, i: int) -> Tensor:
-            x = twice(x, f"down{i}")
-            if i + 1 == len(self.filters):
-                return x
-            inner = scale(F.max_pool2d(x, 2), i + 1)
-            grown = F.interpolate(inner, size=x.shape[2:], mode="bilinear", align_corners=False)
-            return twice(stack.concat([x, grown]), f"up{i}")
-
-        x = conv(scale(inputs, 0), "out")
-        return torch.sigmoid(x) if self.bounded else x
+        x = twice(x, f"down{i}")
+        if i + 1 == len(self.filters):
+            return x
+        inner = self._scale(F.max_pool2d(x, 2), i + 1, p, stack)
+        grown = F.interpolate(inner, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return twice(stack.concat([x, grown]), f"up{i}")

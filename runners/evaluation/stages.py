@@ -16,13 +16,13 @@ from attacks.knowledge import Knowledge
 from attacks.target import AttackError, Target
 from data.errors import InputError
 from data.images import rounded
+from data.memory import within_memory
 from purifiers.purifier import Purifier, PurifierError, purify_together
 from runners.evaluation import metrics
 from runners.evaluation.cell import Crafting, Purifying
 from runners.evaluation.component import Spec, build, seed_of
 from runners.evaluation.guard import UNCHANGED, Guard, change
 from runners.evaluation.keeping import Keeping
-from runners.evaluation.memory import within_memory
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored

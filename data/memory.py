@@ -1,5 +1,6 @@
 """Finds the batch that fits into memory by trying, since no rule predicts it."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -37,13 +38,29 @@ def within_memory(work: Callable[[slice], T], count: int, batch: int) -> tuple[l
             batch //= 2
         else:
             continue
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # here the failed attempt's tensors are no longer held
+        free()  # here the failed attempt's tensors are no longer held
     return parts, batch
 
 
-def memory_ran_out(error: BaseException) -> bool:
-    """PyTorch has a class for it on CUDA and only words on a CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        word in str(error).lower() for word in WORDS
-    )
+def memory_ran_out(error: BaseException | None) -> bool:
+    """Whether the error, or one during whose handling it was raised, says so. PyTorch has a class for it on
+    CUDA and only words on a CPU.
+
+    Where memory ends while a CUDA graph is captured, the end of the capture fails in turn, and only the
+    error's context tells why.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def free() -> None:
+    """Give back to the device what no tensor holds. Tensors in reference cycles are collected first, since
+    the cache can only return memory that is not in use."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,127 @@
+"""A device that is not there, for tests of what only a GPU would refuse.
+
+Tensors on it say that they are on `meta`, and hold real values on the CPU. As CUDA does, it refuses to
+compute with a tensor of the CPU, and it sees every copy between the two and every value that Python reads:
+on a GPU each of them waits for all that was asked of the device before.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+aten = torch.ops.aten
+DEVICE = torch.device("meta")
+BETWEEN = {aten.copy_.default, aten._to_copy.default}
+# CUDA takes positions on the CPU and copies them to the device.
+INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
+MAKERS = {torch.tensor, torch.as_tensor, Tensor.new_tensor}
+
+
+class _There(Tensor):
+    """A tensor of the pretended device."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, real: Tensor) -> "_There":
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            real.size(),
+            strides=real.stride(),
+            storage_offset=real.storage_offset(),
+            dtype=real.dtype,
+            layout=real.layout,
+            device=DEVICE,
+        )
+        made.held = real
+        return made
+
+    def __repr__(self, **_: Any) -> str:
+        return f"there({self.held})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise RuntimeError(f"{func} was called on the pretended device, which is not active")
+
+
+class _FromPython(TorchFunctionMode):
+    """Lists of numbers become tensors of the device; PyTorch's own way would leave those of `meta` empty."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func not in MAKERS:
+            return func(*args, **kwargs)
+        device = kwargs.pop("device", args[0].device if func is Tensor.new_tensor else "cpu")
+        if func is Tensor.new_tensor:
+            kwargs.setdefault("dtype", args[0].dtype)
+            args = args[1:]
+        return torch.tensor(*args, **kwargs, device="cpu").to(device)
+
+
+class PretendedDevice(TorchDispatchMode):
+    """Within, `torch.device("meta")` computes, and what it has to wait for is noted.
+
+    Attributes:
+        waits: the operations that made the CPU and the device wait for each other, in their order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        self.from_python = _FromPython()
+
+    def __enter__(self) -> "PretendedDevice":
+        self.from_python.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *problem: Any) -> None:
+        super().__exit__(*problem)
+        self.from_python.__exit__(*problem)
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, before anything is measured."""
+        return tensor if isinstance(tensor, _There) else _There(tensor.detach().clone())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        device = kwargs.get("device")
+        asked = device is not None and torch.device(device).type == DEVICE.type
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        there = [tensor for tensor in tensors if isinstance(tensor, _There)]
+        if not there and not asked:
+            return func(*args, **kwargs)
+        self._check(func, tensors, there, kwargs)
+        if asked:
+            kwargs["device"] = torch.device("cpu")
+        made = func(*tree_map(_real, args), **tree_map(_real, kwargs))
+        if func in BETWEEN and not asked and device is not None:
+            return made  # a copy on the CPU
+        if func is aten.copy_.default and not isinstance(args[0], _There):
+            return args[0]
+        made = tree_map(lambda one: _There(one) if isinstance(one, Tensor) else one, made)
+        return made if asked else return_and_correct_aliasing(func, args, kwargs, made)
+
+    def _check(self, func: Any, tensors: list[Tensor], there: list[Tensor], kwargs: dict[str, Any]) -> None:
+        if func in BETWEEN:
+            here = kwargs.get("device", DEVICE)
+            if len(there) < len(tensors) or torch.device(here or DEVICE) != DEVICE:
+                self.waits.append(str(func))
+            return
+        if func in {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default}:
+            self.waits.append(str(func))
+        strangers = [one for one in tensors if not isinstance(one, _There) and one.ndim]
+        if func in INDEXED and isinstance(tensors[0], _There):
+            if strangers:
+                self.waits.append(str(func))
+            strangers = []
+        if strangers:
+            shape = tuple(strangers[0].shape)
+            raise RuntimeError(f"{func}: expected all tensors on the device, got one on the CPU: {shape}")
+
+
+def _real(item: Any) -> Any:
+    return item.held if isinstance(item, _There) else item
