@@ -50,6 +50,7 @@ def test_other_errors_are_not_taken_for_it():
 LIMITED = """
 import resource, sys, torch
 torch.set_num_threads(1)
+from data.memory import within_memory
 from purifiers.networks.fcn import FCN
 from purifiers.ride import RIDE, RIDETrace
 images = torch.rand(32, 3, 96, 96, generator=torch.Generator().manual_seed(0))

@@ -74,6 +74,3 @@ def test_a_device_has_its_way():
     assert type(networks.stack) is Stack
     ways = {device: way.convolution for device, way in STACKS.items()}
     assert ways == {"cpu": "grouped", "cuda": "products"}
-        "cpu": "grouped",
-        "cuda": "products",
-    }

@@ -126,7 +126,7 @@ def test_fits_that_differ_in_how_many_steps_they_take_are_tried_once(tmp_path, m
     words = ["purifier.network_steps=1", "purifier.network_steps=2", "purifier.trace.noise=0.1"]
     small = ["purifier.trace.network.filters=4", "purifier.trace.image_steps=1"]
     cells = [cell("attack=clean", "purifier=oag", *small, word) for word in words]
-    monkeypatch.setattr(checks, "STEPS", {"cpu": 1})
+    monkeypatch.setattr(checks, "STEPS", 1)
     run(tmp_path, cells, n=2)
     assert len(tried) == 2
     assert len(files(tmp_path, "traits")) == 4, "each has passed, and the victim"

@@ -16,10 +16,12 @@ from data.images import clipped
 from data.process_state import generators, settings
 from purifiers.purifier import Purifier, PurifierError
 
-# A convolution may round otherwise for another batch. Adam's first steps, as long for a gradient that is only
-# rounding, make up to 0.2 of that in some values of some images: so on a CPU a fit must round alike.
-ROUNDING = 2e-6
-ROUNDING_OF_A_FIT = {"cpu": 0.0, "cuda": 1e-3}  # on CUDA some gradients are not repeatable to the bit
+# A convolution may round otherwise for another batch. TF32 keeps 10 bits of each factor.
+ROUNDING = {"float32": 2e-6, "tf32": 1e-2}
+# Adam's first steps, which are as long for a gradient that is only rounding, make up to 0.2 of that in some
+# values of some images: so on a CPU a fit must round alike. On CUDA sums have no promised order. The bounds
+# there are above what noise in every gradient, of 1e-6 and of 1e-3, makes of six steps (docs/gpu.md).
+ROUNDING_OF_A_FIT = {"cpu": {"float32": 0.0}, "cuda": {"float32": 5e-3, "tf32": 3e-2}}
 
 
 class TraitError(RuntimeError):
@@ -63,7 +65,16 @@ class Trial:
     @property
     def rounding(self) -> float:
         """What two calls of one kind of device may differ by."""
-        return ROUNDING_OF_A_FIT[self.images.device.type] if self.fits else ROUNDING
+        return (
+            ROUNDING_OF_A_FIT[self.images.device.type][self.precision]
+            if self.fits
+            else ROUNDING[self.precision]
+        )
+
+    @property
+    def precision(self) -> str:
+        """How products are computed: "tf32" only on CUDA, where it is allowed."""
+        return "tf32" if self.images.is_cuda and torch.backends.cuda.matmul.allow_tf32 else "float32"
 
     @property
     def repeatable(self) -> float:

@@ -135,7 +135,7 @@ class Traits:
     def _attempt(self, recipe: Recipe, purifier: Spec, victim: Spec, like: Images | LazyImages) -> None:
         def check() -> None:
             component, device = self.worker.component(purifier), self.worker.device
-            trial = (_content(checks.shortened(component, device)), key_of(victim.identity), *like.shape[1:])
+            trial = (_content(checks.shortened(component)), key_of(victim.identity), *like.shape[1:])
             if trial not in self.passed:
                 checks.check(component, self.images(like.shape).to(device), self.worker.component(victim))
                 self.passed.add(trial)
