@@ -94,6 +94,7 @@ class Knowledge(ABC):
         *,
         seeds: Sequence[int],
         batch: int | None = None,
+        recompute: bool = False,
         device: torch.device | str = "cpu",
     ) -> Target:
         """What the attack sees; `seeds` are for the defense's draws, one an image."""
@@ -104,6 +105,7 @@ class Knowledge(ABC):
             fixed=self.known_draw,
             gives=self.gives,
             batch=batch,
+            recompute=recompute,
             device=device,
         )
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.devices import devices_of
 from runners.evaluation.manifest import Request
 from runners.evaluation.records import to_parquet
 from runners.evaluation.settings import Settings
@@ -21,11 +22,15 @@ from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
 from runners.tables import summary
 
+CHUNK = {"cpu": 8, "cuda": 256}  # images that are worked on together, where the user names no number
+
 
 def settings_of(config: DictConfig) -> Settings:
     """The run settings that both runners share."""
-    names = Settings.__dataclass_fields__
-    return Settings(**{name: config[name] for name in names})
+    held = {name: config[name] for name in Settings.__dataclass_fields__}
+    if held["chunk"] == "auto":
+        held["chunk"] = CHUNK[devices_of(config.device)[0].type]
+    return Settings(**held)
 
 
 def save_records(result: CellResult, where: Path) -> Path:

@@ -13,6 +13,7 @@ from runners.evaluation import failures, manifest
 from runners.evaluation.cell import Cell, describe
 from runners.evaluation.component import build
 from runners.evaluation.contract import Traits
+from runners.evaluation.devices import configure_torch, devices_of
 from runners.evaluation.identity import identity
 from runners.evaluation.keeping import Keeping
 from runners.evaluation.manifest import Manifest, Request
@@ -21,7 +22,7 @@ from runners.evaluation.ready import Ready
 from runners.evaluation.records import from_parquet
 from runners.evaluation.schedule import Launch, carry_out
 from runners.evaluation.settings import Settings
-from runners.evaluation.stages import Worker, configure_torch
+from runners.evaluation.stages import Worker
 from runners.evaluation.tally import Tally
 from runners.store.store import Store, key_of
 from runners.validity import provenance
@@ -94,7 +95,8 @@ class Evaluator:
 
     def _planned(self, cells: Sequence[Cell]) -> tuple[list[CellResult], dict[int, Plan]]:
         """What can be run needs what, by its place among the cells; the others are skipped."""
-        device = configure_torch(self.settings.device, tf32=self.settings.tf32)
+        self.devices = devices_of(self.settings.device, shard=self.launch.shard)
+        device = configure_torch(self.devices[0], tf32=self.settings.tf32)
         self.facts = provenance.of_process(device)
         store = Store(self.settings.store, made_by=provenance.maker(self.facts))
         keeping = Keeping(self.settings.keep_purified, self.settings.n)
@@ -138,6 +140,7 @@ class Evaluator:
         return carry_out(
             groups,
             worker=self.worker,
+            devices=self.devices,
             settings=self.settings,
             console=self.console,
             launch=self.launch,

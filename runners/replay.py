@@ -21,10 +21,10 @@ from runners import app, untrusted
 from runners.evaluation import identity
 from runners.evaluation.cell import SCORING, Cell
 from runners.evaluation.component import Config, load_or_train, usable
+from runners.evaluation.devices import configure_torch
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import COSTS
 from runners.evaluation.settings import Settings
-from runners.evaluation.stages import configure_torch
 from runners.evaluator import CellResult, Evaluator
 from runners.files import folder
 from runners.store.store import Store

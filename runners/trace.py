@@ -24,7 +24,8 @@ from purifiers.ddip import DDIP
 from purifiers.fitting.trace import Iterate, Readout, TracePurifier
 from runners import app, untrusted
 from runners.evaluation.component import load_or_train
-from runners.evaluation.stages import Worker, configure_torch
+from runners.evaluation.devices import configure_torch
+from runners.evaluation.stages import Worker
 from runners.files import folder, writable, write_whole
 from runners.replay import cell_of, check_code, device_for, find, words
 from runners.report.pictures import as_bytes

@@ -31,7 +31,7 @@ from purifiers.fitting.trace import Trace
 from purifiers.purifier import purify_together
 from runners.app import CONFIGS
 from runners.evaluation.component import Config, build, load_or_train, to_plain_dict
-from runners.evaluation.stages import configure_torch
+from runners.evaluation.devices import configure_torch
 from runners.evaluation.workers import worker_count
 from runners.store.store import Store
 from scripts.other_ways import in_turn, plain_dip, plain_ride, unfolded
@@ -41,7 +41,7 @@ BENCH = Path("results/bench")
 ROUNDS, STEPS = 5, 40
 BATCH = {"cpu": 8, "cuda": 256}
 DEVICE = configure_torch("auto", tf32=False)
-CORES = worker_count("auto", "cpu")
+CORES = worker_count("auto", [torch.device("cpu")])
 
 
 def config_of(word: str, part: str) -> Config:

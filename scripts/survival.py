@@ -26,8 +26,8 @@ from data.errors import InputError
 from data.similarity import ssim
 from purifiers.fitting.trace import Trace, TracePurifier
 from runners.evaluation.component import build, load_or_train, seed_of, to_plain_dict
+from runners.evaluation.devices import configure_torch
 from runners.evaluation.metrics import in_batches
-from runners.evaluation.stages import configure_torch
 from runners.evaluation.subset import sample_subset
 from runners.store.store import Store
 from scripts.bench_engine import append

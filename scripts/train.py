@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from data.errors import InputError
 from data.images import Dataset
 from runners.evaluation.component import Config, Spec, build, load_or_train, to_plain_dict, usable
+from runners.evaluation.devices import configure_torch
 from runners.evaluation.metrics import in_batches
 from runners.evaluation.progress import Bar
-from runners.evaluation.stages import configure_torch
 from runners.store.store import Store
 from runners.tables.figures import accuracy
 from victims.victim import Victim

@@ -4,6 +4,7 @@ There need not be a GPU: a device is pretended (pretended_device.py), which refu
 """
 
 import contextlib
+import importlib
 
 import pytest
 import torch
@@ -26,10 +27,9 @@ def device(monkeypatch):
     """The pretended device, with the layers of a CUDA device and fused optimisers."""
     monkeypatch.setitem(STACKS, DEVICE.type, STACKS["cuda"])
     monkeypatch.setitem(ddip.AT_ONCE, DEVICE.type, ddip.AT_ONCE["cuda"])
-    fused = torch.optim.optimizer._get_fused_kernels_supported_devices
-    monkeypatch.setattr(
-        torch.optim.optimizer, "_get_fused_kernels_supported_devices", lambda: [*fused(), DEVICE.type]
-    )
+    optimiser = importlib.import_module("torch.optim.optimizer")
+    fused = optimiser._get_fused_kernels_supported_devices
+    monkeypatch.setattr(optimiser, "_get_fused_kernels_supported_devices", lambda: [*fused(), DEVICE.type])
     with PretendedDevice() as pretended:
         yield pretended
 

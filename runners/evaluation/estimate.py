@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from attacks.attack import Attack, Clean
 from attacks.knowledge import Knowledge
 from data.images import rounded
-from purifiers.purifier import Purifier, PurifierError, purify_together
+from data.memory import within_memory
+from purifiers.purifier import TRIAL_STEPS, Purifier, PurifierError, purify_together
 from runners.evaluation.cell import Crafting, Purifying
 from runners.evaluation.component import Spec, build, seed_of
 from runners.evaluation.probe import Probe, probe
@@ -131,19 +132,40 @@ class Estimator:
         return max(both - self._forward(crafting, spec), 0.0)
 
     def _purifying(self, crafting: Crafting, purifiers: Sequence[Spec]) -> float:
-        trials, factors = zip(*(self.worker.component(p).trial() for p in purifiers), strict=True)
+        seconds, factor = self._trial(crafting, purifiers, TRIAL_STEPS)
+        if self.worker.device.type != "cuda" or factor == 1:
+            return factor * seconds
+        # On CUDA the first steps of a fit warm up and capture a graph: only later ones are as long as the rest.
+        longer, factor_of_longer = self._trial(crafting, purifiers, 2 * TRIAL_STEPS)
+        if factor_of_longer == 1:
+            return longer
+        steps = (factor - 1) / (
+            factor / factor_of_longer - 1
+        )  # left after the trial, in units of what was added
+        return seconds + steps * max(longer - seconds, 0.0)
+
+    def _trial(self, crafting: Crafting, purifiers: Sequence[Spec], steps: int) -> tuple[float, float]:
+        """Seconds an image of copies of at most so many steps, and how many times longer the purifiers take."""
+        components = [self.worker.component(p) for p in purifiers]
+        trials, factors = zip(*(component.trial(steps=steps) for component in components), strict=True)
 
         def once() -> None:
             images = crafting.chunk.images.to(self.worker.device)
             with self.worker.guarded(crafting.victim):
                 victim = self.worker.component(crafting.victim)
-                made = purify_together(trials, images, seeds=range(len(images)), victim=victim)
-            if broken := [one for one in made if isinstance(one, PurifierError)]:
+                parts, _ = within_memory(
+                    lambda part: purify_together(
+                        trials, images[part], seeds=range(len(images))[part], victim=victim
+                    ),
+                    len(images),
+                    len(images),
+                )
+            if broken := [one for made in parts for one in made if isinstance(one, PurifierError)]:
                 raise broken[0]
 
         identities = [p.identity for p in purifiers]
-        what = {"purifiers": identities, "victim": crafting.victim.identity}
-        return max(factors) * self._once(what, crafting, once)
+        what = {"purifiers": identities, "victim": crafting.victim.identity, "steps": steps}
+        return self._once(what, crafting, once), max(factors)
 
     def _storing(self, crafting: Crafting) -> float:
         """Packing the images of a chunk."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+import torch
 from rich.console import Console
 
 from data.errors import InputError
@@ -41,6 +42,7 @@ def carry_out(
     groups: Sequence[Purifying],
     *,
     worker: Worker,
+    devices: Sequence[torch.device],
     settings: Settings,
     console: Console,
     launch: Launch,
@@ -70,7 +72,7 @@ def carry_out(
         estimates = {id(task): estimator.seconds(task) for task in [*lacking, *sound]}
     seconds = {task: known for task, known in estimates.items() if known is not None}
     unknown = len(estimates) - len(seconds)
-    workers = pool.worker_count(settings.workers, worker.device.type)
+    workers = pool.worker_count(settings.workers, devices)
     expected = sum(
         total([seconds[id(t)] for t in tasks if id(t) in seconds], workers) for tasks in (lacking, sound)
     )
@@ -83,8 +85,10 @@ def carry_out(
     died &= {task.key for task in [*lacking, *sound]}
     if expected < SHORT and not unknown and settings.workers == "auto":
         workers = 1
-    # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
-    short = workers == 1 and expected < SHORT and not (died or unknown) and single
+    # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here. So
+    # is all work of one process on a GPU, which otherwise would hold the memory of two.
+    safe = workers == 1 and not died
+    here = safe and ((expected < SHORT and not unknown and single) or worker.device.type == "cuda")
     console.print(
         f"estimate: {_told(expected, unknown, len(estimates), at_most=estimator.at_most)} for "
         f"{len(lacking)} chunks to craft and "
@@ -113,7 +117,7 @@ def carry_out(
             done=done,
             lingers=single,
         )
-        pool.run(turns, worker=worker, workers=0 if short else workers)
+        pool.run(turns, worker=worker, workers=0 if here else workers, devices=devices)
     return reasons | turns.reasons
 
 

@@ -1,7 +1,6 @@
 """The work itself, as one process does it: craft a chunk, purify and score a chunk."""
 
-import ctypes
-import platform
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -11,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.attack import Attack
+from attacks.attack import Attack, Crafted
 from attacks.knowledge import Knowledge
 from attacks.target import AttackError, Target
-from data.errors import InputError
 from data.images import rounded
-from data.memory import within_memory
+from data.memory import free, memory_ran_out, within_memory
 from purifiers.purifier import Purifier, PurifierError, purify_together
 from runners.evaluation import metrics
 from runners.evaluation.cell import Crafting, Purifying
@@ -28,38 +26,7 @@ from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored
 from runners.store.store import Store, key_of
 
-
-def configure_torch(device: str, *, tf32: bool) -> torch.device:
-    """Fix what changes results from machine to machine: threads, precision, algorithm choice.
-
-    TF32 multiplies with 10 bits of mantissa, on CUDA only. "auto" is CUDA where there is any. One thread
-    a process on a CPU: sums are then taken in one order however many cores there are, and processes
-    use the cores better than threads do. On CUDA the gradients of reflection padding and of bilinear
-    enlargement are not repeatable to the bit.
-    """
-    torch.set_num_threads(1)
-    _keep_freed_memory()
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"device: expected auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda was asked for, but PyTorch sees no CUDA device here")
-    if tf32 and device == "cpu":
-        raise InputError("tf32: expected a CUDA device, a CPU has no TF32")
-    return torch.device(device)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: else each step of a fit asks the kernel anew for the same pages."""
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its largest
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -75,6 +42,12 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.guard = Guard(self.device)
+
+    def release(self) -> None:
+        """Let go of victims and purifiers, and give back the memory that they and earlier work held."""
+        self.components.clear()
+        self.guard.loaded.clear()
+        free()
 
     def do(self, task: Crafting | Purifying) -> None:
         """Make what the task names, and only what the store lacks."""
@@ -108,8 +81,7 @@ class Worker:
             images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
             start = time.perf_counter()
             with self.guarded(task.victim, *task.others) as changed:
-                target = self.target(task, "attacked")
-                made = attack(target, images, labels, seeds=seeds)
+                made, target = self._crafted(task, attack, images, labels, seeds)
                 self._finish()
                 seconds = (time.perf_counter() - start) / len(images)
             if changed:
@@ -125,10 +97,39 @@ class Worker:
             self.store.put_tensors(task.recipe, stored, pack=True)
         return stored
 
-    def target(self, task: Crafting, stage: str, *, seen: Purifier | None = None) -> Target:
+    def _crafted(
+        self, task: Crafting, attack: Attack, images: Tensor, labels: Tensor, seeds: Sequence[int]
+    ) -> tuple[Crafted, Target]:
+        """What the attack makes, and what it asked.
+
+        Questions that memory cannot answer at once are split where they are asked. Where a gradient needs
+        too much, the attack begins again with a target that holds one batch at a time, and half as many rows
+        each time. Its answers do not depend on that, since every row has draws of its own.
+        """
+        batch, recompute = len(images), False
+        while True:
+            target = self.target(task, "attacked", batch=batch, recompute=recompute)
+            try:
+                return attack(target, images, labels, seeds=seeds), target
+            except (MemoryError, RuntimeError) as error:
+                if not memory_ran_out(error) or (batch == 1 and recompute):
+                    raise
+                batch, recompute = max(1, batch // 2), True
+                log.warning("out of memory in an attack: beginning again with gradients of %d rows", batch)
+            free()
+
+    def target(
+        self,
+        task: Crafting,
+        stage: str,
+        *,
+        seen: Purifier | None = None,
+        batch: int | None = None,
+        recompute: bool = False,
+    ) -> Target:
         """What the attack of this task sees; `stage` names the defense's draws, unless they are known.
 
-        `seen` stands in for the purifier that the task names.
+        `seen` stands in for the purifier that the task names; see Target for `batch` and `recompute`.
         """
         knowledge: Knowledge = build(task.knowledge)
         stage = "purify" if knowledge.known_draw else stage
@@ -137,7 +138,8 @@ class Worker:
             seen or (self.component(task.seen) if task.seen is not None else None),
             [self.component(other) for other in task.others],
             seeds=[seed_of(task.seed, image_id, stage) for image_id in task.chunk.ids],
-            batch=len(task.chunk),
+            batch=batch or len(task.chunk),
+            recompute=recompute,
             device=self.device,
         )
 

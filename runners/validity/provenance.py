@@ -27,6 +27,7 @@ import torch
 from hydra.utils import get_object
 
 from data.errors import InputError
+from purifiers.fitting.stack import STACKS
 from runners import untrusted
 from runners.evaluation.cell import PARTS, SCORING, Cell, Purifying
 from runners.evaluation.identity import identity, version_of
@@ -206,7 +207,14 @@ def _device(device: torch.device) -> dict[str, str]:
     """What decides how sums are rounded."""
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "capability": capability}
+        cudnn = torch.backends.cudnn
+        return {
+            "type": "cuda",
+            "name": torch.cuda.get_device_name(device),
+            "capability": capability,
+            "convolution": STACKS["cuda"].convolution,  # of networks that are fitted to images
+            "cudnn": f"deterministic {cudnn.deterministic}, benchmark {cudnn.benchmark}",
+        }
     try:
         known = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:  # not Linux

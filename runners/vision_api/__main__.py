@@ -25,10 +25,11 @@ from purifiers.identity import Identity
 from runners.evaluate import settings_of
 from runners.evaluation import subset
 from runners.evaluation.component import Config, build, to_plain_dict, usable
+from runners.evaluation.devices import configure_torch
 from runners.evaluation.ready import Ready, same_labels
 from runners.evaluation.records import to_parquet
 from runners.evaluation.settings import Settings
-from runners.evaluation.stages import Worker, configure_torch
+from runners.evaluation.stages import Worker
 from runners.files import folder, writable, write_whole
 from runners.store.store import Store
 from runners.tables.layout import on

@@ -15,7 +15,8 @@ from data.errors import InputError
 from data.images import Dataset
 from runners import app
 from runners.evaluation.component import build, load_or_train, to_plain_dict
-from runners.evaluation.stages import Worker, configure_torch
+from runners.evaluation.devices import configure_torch
+from runners.evaluation.stages import Worker
 from runners.store.store import Store
 from runners.vision_api.local.labeller import Labeller
 from runners.vision_api.local.server import serve, write_google_key
