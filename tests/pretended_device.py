@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten = torch.ops.aten
 DEVICE = torch.device("meta")
 BETWEEN = {aten.copy_.default, aten._to_copy.default}
+WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default}
 # CUDA takes positions on the CPU and copies them to the device.
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
 MAKERS = {torch.tensor, torch.as_tensor, Tensor.new_tensor}
@@ -45,14 +46,21 @@ class _There(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise RuntimeError(f"{func} was called on the pretended device, which is not active")
+        return PretendedDevice.active.__torch_dispatch__(func, types, args, kwargs)  # in another thread
 
 
 class _FromPython(TorchFunctionMode):
-    """Lists of numbers become tensors of the device; PyTorch's own way would leave those of `meta` empty."""
+    """Lists of numbers become tensors, and tensors lists. PyTorch's own way would make empty ones of `meta`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func is Tensor.tolist and isinstance(args[0], _There):
+            PretendedDevice.active.waits.append("tolist")
+            return args[0].held.tolist()
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], _There):
+            at = args[1] if isinstance(args[1], tuple) else (args[1],)
+            at = tuple(torch.tensor(one) if isinstance(one, list) else one for one in at)
+            return func(args[0], at, *args[2:])
         if func not in MAKERS:
             return func(*args, **kwargs)
         device = kwargs.pop("device", args[0].device if func is Tensor.new_tensor else "cpu")
@@ -66,8 +74,11 @@ class PretendedDevice(TorchDispatchMode):
     """Within, `torch.device("meta")` computes, and what it has to wait for is noted.
 
     Attributes:
+        active: the one that was entered last.
         waits: the operations that made the CPU and the device wait for each other, in their order.
     """
+
+    active: "PretendedDevice"
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +86,7 @@ class PretendedDevice(TorchDispatchMode):
         self.from_python = _FromPython()
 
     def __enter__(self) -> "PretendedDevice":
+        PretendedDevice.active = self
         self.from_python.__enter__()
         return super().__enter__()
 
@@ -111,7 +123,8 @@ class PretendedDevice(TorchDispatchMode):
             if len(there) < len(tensors) or torch.device(here or DEVICE) != DEVICE:
                 self.waits.append(str(func))
             return
-        if func in {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default}:
+        masked = func is aten.index.Tensor and any(one.dtype == torch.bool for one in tensors[1:])
+        if masked or func in WAITING:
             self.waits.append(str(func))
         strangers = [one for one in tensors if not isinstance(one, _There) and one.ndim]
         if func in INDEXED and isinstance(tensors[0], _There):

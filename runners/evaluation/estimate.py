@@ -135,7 +135,8 @@ class Estimator:
         seconds, factor = self._trial(crafting, purifiers, TRIAL_STEPS)
         if self.worker.device.type != "cuda" or factor == 1:
             return factor * seconds
-        # On CUDA the first steps of a fit warm up and capture a graph: only later ones are as long as the rest.
+        # On CUDA the first steps of a fit warm up and capture a graph, and only later ones are as long as the
+        # rest.
         longer, factor_of_longer = self._trial(crafting, purifiers, 2 * TRIAL_STEPS)
         if factor_of_longer == 1:
             return longer
@@ -145,7 +146,7 @@ class Estimator:
         return seconds + steps * max(longer - seconds, 0.0)
 
     def _trial(self, crafting: Crafting, purifiers: Sequence[Spec], steps: int) -> tuple[float, float]:
-        """Seconds an image of copies of at most so many steps, and how many times longer the purifiers take."""
+        """Seconds an image of copies of at most so many steps, and how many times longer they take in full."""
         components = [self.worker.component(p) for p in purifiers]
         trials, factors = zip(*(component.trial(steps=steps) for component in components), strict=True)
 

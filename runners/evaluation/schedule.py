@@ -85,8 +85,8 @@ def carry_out(
     died &= {task.key for task in [*lacking, *sound]}
     if expected < SHORT and not unknown and settings.workers == "auto":
         workers = 1
-    # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here. So
-    # is all work of one process on a GPU, which otherwise would hold the memory of two.
+    # A task killed in a process of its own fails alone. What is short, and has killed no one, is done here.
+    # So is all work of one process on a GPU, which otherwise would hold the memory of two.
     safe = workers == 1 and not died
     here = safe and ((expected < SHORT and not unknown and single) or worker.device.type == "cuda")
     console.print(

@@ -64,9 +64,8 @@ def run(turns: TaskQueue, *, worker: Worker, workers: int, devices: Sequence[tor
     try:
         if workers == 0 or _is_of_joblib():
             _run_here(turns, worker)
-        if turns.left:
-            if worker.device.type == "cuda":
-                worker.release()  # what this process holds of a device its workers cannot have
+        if turns.left and worker.device.type == "cuda":
+            worker.release()  # what this process holds of a device its workers cannot have
         workers = max(workers, 1)
         while turns.left:
             for task in _run_pool(
