@@ -50,7 +50,7 @@ class _There(Tensor):
 
 
 class _FromPython(TorchFunctionMode):
-    """Lists of numbers become tensors, and tensors lists. PyTorch's own way would make empty ones of `meta`."""
+    """Lists become tensors and tensors lists. PyTorch's own way would make empty tensors of `meta`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

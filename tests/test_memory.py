@@ -1,8 +1,11 @@
 """A batch larger than memory is halved, and nothing else changes."""
 
+import contextlib
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -70,3 +73,49 @@ def test_a_real_shortage_on_a_cpu():
     run = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) in (8, 16)
+
+
+@contextlib.contextmanager
+def capture():
+    """Ends as CUDA's capture of a graph ends in which something went wrong."""
+    try:
+        yield
+    finally:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_memory_that_ends_in_a_graphs_capture_is_seen_through_what_the_capture_raises():
+    """Its end fails in turn, and only the context of that error says why."""
+
+    def work(part: slice) -> int:
+        if part.stop - part.start > 2:
+            with capture():
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return part.stop - part.start
+
+    assert within_memory(work, 4, 4) == ([2, 2], 2)
+    assert not memory_ran_out(RuntimeError("operation failed due to a previous error during capture"))
+
+
+def test_memory_in_reference_cycles_is_given_back_before_the_next_attempt(monkeypatch):
+    """The cache can only return what is not in use; collecting after it would be too late."""
+    seen, alive = [], []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+            alive.append(weakref.ref(self))
+
+    def work(part: slice) -> None:
+        if part.stop - part.start > 1:
+            Cycle()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append([ref() for ref in alive]))
+    gc.disable()
+    try:
+        within_memory(work, 2, 2)
+    finally:
+        gc.enable()
+    assert seen == [[None]]

@@ -80,8 +80,6 @@ def test_an_optimisation_stays_on_its_device_and_never_waits(device, name):
     for ours, theirs in zip(made, on_cpu, strict=True):
         assert ours.device == DEVICE
         torch.testing.assert_close(ours.held, theirs, atol=1e-6, rtol=0)
-            "Adam makes full steps of gradients that are rounding"
-        )
 
 
 @pytest.mark.parametrize("name", ["ddip", "ddip-singh"])

@@ -8,6 +8,7 @@ import torch
 from conftest import LinearVictim, linear_victim, random_images
 
 from data.errors import InputError
+from purifiers import ddip as ddip_module
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
 from purifiers.dipdefend import DIPDefend
@@ -200,3 +201,29 @@ def test_ddip_clips(small_trace, line):
 def test_ddip_refuses_impossible_settings(small_trace, settings, message):
     with pytest.raises(InputError, match=message):
         ddip(small_trace, **settings)
+
+
+@pytest.mark.parametrize("crossings", [None, 2])
+def test_ddip_asks_about_the_pairs_of_many_images_at_once_where_that_is_allowed(
+    small_trace, crossings, monkeypatch
+):
+    """On a CPU image by image, so that the victim's rounding is each image's own."""
+    v, targets = linear_victim(16), 0.4 + 0.2 * random_images(5)
+    trace = line_trace(v, [1.0, 1.0, -1.0, 3.0, -3.0, 1.0], targets)
+    made, asked = {}, {}
+    points = 21 if crossings is None else 42  # of one image in one question, at 20 sections a line
+    for most in (0, 3 * points * 16 * 16, 2**22):
+        monkeypatch.setitem(ddip_module.AT_ONCE, "cpu", most)
+        asked[most] = sizes = []
+        readout = ddip(small_trace, grid=20, crossings=crossings).readout(targets, v)
+        monkeypatch.setattr(readout, "victim", lambda x, sizes=sizes: (sizes.append(len(x)), v(x))[1])
+        for iterate in iterates(trace, targets, v):
+            readout.see(iterate)
+        made[most] = readout.result()
+    one, three, all_of_them = asked.values()
+    rounds = 4 if crossings is None else 1  # without a K each step asks about its pairs
+    assert one == [points] * 5 * rounds
+    assert three == [3 * points, 2 * points] * rounds
+    assert all_of_them == [5 * points] * rounds
+    for result in made.values():
+        torch.testing.assert_close(result, made[0])

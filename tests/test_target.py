@@ -233,3 +233,56 @@ def test_an_answer_that_is_no_number_is_refused(gives):
     target = Target(lambda rows, seeds: rows.flatten(1)[:, :3].log() * 0, seeds=SEEDS, gives=gives)
     with pytest.raises(AttackError, match="finite logits"):
         target(torch.zeros(N, 3, 4, 4))
+
+
+class Short(nn.Module):
+    """A classifier whose memory ends above so many rows: at once, or only where a gradient comes back."""
+
+    def __init__(self, limit: int, *, in_backward: bool) -> None:
+        super().__init__()
+        self.network, self.limit, self.in_backward = RowByRow(), limit, in_backward
+        self.asked: list[int] = []
+
+    def forward(self, images):
+        self.asked.append(len(images))
+        logits = self.network(images)
+        if self.in_backward and logits.requires_grad:
+            logits.register_hook(lambda gradient: self.check(len(gradient)))
+        elif not self.in_backward:
+            self.check(len(images))
+        return logits
+
+    def check(self, rows: int) -> None:
+        if rows > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("gives", ["decision", "score", "gradient"])
+def test_questions_that_memory_cannot_answer_at_once_are_split(gives):
+    """The answers stay the same, to the bit, and every row is counted once."""
+    images, victim = random_images(6), Short(2, in_backward=False)
+    made = []
+    for model in (victim.network, victim):
+        target = Target(lambda x, seeds, model=model: model(x), seeds=range(6), gives=gives)
+        made.append(target(images.clone().requires_grad_()))
+        assert [count.forward for count in target.counts] == [1] * 6
+    assert torch.equal(*made)
+    assert (victim.asked, target.batch) == ([6, 3, 1, 1, 1, 1, 1, 1], 1)
+    target(images)
+    assert victim.asked[8:] == [1] * 6, "the batch that fits is kept"
+
+
+def test_a_gradient_is_computed_anew_batch_by_batch():
+    """So that memory holds what one batch needs; values, gradients and counts are those of the whole."""
+    images, victim = random_images(6), Short(2, in_backward=True)
+    gradients = []
+    for batch, recompute in ((6, False), (2, True)):
+        model = victim if recompute else victim.network
+        target = Target(
+            lambda x, seeds, model=model: model(x), seeds=range(6), batch=batch, recompute=recompute
+        )
+        rows = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(target(rows).square().sum(), rows)[0])
+        assert [(count.forward, count.backward) for count in target.counts] == [(1, 1)] * 6
+    assert torch.equal(*gradients)
+    assert victim.asked == [2] * 6, "once for the answers, once for their gradient"

@@ -146,7 +146,7 @@ class Estimator:
         return seconds + steps * max(longer - seconds, 0.0)
 
     def _trial(self, crafting: Crafting, purifiers: Sequence[Spec], steps: int) -> tuple[float, float]:
-        """Seconds an image of copies of at most so many steps, and how many times longer they take in full."""
+        """Seconds an image of copies of at most so many steps, and the factor to all their steps."""
         components = [self.worker.component(p) for p in purifiers]
         trials, factors = zip(*(component.trial(steps=steps) for component in components), strict=True)
 
