@@ -22,7 +22,7 @@ TABLE     = $(if $(LAUNCHER),{ $(RUN) runners.table --multirun table=$(1) $(SENT
 
 .PHONY: help table1 table2 compare list tables report claims status retry smoke test test-avx2 test-slow test-slurm \
 	test-faults weights bench bench-table \
-	bench-report check clean
+	bench-report test-gpu bench-gpu check clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -98,6 +98,12 @@ bench-table: $(READY) ## time Table 1 from an empty and from a full store, into 
 
 bench-report: $(READY) ## time the page of 90 cells of 1,000 images, into results/bench/
 	@$(RUN) scripts.bench_report
+
+test-gpu: $(READY) ## that everything is right on a CUDA device, each step with its own time limit; results/bench/cuda/
+	@$(RUN) scripts.on_gpu test
+
+bench-gpu: $(READY) ## how fast it is there, by steps, the most telling first (docs/gpu.md)
+	@$(RUN) scripts.on_gpu bench
 
 check: $(READY)  ## format and lint
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
