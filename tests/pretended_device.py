@@ -44,19 +44,20 @@ class _There(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"there({self.held})"
 
+    def tolist(self) -> Any:
+        PretendedDevice.active.waits.append("tolist")
+        return self.held.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return PretendedDevice.active.__torch_dispatch__(func, types, args, kwargs)  # in another thread
 
 
 class _FromPython(TorchFunctionMode):
-    """Lists become tensors and tensors lists. PyTorch's own way would make empty tensors of `meta`."""
+    """Lists become tensors of the device. PyTorch's own way would make empty tensors of `meta`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func is Tensor.tolist and isinstance(args[0], _There):
-            PretendedDevice.active.waits.append("tolist")
-            return args[0].held.tolist()
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], _There):
             at = args[1] if isinstance(args[1], tuple) else (args[1],)
             at = tuple(torch.tensor(one) if isinstance(one, list) else one for one in at)

@@ -47,7 +47,7 @@ def run(command, tmp_path):
         (["n=some"], "n: expected a whole number, got 'some'"),
         (["chunk=0"], "chunk: expected at least 1 image, got 0"),
         (["split=test"], "split: expected one of train, tuning, evaluation, got 'test'"),
-        (["device=tpu"], "device: expected auto, cpu or cuda, got 'tpu'"),
+        (["device=tpu"], "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["tf32=true", "device=cpu"], "tf32: expected a CUDA device"),
         (["tf32=3"], "tf32: expected true or false, got 3"),
         (["workers=-1"], "workers: expected auto or at least 0, got -1"),

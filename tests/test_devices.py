@@ -5,8 +5,11 @@ import types
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from data.errors import InputError
+from runners.app import CONFIGS
+from runners.evaluate import settings_of
 from runners.evaluation import devices
 from runners.evaluation import workers as pool
 from runners.evaluation.devices import configure_torch, devices_of
@@ -192,3 +195,12 @@ def test_a_device_is_broken_when_every_call_fails(monkeypatch, error, broken):
     monkeypatch.setattr(torch, "zeros", lambda *size, device: None)
     assert pool.is_broken(CUDA[1]) is broken
     assert pool.is_broken(torch.device("cpu")) is False
+
+
+@pytest.mark.parametrize(("count", "asked", "chunk"), [(0, "auto", 8), (2, "auto", 256), (2, "cpu", 8)])
+def test_the_size_of_a_chunk_is_the_devices(gpus, count, asked, chunk):
+    gpus(count)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("evaluate", [f"device={asked}"])
+        assert settings_of(config).chunk == chunk
+        assert settings_of(compose("evaluate", ["chunk=5"])).chunk == 5

@@ -1,6 +1,7 @@
 """The time that is told, and refused where it is too long, before any work."""
 
 import shutil
+import types
 from dataclasses import replace
 
 import pytest
@@ -173,3 +174,35 @@ def test_a_slow_first_call_is_not_taken_for_the_pace(task, monkeypatch):
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(times))
     worker, purifying = task("attack=clean", "purifier=jpeg")
     assert Estimator(worker)._once({"work": 1}, purifying.crafting, lambda: None) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("device", "steps", "seconds"), [
+    ("cuda", 1000, 2 + 1000 * 0.01),
+    ("cuda", 18, 2 + 18 * 0.01),
+    ("cuda", 5, 2 + 5 * 0.01),
+    ("cpu", 1000, 1000 / 12 * (2 + 12 * 0.01)),
+])  # fmt: skip
+def test_on_cuda_only_replayed_steps_are_multiplied(monkeypatch, device, steps, seconds):
+    """There the first steps of a fit take two seconds longer, once and not once in twelve steps."""
+
+    def trial(self, crafting, purifiers, most):
+        return 2 + 0.01 * min(steps, most), steps / min(steps, most)
+
+    monkeypatch.setattr(Estimator, "_trial", trial)
+    estimator = Estimator(types.SimpleNamespace(device=torch.device(device)))
+    assert estimator._purifying(None, []) == pytest.approx(seconds)
+
+
+def test_a_trial_that_does_not_fit_into_memory_is_halved_as_the_run_would_be(task, monkeypatch):
+    worker, purifying = task("attack=clean", "purifier=dip", "purifier.steps=12")
+    asked, together = [], estimate.purify_together
+
+    def short(purifiers, images, **words):
+        asked.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return together(purifiers, images, **words)
+
+    monkeypatch.setattr(estimate, "purify_together", short)
+    assert Estimator(worker).seconds(purifying) is not None
+    assert asked[:3] == [2, 1, 1]

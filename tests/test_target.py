@@ -1,5 +1,6 @@
 """What an attack sees of a defense: every row is counted, every draw is another, the budget is the limit."""
 
+import types
 from collections import Counter
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from attacks.knowledge import Blind, Decision, Full, Score
 from attacks.target import AttackError, BudgetSpentError, Target, draw_seed
 from purifiers.identity import Identity
 from runners.app import names_of
+from runners.evaluation.stages import Worker
 
 N = 3
 SEEDS = [11, 12, 13]
@@ -286,3 +288,27 @@ def test_a_gradient_is_computed_anew_batch_by_batch():
         assert [(count.forward, count.backward) for count in target.counts] == [(1, 1)] * 6
     assert torch.equal(*gradients)
     assert victim.asked == [2] * 6, "once for the answers, once for their gradient"
+
+
+def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(caplog):
+    """Its examples and its counts are those of an attack with enough memory."""
+    images, victim = random_images(6), Short(2, in_backward=True)
+    labels, attack = victim.network(images).argmax(1), small_attack("pgd")
+    made = []
+    for model in (victim.network, victim):
+        asked = []
+
+        def target(task, stage, *, batch, recompute, model=model, asked=asked) -> Target:
+            asked.append((batch, recompute))
+            return Target(lambda x, seeds: model(x), seeds=range(6), batch=batch, recompute=recompute)
+
+        worker = types.SimpleNamespace(target=target)
+        crafted, last = Worker._crafted(worker, None, attack, images, labels, list(range(6)))
+        made.append((crafted.images, [(count.forward, count.backward) for count in last.counts]))
+    assert asked == [(6, False), (3, True), (1, True)]
+    assert torch.equal(made[0][0], made[1][0])
+    assert made[0][1] == made[1][1]
+    assert "beginning again with gradients of 3 rows" in caplog.text
+    victim.limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        Worker._crafted(worker, None, attack, images, labels, list(range(6)))
