@@ -22,7 +22,7 @@ from data.errors import InputError
 from runners.output import Output
 
 RESULTS = Path("results/bench/cuda")
-CELL = "runners.evaluate attack=pgd purifier=ddip n=64 chunk=64 audit=off budget_hours=3 workers=1"
+CELL = "runners.evaluate attack=pgd chunk=64 audit=off budget_hours=3"
 ON_CUDA = "test_engine test_stack test_ride test_oag test_draws test_memory test_traits test_purifiers"
 console = Output()
 
@@ -47,10 +47,12 @@ STEPS = {
         Step("contract", 180, "scripts.gpu_checks contract"),
         Step("contract-tf32", 120, "scripts.gpu_checks contract --tf32"),
         Step("tests", 200, "pytest -q " + " ".join(f"tests/{name}.py" for name in ON_CUDA.split())),
-        Step("cell", 150, f"{CELL} device=cuda records={RESULTS}/cuda"),
-        Step("cell-on-the-cpu", 400, f"{CELL} device=cpu records={RESULTS}/cpu"),
+        Step("cell", 150, f"{CELL} purifier=ddip n=64 device=cuda:0 records={RESULTS}/cuda"),
+        Step("cell-on-the-cpu", 400, f"{CELL} purifier=ddip n=64 device=cpu records={RESULTS}/cpu"),
         Step("equal-decisions", 30, f"scripts.gpu_checks decisions {RESULTS}/cpu {RESULTS}/cuda"),
-        Step("two-processes", 120, f"{CELL} device=cuda purifier=dip n=256 workers=2 records={RESULTS}/two"),
+        Step(
+            "two-processes", 120, f"{CELL} purifier=dip n=256 device=cuda:0 workers=2 records={RESULTS}/two"
+        ),
     ),
     "bench": (
         Step("engine", 150, "scripts.bench_gpu engine --batch 256 --ways products grouped plain"),
