@@ -58,7 +58,7 @@ def share(purifier: str, folder: str) -> dict[str, Any]:
     names = {part: config.hydra.runtime.choices[part] for part in PARTS}
     cell = Cell(names, {part: to_plain_dict(config[part]) for part in PARTS}, "")
     told = {name: config[name] for name in Settings.__dataclass_fields__}
-    settings = Settings(**told | {"store": folder, "n": 16, "workers": 1, "audit": "off"})
+    settings = Settings(**told | {"store": folder, "n": 16, "chunk": 8, "workers": 1, "audit": "off"})
     clock: dict[str, float] = {}
     run = schedule.pool.run
 
