@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, final
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,19 @@ Path = list[tuple[int, float]]  # after so many queries, an adversarial example 
 
 @dataclass
 class Crafted:
-    """Adversarial examples, and where the attack looks for the nearest, each one's path towards it."""
+    """Adversarial examples, and what an attack tells of each.
+
+    Attributes:
+        images: (N, C, H, W).
+        paths: of attacks that look for the nearest adversarial example, the path towards it.
+        notes: plain values (JSON): how the attack came about, see attacks/adaptive.py and Target.diagnoses.
+        seconds: of an ensemble, the time that each member took, by its name.
+    """
 
     images: Tensor
     paths: list[Path] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[dict[str, float]] = field(default_factory=list)
 
 
 class Attack(ABC):
@@ -33,8 +42,8 @@ class Attack(ABC):
 
     Attributes:
         version: raised on any change of behaviour.
-        needs: what it must be answered: "gradient", "score" (logits), "decision" (the class), or None
-            where it asks nothing.
+        needs: what it must be answered: "everything" (it chooses its own ways to look at the defense),
+            "gradient", "score" (logits), "decision" (the class), or None where it asks nothing.
         may_return_image: where it finds nothing, the result is the image itself.
         norm: "linf" or "l2"; None for the clean images.
         eps: radius of the ball; None for attacks that look for the smallest perturbation.
@@ -47,6 +56,7 @@ class Attack(ABC):
         records_path: says how near it had come after how many queries (`Crafted.paths`).
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
             rule, say); such attacks run in step (attacks/lockstep.py), one an image.
+        reduced: what a table adds to the attack's name if its budget is below the standard one, else "".
         by_rows: the loop is our own and decides everything row by row: `craft` gets the whole batch, with
             Rows (attacks/rows.py) in place of a model.
     """
@@ -63,6 +73,7 @@ class Attack(ABC):
     queries: int | None = None
     forward: int = 0
     backward: int = 0
+    reduced: str = ""
 
     @abstractmethod
     def craft(self, model: nn.Module | Rows, images: Tensor, labels: Tensor) -> Tensor | Crafted:
@@ -82,22 +93,24 @@ class Attack(ABC):
                 made = lockstep(
                     lambda model, i: self._one(model, images[i : i + 1], labels[i : i + 1]), target, seeds
                 )
-                adversarial = torch.cat([one.images for one in made]).to(images.device)
-                paths = [path for one in made for path in one.paths]
+                crafted = Crafted(
+                    torch.cat([one.images for one in made]).to(images.device),
+                    [path for one in made for path in one.paths],
+                )
             elif self.by_rows:
                 rows = Rows.of(target, seeds, images.device)
-                adversarial, paths = self.craft(rows, images.contiguous().clone(), labels.clone()), []
+                crafted = _whole(self.craft(rows, images.contiguous().clone(), labels.clone()))
             else:
                 with per_image_randomness(seeds):
-                    adversarial, paths = self.craft(target, images.clone(), labels.clone()), []
-        adversarial = adversarial.detach()
+                    crafted = _whole(self.craft(target, images.clone(), labels.clone()))
+        adversarial = crafted.images.detach()
         self._check(images, adversarial)
         self._check_passes(target, before)
-        return Crafted(standard_layout(adversarial.clamp(0, 1)), paths)
+        notes = crafted.notes or [told for told in (target.told(i) for i in range(len(images))) if told]
+        return replace(crafted, images=standard_layout(adversarial.clamp(0, 1)), notes=notes)
 
     def _one(self, model: nn.Module, image: Tensor, label: Tensor) -> Crafted:
-        made = self.craft(model, image.to("cpu", copy=True), label.to("cpu", copy=True))
-        return made if isinstance(made, Crafted) else Crafted(made)
+        return _whole(self.craft(model, image.to("cpu", copy=True), label.to("cpu", copy=True)))
 
     def _check(self, images: Tensor, adversarial: Tensor) -> None:
         name = type(self).__name__
@@ -123,6 +136,10 @@ class Attack(ABC):
                 f"{type(self).__name__}: expected at most the {self.forward} forward and {self.backward} "
                 f"backward passes an image that it declares, got {most[0]} and {most[1]}: declare as many"
             )
+
+
+def _whole(made: Tensor | Crafted) -> Crafted:
+    return made if isinstance(made, Crafted) else Crafted(made)
 
 
 def distances(images: Tensor, references: Tensor, norm: str) -> Tensor:

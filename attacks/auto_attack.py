@@ -58,20 +58,9 @@ class AutoAttack(Attack):
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
         """The first adversarial example that any of the parts finds; else the image."""
         logits = model.logits(images)
-        if logits.shape[1] <= 3:
-            raise InputError(f"attack AutoAttack: expected more than 3 classes, got {logits.shape[1]}")
         standing = (logits.argmax(1) == labels).nonzero().flatten()
-        others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
-        order = others.sort(dim=1, descending=True, stable=True).indices
-        targets = order[:, : min(TARGETS, logits.shape[1] - 1)].unbind(1)
-        parts = [
-            self._climb_cross_entropy,
-            _one_after_another([self._climb_towards(classes) for classes in targets]),
-            _one_after_another([self._approach(classes) for classes in targets]),
-            self._search,
-        ]
         found = in_turn(
-            [_confirmed(part) for part in parts],
+            [_confirmed(part) for part in self.parts(logits, labels).values()],
             model.take(standing),
             images[standing],
             labels[standing],
@@ -80,6 +69,23 @@ class AutoAttack(Attack):
         made = images.clone()
         made[standing] = found.images
         return made
+
+    def parts(self, logits: Tensor, labels: Tensor) -> dict[str, Attempt]:
+        """The four parts by their names, in their order, for a whole batch with these logits (N, classes).
+
+        Raises InputError for three classes or fewer.
+        """
+        if logits.shape[1] <= 3:
+            raise InputError(f"attack AutoAttack: expected more than 3 classes, got {logits.shape[1]}")
+        others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
+        order = others.sort(dim=1, descending=True, stable=True).indices
+        targets = order[:, : min(TARGETS, logits.shape[1] - 1)].unbind(1)
+        return {
+            "APGD-CE": self._climb_cross_entropy,
+            "APGD-T": _one_after_another([self._climb_towards(classes) for classes in targets]),
+            "FAB-T": _one_after_another([self._approach(classes) for classes in targets]),
+            "Square": self._search,
+        }
 
     def _climb_cross_entropy(self, rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
         return self._climb(rows, images, labels, lambda logits: LOSSES["ce"](logits, labels))

@@ -12,17 +12,27 @@ from attacks.attack import Attack
 from attacks.bpda import BPDAWrapper
 from attacks.target import Answer, Target, View
 from data.errors import InputError
-from purifiers.purifier import Purifier
+from purifiers.purifier import TRIAL_STEPS, Purifier
 
-ANSWERS: tuple[Answer, ...] = ("decision", "score", "gradient")  # each gives what those before it give
-Kind = Literal["blind", "transfer", "bpda", "full", "score", "decision"]
+ANSWERS: tuple[Answer, ...] = (
+    "decision",
+    "score",
+    "gradient",
+    "everything",
+)  # each gives what those before it give
+Kind = Literal[
+    "blind", "transfer", "surrogate", "bpda", "unrolled", "full", "score", "decision", "everything"
+]
 MEANING: dict[Kind, str] = {
     "blind": "the victim with its weights, no purifier",
     "transfer": "other classifiers, no purifier",
+    "surrogate": "the victim behind a cheaper purifier",
     "bpda": "the whole defense, with a substitute for the purifier's gradient",
+    "unrolled": "the whole defense, with the gradient through the steps of its fit",
     "full": "the whole defense with its gradient",
     "score": "the logits of the whole defense",
     "decision": "the class that the whole defense decides",
+    "everything": "the whole defense, in each of these ways",
 }
 
 
@@ -43,6 +53,7 @@ class Knowledge(ABC):
         uses_victim: whether the victim itself has.
         eot: draws of the defense that each answer is the mean of.
         known_draw: the defense draws once, and the attacker knows what: the draw that is scored.
+        trial_steps: so many steps a shortened purifier must have for an estimate of what answers cost.
     """
 
     version: ClassVar[int] = 1
@@ -52,6 +63,7 @@ class Knowledge(ABC):
     uses_victim: ClassVar[bool] = True
     eot: int = 1
     known_draw: bool = False
+    trial_steps: int = TRIAL_STEPS
 
     @abstractmethod
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
@@ -81,9 +93,12 @@ class Knowledge(ABC):
                 f"image takes, got forward={attack.forward}; set forward (and backward) in its constructor"
             )
         if attack.needs is not None and ANSWERS.index(attack.needs) > ANSWERS.index(self.gives):
+            most = self.gives if self.gives == "everything" else f"a {self.gives}"
+            needed = attack.needs if attack.needs == "everything" else f"a {attack.needs}"
             raise UnsuitedError(
-                f"attack {type(attack).__name__} needs a {attack.needs}, knowledge {type(self).__name__} "
-                f"gives a {self.gives} at most: take an attack that needs no more, or other knowledge"
+                f"attack {type(attack).__name__} needs {needed}, knowledge {type(self).__name__} "
+                f"gives {most} at most: take an attack that needs no more, or other knowledge"
+                + (" (knowledge=everything)" if needed == "everything" else "")
             )
 
     def target(
@@ -155,7 +170,7 @@ class Transfer(Knowledge):
         )
 
 
-class _WholeDefense(Knowledge):
+class WholeDefense(Knowledge):
     """Purifier and victim, with fresh draws at every answer unless the draw is known."""
 
     def __init__(self, *, eot: int = 1, known_draw: bool = False) -> None:
@@ -177,7 +192,7 @@ class _WholeDefense(Knowledge):
             )
 
 
-class BPDA(_WholeDefense):
+class BPDA(WholeDefense):
     """Backward pass differentiable approximation: Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
 
     Forward through the purifier, backward through a substitute, by advertorch's BPDAWrapper.
@@ -211,7 +226,7 @@ class BPDA(_WholeDefense):
         return answer
 
 
-class Full(_WholeDefense):
+class Full(WholeDefense):
     """The exact gradient through the purifier, for purifiers that declare it."""
 
     version = 2
@@ -227,7 +242,7 @@ class Full(_WholeDefense):
             )
 
 
-class Score(_WholeDefense):
+class Score(WholeDefense):
     """Queries to the whole defense, answered with logits."""
 
     version = 1
@@ -235,7 +250,7 @@ class Score(_WholeDefense):
     gives = "score"
 
 
-class Decision(_WholeDefense):
+class Decision(WholeDefense):
     """Queries to the whole defense, answered with the decided class; of several draws with that of most."""
 
     version = 2

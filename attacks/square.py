@@ -35,6 +35,8 @@ class Square(Attack):
         queries: an image's budget, with the one that asks about the image itself.
         p_init: share of the image that the first squares cover.
         rescale: follow the schedule of a run of 10,000 queries, compressed to this budget.
+        early_stop: an image that has fallen is asked about no more. Take false for a defense that draws,
+            which may have erred by chance, and average several draws (knowledge.eot).
     """
 
     version = 4
@@ -51,18 +53,21 @@ class Square(Attack):
         queries: int = 5000,
         p_init: float = 0.8,
         rescale: bool = True,
+        early_stop: bool = True,
     ) -> None:
         self.eps, self.norm = check_eps(eps, norm), norm
         if queries < 1 or not 0 < p_init <= 1:
             raise InputError(f"attack: expected queries >= 1, 0 < p_init <= 1, got {queries}, {p_init}")
         self.queries, self.p_init, self.rescale = queries, p_init, rescale
+        self.early_stop = self.stops_early = early_stop
         self.forward = queries
 
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
         """The asked image with the smallest margin."""
         logits, made = model.logits(images), images.clone()
         margins = margin(logits, labels)
-        standing = (logits.argmax(1) == labels).nonzero().flatten()
+        attacked = (logits.argmax(1) == labels) | (not self.early_stop)
+        standing = attacked.nonzero().flatten()
         if self.queries == 1 or not len(standing):
             return made
         search = random_search(
@@ -74,6 +79,7 @@ class Square(Attack):
             queries=self.queries - 1,
             p_init=self.p_init,
             speed=OF / self.queries if self.rescale else 1.0,
+            early_stop=self.early_stop,
         )
         better = search.margins < margins[standing]
         made[standing[better]] = search.found.images[better]
@@ -103,11 +109,14 @@ def random_search(
     queries: int,
     p_init: float = 0.8,
     speed: float = 1.0,
+    early_stop: bool = True,
 ) -> Search:
     """From stripes (l-infinity) or bumps (l2) on; a row is asked about `queries` times, or until it falls.
 
     Args:
         speed: how much faster than the paper's schedule of 10,000 proposals the windows shrink.
+        early_stop: a row that has fallen is asked about no more. Otherwise it goes on to smaller margins,
+            since a defense that draws may have erred by chance.
     """
     fell, made = torch.zeros_like(labels, dtype=torch.bool), images.clone()
     smallest = torch.full(labels.shape, torch.inf, device=labels.device)
@@ -123,11 +132,12 @@ def random_search(
             proposed = moves.propose(images, made[places], drawn[:, at], p)
         logits = rows.logits(proposed)
         margins, wrong = margin(logits, labels), logits.argmax(1) != labels
-        better = (margins < smallest[places]) | wrong
+        better = (margins < smallest[places]) | (wrong & early_stop)
         made[places[better]] = proposed[better]
         smallest[places[better]] = margins[better]
         if wrong.any():
             fell[places[wrong]] = True
+        if early_stop and wrong.any():
             rows, images, labels, places = rows.take(~wrong), images[~wrong], labels[~wrong], places[~wrong]
             if not len(places):
                 break

@@ -13,9 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from data.memory import within_memory
 
+from purifiers.fitting.unrolled import Diagnosis
+
 ROUNDING = 1e-6  # so far attacks' own resizing and sums leave [0, 1], where purifiers take nothing else
 
-Answer = Literal["decision", "score", "gradient"]
+Answer = Literal["decision", "score", "gradient", "everything"]
 View = Callable[[Tensor, Sequence[int]], Tensor]  # images and one seed an image to logits
 
 
@@ -50,7 +52,7 @@ class Target(nn.Module):
             transformation, Athalye et al. 2018, https://arxiv.org/abs/1707.07397: here of the logits).
         fixed: every answer has the same draw, that of `seeds` themselves.
         gives: "gradient" for logits that have one, "score" for logits, "decision" for the class alone, as
-            one-hot logits.
+            one-hot logits. "everything" is for attacks/open_defense.py.
         batch: rows that the view is given at once; all of them where None. Halved where memory runs out.
         recompute: forget what the gradient needs of each batch, and compute it anew in the backward pass, so
             that memory holds one batch at a time. An answer with a gradient then takes one pass more.
@@ -75,6 +77,9 @@ class Target(nn.Module):
         self.budget: int | None = None  # queries an image has, where the attack sets a limit
         self.before_answering: Callable[[], None] | None = None  # called at each question
         self.counts = [Counts() for _ in self.seeds]
+        # For each image, of each gradient through a fit: the adjoint norms and the cosines by steps.
+        self.diagnoses: list[list[tuple[list[float], list[float]]]] = [[] for _ in self.seeds]
+        self.owner_of: dict[int, int] = {}  # the image whose answer was drawn from a seed
         # Attack libraries ask a model's parameters where it lives.
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
         self.eval()
@@ -111,7 +116,9 @@ class Target(nn.Module):
         for owner in owners:
             counts = self.counts[owner]
             own, first = self.seeds[owner], counts.forward
-            seeds += [own if self.fixed else draw_seed(own, first + draw) for draw in range(self.eot)]
+            drawn = [own if self.fixed else draw_seed(own, first + draw) for draw in range(self.eot)]
+            self.owner_of |= dict.fromkeys(drawn, owner)
+            seeds += drawn
             counts.queries += 1
             counts.forward += self.eot
         rows = _within_range(images.to(self.place.device))
@@ -120,7 +127,7 @@ class Target(nn.Module):
             raise AttackError(f"expected questions about images in [0, 1], got values in [{low:g}, {high:g}]")
         rows = rows.repeat_interleave(self.eot, 0) if self.eot > 1 else rows
         size = self.batch or len(rows)
-        differentiable = self.gives == "gradient" and torch.is_grad_enabled()
+        differentiable = self.gives in ("gradient", "everything") and torch.is_grad_enabled()
         # An attack's randomness is not the defense's.
         with _disable_current_modes(), torch.set_grad_enabled(differentiable):
             parts, fitting = within_memory(
@@ -149,6 +156,21 @@ class Target(nn.Module):
                 return self.view(rows, seeds)
 
         return checkpoint(answer, rows, use_reentrant=False, preserve_rng_state=False)
+
+    def note(self, seeds: Sequence[int], diagnosis: Diagnosis) -> None:
+        """Keep how the gradients of answers drawn from these seeds came about."""
+        rows = zip(diagnosis.adjoint.tolist(), diagnosis.cosine.tolist(), strict=True)
+        for seed, row in zip(seeds, rows, strict=True):
+            self.diagnoses[self.owner_of[seed]].append(row)
+
+    def told(self, owner: int) -> dict[str, list[float]]:
+        """How the image's gradients through a fit came about: the means over all of them of the adjoint norms
+        and of the cosines to BPDA's gradient, by the number of last steps; empty if there were none."""
+        if not (told := self.diagnoses[owner]):
+            return {}
+        adjoint, cosine = (torch.tensor([one[i] for one in told], dtype=torch.float64) for i in (0, 1))
+        cosines = cosine.nanmean(0).nan_to_num(0.0)
+        return {"adjoint": adjoint.mean(0).tolist(), "cosine": cosines.tolist()}
 
     def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
         """A gradient was taken with respect to rows of `owners`. Raises AttackError where it is no number."""

@@ -47,6 +47,7 @@ class DDIP(TracePurifier):
 
     version = 2
     uses_victim = True
+    crosses = True
 
     def __init__(
         self,

@@ -3,19 +3,20 @@ https://arxiv.org/abs/1711.10925; as a defense Kattamis et al. 2019, Exploring P
 Deep Image Prior.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from purifiers.fitting.engine import Adam, Fit, Networks, leaf
-from purifiers.fitting.trace import Newest, Readout, Trace, TracePurifier
+from purifiers.fitting.trace import FitTrace, Newest, Readout, Trace, TracePurifier
 from purifiers.networks.skipnet import SkipNet
 
 
 @dataclass(frozen=True)
-class DIPTrace(Trace):
+class DIPTrace(FitTrace):
     """Fits a network to the image from noise, by Adam on the mean squared error.
 
     As in DDIP, section 3.1 and Appendix B, https://arxiv.org/abs/2108.00180.
@@ -36,29 +37,23 @@ class DIPTrace(Trace):
     jitter: float = 1 / 30
     optimise_input: bool = False
 
-    def stream(
-        self,
-        images: Tensor,
-        seeds: Sequence[int],
-        steps: int,
-        observe: Callable[[int, Tensor], None],
-    ) -> None:
-        """The reconstructions of one optimisation, before each of its updates."""
+    def fit(self, images: Tensor, seeds: Sequence[int]) -> Fit:
+        """The optimisation, before its first update."""
         networks = Networks(self.network, images, seeds=seeds)
         shape = (self.network.depth, *images.shape[2:])
         inputs = networks.drawn_once(lambda g: torch.rand(shape, generator=g)) * self.input_scale
         if self.optimise_input:
-            inputs = leaf(inputs)
+            networks.parameters["input"] = leaf(inputs)
         targets = networks.stack.beside(networks.images)
 
         def loss() -> tuple[Tensor, Tensor]:
-            given = inputs + networks.normal(inputs) * self.jitter if self.jitter else inputs
+            given = networks.parameters.get("input", inputs)
+            given = given + networks.normal(inputs) * self.jitter if self.jitter else given
             output = networks(given)
             error = networks.stack.apart((output - targets).square())
             return networks.stack.apart(output)[:, 0], error.flatten(1).mean(1)
 
-        also = [inputs] if self.optimise_input else []
-        Fit(networks, loss, Adam(self.lr), also=also).run(steps, observe)
+        return Fit(networks, loss, Adam(self.lr))
 
 
 class DIP(TracePurifier):
@@ -70,6 +65,7 @@ class DIP(TracePurifier):
     """
 
     version = 1
+    reads_last: ClassVar[bool] = True
 
     def __init__(self, *, trace: Trace, steps: int) -> None:
         super().__init__(trace=trace, steps=steps)

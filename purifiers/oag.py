@@ -108,6 +108,9 @@ class Autoencoder:
 class OAGTrace(Trace):
     """Makes an image from nothing, by Langevin steps on an energy that is learnt meanwhile (Algorithm 1).
 
+    It is no FitTrace, and its gradient is "bpda": the image is made from nothing inside each step, by the
+    gradients of the network with respect to it, and is state that no parameter holds.
+
     One update of the network (Eq. 5) follows `image_steps` updates of the image (Eq. 3).
 
     Args:

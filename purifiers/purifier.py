@@ -34,7 +34,8 @@ class Purifier(ABC):
         changes_nothing: the result is the image itself, so that the defense is the bare victim.
         version: raised on any change of behaviour; cached results of older versions are not used.
         stochastic: other seeds give other results.
-        gradient: "exact" where autograd is right through `purify`, else "bpda" or "none".
+        gradient: "exact" if autograd is right through `purify`; "unrolled" if the purifier is a fit whose
+            steps can be differentiated (purifiers/fitting/unrolled.py); otherwise "bpda", or "none".
         uses_victim: reads the victim's outputs.
         batch_coupled: an image's result depends on its batch (none of ours should).
         fits: a network is fitted to each image, so that another draw costs as much again.
@@ -45,7 +46,7 @@ class Purifier(ABC):
     version: ClassVar[int] = 1
     changes_nothing: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
-    gradient: ClassVar[Literal["exact", "bpda", "none"]] = "bpda"
+    gradient: Literal["exact", "unrolled", "bpda", "none"] = "bpda"
     uses_victim: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
     fits: bool = False
@@ -113,10 +114,11 @@ def purify_together(
         if len(purifiers) != 1:
             raise ValueError("purifiers without a shared run are called one at a time")
         results = [purifiers[0].purify(images.clone(), seeds, given)]
-    return [_checked(p, images, r) for p, r in zip(purifiers, results, strict=True)]
+    return [checked(p, images, r) for p, r in zip(purifiers, results, strict=True)]
 
 
-def _checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | PurifierError:
+def checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | PurifierError:
+    """The result, or the error if it is not what a purifier of these images must return."""
     shape = (*images.shape[:2], *(purifier.scale * side for side in images.shape[2:]))
     if result.shape != shape or result.dtype != images.dtype:
         expected = f"{images.dtype} of shape {shape}"

@@ -19,6 +19,9 @@ from purifiers.fitting.trace import Iterate, Newest, Readout, Trace, TracePurifi
 class RIDETrace(Trace):
     """Fits a denoising auto-encoder to the image and moves the image towards its output (Algorithm 2).
 
+    It is no FitTrace, and its gradient is "bpda": the image itself is moved between the blocks of updates, in
+    place, and is the network's input, so the images enter by more than the loss.
+
     Four methods by two switches: RIDE as it stands; DAE (Algorithm 1) with alpha 1; I-DIP with denoise
     off; DIP with both. `iterations` counts the updates between two estimates.
 

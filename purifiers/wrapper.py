@@ -24,6 +24,8 @@ class Wrapper(Purifier):
         self.purifier = purifier
         for trait in TRAITS:
             setattr(self, trait, getattr(purifier, trait))
+        if self.gradient == "unrolled":  # the steps that are unrolled are those of a trace of its own
+            self.gradient = "bpda"
 
     @property
     def weights(self) -> Any:

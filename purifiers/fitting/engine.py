@@ -115,7 +115,6 @@ class Fit:
         loss: makes one step's images (B, C, H, W) and losses (B,) from tensors that stay where they
             are: on CUDA it is recorded once and replayed.
         optimiser: updates the networks' parameters.
-        also: further leaves that it updates.
     """
 
     def __init__(
@@ -123,11 +122,9 @@ class Fit:
         networks: Networks,
         loss: Callable[[], tuple[Tensor, Tensor]],
         optimiser: Adam | SGD,
-        *,
-        also: Sequence[Tensor] = (),
     ) -> None:
         self.networks, self.loss = networks, loss
-        self.optimiser = optimiser([*networks.parameters.values(), *also])
+        self.optimiser = optimiser([*networks.parameters.values()])
         self.taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 

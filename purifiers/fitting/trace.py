@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.similarity import ssim
+from purifiers.fitting.engine import Fit
 from purifiers.purifier import TRIAL_STEPS, Purifier
 
 
@@ -19,7 +20,8 @@ from purifiers.purifier import TRIAL_STEPS, Purifier
 class Iterate:
     """The reconstructions (B, C, H, W) after `step` updates, and what readouts ask of them.
 
-    What is computed for one readout is there for the others.
+    What is computed for one readout is there for the others. Readouts take their decisions by these values,
+    so none of them has a gradient.
     """
 
     step: int
@@ -28,6 +30,7 @@ class Iterate:
     victim: nn.Module | None
 
     @cached_property
+    @torch.no_grad()
     def psnr(self) -> Tensor:
         """(B,) peak signal-to-noise ratio to the target in dB, over the worst 32x32 tile.
 
@@ -42,15 +45,16 @@ class Iterate:
         return -10 * tiles.flatten(1).amax(1).clamp_min(1e-12).log10()
 
     @cached_property
+    @torch.no_grad()
     def ssim(self) -> Tensor:
         """(B,) structural similarity to the target."""
         return ssim(self.images, self.targets)
 
     @cached_property
+    @torch.no_grad()
     def labels(self) -> Tensor:
         """(B,) the victim's decisions."""
-        with torch.no_grad():
-            return self.victim(self.images).argmax(1)
+        return self.victim(self.images).argmax(1)
 
 
 class Readout(Protocol):
@@ -66,15 +70,24 @@ class Readout(Protocol):
 
 
 class TracePurifier(Purifier):
-    """A purifier that reads its result off the first `steps` reconstructions of a trace."""
+    """A purifier that reads its result off the first `steps` reconstructions of a trace.
+
+    Attributes:
+        reads_last: the result is the last reconstruction, so that a gradient through the last steps of the
+            trace needs nothing of the steps before them.
+        crosses: its readout finds images on the victim's decision boundary, and has them as `boundary`.
+    """
 
     stochastic = True
     fits = True
+    reads_last: ClassVar[bool] = False
+    crosses: ClassVar[bool] = False
 
     def __init__(self, *, trace: "Trace", steps: int) -> None:
         if not isinstance(steps, int) or steps < 1:
             raise InputError(f"purifier.steps: expected a whole number of at least 1, got {steps}")
         self.trace, self.steps = trace, steps
+        self.gradient = "unrolled" if isinstance(trace, FitTrace) else "bpda"
 
     @abstractmethod
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
@@ -145,3 +158,24 @@ class Trace(ABC):
 
         self.stream(images, seeds, max(p.steps for p in purifiers), observe)
         return [readout.result() for readout in readouts]
+
+
+class FitTrace(Trace):
+    """A trace that is a single fit, whose steps see the images only through their loss.
+
+    Such a trace can be differentiated through its steps (purifiers/fitting/unrolled.py).
+    """
+
+    @abstractmethod
+    def fit(self, images: Tensor, seeds: Sequence[int]) -> Fit:
+        """The fit, before its first step; its networks' parameters are all that it learns."""
+
+    def stream(
+        self,
+        images: Tensor,
+        seeds: Sequence[int],
+        steps: int,
+        observe: Callable[[int, Tensor], None],
+    ) -> None:
+        """The reconstructions of the fit, before each of its updates."""
+        self.fit(images, seeds).run(steps, observe)

@@ -1,0 +1,420 @@
+"""The gradient through the steps of a fit: reverse-mode differentiation of an optimisation (Domke 2012,
+https://proceedings.mlr.press/v22/domke12.html; Maclaurin et al. 2015, https://arxiv.org/abs/1502.03492), with
+checkpoints (Griewank 1992, https://doi.org/10.1080/10556789208805505).
+
+A fit takes its parameters from step to step. Each step sees the images through its loss, so every step passes
+a part of the gradient to them, and the rest to the parameters before it. The parameters, Adam's moments and
+the count of random numbers are kept at every sqrt(m)-th of m steps. From there the backward pass computes a
+segment of steps anew, with the graph of each step, and differentiates it from its last step to its first.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from purifiers.fitting.engine import Fit
+from purifiers.fitting.trace import FitTrace, Iterate, TracePurifier
+from purifiers.purifier import PurifierError, checked
+
+GIB = 2**30
+MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How a gradient came about, one row per image; column k is of the k+1 last steps.
+
+    Attributes:
+        adjoint: (N, m) norms of the gradient with respect to the network's parameters before these steps. If
+            they grow from column to column, the fit is chaotic, and the gradient says little about it.
+        cosine: (N, m) cosines between the gradient through these steps and that of BPDA, which takes the
+            purifier for the identity. NaN if one of them is 0.
+    """
+
+    adjoint: Tensor
+    cosine: Tensor
+
+
+@dataclass(frozen=True)
+class Unrolling:
+    """Which part of a fit is differentiated.
+
+    Args:
+        steps: m, the last steps before each reconstruction; None for all of them. A purifier that reads
+            several reconstructions of a trace has the trace cut into blocks of m steps, counted from its
+            end, and no gradient passes from a block to the one before it.
+        second_moment: "detached" takes Adam's second moment, by which each step is scaled, for a constant.
+        memory: GiB that the backward pass may take; None for all that is free when it begins.
+    """
+
+    steps: int | None = 20
+    second_moment: Literal["attached", "detached"] = "attached"
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+            raise InputError(f"knowledge.steps: expected null or at least 1, got {self.steps!r}")
+        if self.second_moment not in ("attached", "detached"):
+            raise InputError(
+                f"knowledge.second_moment: expected attached or detached, got {self.second_moment!r}"
+            )
+        if self.memory is not None and not self.memory > 0:
+            raise InputError(f"knowledge.memory: expected null or GiB above 0, got {self.memory}")
+
+    def check(self, purifier: TracePurifier) -> None:
+        """Raise InputError if there are more steps to unroll than updates before the last reconstruction."""
+        most = purifier.steps - 1
+        if self.steps is not None and self.steps > most:
+            raise InputError(
+                f"knowledge.steps: expected at most the {most} updates before the last of "
+                f"{type(purifier).__name__}'s {purifier.steps} reconstructions, got {self.steps}; "
+                "null takes all of them"
+            )
+
+
+def unrolled(
+    purifier: TracePurifier,
+    images: Tensor,
+    *,
+    seeds: Sequence[int],
+    victim: nn.Module | None,
+    unrolling: Unrolling,
+    tell: Callable[[Diagnosis], None] = lambda diagnosis: None,
+) -> Tensor:
+    """The purifier's result, to the bit, whose gradient with respect to `images` is that through its steps.
+
+    The gradient is taken once. A trace that is shorter than `unrolling.steps` is unrolled whole.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        seeds: one per image.
+        victim: for purifiers that use it.
+        tell: called in the backward pass.
+
+    Raises InputError if the memory is too small, PurifierError for a result that breaks the contract.
+    """
+    return _Through.apply(images, _Run(purifier, seeds, victim, unrolling, tell))
+
+
+class _Through(torch.autograd.Function):
+    """Runs the fit forwards, and on a gradient backwards."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, images: Tensor, run: "_Run") -> Tensor:
+        ctx.run = run
+        return run.forward(images.detach())
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None]:
+        return ctx.run.backward(upstream), None
+
+
+class _State(NamedTuple):
+    """What a step begins with: parameters, Adam's two moments, its number and the count of random numbers."""
+
+    parameters: list[Tensor]
+    first: list[Tensor]
+    second: list[Tensor]
+    taken: int
+    drawn: Tensor
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a gradient passes through."""
+        return [*self.parameters, *self.first, *self.second]
+
+
+class _Step(NamedTuple):
+    """One step with its graph."""
+
+    before: _State
+    images: Tensor
+    after: _State | None  # None for the last step, whose update no reconstruction shows
+
+
+class _Run:
+    """One fit of a batch of images: forwards with checkpoints, then backwards."""
+
+    def __init__(
+        self,
+        purifier: TracePurifier,
+        seeds: Sequence[int],
+        victim: nn.Module | None,
+        unrolling: Unrolling,
+        tell: Callable[[Diagnosis], None],
+    ) -> None:
+        self.purifier, self.seeds, self.unrolling, self.tell = purifier, seeds, unrolling, tell
+        self.victim = victim if purifier.uses_victim else None
+        self.last = purifier.steps - 1  # the number of the last reconstruction, and of updates before it
+        self.depth = min(unrolling.steps or self.last, self.last)
+        self.begin = self.last - self.depth if purifier.reads_last else 0
+        self.segment = max(1, math.isqrt(self.last - self.begin))
+        self.checkpoints: dict[int, _State] = {}
+        self.seen: dict[int, Tensor] = {}  # reconstructions that the result may depend on
+
+    def _fit(self, images: Tensor) -> Fit:
+        trace: FitTrace = self.purifier.trace
+        return trace.fit(images, self.seeds)
+
+    # Forwards
+
+    def forward(self, images: Tensor) -> Tensor:
+        fit = self._fit(images)
+        optimiser = fit.optimiser
+        if type(optimiser) is not torch.optim.Adam or optimiser.defaults["amsgrad"]:
+            raise InputError(f"knowledge: expected a fit by Adam, without AMSGrad, got {optimiser}")
+        self.images = images.clone().requires_grad_()
+        with torch.enable_grad():
+            readout = self.purifier.readout(self.images, self.victim)
+        keep = {self.last} if self.purifier.reads_last else range(self.purifier.steps)
+
+        def take(begin: int, end: int) -> None:
+            def observe(step: int, made: Tensor) -> None:
+                number = begin + step
+                if number in keep:
+                    made = self.seen[number] = made.detach().requires_grad_()
+                readout.see(Iterate(number, made, self.images, self.victim))
+
+            with torch.enable_grad():
+                fit.run(end - begin, observe)
+
+        take(0, self.begin)
+        for start in range(self.begin, self.last, self.segment):
+            self._keep(fit, start)
+            take(start, min(start + self.segment, self.last))
+        self._keep(fit, self.last)
+        take(self.last, self.last + 1)
+        with torch.enable_grad():
+            self.result = readout.result()
+        made = checked(self.purifier, images, self.result.detach())
+        if isinstance(made, PurifierError):
+            raise made
+        return made
+
+    def _keep(self, fit: Fit, step: int) -> None:
+        leaves = fit.optimiser.param_groups[0]["params"]
+        states = [fit.optimiser.state[leaf] for leaf in leaves]
+
+        def moment(name: str) -> list[Tensor]:
+            return [
+                state[name].clone() if state else torch.zeros_like(leaf.detach())
+                for leaf, state in zip(leaves, states, strict=True)
+            ]
+
+        self.checkpoints[step] = _State(
+            [leaf.detach().clone() for leaf in leaves],
+            moment("exp_avg"),
+            moment("exp_avg_sq"),
+            step,
+            fit.networks.stack.draws.count.clone(),
+        )
+
+    # Backwards
+
+    @torch.enable_grad()
+    def backward(self, upstream: Tensor) -> Tensor:
+        """The gradient with respect to the images, of the gradient with respect to the result."""
+        fit = self._fit(self.images)
+        self._check_memory(fit)
+        numbers = list(self.seen)
+        direct, *read = torch.autograd.grad(
+            self.result, [self.images, *self.seen.values()], upstream, allow_unused=True
+        )
+        shown = {number: slope for number, slope in zip(numbers, read, strict=True) if slope is not None}
+        self.seen.clear()
+        gradient = torch.zeros_like(self.images) if direct is None else direct
+        sweep = _Sweep(fit, self, shown, gradient.detach().clone(), upstream)
+        for start in reversed(range(self.begin, self.last + 1, self.segment)):
+            if start == self.last or start not in self.checkpoints:
+                continue
+            sweep.segment(start, min(start + self.segment, self.last))
+        self.tell(sweep.diagnosis())
+        return sweep.gradient
+
+    def _check_memory(self, fit: Fit) -> None:
+        """Raise InputError, naming the steps that fit, if the graphs of a segment exceed the memory."""
+        allowed = self.unrolling.memory * GIB if self.unrolling.memory else free_memory(self.images.device)
+        if allowed is None:
+            return
+        graph, held = self._graph_size(fit), self.checkpoints[self.last].tensors
+        state = sum(tensor.nbytes for tensor in held)
+        images = sum(image.nbytes for image in self.seen.values())
+
+        def needed(steps: int) -> float:
+            segment = max(1, math.isqrt(steps))
+            return images + (1 + math.ceil(steps / segment)) * state + (segment + 1) * (graph + state)
+
+        steps = self.last - self.begin
+        if needed(steps) <= allowed:
+            return
+        fitting = next((m for m in range(steps - 1, 0, -1) if needed(m) <= allowed), 0)
+        if not self.purifier.reads_last:
+            advice = f"{type(self.purifier).__name__} reads the whole trace, so fewer steps need as much"
+        else:
+            advice = f"knowledge.steps={fitting} fits" if fitting else "not even one step fits"
+        raise InputError(
+            f"knowledge.memory: unrolling {steps} steps of a batch of {len(self.images)} images needs "
+            f"{needed(steps) / GIB:.2g} GiB, expected at most {allowed / GIB:.2g}; {advice}, and a smaller "
+            "chunk needs less"
+        )
+
+    def _graph_size(self, fit: Fit) -> int:
+        """Bytes that the graph of one step holds."""
+        held: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            step = differentiable_step(fit, self.checkpoints[self.last], self.unrolling, update=True)
+        del step
+        return sum(held.values())
+
+
+class _Sweep:
+    """The gradient on its way from the last step to the first."""
+
+    def __init__(
+        self, fit: Fit, run: _Run, shown: dict[int, Tensor], gradient: Tensor, upstream: Tensor
+    ) -> None:
+        self.fit, self.run, self.shown, self.gradient, self.upstream = fit, run, shown, gradient, upstream
+        self.adjoint: list[Tensor] | None = None  # with respect to a step's state; None while it is 0
+        self.norms: list[Tensor] = []
+        self.cosines: list[Tensor] = []
+
+    def segment(self, start: int, end: int) -> None:
+        """Go back over the steps from `start` to before `end`, and over the last reconstruction."""
+        run = self.run
+        until = end + (end == run.last)
+        if self.adjoint is None and not any(start <= number < until for number in self.shown):
+            return
+        state, tape = run.checkpoints[start], []
+        for number in range(start, until):
+            step = differentiable_step(self.fit, state, run.unrolling, update=number < run.last)
+            tape.append(step)
+            state = step.after
+        for number in reversed(range(start, until)):
+            self._back(tape.pop(), number)
+
+    def _back(self, step: _Step, number: int) -> None:
+        run, asked = self.run, len(self.run.seeds)
+        later, adjoint = self.adjoint, None
+        if later is not None and step.after is not None:
+            adjoint = self._pass(step, step.after.tensors, later)
+            first = run.last - run.depth
+            if (number - first) % run.depth == 0:  # the first step of its block: the one before gets nothing
+                adjoint = None
+        if (slope := self.shown.pop(number, None)) is not None:
+            filled = torch.zeros_like(step.images)
+            filled[:asked] = slope
+            own = self._pass(step, [step.images], [filled])
+            adjoint = own if adjoint is None else [a + b for a, b in zip(adjoint, own, strict=True)]
+        self.adjoint = adjoint
+        if later is not None and len(self.norms) < run.depth:
+            self._note(later)
+
+    def _pass(self, step: _Step, outputs: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+        """Pass gradients from what a step made to what it was made from; the images' part is added up."""
+        inputs = step.before.tensors
+        pairs = [(one, slope) for one, slope in zip(outputs, slopes, strict=True) if one.requires_grad]
+        found = torch.autograd.grad(
+            [one for one, _ in pairs],
+            [*inputs, self.run.images],
+            [slope for _, slope in pairs],
+            allow_unused=True,
+            retain_graph=True,  # the images' way to the stack belongs to all steps
+        )
+        *adjoint, images = found
+        if images is not None:
+            self.gradient += images
+        return [
+            torch.zeros_like(one) if slope is None else slope
+            for one, slope in zip(inputs, adjoint, strict=True)
+        ]
+
+    def _note(self, later: list[Tensor]) -> None:
+        size, asked = len(self.fit.networks.images), len(self.run.seeds)
+        parameters = later[: len(self.fit.networks.parameters)]
+        squares = [_of_each(one, size).square().flatten(1).sum(1) for one in parameters]
+        self.norms.append(torch.stack(squares).sum(0).sqrt()[:asked])
+        ours, bpda = self.gradient.flatten(1), self.upstream.flatten(1)
+        if ours.shape != bpda.shape:  # a purifier that enlarges: BPDA's substitute is not the identity
+            self.cosines.append(torch.full_like(self.norms[-1], torch.nan))
+            return
+        product = ours.norm(dim=1) * bpda.norm(dim=1)
+        self.cosines.append(torch.where(product > 0, (ours * bpda).sum(1) / product, torch.nan))
+
+    def diagnosis(self) -> Diagnosis:
+        """Of the steps that were gone over, the last first."""
+        empty = self.gradient.new_zeros(len(self.run.seeds), 0)
+        both = [torch.stack(found, 1) if found else empty for found in (self.norms, self.cosines)]
+        return Diagnosis(*(found.detach().cpu() for found in both))
+
+
+def _of_each(stacked: Tensor, size: int) -> Tensor:
+    """(size, ...) the networks' own parts of a parameter, or of an image (1, size * C, H, W) that is learnt."""
+    return (
+        stacked.squeeze(0).unflatten(0, (size, -1)) if len(stacked) == 1 else stacked.unflatten(0, (size, -1))
+    )
+
+
+def differentiable_step(fit: Fit, state: _State, unrolling: Unrolling, *, update: bool) -> _Step:
+    """One step of the fit from `state`, with the graph that leads from the state to what the step makes."""
+    networks, kept = fit.networks, fit.networks.parameters
+    before = _leaves(state)
+    networks.stack.draws.count.copy_(state.drawn)
+    networks.parameters = dict(zip(kept, before.parameters, strict=True))
+    try:
+        images, losses = fit.loss()
+    finally:
+        networks.parameters = kept
+    if not update:
+        return _Step(before, images, None)
+    slopes = torch.autograd.grad(losses.sum(), before.parameters, create_graph=True)
+    after = _adam(before, slopes, fit.optimiser.defaults, attached=unrolling.second_moment == "attached")
+    return _Step(before, images, after._replace(drawn=networks.stack.draws.count.clone()))
+
+
+def _leaves(state: _State) -> _State:
+    """The same values, each the beginning of a graph."""
+    return state._replace(
+        parameters=[one.detach().requires_grad_() for one in state.parameters],
+        first=[one.detach().requires_grad_() for one in state.first],
+        second=[one.detach().requires_grad_() for one in state.second],
+    )
+
+
+def _adam(state: _State, slopes: Sequence[Tensor], options: dict, *, attached: bool) -> _State:
+    """torch.optim.Adam's update, as operations that have a gradient."""
+    (one, two), taken = options["betas"], state.taken + 1
+    corrections = 1 - one**taken, 1 - two**taken
+    parameters, first, second = [], [], []
+    for value, mean, square, slope in zip(state.parameters, state.first, state.second, slopes, strict=True):
+        slope = slope + options["weight_decay"] * value if options["weight_decay"] else slope
+        mean = one * mean + (1 - one) * slope
+        square = two * square + (1 - two) * slope.square()
+        square = square if attached else square.detach()
+        root = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)  # the root has no slope at 0
+        scale = root / math.sqrt(corrections[1]) + options["eps"]
+        parameters.append(value - options["lr"] / corrections[0] * mean / scale)
+        first.append(mean)
+        second.append(square)
+    return _State(parameters, first, second, taken, state.drawn)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on the device; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if not MEMINFO.exists():
+        return None
+    lines = (line.split() for line in MEMINFO.read_text().splitlines())
+    return next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), None)

@@ -1,0 +1,270 @@
+"""Gradients through the steps of a fit: against central differences in float64, and what is refused."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import RowByRow, inner_images, random_images
+from torch import nn
+
+from attacks.fit_knowledge import Unrolled
+from attacks.from_torchattacks import PGD
+from attacks.knowledge import UnsuitedError
+from data.errors import InputError
+from purifiers.ddip import DDIP
+from purifiers.dip import DIP, DIPTrace
+from purifiers.dipdefend import DIPDefend
+from purifiers.dynamic import Dynamic
+from purifiers.fitting import unrolled as module
+from purifiers.fitting.engine import Adam, Fit, Networks
+from purifiers.fitting.trace import FitTrace
+from purifiers.fitting.unrolled import Unrolling, unrolled
+from purifiers.jpeg import JPEG
+from purifiers.networks.fcn import FCN
+from purifiers.networks.skipnet import SkipNet
+from purifiers.oag import OAG, Generator, OAGTrace
+from purifiers.ride import RIDE, RIDETrace
+
+NETWORK = SkipNet(down=[8], up=[8], skip=[2], kernel_down=[3], kernel_up=[3])
+SEEDS = [1, 2]
+STEP = 1e-9  # of central differences: Adam's first steps are nearly signs, so they bend within little
+
+
+class TwoClasses(nn.Module):
+    """Two classes by one direction, in which reconstructions of a fit change sides often."""
+
+    def forward(self, images):
+        way = torch.randn(images[0].numel(), generator=torch.Generator().manual_seed(0)).to(images)
+        score = (images.flatten(1) - 0.5) @ (way - way.mean())
+        return torch.stack([-score, score], 1)
+
+
+def gradient_of(purifier, images, weight, victim=None, seeds=SEEDS, **settings):
+    """The gradient of weight . result, and what was told of it."""
+    asked, told = images.clone().requires_grad_(), []
+    unrolling = Unrolling(**{"steps": None} | settings)
+    made = unrolled(purifier, asked, seeds=seeds, victim=victim, unrolling=unrolling, tell=told.append)
+    return torch.autograd.grad((made * weight).sum(), asked)[0], told[0], made.detach()
+
+
+def difference(purifier, images, weight, along, victim=None):
+    """The derivative of weight . result along a direction, by central differences."""
+    up, down = (
+        (purifier.purify(images + step * along, SEEDS, victim) * weight).sum() for step in (STEP, -STEP)
+    )
+    return (up - down).item() / (2 * STEP)
+
+
+def normal(like, seed):
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("purifier", "uses_victim"),
+    [
+        (DIP(trace=DIPTrace(network=NETWORK), steps=2), False),
+        (DIP(trace=DIPTrace(network=NETWORK), steps=7), False),
+        (DIP(trace=DIPTrace(network=NETWORK, jitter=0.0, optimise_input=True), steps=5), False),
+        (DIPDefend(trace=DIPTrace(network=NETWORK), steps=9, smoothing=0.5), False),
+        (DDIP(trace=DIPTrace(network=NETWORK), steps=8, maps=8, warmup=0, similarity=-1, push=0.5), True),
+        (
+            DDIP(trace=DIPTrace(network=NETWORK), steps=8, maps=8, warmup=0, similarity=-1, crossings=None),
+            True,
+        ),
+    ],
+    ids=["dip 2", "dip 7", "learnt input", "dipdefend", "ddip", "ddip without a K"],
+)
+def test_the_gradient_through_all_steps_is_that_of_central_differences(purifier, uses_victim):
+    images, victim = inner_images(2).double(), TwoClasses() if uses_victim else None
+    weight = normal(images, 5)
+    found, _, made = gradient_of(purifier, images, weight, victim)
+    assert torch.equal(made, purifier.purify(images, SEEDS, victim)), "not the defense's own answer"
+    for seed in range(2):
+        along = normal(images, seed)
+        expected = difference(purifier, images, weight, along, victim)
+        assert (found * along).sum().item() == pytest.approx(expected, rel=1e-4)
+    assert abs(expected) > 1e-3, "a test that could not fail"
+
+
+def test_ddips_gradient_is_that_of_images_on_a_boundary(monkeypatch):
+    """The test above would say nothing about Eq. 4 to 6 if no decision changed along the trace."""
+    kept = []
+    monkeypatch.setattr("purifiers.ddip._Crossings._keep", lambda self, rows, *_: kept.extend(rows.tolist()))
+    purifier = DDIP(trace=DIPTrace(network=NETWORK), steps=8, maps=8, warmup=0, similarity=-1)
+    purifier.purify(inner_images(2).double(), SEEDS, TwoClasses())
+    assert len(kept) > 2
+
+
+@dataclass(frozen=True)
+class Late(FitTrace):
+    """Fits the images only from one step on; before it fits grey."""
+
+    since: int
+
+    def fit(self, images, seeds):
+        networks, taken = Networks(NETWORK, images, seeds=seeds), []
+        shape = (NETWORK.depth, *images.shape[2:])
+        given = networks.drawn_once(lambda generator: torch.rand(shape, generator=generator))
+        targets = networks.stack.beside(networks.images)
+
+        def loss():
+            taken.append(None)
+            reference = targets if len(taken) > self.since else torch.full_like(targets, 0.5)
+            output = networks(given)
+            error = networks.stack.apart((output - reference).square())
+            return networks.stack.apart(output)[:, 0], error.flatten(1).mean(1)
+
+        return Fit(networks, loss, Adam(0.01))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_the_last_steps_see_the_images_and_those_before_them_do_not(steps):
+    """Central differences of a fit that starts to look at the images with the last m updates."""
+    images, total = inner_images(2).double(), 8
+    weight, along = normal(images, 5), normal(images, 6)
+    late = DIP(trace=Late(since=total - 1 - steps), steps=total)
+    # Forwards the trace is `late` itself; backwards each step is taken anew, and all of them lie behind it.
+    run = module._Run(late, SEEDS, None, Unrolling(steps=steps), lambda diagnosis: None)
+    fits = [late.trace.fit, Late(since=-1).fit]
+    run._fit = lambda given: fits.pop(0)(given, SEEDS)
+    asked = images.clone().requires_grad_()
+    made = module._Through.apply(asked, run)
+    (found,) = torch.autograd.grad((made * weight).sum(), asked)
+    expected = difference(late, images, weight, along)
+    assert (found * along).sum().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_blocks_of_a_trace_that_is_read_in_many_places():
+    """With blocks of m steps, a reconstruction that is read is differentiated through its own block alone."""
+    images = inner_images(1).double()
+    weight, trace = normal(images, 5), DIPTrace(network=NETWORK)
+    mean = DDIP(trace=trace, steps=6, maps=6, warmup=99, crossings=6)  # no crossing counts: the mean of all
+    found, *_ = gradient_of(mean, images, weight, TwoClasses(), seeds=[1], steps=2)
+    parts = [
+        gradient_of(DIP(trace=trace, steps=last + 1), images, weight, seeds=[1], steps=depth)[0]
+        for last, depth in ((5, 2), (4, 1), (3, 2), (2, 1), (1, 1))  # blocks end at 5, 3 and 1
+    ]
+    torch.testing.assert_close(found, torch.stack(parts).sum(0) / 6)
+
+
+def test_checkpoints_change_nothing(monkeypatch):
+    images = inner_images(2).double()
+    weight, purifier = normal(images, 5), DIP(trace=DIPTrace(network=NETWORK), steps=10)
+    expected, told, _ = gradient_of(purifier, images, weight)
+    for segment in (1, 4, 9):
+        monkeypatch.setattr(module.math, "isqrt", lambda steps, segment=segment: segment)
+        found, again, _ = gradient_of(purifier, images, weight)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(again.adjoint, told.adjoint, rtol=1e-6, atol=1e-9)
+
+
+def test_an_image_has_the_same_gradient_alone_and_among_others():
+    images, purifier = inner_images(3), DIP(trace=DIPTrace(network=NETWORK), steps=5)
+    weight = normal(images, 5).float()
+    together, told, _ = gradient_of(purifier, images, weight, seeds=[1, 2, 3])
+    alone, _, _ = gradient_of(purifier, images[1:2], weight[1:2], seeds=[2])
+    assert torch.equal(together[1:2], alone)
+    assert told.adjoint.shape == told.cosine.shape == (3, 4)
+
+
+def test_what_is_told_of_a_gradient():
+    images, purifier = inner_images(2).double(), DIP(trace=DIPTrace(network=NETWORK), steps=6)
+    weight = normal(images, 5)
+    for steps in (1, 3, 5):
+        found, told, _ = gradient_of(purifier, images, weight, steps=steps)
+        cosine = torch.nn.functional.cosine_similarity(found.flatten(1), weight.flatten(1))
+        assert told.adjoint.shape == (2, steps)
+        assert (told.adjoint > 0).all()
+        torch.testing.assert_close(told.cosine[:, -1], cosine)
+
+
+def test_a_detached_second_moment_gives_another_gradient():
+    images, purifier = inner_images(2), DIP(trace=DIPTrace(network=NETWORK), steps=5)
+    weight = normal(images, 5).float()
+    attached, detached = (
+        gradient_of(purifier, images, weight, second_moment=kind)[0] for kind in ("attached", "detached")
+    )
+    assert torch.isfinite(detached).all()
+    assert not torch.allclose(attached, detached, rtol=0.1)
+
+
+def test_memory_grows_with_the_square_root_of_the_steps(monkeypatch):
+    held = []
+    images, weight = inner_images(1), normal(inner_images(1), 5).float()
+    back = module._Sweep._back
+
+    def count(sweep, step, number):
+        held[-1] = max(held[-1], len(sweep.run.checkpoints))
+        return back(sweep, step, number)
+
+    monkeypatch.setattr(module._Sweep, "_back", count)
+    for steps in (17, 65):
+        held.append(0)
+        gradient_of(DIP(trace=DIPTrace(network=NETWORK), steps=steps), images, weight, seeds=[1])
+    assert held == [5, 9]  # four and eight segments, and the last reconstruction
+
+
+SMALL = DIPTrace(network=NETWORK)
+FITS = FCN(filters=[4])
+
+
+@pytest.mark.parametrize(
+    ("purifier", "settings", "said"),
+    [
+        (JPEG(), {}, "expected a purifier whose fit can be unrolled, JPEG declares 'bpda'"),
+        (RIDE(trace=RIDETrace(network=FITS)), {}, "RIDE declares 'bpda'"),
+        (OAG(trace=OAGTrace(network=Generator())), {}, "OAG declares 'bpda'"),
+        (Dynamic(purifier=DIP(trace=SMALL, steps=9)), {}, "Dynamic declares 'bpda'"),
+        (DIP(trace=SMALL, steps=9), {"steps": 9}, "at most the 8 updates .* DIP's 9 reconstructions, got 9"),
+        (DIP(trace=SMALL, steps=9), {"steps": 8}, None),
+        (DIP(trace=SMALL, steps=9), {"steps": None}, None),
+    ],
+)
+def test_what_cannot_be_unrolled_is_refused(purifier, settings, said):
+    knowledge = Unrolled(**settings)
+    if said is None:
+        knowledge.check(PGD(), purifier)
+    else:
+        with pytest.raises(UnsuitedError, match=said):
+            knowledge.check(PGD(), purifier)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 0}, "knowledge.steps: expected null or at least 1, got 0"),
+        ({"second_moment": "both"}, "expected attached or detached, got 'both'"),
+        ({"memory": 0.0}, "knowledge.memory: expected null or GiB above 0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, said):
+    with pytest.raises(InputError, match=said):
+        Unrolled(**settings)
+
+
+def test_too_little_memory_says_what_is_needed_and_what_fits():
+    purifier, images = DIP(trace=SMALL, steps=60), random_images(2)
+    weight = torch.ones_like(images)
+    with pytest.raises(InputError, match=r"59 steps of a batch of 2 images needs [\d.]+ GiB") as refused:
+        gradient_of(purifier, images, weight, memory=0.012)
+    fits = int(str(refused.value).split("knowledge.steps=")[1].split()[0])
+    assert 1 < fits < 59
+    gradient_of(purifier, images, weight, memory=0.012, steps=fits)
+    with pytest.raises(InputError, match="needs"):
+        gradient_of(purifier, images, weight, memory=0.012, steps=fits + 1)
+    with pytest.raises(InputError, match="not even one step fits"):
+        gradient_of(purifier, images, weight, memory=1e-5)
+
+
+def test_the_knowledge_answers_as_the_defense_does_and_tells_of_its_gradients():
+    purifier, victim, images = DIP(trace=SMALL, steps=5), RowByRow(), random_images(2)
+    target = Unrolled(steps=3).target(victim, purifier, [], seeds=SEEDS)
+    given = []
+    view, target.view = target.view, lambda rows, seeds: given.extend(seeds) or view(rows, seeds)
+    asked = images.clone().requires_grad_()
+    logits = target(asked)
+    assert torch.equal(logits, victim(purifier(images, seeds=given)))
+    torch.autograd.grad(logits[:, 0].sum(), asked)
+    assert [len(told) for told in target.diagnoses] == [1, 1]
+    adjoint, cosine = target.diagnoses[0][0]
+    assert len(adjoint) == len(cosine) == 3
