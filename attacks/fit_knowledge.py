@@ -1,5 +1,5 @@
-"""What an attacker can know of a defense that is fitted at test time, besides BPDA: gradients through the fit,
-gradients at the reconstructions along it, and a cheaper purifier in its place.
+"""What an attacker can know of a defense that is fitted at test time, besides BPDA: gradients through the
+fit, gradients at the reconstructions along it, and a cheaper purifier in its place.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,8 +50,8 @@ class Unrolled(WholeDefense):
         super().check(attack, purifier)
         if not isinstance(purifier, TracePurifier) or purifier.gradient != "unrolled":
             raise UnsuitedError(
-                f"knowledge unrolled: expected a purifier whose fit can be unrolled, {type(purifier).__name__} "
-                f"declares {purifier.gradient!r}; take knowledge=bpda"
+                "knowledge unrolled: expected a purifier whose fit can be unrolled, "
+                f"{type(purifier).__name__} declares {purifier.gradient!r}; take knowledge=bpda"
             )
         try:
             self.unrolling.check(purifier)
@@ -152,8 +152,8 @@ class AlongFit(BPDA):
 
 
 class Surrogate(BPDA):
-    """BPDA on a cheaper purifier in the place of the defense's own, whose adversarial examples are transferred
-    to the defense (for diffusion purifiers Lee and Kim 2023, https://arxiv.org/abs/2303.09051).
+    """BPDA on a cheaper purifier in the place of the defense's own, whose adversarial examples are
+    transferred to the defense (for diffusion purifiers Lee and Kim 2023, https://arxiv.org/abs/2303.09051).
 
     Args:
         steps: the defense's own purifier with at most so many steps; not with `purifier`.

@@ -15,6 +15,7 @@ from purifiers.ddip import DDIP
 from purifiers.dip import DIP, DIPTrace
 from purifiers.dipdefend import DIPDefend
 from purifiers.dynamic import Dynamic
+from purifiers.fitting import adjoint
 from purifiers.fitting import unrolled as module
 from purifiers.fitting.engine import Adam, Fit, Networks
 from purifiers.fitting.trace import FitTrace
@@ -189,19 +190,31 @@ def test_a_detached_second_moment_gives_another_gradient():
 
 
 def test_memory_grows_with_the_square_root_of_the_steps(monkeypatch):
-    held = []
-    images, weight = inner_images(1), normal(inner_images(1), 5).float()
-    back = module._Sweep._back
+    kept, graphs, images = [], [], inner_images(1)
+    weight = normal(images, 5).float()
+    keep, taken, back = module._Run._keep, adjoint.differentiable_step, adjoint.Sweep._back
+    held = 0
 
-    def count(sweep, step, number):
-        held[-1] = max(held[-1], len(sweep.run.checkpoints))
-        return back(sweep, step, number)
+    def step(*arguments, **settings):
+        nonlocal held
+        held += 1
+        graphs[-1] = max(graphs[-1], held)
+        return taken(*arguments, **settings)
 
-    monkeypatch.setattr(module._Sweep, "_back", count)
-    for steps in (17, 65):
-        held.append(0)
+    def gone_over(*arguments):
+        nonlocal held
+        held -= 1
+        back(*arguments)
+
+    monkeypatch.setattr(module._Run, "_keep", lambda run, fit, at: kept[-1].append(at) or keep(run, fit, at))
+    monkeypatch.setattr(adjoint, "differentiable_step", step)
+    monkeypatch.setattr(adjoint.Sweep, "_back", gone_over)
+    for steps in (17, 50):
+        kept.append([])
+        graphs.append(0)
         gradient_of(DIP(trace=DIPTrace(network=NETWORK), steps=steps), images, weight, seeds=[1])
-    assert held == [5, 9]  # four and eight segments, and the last reconstruction
+    assert kept == [[0, 4, 8, 12], [0, 7, 14, 21, 28, 35, 42]]
+    assert graphs == [5, 8], "the steps of one segment, and the last reconstruction"
 
 
 SMALL = DIPTrace(network=NETWORK)

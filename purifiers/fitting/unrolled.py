@@ -12,33 +12,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
+from purifiers.fitting.adjoint import Diagnosis, State, Sweep, differentiable_step
 from purifiers.fitting.engine import Fit
 from purifiers.fitting.trace import FitTrace, Iterate, TracePurifier
 from purifiers.purifier import PurifierError, checked
 
 GIB = 2**30
 MEMINFO = Path("/proc/meminfo")
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """How a gradient came about, one row per image; column k is of the k+1 last steps.
-
-    Attributes:
-        adjoint: (N, m) norms of the gradient with respect to the network's parameters before these steps. If
-            they grow from column to column, the fit is chaotic, and the gradient says little about it.
-        cosine: (N, m) cosines between the gradient through these steps and that of BPDA, which takes the
-            purifier for the identity. NaN if one of them is 0.
-    """
-
-    adjoint: Tensor
-    cosine: Tensor
 
 
 @dataclass(frozen=True)
@@ -115,29 +101,6 @@ class _Through(torch.autograd.Function):
         return ctx.run.backward(upstream), None
 
 
-class _State(NamedTuple):
-    """What a step begins with: parameters, Adam's two moments, its number and the count of random numbers."""
-
-    parameters: list[Tensor]
-    first: list[Tensor]
-    second: list[Tensor]
-    taken: int
-    drawn: Tensor
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All that a gradient passes through."""
-        return [*self.parameters, *self.first, *self.second]
-
-
-class _Step(NamedTuple):
-    """One step with its graph."""
-
-    before: _State
-    images: Tensor
-    after: _State | None  # None for the last step, whose update no reconstruction shows
-
-
 class _Run:
     """One fit of a batch of images: forwards with checkpoints, then backwards."""
 
@@ -155,7 +118,7 @@ class _Run:
         self.depth = min(unrolling.steps or self.last, self.last)
         self.begin = self.last - self.depth if purifier.reads_last else 0
         self.segment = max(1, math.isqrt(self.last - self.begin))
-        self.checkpoints: dict[int, _State] = {}
+        self.checkpoints: dict[int, State] = {}
         self.seen: dict[int, Tensor] = {}  # reconstructions that the result may depend on
 
     def _fit(self, images: Tensor) -> Fit:
@@ -188,7 +151,6 @@ class _Run:
         for start in range(self.begin, self.last, self.segment):
             self._keep(fit, start)
             take(start, min(start + self.segment, self.last))
-        self._keep(fit, self.last)
         take(self.last, self.last + 1)
         with torch.enable_grad():
             self.result = readout.result()
@@ -207,7 +169,7 @@ class _Run:
                 for leaf, state in zip(leaves, states, strict=True)
             ]
 
-        self.checkpoints[step] = _State(
+        self.checkpoints[step] = State(
             [leaf.detach().clone() for leaf in leaves],
             moment("exp_avg"),
             moment("exp_avg_sq"),
@@ -229,20 +191,28 @@ class _Run:
         shown = {number: slope for number, slope in zip(numbers, read, strict=True) if slope is not None}
         self.seen.clear()
         gradient = torch.zeros_like(self.images) if direct is None else direct
-        sweep = _Sweep(fit, self, shown, gradient.detach().clone(), upstream)
-        for start in reversed(range(self.begin, self.last + 1, self.segment)):
-            if start == self.last or start not in self.checkpoints:
-                continue
-            sweep.segment(start, min(start + self.segment, self.last))
+        sweep = Sweep(
+            fit,
+            images=self.images,
+            last=self.last,
+            block=self.depth,
+            attached=self.unrolling.second_moment == "attached",
+            shown=shown,
+            gradient=gradient.detach().clone(),
+            upstream=upstream,
+        )
+        for start in reversed(range(self.begin, self.last, self.segment)):
+            end = min(start + self.segment, self.last)
+            sweep.segment(start, end, self.checkpoints.pop(start))
         self.tell(sweep.diagnosis())
         return sweep.gradient
 
     def _check_memory(self, fit: Fit) -> None:
         """Raise InputError, naming the steps that fit, if the graphs of a segment exceed the memory."""
         allowed = self.unrolling.memory * GIB if self.unrolling.memory else free_memory(self.images.device)
-        if allowed is None:
+        if allowed is None or self.begin == self.last:
             return
-        graph, held = self._graph_size(fit), self.checkpoints[self.last].tensors
+        graph, held = self._graph_size(fit), self.checkpoints[self.begin].tensors
         state = sum(tensor.nbytes for tensor in held)
         images = sum(image.nbytes for image in self.seen.values())
 
@@ -274,140 +244,9 @@ class _Run:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            step = differentiable_step(fit, self.checkpoints[self.last], self.unrolling, update=True)
+            step = differentiable_step(fit, self.checkpoints[self.begin], attached=True, update=True)
         del step
         return sum(held.values())
-
-
-class _Sweep:
-    """The gradient on its way from the last step to the first."""
-
-    def __init__(
-        self, fit: Fit, run: _Run, shown: dict[int, Tensor], gradient: Tensor, upstream: Tensor
-    ) -> None:
-        self.fit, self.run, self.shown, self.gradient, self.upstream = fit, run, shown, gradient, upstream
-        self.adjoint: list[Tensor] | None = None  # with respect to a step's state; None while it is 0
-        self.norms: list[Tensor] = []
-        self.cosines: list[Tensor] = []
-
-    def segment(self, start: int, end: int) -> None:
-        """Go back over the steps from `start` to before `end`, and over the last reconstruction."""
-        run = self.run
-        until = end + (end == run.last)
-        if self.adjoint is None and not any(start <= number < until for number in self.shown):
-            return
-        state, tape = run.checkpoints[start], []
-        for number in range(start, until):
-            step = differentiable_step(self.fit, state, run.unrolling, update=number < run.last)
-            tape.append(step)
-            state = step.after
-        for number in reversed(range(start, until)):
-            self._back(tape.pop(), number)
-
-    def _back(self, step: _Step, number: int) -> None:
-        run, asked = self.run, len(self.run.seeds)
-        later, adjoint = self.adjoint, None
-        if later is not None and step.after is not None:
-            adjoint = self._pass(step, step.after.tensors, later)
-            first = run.last - run.depth
-            if (number - first) % run.depth == 0:  # the first step of its block: the one before gets nothing
-                adjoint = None
-        if (slope := self.shown.pop(number, None)) is not None:
-            filled = torch.zeros_like(step.images)
-            filled[:asked] = slope
-            own = self._pass(step, [step.images], [filled])
-            adjoint = own if adjoint is None else [a + b for a, b in zip(adjoint, own, strict=True)]
-        self.adjoint = adjoint
-        if later is not None and len(self.norms) < run.depth:
-            self._note(later)
-
-    def _pass(self, step: _Step, outputs: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
-        """Pass gradients from what a step made to what it was made from; the images' part is added up."""
-        inputs = step.before.tensors
-        pairs = [(one, slope) for one, slope in zip(outputs, slopes, strict=True) if one.requires_grad]
-        found = torch.autograd.grad(
-            [one for one, _ in pairs],
-            [*inputs, self.run.images],
-            [slope for _, slope in pairs],
-            allow_unused=True,
-            retain_graph=True,  # the images' way to the stack belongs to all steps
-        )
-        *adjoint, images = found
-        if images is not None:
-            self.gradient += images
-        return [
-            torch.zeros_like(one) if slope is None else slope
-            for one, slope in zip(inputs, adjoint, strict=True)
-        ]
-
-    def _note(self, later: list[Tensor]) -> None:
-        size, asked = len(self.fit.networks.images), len(self.run.seeds)
-        parameters = later[: len(self.fit.networks.parameters)]
-        squares = [_of_each(one, size).square().flatten(1).sum(1) for one in parameters]
-        self.norms.append(torch.stack(squares).sum(0).sqrt()[:asked])
-        ours, bpda = self.gradient.flatten(1), self.upstream.flatten(1)
-        if ours.shape != bpda.shape:  # a purifier that enlarges: BPDA's substitute is not the identity
-            self.cosines.append(torch.full_like(self.norms[-1], torch.nan))
-            return
-        product = ours.norm(dim=1) * bpda.norm(dim=1)
-        self.cosines.append(torch.where(product > 0, (ours * bpda).sum(1) / product, torch.nan))
-
-    def diagnosis(self) -> Diagnosis:
-        """Of the steps that were gone over, the last first."""
-        empty = self.gradient.new_zeros(len(self.run.seeds), 0)
-        both = [torch.stack(found, 1) if found else empty for found in (self.norms, self.cosines)]
-        return Diagnosis(*(found.detach().cpu() for found in both))
-
-
-def _of_each(stacked: Tensor, size: int) -> Tensor:
-    """(size, ...) the networks' own parts of a parameter, or of an image (1, size * C, H, W) that is learnt."""
-    return (
-        stacked.squeeze(0).unflatten(0, (size, -1)) if len(stacked) == 1 else stacked.unflatten(0, (size, -1))
-    )
-
-
-def differentiable_step(fit: Fit, state: _State, unrolling: Unrolling, *, update: bool) -> _Step:
-    """One step of the fit from `state`, with the graph that leads from the state to what the step makes."""
-    networks, kept = fit.networks, fit.networks.parameters
-    before = _leaves(state)
-    networks.stack.draws.count.copy_(state.drawn)
-    networks.parameters = dict(zip(kept, before.parameters, strict=True))
-    try:
-        images, losses = fit.loss()
-    finally:
-        networks.parameters = kept
-    if not update:
-        return _Step(before, images, None)
-    slopes = torch.autograd.grad(losses.sum(), before.parameters, create_graph=True)
-    after = _adam(before, slopes, fit.optimiser.defaults, attached=unrolling.second_moment == "attached")
-    return _Step(before, images, after._replace(drawn=networks.stack.draws.count.clone()))
-
-
-def _leaves(state: _State) -> _State:
-    """The same values, each the beginning of a graph."""
-    return state._replace(
-        parameters=[one.detach().requires_grad_() for one in state.parameters],
-        first=[one.detach().requires_grad_() for one in state.first],
-        second=[one.detach().requires_grad_() for one in state.second],
-    )
-
-
-def _adam(state: _State, slopes: Sequence[Tensor], options: dict, *, attached: bool) -> _State:
-    """torch.optim.Adam's update, as operations that have a gradient."""
-    (one, two), taken = options["betas"], state.taken + 1
-    corrections = 1 - one**taken, 1 - two**taken
-    parameters, first, second = [], [], []
-    for value, mean, square, slope in zip(state.parameters, state.first, state.second, slopes, strict=True):
-        slope = slope + options["weight_decay"] * value if options["weight_decay"] else slope
-        mean = one * mean + (1 - one) * slope
-        square = two * square + (1 - two) * slope.square()
-        square = square if attached else square.detach()
-        root = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)  # the root has no slope at 0
-        scale = root / math.sqrt(corrections[1]) + options["eps"]
-        parameters.append(value - options["lr"] / corrections[0] * mean / scale)
-        first.append(mean)
-        second.append(square)
-    return _State(parameters, first, second, taken, state.drawn)
 
 
 def free_memory(device: torch.device) -> int | None:

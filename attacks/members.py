@@ -1,0 +1,197 @@
+"""The members of the adaptive attack: which estimate of the gradient each follows, and how it searches.
+
+The members that suit a defense follow from the purifier's traits alone. Their numbers of steps are the standard
+budgets, for three kinds of defenses: those that draw nothing, those that draw and answer fast, and those that
+fit a network to each image, so that one answer takes seconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attacks import apgd, square
+from attacks.auto_attack import AutoAttack
+from attacks.fit_knowledge import AlongFit, Surrogate, Unrolled
+from attacks.knowledge import BPDA, Blind, Full, Knowledge, Score
+from attacks.losses import LOSSES
+from attacks.rows import Attempt, Rows, each
+from purifiers.fitting.trace import TracePurifier
+from purifiers.purifier import Purifier
+
+Norm = Literal["linf", "l2"]
+Search = Callable[[Rows, Tensor, Tensor, Tensor], list[Tensor]]  # rows, images, labels, places in the batch
+DRAWS, DRAWS_OF_A_FIT = 10, 5  # of the defense, that judge an adversarial example
+CLASSES_OF_DLR = 3
+
+
+@dataclass(frozen=True)
+class Member:
+    """One search of the ensemble.
+
+    Args:
+        name: what records and tables call it.
+        knowledge: what it sees of the defense.
+        forward, backward: the passes that an image takes at most, each of the knowledge's draws.
+        search: rows of images to candidates (N, C, H, W), of which the defense's own answers choose.
+    """
+
+    name: str
+    knowledge: Knowledge
+    forward: int
+    backward: int
+    search: Search
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes of the defense that an image takes at most."""
+        return self.forward * self.knowledge.eot, self.backward * self.knowledge.eot
+
+
+def judging_draws(purifier: Purifier) -> int:
+    """How many draws of the defense judge a candidate."""
+    if not purifier.stochastic:
+        return 1
+    return DRAWS_OF_A_FIT if purifier.fits else DRAWS
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Makes the members for one ball.
+
+    Args:
+        eps, norm: the ball.
+        share: of the standard numbers of steps, of which at least one is left.
+        draws: whether the defense draws, so that a single misclassified iterate may be due to chance.
+    """
+
+    eps: float
+    norm: Norm
+    share: float = 1.0
+    draws: bool = True
+
+    def _steps(self, standard: int) -> int:
+        return max(1, int(standard * self.share))
+
+    def climb(self, name: str, knowledge: Knowledge, loss: str, steps: int, restarts: int = 1) -> Member:
+        """APGD, each restart from another random start, to its end. Its candidates are the iterates with the
+        largest losses; where the defense draws nothing, the last misclassified iterates instead."""
+        steps = self._steps(steps)
+
+        def search(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> list[Tensor]:
+            made = []
+            for _ in range(restarts):
+                climb = apgd.ascend(
+                    rows,
+                    images,
+                    labels,
+                    loss=lambda logits: LOSSES[loss](logits, labels),
+                    eps=self.eps,
+                    norm=self.norm,
+                    steps=steps,
+                )
+                fell = each(climb.found.fell & (not self.draws), images)
+                made.append(torch.where(fell, climb.found.images, climb.best))
+            return made
+
+        return Member(name, knowledge, restarts * (steps + 1), restarts * (steps + 1), search)
+
+    def ask(self, name: str, knowledge: Knowledge, queries: int) -> Member:
+        """Square's random search, which goes on after an image has fallen if the defense draws."""
+        queries = self._steps(queries)
+
+        def search(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> list[Tensor]:
+            found = square.random_search(
+                rows,
+                images,
+                labels,
+                eps=self.eps,
+                norm=self.norm,
+                queries=queries,
+                speed=square.OF / queries,
+                early_stop=not self.draws,
+            )
+            return [found.found.images]
+
+        return Member(name, knowledge, queries, 0, search)
+
+    def members(self, purifier: Purifier, logits: Tensor, labels: Tensor) -> list[Member]:
+        """The members that suit the purifier, in their order.
+
+        Args:
+            logits: (N, classes) of the whole batch, for attacks that choose their targets by them.
+            labels: (N,).
+        """
+        losses = [loss for loss in LOSSES if loss != "dlr" or logits.shape[1] >= CLASSES_OF_DLR]
+        if purifier.fits:
+            return self._of_fit(purifier)
+        if purifier.stochastic:
+            return self._of_random(purifier, losses)
+        if purifier.gradient == "exact" and logits.shape[1] > CLASSES_OF_DLR:
+            return self._auto_attack(logits, labels)
+        return self._of_masked(purifier, losses)
+
+    def _auto_attack(self, logits: Tensor, labels: Tensor) -> list[Member]:
+        """AutoAttack's four, for a deterministic defense with its exact gradient."""
+        attack = AutoAttack(
+            eps=self.eps, norm=self.norm, steps=self._steps(100), queries_of_square=self._steps(5000)
+        )
+        passes = attack.passes
+        return [
+            Member(name, Full(), *passes[name], _candidates(attempt))
+            for name, attempt in attack.parts(logits, labels).items()
+        ]
+
+    def _of_masked(self, purifier: Purifier, losses: list[str]) -> list[Member]:
+        """For a deterministic defense whose gradient is lacking, or of three classes or fewer."""
+        white = Full if purifier.gradient == "exact" else BPDA
+        climbs = [self.climb(f"{white.kind} {loss}", white(), loss, 100) for loss in losses]
+        return [*climbs, self.climb("blind ce", Blind(), "ce", 100), self.ask("square", Score(), 5000)]
+
+    def _of_random(self, purifier: Purifier, losses: list[str]) -> list[Member]:
+        """For a defense that draws."""
+        white = Full if purifier.gradient == "exact" else BPDA
+        name = white.kind
+        return [
+            self.climb(f"{name} fixed draw", white(known_draw=True), "ce", 50),
+            self.climb(f"{name} fresh draws", white(), "ce", 200),
+            *(self.climb(f"{name} eot {loss}", white(eot=20), loss, 50, restarts=3) for loss in losses),
+            self.climb("blind ce", Blind(), "ce", 100),
+            self.ask("square eot", Score(eot=5), 2000),
+        ]
+
+    def _of_fit(self, purifier: Purifier) -> list[Member]:
+        """For a defense that fits a network to each image."""
+        found = [
+            self.climb("bpda fixed draw", BPDA(known_draw=True), "ce", 20),
+            self.climb("bpda fresh draws", BPDA(), "ce", 40),
+            self.climb("bpda eot", BPDA(eot=10), "ce", 15),
+        ]
+        if isinstance(purifier, TracePurifier):
+            found.append(self.climb("bpda iterates", AlongFit(points=10), "ce", 20))
+            if purifier.crosses:
+                found.append(self.climb("bpda crossings", AlongFit(of="crossings", points=10), "ce", 20))
+        if purifier.gradient == "unrolled":
+            depths = [m for m in (1, 5, 20) if m < purifier.steps - 1]
+            found += [
+                self.climb(f"unrolled {m}", Unrolled(steps=m, second_moment="detached"), "ce", 15)
+                for m in depths
+            ]
+            found.append(self.climb("unrolled all", Unrolled(steps=None), "ce", 5))
+        fewer = max(1, round(purifier.trial(steps=1)[1] / 4))
+        if purifier.trial(steps=fewer)[1] > 1:
+            found.append(self.climb(f"surrogate {fewer} steps", Surrogate(steps=fewer), "ce", 40))
+        return [*found, self.climb("blind ce", Blind(), "ce", 50), self.ask("square", Score(), 100)]
+
+
+def _candidates(attempt: Attempt) -> Search:
+    """The images that an attempt of AutoAttack hands out, found or not."""
+    return lambda *batch: [attempt(*batch).images]
+
+
+def cost(members: list[Member], judged: int) -> tuple[int, int]:
+    """Forward and backward passes of an image that stands to the end, if each candidate takes `judged` more."""
+    forward = judged + sum(member.passes[0] + judged * member.candidates for member in members)
+    return forward, sum(member.passes[1] for member in members)
