@@ -51,9 +51,19 @@ class AutoAttack(Attack):
             )
         self.steps, self.queries_of_square = steps, queries_of_square
         confirmations = 4  # one for each part, where it seems to succeed
-        climbs = (1 + TARGETS) * (steps + 1)
-        self.forward = 1 + climbs + TARGETS * 2 * steps + queries_of_square + confirmations
-        self.backward = climbs + TARGETS * steps
+        self.forward = 1 + sum(forward for forward, _ in self.passes.values()) + confirmations
+        self.backward = sum(backward for _, backward in self.passes.values())
+
+    @property
+    def passes(self) -> dict[str, tuple[int, int]]:
+        """The forward and backward passes that an image takes at most, by the names of the parts."""
+        climb = self.steps + 1
+        return {
+            "APGD-CE": (climb, climb),
+            "APGD-T": (TARGETS * climb, TARGETS * climb),
+            "FAB-T": (TARGETS * 2 * self.steps, TARGETS * self.steps),
+            "Square": (self.queries_of_square, 0),
+        }
 
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
         """The first adversarial example that any of the parts finds; else the image."""

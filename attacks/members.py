@@ -1,8 +1,8 @@
 """The members of the adaptive attack: which estimate of the gradient each follows, and how it searches.
 
-The members that suit a defense follow from the purifier's traits alone. Their numbers of steps are the standard
-budgets, for three kinds of defenses: those that draw nothing, those that draw and answer fast, and those that
-fit a network to each image, so that one answer takes seconds.
+The members that suit a defense follow from the purifier's traits alone. Their numbers of steps are the
+standard budgets, for three kinds of defenses: those that draw nothing, those that draw and answer fast, and
+those that fit a network to each image, so that one answer takes seconds.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,7 @@ class Member:
         knowledge: what it sees of the defense.
         forward, backward: the passes that an image takes at most, each of the knowledge's draws.
         search: rows of images to candidates (N, C, H, W), of which the defense's own answers choose.
+        candidates: how many it finds.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Member:
     forward: int
     backward: int
     search: Search
+    candidates: int = 1
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -96,7 +98,8 @@ class Ensemble:
                 made.append(torch.where(fell, climb.found.images, climb.best))
             return made
 
-        return Member(name, knowledge, restarts * (steps + 1), restarts * (steps + 1), search)
+        passes = restarts * (steps + 1)
+        return Member(name, knowledge, passes, passes, search, restarts)
 
     def ask(self, name: str, knowledge: Knowledge, queries: int) -> Member:
         """Square's random search, which goes on after an image has fallen if the defense draws."""

@@ -217,6 +217,21 @@ def test_memory_grows_with_the_square_root_of_the_steps(monkeypatch):
     assert graphs == [5, 8], "the steps of one segment, and the last reconstruction"
 
 
+def test_an_adjoint_that_grows_without_bound_is_cut_off_for_its_image_alone(monkeypatch):
+    images, purifier = inner_images(2).double(), DIP(trace=DIPTrace(network=NETWORK), steps=6)
+    weight = normal(images, 5)
+    weight[0] *= 1e-6
+    whole, told, _ = gradient_of(purifier, images, weight)
+    short, *_ = gradient_of(purifier, images, weight, steps=1)
+    monkeypatch.setattr(adjoint, "LARGEST", 1e-3 * told.adjoint[1, 0].item())
+    found, cut, _ = gradient_of(purifier, images, weight)
+    assert torch.equal(found[0], whole[0])
+    torch.testing.assert_close(found[1], torch.zeros_like(found[1]))
+    assert (cut.adjoint[0] > 0).all()
+    assert (cut.adjoint[1] == 0).all()
+    assert short[1].any()
+
+
 SMALL = DIPTrace(network=NETWORK)
 FITS = FCN(filters=[4])
 

@@ -26,6 +26,9 @@ class Diagnosis:
     cosine: Tensor
 
 
+LARGEST = 1e15  # norm of an adjoint, beyond which its squares leave float32: the steps before are left out
+
+
 class State(NamedTuple):
     """What a step begins with: parameters, Adam's two moments, its number and the count of random numbers."""
 
@@ -51,6 +54,8 @@ class Step(NamedTuple):
 
 class Sweep:
     """The gradient on its way from the last step to the first.
+
+    Where an image's adjoint exceeds LARGEST, the gradient is that of the steps behind it.
 
     Args:
         fit: whose loss sees `images`.
@@ -109,9 +114,25 @@ class Sweep:
             filled[:asked] = slope
             own = self._pass(step, [step.images], [filled])
             adjoint = own if adjoint is None else [a + b for a, b in zip(adjoint, own, strict=True)]
-        self.adjoint = adjoint
+        self.adjoint = None if adjoint is None else self._bounded(adjoint)
         if later is not None and len(self.norms) < self.block:
             self._note(later)
+
+    def _bounded(self, adjoint: list[Tensor]) -> list[Tensor]:
+        """The adjoint, set to 0 for each image for which it is larger than LARGEST or not a number."""
+        outside = ~(self._sizes(adjoint) <= LARGEST)
+        for one in adjoint:
+            _of_each(one, len(outside))[outside] = 0
+        return adjoint
+
+    def _sizes(self, adjoint: list[Tensor]) -> Tensor:
+        """(networks,) norms of the part of an adjoint that belongs to the parameters."""
+        networks = self.fit.networks
+        squares = [
+            _of_each(one, len(networks.images)).square().flatten(1).sum(1)
+            for one in adjoint[: len(networks.parameters)]
+        ]
+        return torch.stack(squares).sum(0).sqrt()
 
     def _pass(self, step: Step, outputs: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
         """Pass gradients from what a step made to what it was made from; the images' part is added up."""
@@ -133,10 +154,7 @@ class Sweep:
         ]
 
     def _note(self, later: list[Tensor]) -> None:
-        size, asked = len(self.fit.networks.images), len(self.images)
-        parameters = later[: len(self.fit.networks.parameters)]
-        squares = [_of_each(one, size).square().flatten(1).sum(1) for one in parameters]
-        self.norms.append(torch.stack(squares).sum(0).sqrt()[:asked])
+        self.norms.append(self._sizes(later)[: len(self.images)])
         ours, bpda = self.gradient.flatten(1), self.upstream.flatten(1)
         if ours.shape != bpda.shape:  # a purifier that enlarges: BPDA's substitute is not the identity
             self.cosines.append(torch.full_like(self.norms[-1], torch.nan))
