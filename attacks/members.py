@@ -17,6 +17,7 @@ from attacks.auto_attack import AutoAttack
 from attacks.fit_knowledge import AlongFit, Surrogate, Unrolled
 from attacks.knowledge import BPDA, Blind, Full, Knowledge, Score
 from attacks.losses import LOSSES
+from attacks.open_defense import DEEPEST
 from attacks.rows import Attempt, Rows, each
 from purifiers.fitting.trace import TracePurifier
 from purifiers.purifier import Purifier
@@ -177,7 +178,7 @@ class Ensemble:
             if purifier.crosses:
                 found.append(self.climb("bpda crossings", AlongFit(of="crossings", points=10), "ce", 20))
         if purifier.gradient == "unrolled":
-            depths = [m for m in (1, 5, 20) if m < purifier.steps - 1]
+            depths = [m for m in (1, 5, DEEPEST) if m < purifier.steps - 1]
             found += [
                 self.climb(f"unrolled {m}", Unrolled(steps=m, second_moment="detached"), "ce", 15)
                 for m in depths
@@ -194,7 +195,8 @@ def _candidates(attempt: Attempt) -> Search:
     return lambda *batch: [attempt(*batch).images]
 
 
-def cost(members: list[Member], judged: int) -> tuple[int, int]:
-    """Forward and backward passes of an image that stands to the end, if each candidate takes `judged` more."""
-    forward = judged + sum(member.passes[0] + judged * member.candidates for member in members)
+def cost(members: list[Member], judging: int) -> tuple[int, int]:
+    """Forward and backward passes of an image that stands to the end, if `judging` passes judge the image
+    itself and each candidate."""
+    forward = judging + sum(member.passes[0] + judging * member.candidates for member in members)
     return forward, sum(member.passes[1] for member in members)

@@ -9,6 +9,8 @@ from attacks.knowledge import Knowledge, WholeDefense
 from attacks.target import Target
 from purifiers.purifier import Purifier
 
+DEEPEST = 20  # steps of a fit that the deepest member unrolls, besides that which unrolls all
+
 
 class OpenDefense(Target):
     """The whole defense, with a fresh draw for each answer, and its parts.
@@ -48,6 +50,7 @@ class Everything(WholeDefense):
 
     def __init__(self) -> None:
         super().__init__()
+        self.trial_steps = 1 + DEEPEST + 1  # so that an estimate has all members
 
     def target(
         self,
