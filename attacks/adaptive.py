@@ -1,9 +1,10 @@
 """An attack that adapts itself to the defense: an ensemble whose members follow from the purifier's traits.
 
 It is for defenses that draw at random or are fitted at test time what AutoAttack is for the others; for
-deterministic defenses with an exact gradient it takes AutoAttack's four members. The protocol follows Tramer et
-al. 2020 (https://arxiv.org/abs/2002.08347) and Croce et al. 2022 (https://arxiv.org/abs/2202.13711): several
-estimates of the gradient, several losses, searches that need no gradient, and the worst case of each image.
+deterministic defenses with an exact gradient it takes AutoAttack's four members. The protocol follows Tramer
+et al. 2020 (https://arxiv.org/abs/2002.08347) and Croce et al. 2022 (https://arxiv.org/abs/2202.13711):
+several estimates of the gradient, several losses, searches that need no gradient, and the worst case of each
+image.
 """
 
 import time

@@ -40,10 +40,14 @@ def names(purifier, classes=10):
         (JPEG(), ["bpda ce", "bpda cw", "bpda dlr", *END]),
         (
             Randomization(),
-            ["full fixed draw", "full fresh draws", "full eot ce", "full eot cw", "full eot dlr", "blind ce", "square eot"],
+            [f"full {name}" for name in ("fixed draw", "fresh draws", "eot ce", "eot cw", "eot dlr")]
+            + ["blind ce", "square eot"],
         ),
         (DIP(trace=SMALL, steps=40), [*FITTED, "bpda iterates", *UNROLLED, "surrogate 10 steps", *END]),
-        (DIP(trace=SMALL, steps=4), [*FITTED, "bpda iterates", "unrolled 1", "unrolled all", "surrogate 1 steps", *END]),
+        (
+            DIP(trace=SMALL, steps=4),
+            [*FITTED, "bpda iterates", "unrolled 1", "unrolled all", "surrogate 1 steps", *END],
+        ),
         (
             DDIP(trace=SMALL, steps=40),
             [*FITTED, "bpda iterates", "bpda crossings", *UNROLLED, "surrogate 10 steps", *END],
@@ -88,7 +92,7 @@ def test_a_budget_is_kept_and_told(purifier):
     labels = logits.argmax(1)
     least = cost(Adaptive().plan(purifier, logits, labels), judging_draws(purifier))[0]
     with pytest.raises(
-        InputError, match="attack.budget: expected at least the .* of one step of each"
+        InputError, match=r"attack\.budget: expected at least the .* of one step of each"
     ) as refused:
         Adaptive(budget=1).plan(purifier, logits, labels)
     smallest = int(str(refused.value).split("at least the ")[1].split()[0])
@@ -151,27 +155,14 @@ def test_an_image_has_the_same_example_alone_and_among_others():
     assert all(len(member["cosine"]) == len(member["adjoint"]) > 0 for member in depths)
 
 
-class Masked(Purifier):
-    """Rounds all values to steps of 1/8 and back by less than a step: its gradient is zero."""
-
-    gradient = "exact"
+class Rounding(Purifier):
+    """Rounds all values, so that its gradient is 0 where it has one; nothing is robust about it."""
 
     def purify(self, images, seeds, victim):
-        return images + (0.0 * images) ** 2 - images.detach() + (images.detach() * 128).round() / 128
+        return (images * 64).round() / 64
 
 
-class MaskedAsDeclared(Masked):
-    """The same, declared as what it is."""
-
-    gradient = "bpda"
-
-
-def masked(images, victim):
-    """Images whose margins are small, and their labels."""
-    return images, victim(images).argmax(1)
-
-
-@pytest.mark.parametrize("purifier", [MaskedAsDeclared(), Noise(sigma=0.05)], ids=["masked", "random"])
+@pytest.mark.parametrize("purifier", [Rounding(), Noise(sigma=0.05)], ids=["masked", "random"])
 def test_what_only_masks_gradients_or_only_draws_is_broken(purifier):
     """Every image of the bare victim falls within this ball, so there is no robustness to be found."""
     victim, images = RowByRow(), inner_images(8)

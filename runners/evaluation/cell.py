@@ -15,7 +15,7 @@ from runners.evaluation.own_state import state_behind
 from runners.store.store import Recipe, key_of
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 8  # raised when what a record holds changes
+SCORING = 9  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)

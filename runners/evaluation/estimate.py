@@ -52,7 +52,9 @@ class Estimator:
         What is left after the moment is as many passes as the attack declares, at the pace that it had."""
         attack: Attack = build(task.attack)
         knowledge: Knowledge = build(task.knowledge)
-        seen, factor = (None, 1.0) if task.seen is None else self.worker.component(task.seen).trial()
+        seen, factor = None, 1.0
+        if task.seen is not None:
+            seen, factor = self.worker.component(task.seen).trial(steps=knowledge.trial_steps)
 
         def cost(forward: float, backward: float) -> float:
             """Seconds of passes alone, without the attack's own work between them."""

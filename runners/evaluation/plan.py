@@ -73,13 +73,14 @@ class Planner:
         except MissingError as error:
             raise UnsuitedError(str(error)) from error
         knowledge.check(attack, self.worker.component(purifier))
-        draws = self.settings.draws_of(self.worker.component(purifier))
+        attacked = knowledge.uses_purifier and attack.needs is not None
+        draws = self.settings.draws_of(self.worker.component(purifier), attacked=attacked)
         crafting = partial(
             Crafting,
             victim=victim,
             attack=cell.configs["attack"],
             knowledge=cell.knowledge,
-            seen=purifier if knowledge.uses_purifier and attack.needs is not None else None,
+            seen=purifier if attacked else None,
             others=others,
             seed=self.settings.seed,
             precision=self.settings.precision,

@@ -271,6 +271,25 @@ COLUMNS: tuple[Column, ...] = (
         "measurement",
         lambda s: s.paths,
     ),
+    Column(
+        "notes",
+        "str",
+        "JSON",
+        "What the attack tells of the image; empty if it tells nothing. Of gradients through a fit: the "
+        "means of their adjoint norms and of their cosines to BPDA's gradient, by the number of unrolled steps. Of "
+        "the adaptive attack: the member that found the example, the share of judging draws that it misled, "
+        "the budget, and for each member that attacked the image its passes and what it reached.",
+        "measurement",
+        lambda s: s.told("notes"),
+    ),
+    Column(
+        "member_seconds",
+        "str",
+        "JSON, s",
+        "Seconds per image of each member of the adaptive attack, of its chunk's mean; else empty.",
+        "cost",
+        lambda s: s.told("member_seconds"),
+    ),
     Column("precision", "str", "", "float32 or tf32.", "setting", lambda s: s.precision),
     Column("dataset", "str", "", "Name of the data set's config.", "identifier"),
     Column("victim", "str", "", "Name of the victim's config.", "identifier"),

@@ -1,5 +1,6 @@
 """What was measured on one chunk of a cell, from which its records are made."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +24,8 @@ class Scored:
         chunk: the clean images and their labels.
         crafted: adversarial "images"; "seconds" per image; "passes" (N, 4), which are queries, forward and
             backward passes and gradients that were zero; "paths" (rows of image, queries, distance) of
-            attacks that look for the nearest adversarial example.
+            attacks that look for the nearest adversarial example; and of attacks that tell how they came
+            about, the UTF-8 bytes of JSON lists with an entry for each image ("notes", "member_seconds").
         made: purified "images"; "seconds" per image; how many were purified at once ("batch"); the victim's
             decisions under each draw of the purifier ("decided", (draws, N)); and, if they were made, the
             purified 8-bit roundings of the adversarial images ("of_8_bit").
@@ -112,6 +114,13 @@ class Scored:
     def majority(self) -> Tensor:
         """(N,): the class of most draws; of several, the one that was drawn first."""
         return majority_of(self.draws)
+
+    def told(self, what: str) -> list[str]:
+        """The attack's notes of each image, or the seconds of its members, as JSON; empty without any."""
+        if what not in self.crafted:
+            return [""] * len(self.labels)
+        of_images = json.loads(bytes(self.crafted[what].cpu().tolist()))
+        return [json.dumps(of_image) if of_image else "" for of_image in of_images]
 
     @property
     def paths(self) -> list[list[list[float]]]:

@@ -8,6 +8,7 @@ from data.errors import InputError
 from purifiers.purifier import Purifier
 from runners.evaluation.subset import RULES
 
+DRAWS, DRAWS_OF_ATTACKED_FIT = 10, 5  # that are scored by default
 KEPT = ("auto", "all", "none")  # of purified images; runners/evaluation/keeping.py
 
 
@@ -68,10 +69,19 @@ class Settings:
         """Of products in convolutions and matrices; part of what results depend on."""
         return "tf32" if self.tf32 else "float32"
 
-    def draws_of(self, purifier: Purifier) -> int:
-        """How often a purifier is scored: "auto" is ten fresh draws, one where each fits a network anew."""
+    def draws_of(self, purifier: Purifier, *, attacked: bool) -> int:
+        """How many draws of a purifier are scored.
+
+        "auto" is ten. A purifier that fits a network to each image in each draw is scored on five if an
+        attack runs it, which takes many more fits than the scoring, and otherwise on one.
+
+        Args:
+            attacked: whether the attack runs the purifier.
+        """
         if not purifier.stochastic:
             return 1
-        if self.draws == "auto":
-            return 1 if purifier.fits else 10
-        return int(self.draws)
+        if self.draws != "auto":
+            return int(self.draws)
+        if not purifier.fits:
+            return DRAWS
+        return DRAWS_OF_ATTACKED_FIT if attacked else 1

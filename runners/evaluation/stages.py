@@ -1,5 +1,6 @@
 """The work itself, as one process does it: craft a chunk, purify and score a chunk."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -94,6 +95,9 @@ class Worker:
                     [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
                 ),
             }
+            for name, told in (("notes", made.notes), ("member_seconds", made.seconds)):
+                if told:
+                    stored[name] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
             self.store.put_tensors(task.recipe, stored, pack=True)
         return stored
 

@@ -18,8 +18,13 @@ from runners.tables.significance import marked
 
 METRICS = {  # and the records' column; None: records do not hold it, but the purifier's config may tell
     "accuracy": "correct",
+    "mean of draws": "correct_mean",
+    "majority of draws": "correct_majority",
+    "worst of draws": "correct_all",
     "ssim": "ssim",
     "seconds/image": "purify_seconds",
+    "attack seconds/image": "craft_seconds",
+    "attack passes/image": "forward_passes",
     "gpu-memory": None,
     "parameters": None,
 }
@@ -131,7 +136,9 @@ def _size(result: CellResult) -> Figure | None:
 def _figure(metric: str, values: pd.Series | None) -> Figure | None:
     if values is None:
         return None
-    return accuracy(values) if metric == "accuracy" else mean(values)
+    if values.dtype == bool:
+        return accuracy(values)
+    return mean_share(values) if metric == "mean of draws" else mean(values)
 
 
 def _average(metric: str, parts: list[pd.Series]) -> Figure:

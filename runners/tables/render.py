@@ -19,8 +19,13 @@ MOST_ACROSS = 6
 WIDTH = 80  # characters of a terminal
 PLACES = {  # decimals that a metric is printed with
     "accuracy": 1,
+    "mean of draws": 1,
+    "majority of draws": 1,
+    "worst of draws": 1,
     "ssim": 3,
     "seconds/image": 4,
+    "attack seconds/image": 1,
+    "attack passes/image": 0,
     "gpu-memory": 3,
     "parameters": 2,
 }

@@ -19,8 +19,8 @@ from runners.evaluation.subset import OF_VICTIM
 
 SMALL_N = 500
 ROUNDING = 1e-5  # of norms, in float32
-WHITE_BOX: tuple[Kind, ...] = ("bpda", "full")
-BLACK_BOX: tuple[Kind, ...] = ("transfer", "score", "decision")
+WHITE_BOX: tuple[Kind, ...] = ("bpda", "unrolled", "full", "everything")
+BLACK_BOX: tuple[Kind, ...] = ("transfer", "surrogate", "score", "decision")
 
 
 @dataclass(frozen=True)
@@ -259,11 +259,14 @@ def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
 
 
 def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """A defense without blind, transfer, BPDA and query attacks, where it is fitted at test time or lacks an
-    exact gradient; one with an exact gradient without these and without an attack through that gradient."""
+    """A defense without an adaptive attack of the standard budget, and without blind, transfer, BPDA and
+    query attacks; a purifier with an exact gradient needs only an attack through it, if it is not fitted at
+    test time."""
     if not row or row[0].purifier.changes_nothing:
         return
     known = {evidence.knowledge.kind for evidence in row if evidence.attacked}
+    if any(e.attack.needs == "everything" and not e.attack.reduced for e in row):
+        return
     exact = row[0].purifier.gradient == "exact" and not row[0].purifier.fits
     if exact and "full" in known:
         return
@@ -271,6 +274,7 @@ def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     lacking += [] if known & {"score", "decision"} else ["a query attack"]
     if lacking:
         said = "an attack through the exact gradient (full)" if exact else ", ".join(lacking)
+        said += ", or attack=adaptive with its standard budget"
         for i, evidence in enumerate(row):
             if evidence.attacked:
                 yield i, f"without {said}"
