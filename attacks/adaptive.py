@@ -57,6 +57,14 @@ class Adaptive(Attack):
         self.forward, self.backward = budget or MOST_FORWARD, MOST_BACKWARD
         self.reduced = f"budget {budget}" if budget else ""
 
+    @property
+    def budget_told(self) -> str:
+        """The passes of an image that stands to the end; known once the defense is."""
+        return (
+            f"a budget of {self.forward:,} forward and {self.backward:,} backward passes of the defense for "
+            f"an image{f', of which attack.budget={self.budget} was asked' if self.budget else ''}"
+        )
+
     def plan(self, purifier: Purifier, logits: Tensor, labels: Tensor) -> list[Member]:
         """The members, with as many steps as the budget pays.
 

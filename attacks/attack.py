@@ -75,6 +75,11 @@ class Attack(ABC):
     backward: int = 0
     reduced: str = ""
 
+    @property
+    def budget_told(self) -> str:
+        """What is printed of the budget before a run; empty for attacks whose config says it all."""
+        return ""
+
     @abstractmethod
     def craft(self, model: nn.Module | Rows, images: Tensor, labels: Tensor) -> Tensor | Crafted:
         """The method itself, called through `__call__`; with one image where `batch_coupled`."""

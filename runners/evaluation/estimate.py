@@ -35,6 +35,7 @@ class Estimator:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.measured: dict[str, float] = {}  # seconds an image; NaN where the trial failed
+        self.budgets: dict[str, None] = {}  # what attacks that adapt themselves tell of their budgets
         self.at_most = False  # whether an attack may take less time than was told, since it stops early
 
     def seconds(self, task: Crafting | Purifying) -> float | None:
@@ -68,6 +69,9 @@ class Estimator:
             begun = self._begun(task, attack, seen)
             if begun.ended and begun.seconds < SHORT:  # the first call pays for what later ones find ready
                 begun = self._begun(task, attack, seen)
+            if attack.budget_told:
+                name = type(seen).__name__ if seen else "the victim"
+                self.budgets[f"{type(attack).__name__} on {name}: {attack.budget_told}"] = None
             seconds, forward = begun.seconds, sum(f for f, _ in begun.done)
             if not begun.ended:
                 if not attack.forward:

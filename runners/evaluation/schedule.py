@@ -97,6 +97,8 @@ def carry_out(
         + ("" if single else ", if no other job helped")
         + "; finished chunks are kept if you stop"
     )
+    for told in estimator.budgets:
+        console.print(told)
     usual = sum(seconds.values()) / len(seconds) if seconds else 1.0  # the weight of a task of unknown length
     weights = {id(task): seconds.get(id(task), usual) for task in [*lacking, *sound]}
     with Bar(console, described("crafting", tally), total=sum(weights.values())) as bar:

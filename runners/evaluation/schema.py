@@ -276,9 +276,9 @@ COLUMNS: tuple[Column, ...] = (
         "str",
         "JSON",
         "What the attack tells of the image; empty if it tells nothing. Of gradients through a fit: the "
-        "means of their adjoint norms and of their cosines to BPDA's gradient, by the number of unrolled steps. Of "
-        "the adaptive attack: the member that found the example, the share of judging draws that it misled, "
-        "the budget, and for each member that attacked the image its passes and what it reached.",
+        "means of their adjoint norms and of their cosines to BPDA's gradient, by the number of unrolled "
+        "steps. Of the adaptive attack: the member that found the example, the share of judging draws that "
+        "it misled, the budget, and for each member that attacked the image its passes and what it reached.",
         "measurement",
         lambda s: s.told("notes"),
     ),

@@ -1,6 +1,7 @@
 """A table's figures as a frame, one row an entry: ours, the paper's, intervals. Pure functions of records."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from purifiers.learned import Learned
 from runners.evaluation.component import build
 from runners.evaluation.metrics import survived
 from runners.evaluator import CellResult
-from runners.tables import render
+from runners.tables import members, render
 from runners.tables.figures import Figure, accuracy, beside, mean, mean_share, per_image, under_all
 from runners.tables.paper_results import PaperSetting, departs, departures, figure_of, printed
 from runners.tables.significance import marked
@@ -61,6 +62,8 @@ def frame_of(
             reasons = "; ".join(filter(None, [differs, _lucky(column, result)]))
             entry = _entry(table, row, column, figure, paper, comparable, reasons)
             rows.append(entry | _outcome(result, told=figure is not None or METRICS[metric] is not None))
+            if result.records is not None and result.cell.knowledge_kind == "everything":
+                rows[-1] |= _of_adaptive(rows[-1], mine, result)
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
         empty = dict.fromkeys(("knowledge", "knowledge_kind", "command", "flags", "record"), "")
         whole = all(part is not None for part in main)
@@ -95,6 +98,19 @@ def _faced(place: int, column: DictConfig, result: CellResult) -> str:
     """
     cell = result.cell
     return str((place, column.label, cell.configs["attack"], cell.knowledge_kind, list(cell.others.values())))
+
+
+def _of_adaptive(
+    entry: dict[str, Any], row: Sequence[tuple[DictConfig, CellResult]], result: CellResult
+) -> dict[str, str]:
+    """The column and the note of an entry under the adaptive attack: a smaller budget is named, and the note
+    says what the members did and what the protocol asks besides."""
+    configs, kinds = result.cell.configs, [other.cell.knowledge_kind for _, other in row]
+    reduced = build(configs["attack"]).reduced
+    notes = [entry["note"], members.told_by(result.records)]
+    notes.append(members.missing(build(configs["purifier"]), kinds, result.records))
+    column = f"{entry['column']} ({reduced})" if reduced else entry["column"]
+    return {"column": column, "note": "; ".join(filter(None, notes))}
 
 
 def _lucky(column: DictConfig, result: CellResult) -> str:
