@@ -1,5 +1,9 @@
 """Cells whose attacker knows more: what is shared, what is recorded, what is refused."""
 
+import json
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +12,8 @@ from hydra.utils import instantiate
 from test_grid import cell, files, run, same
 
 from data.errors import InputError
+from runners.evaluation.settings import Settings
+from runners.tables.members import told_by
 
 PGD = ["attack=pgd", "attack.steps=2"]
 CELLS = {
@@ -22,6 +28,10 @@ CELLS = {
     "square": cell("attack=square", "attack.queries=20", "knowledge=score", "purifier=jpeg"),
     "hopskipjump": cell("attack=hopskipjump", "attack.queries=150", "knowledge=decision", "purifier=jpeg"),
     "bpda dip": cell(*PGD, "knowledge=bpda", "purifier=dip", "purifier.steps=4"),
+    "unrolled dip": cell(*PGD, "knowledge=unrolled", "knowledge.steps=2", "purifier=dip", "purifier.steps=4"),
+    "adaptive dip": cell(
+        "attack=adaptive", "attack.budget=110", "knowledge=everything", "purifier=dip", "purifier.steps=4"
+    ),
     "ddn": cell("attack=ddn", "attack.steps=5", "purifier=none"),
     "clean": cell("attack=clean", "purifier=jpeg"),
     "clean bpda": cell("attack=clean", "knowledge=bpda", "purifier=jpeg"),
@@ -94,6 +104,34 @@ def test_draws_are_scored_and_a_known_draw_is_the_first_of_them(done):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(target(images), target(images)), "always the same draw"
     assert torch.equal(target(images), purifier(images, seeds=[5, 6]).flatten(1)), "that of the seeds"
+
+
+def test_what_an_attack_tells_is_recorded(done):
+    assert (records(done, "blind jpeg").notes == "").all()
+    for text in records(done, "unrolled dip").notes:
+        note = json.loads(text)
+        assert len(note["adjoint"]) == len(note["cosine"]) == 2
+    rows = records(done, "adaptive dip")
+    for row in rows.itertuples():
+        note, seconds = json.loads(row.notes), json.loads(row.member_seconds or "{}")
+        judged = row.forward_passes - sum(member["forward"] for member in note["members"])
+        assert judged == note["judged"] == 5
+        assert row.forward_passes <= note["budget"][0] <= 110
+        assert set(seconds) == {member["member"] for member in note["members"]}
+        assert note["by"] in ("", "the image itself", *note["planned"])
+    assert told_by(rows).startswith("adaptive attack, a budget of 1")
+    assert told_by(records(done, "unrolled dip")) == ""
+
+
+def test_fits_that_are_attacked_are_scored_on_several_draws():
+    settings = SimpleNamespace(draws="auto")
+    fit, noise = SimpleNamespace(stochastic=True, fits=True), SimpleNamespace(stochastic=True, fits=False)
+    still = SimpleNamespace(stochastic=False, fits=False)
+    of = partial(Settings.draws_of, settings)
+    assert [of(purifier, attacked=True) for purifier in (fit, noise, still)] == [5, 10, 1]
+    assert [of(purifier, attacked=False) for purifier in (fit, noise, still)] == [1, 10, 1]
+    settings.draws = 3
+    assert [of(purifier, attacked=False) for purifier in (fit, noise, still)] == [3, 3, 1]
 
 
 def test_eight_bits_are_scored_where_it_costs_little(done):

@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
+from attacks.adaptive import Adaptive
 from attacks.attack import Clean
 from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import PGD
 from attacks.knowledge import BPDA, Blind, Decision, Full, Score, Transfer
+from attacks.open_defense import Everything
 from attacks.queries import HopSkipJump
 from attacks.square import Square
 from purifiers.gaussian_smoothing import GaussianSmoothing
@@ -135,6 +137,13 @@ def test_a_config_of_another_name_is_the_kind_that_its_class_declares():
     ensemble = evidence(knowledge=Transfer(), purifier=JPEG())
     rows = of_row([ensemble, evidence(purifier=JPEG()), evidence(knowledge=BPDA(), purifier=JPEG())])
     assert [flag.seen for flag in rows[0] if flag.name == "incomplete"] == ["without a query attack"]
+
+
+def test_an_adaptive_attack_of_the_standard_budget_completes_a_row():
+    blind, whole = evidence(purifier=JPEG()), Adaptive()
+    for attack, seen in ((whole, []), (Adaptive(budget=500), ["without transfer, bpda, a query attack"] * 2)):
+        rows = of_row([blind, evidence(attack=attack, knowledge=Everything(), purifier=JPEG())])
+        assert [flag.seen for flags in rows for flag in flags if flag.name == "incomplete"] == seen
 
 
 def test_the_bare_victim_must_fall_to_attacks_without_a_bound():

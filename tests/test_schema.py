@@ -21,7 +21,7 @@ def test_records_hold_the_columns_of_the_schema_with_their_types(tmp_path):
 def test_every_column_is_stated_once_and_has_a_meaning():
     assert Counter(column.name for column in COLUMNS).most_common(1)[0][1] == 1
     assert all(column.meaning.endswith(".") for column in COLUMNS)
-    assert {"craft_seconds", "purify_seconds", "purify_batch"} == set(COSTS)
+    assert {"craft_seconds", "purify_seconds", "purify_batch", "member_seconds"} == set(COSTS)
     assert {"clean_label", "adversarial_label", "purified_label", "correct"} <= set(DECISIONS)
 
 

@@ -1,4 +1,4 @@
-"""What the adaptive attack did to the images of a cell, in a sentence; and what a protocol would still ask."""
+"""What the adaptive attack did to the images of a cell, in a sentence, and what the protocol asks besides."""
 
 import json
 from collections import Counter
@@ -27,16 +27,16 @@ def told_by(records: pd.DataFrame) -> str:
     order = {name: place for place, name in enumerate(["the image itself", *notes[0]["planned"]])}
     by = ", ".join(f"{name} {found[name]}" for name in sorted(found, key=lambda name: order[name]))
     return (
-        f"adaptive attack, a budget of {forward:,} forward and {backward:,} backward passes an image, of which "
-        f"{records.forward_passes.mean():,.0f} and {records.backward_passes.mean():,.0f} were taken: "
+        f"adaptive attack, a budget of {forward:,} forward and {backward:,} backward passes an image, of "
+        f"which {records.forward_passes.mean():,.0f} and {records.backward_passes.mean():,.0f} were taken: "
         f"{broken} of {len(notes)} images misled all {notes[0]['judged']} judging draws; examples found by: "
         f"{by or 'none'}; members: {', '.join(notes[0]['planned'])}"
     )
 
 
 def missing(purifier: Purifier, kinds: Sequence[Kind], records: pd.DataFrame) -> str:
-    """What the protocol for defenses that draw or are fitted at test time asks besides what is here; empty for
-    other defenses."""
+    """What the protocol for defenses that draw or are fitted at test time asks besides what is here; empty
+    for other defenses."""
     if not (purifier.stochastic or purifier.fits):
         return ""
     asked = {

@@ -274,7 +274,6 @@ def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     lacking += [] if known & {"score", "decision"} else ["a query attack"]
     if lacking:
         said = "an attack through the exact gradient (full)" if exact else ", ".join(lacking)
-        said += ", or attack=adaptive with its standard budget"
         for i, evidence in enumerate(row):
             if evidence.attacked:
                 yield i, f"without {said}"
