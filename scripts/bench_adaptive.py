@@ -1,11 +1,11 @@
-"""Controls of the adaptive attack: a purifier that only masks gradients, one that only draws, and no purifier.
+"""Controls of the adaptive attack: a purifier that only masks gradients, one that only draws, and none.
 
     python -m scripts.bench_adaptive n=128 dataset=mnist victim=mnist/lenet5-adv attack.eps=0.3
 
-The words are those of runners.evaluate, for the data, the victim and the ball. Each control is attacked by the
-adaptive attack and by AutoAttack, both with their standard budgets (AutoAttack through the purifier's own
-gradient). Appends a row for each to results/bench/adaptive-torch<version>-cpu-float32.csv: the images that are
-right at first, the percentage that is right under each attack (the mean of ten fresh draws), and CPU seconds.
+The words are those of runners.evaluate, for the data, the victim and the ball. Each control is attacked by
+the adaptive attack and by AutoAttack, both with their standard budgets (AutoAttack through the purifier's own
+gradient). Appends a row for each to results/bench/adaptive-torch<version>-cpu-float32.csv: the percentage of
+images that is right at first and under each attack (the mean of ten fresh draws), and CPU seconds.
 """
 
 import sys

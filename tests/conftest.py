@@ -15,6 +15,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from attacks.attack import Attack
+from attacks.knowledge import Decision, Full, Knowledge, Score
+from attacks.open_defense import Everything
 from attacks.rows import Rows
 from attacks.target import Target
 from data.images import Images
@@ -82,6 +84,7 @@ SMALL = {
     "queries": 60,
     "draws": 2,
     "queries_of_square": 20,
+    "budget": 520,  # of the adaptive attack on a purifier that draws
     "first_evaluations": 10,
     "kappa": 1000.0,  # so that C&W has a gradient at every step
 }
@@ -97,6 +100,11 @@ def attack_config(name: str) -> dict:
 def small_attack(name: str, **changes) -> Attack:
     """An attack of configs/attack with a small budget."""
     return build({key: changes.get(key, SMALL.get(key, value)) for key, value in attack_config(name).items()})
+
+
+def answering(attack: Attack) -> Knowledge:
+    """Knowledge of the whole defense that gives the attack what it needs, and no more."""
+    return {"decision": Decision, "score": Score, "everything": Everything}.get(attack.needs, Full)()
 
 
 def crafted(attack, knowledge, victim, purifier, images, labels, others=()) -> Tensor:

@@ -3,14 +3,14 @@
 import foolbox
 import pytest
 import torch
-from conftest import Noise, RowByRow, random_images, small_attack
+from conftest import Noise, RowByRow, answering, random_images, small_attack
 from torch import nn
 
 from attacks.apgd import APGD
 from attacks.attack import Attack, AttackError, Clean
 from attacks.from_foolbox import DDN
 from attacks.from_torchattacks import BIM, CW, DIFGSM, EOTPGD, FGSM, MIFGSM, PGD
-from attacks.knowledge import Decision, Full, Score
+from attacks.knowledge import Full
 from attacks.noise import GaussianNoise
 from attacks.randomness import per_image_randomness
 from attacks.target import Target
@@ -140,8 +140,7 @@ def test_every_configured_attack_yields_valid_examples_and_reaches_what_it_is_gi
     images, victim, attack = random_images(4), RowByRow(), small_attack(name, steps=4, lr=0.3)
     images[0, :, :4], images[1, :, :4] = 0, 1  # the border of the range
     labels, before = victim(images).argmax(1), images.clone()
-    kind = {"decision": Decision, "score": Score}.get(attack.needs, Full)
-    target = kind().target(victim, Noise(sigma=0.01), [], seeds=seeds(4))
+    target = answering(attack).target(victim, Noise(sigma=0.01), [], seeds=seeds(4))
     made = attack(target, images, labels, seeds=seeds(4)).images
     assert torch.equal(images, before)
     assert made.shape == images.shape

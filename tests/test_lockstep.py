@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import Noise, RowByRow, random_images, small_attack
+from conftest import Noise, RowByRow, answering, random_images, small_attack
 from torch import nn
 
 from attacks.attack import Attack, AttackError
-from attacks.knowledge import Blind, Decision, Full, Score
+from attacks.knowledge import Blind
 from attacks.lockstep import lockstep
 from attacks.target import Target
 from runners.app import names_of
@@ -23,8 +23,7 @@ SEEDS = [21, 2**62 + 22, 23, 24]
 
 
 def crafted(attack: Attack, purifier, images, labels, seeds):
-    kind = {"decision": Decision, "score": Score}.get(attack.needs, Full)
-    target = kind().target(RowByRow(), purifier, [], seeds=seeds)
+    target = answering(attack).target(RowByRow(), purifier, [], seeds=seeds)
     return attack(target, images, labels, seeds=seeds)
 
 

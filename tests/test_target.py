@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from conftest import Noise, RowByRow, random_images, small_attack
+from conftest import Noise, RowByRow, answering, random_images, small_attack
 from torch import nn
 
 from attacks.attack import Attack
@@ -46,13 +46,12 @@ def standing(images):
     return victim, victim(images).argmax(1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"adaptive"}))  # it looks at parts of the defense too
 def test_counts_are_the_rows_that_were_evaluated(name):
     images, purifier = random_images(N), Noise(sigma=1e-4)
     victim, labels = standing(images)
     victim, attack = Counted(victim), small_attack(name, eps=1e-3, alpha=1e-4)
-    kind = {"decision": Decision, "score": Score}.get(attack.needs, Full)
-    target = kind().target(victim, purifier, [], seeds=SEEDS)
+    target = answering(attack).target(victim, purifier, [], seeds=SEEDS)
     attack(target, images, labels, seeds=[1, 2, 3])
     owned = Counter(OWNERS[seed] for seed in purifier.seen)
     assert [count.forward for count in target.counts] == [owned[i] for i in range(N)]

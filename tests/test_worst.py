@@ -1,5 +1,6 @@
 """Over several cells: a row's worst column, a column's best purifier. All from hand-made records."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -43,11 +44,13 @@ def table_of(rows: Sequence[str]):
 
 def cell_of(answers: Sequence[int] | str, *, purifier: str, knowledge: str, ids=None) -> CellResult:
     names = {"dataset": "cifar10", "victim": "v", "attack": "a", "knowledge": knowledge, "purifier": purifier}
+    of_kind = {"bpda": "attacks.knowledge.BPDA", "everything": "attacks.open_defense.Everything"}
     targets = {
-        "knowledge": f"attacks.knowledge.{'BPDA' if knowledge == 'bpda' else knowledge.title()}",
+        "knowledge": of_kind.get(knowledge, f"attacks.knowledge.{knowledge.title()}"),
         "purifier": "purifiers.identity.Identity" if purifier == "none" else "purifiers.jpeg.JPEG",
     }
-    configs = {"attack": {}, **{part: {"_target_": target} for part, target in targets.items()}}
+    attack = {"_target_": "attacks.adaptive.Adaptive"} if knowledge == "everything" else {}
+    configs = {"attack": attack, **{part: {"_target_": target} for part, target in targets.items()}}
     cell = Cell(names, configs, "python -m runners.evaluate x")
     if isinstance(answers, str):
         return CellResult(cell, **{answers.split()[0]: answers.split()[1]})
@@ -243,7 +246,11 @@ def test_every_table_with_its_marks_fits_80_columns(name):
             words = [*table.get("cell", []), *column.get("cell", [])]
             knowledge = next((w.split("=")[1] for w in words if w.startswith("knowledge=")), "blind")
             cell = cell_of(draws.random(20) < 0.9, purifier=row.cell[0].split("=")[1], knowledge=knowledge)
-            records = cell.records.assign(ssim=0.9, purify_seconds=0.5, path=[[(1, 0.0)]] * 20)
+            records = cell.records.assign(
+                ssim=0.9, purify_seconds=0.5, path=[[(1, 0.0)]] * 20, notes="", draws=5, correct_mean=0.4,
+                correct_majority=cell.records.correct, correct_all=cell.records.correct, craft_seconds=1234.5,
+                forward_passes=20000,
+            )  # fmt: skip
             placed.append((row, column, CellResult(cell.cell, records)))
     frame = frame_from_cells(table, placed)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -276,3 +283,36 @@ def test_only_purifiers_that_faced_the_same_attack_are_compared(tmp_path):
         "aware": False,
     }
     assert "PGD 8 bpda" in "".join(said(frame, tmp_path).values())
+
+
+def test_a_smaller_budget_of_the_adaptive_attack_is_named_and_its_members_are_told():
+    """Two of three images fall, one of them to the image itself; the protocol asks for more than is here."""
+    whole = {"judged": 5, "budget": [544, 227], "planned": ["bpda eot", "square"], "members": []}
+    found = [("bpda eot", 1.0), ("the image itself", 1.0), ("", 0.2)]
+    notes = [json.dumps({"by": by, "misled": misled, **whole}) for by, misled in found]
+    table = OmegaConf.create(
+        {
+            "title": "A table",
+            "metric": "accuracy",
+            "columns": [
+                {"label": "Adaptive", "eps": 8},
+                {"label": "Worst of 5", "eps": 8, "metric": "worst of draws"},
+            ],
+            "rows": [{"label": "DIP"}],
+        }
+    )  # fmt: skip
+    cell = cell_of([0, 0, 1], purifier="DIP", knowledge="everything")
+    cell.cell.configs["attack"]["budget"] = 600
+    cell.cell.configs["purifier"] = {"_target_": "conftest.Noise"}
+    cell.records = cell.records.assign(
+        notes=notes, correct_all=False, draws=5, forward_passes=100, backward_passes=50
+    )
+    frame = frame_from_cells(table, [(table.rows[0], column, cell) for column in table.columns])
+    assert frame.column.tolist() == ["Adaptive (budget 600)", "Worst of 5 (budget 600)"]
+    assert frame.value.tolist() == pytest.approx([100 / 3, 0])
+    for said in (
+        "a budget of 544 forward and 227 backward passes an image, of which 100 and 50 were taken",
+        "2 of 3 images misled all 5 judging draws; examples found by: the image itself 1, bpda eot 1; members: ",
+        "missing by the protocol: 500 images, a blind attack, a transfer attack, a query attack, other seeds",
+    ):  # fmt: skip
+        assert said in frame.note[0]
