@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import RowByRow, inner_images, random_images
+from conftest import RowByRow, crafted, inner_images, random_images
 from torch import nn
 
 from attacks.fit_knowledge import Unrolled
@@ -296,3 +296,12 @@ def test_the_knowledge_answers_as_the_defense_does_and_tells_of_its_gradients():
     assert [len(told) for told in target.diagnoses] == [1, 1]
     adjoint, cosine = target.diagnoses[0][0]
     assert len(adjoint) == len(cosine) == 3
+
+
+def test_a_librarys_attack_goes_through_the_fit():
+    """Such an attack runs where torch's random operations are its own, also while a gradient is taken."""
+    purifier, victim, images = DIP(trace=SMALL, steps=4), RowByRow(), random_images(2)
+    made = crafted(PGD(steps=2), Unrolled(steps=2), victim, purifier, images, torch.tensor([0, 1]))
+    assert not torch.equal(made, images)
+    alone = crafted(PGD(steps=2), Unrolled(steps=2), victim, purifier, images[:1], torch.tensor([0]))
+    assert torch.equal(made[:1], alone)

@@ -312,7 +312,7 @@ def test_a_smaller_budget_of_the_adaptive_attack_is_named_and_its_members_are_to
     assert frame.value.tolist() == pytest.approx([100 / 3, 0])
     for said in (
         "a budget of 544 forward and 227 backward passes an image, of which 100 and 50 were taken",
-        "2 of 3 images misled all 5 judging draws; examples found by: the image itself 1, bpda eot 1; members: ",
+        "2 of 3 images misled all 5 judging draws; examples found by: the image itself 1, bpda eot 1",
         "missing by the protocol: 500 images, a blind attack, a transfer attack, a query attack, other seeds",
     ):  # fmt: skip
         assert said in frame.note[0]

@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from data.errors import InputError
 from purifiers.fitting.adjoint import Diagnosis, State, Sweep, differentiable_step
@@ -98,7 +99,8 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None]:
-        return ctx.run.backward(upstream), None
+        with _disable_current_modes():  # in which an attack draws: the fit has draws of its own
+            return ctx.run.backward(upstream), None
 
 
 class _Run:
