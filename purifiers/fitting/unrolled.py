@@ -4,7 +4,7 @@ checkpoints (Griewank 1992, https://doi.org/10.1080/10556789208805505).
 
 A fit takes its parameters from step to step. Each step sees the images through its loss, so every step passes
 a part of the gradient to them, and the rest to the parameters before it. The parameters, Adam's moments and
-the count of random numbers are kept at every sqrt(m)-th of m steps. From there the backward pass computes a
+the count of random numbers are kept at regular intervals, which grow with the square root of m. From there the backward pass computes a
 segment of steps anew, with the graph of each step, and differentiates it from its last step to its first.
 """
 
@@ -25,6 +25,7 @@ from purifiers.fitting.trace import FitTrace, Iterate, TracePurifier
 from purifiers.purifier import PurifierError, checked
 
 GIB = 2**30
+GRAPH = 4  # so many times as large as a checkpoint is the graph of a step: 4.7 for DDIP's CIFAR-10 network
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -119,7 +120,7 @@ class _Run:
         self.last = purifier.steps - 1  # the number of the last reconstruction, and of updates before it
         self.depth = min(unrolling.steps or self.last, self.last)
         self.begin = self.last - self.depth if purifier.reads_last else 0
-        self.segment = max(1, math.isqrt(self.last - self.begin))
+        self.segment = segment_of(self.last - self.begin)
         self.checkpoints: dict[int, State] = {}
         self.seen: dict[int, Tensor] = {}  # reconstructions that the result may depend on
 
@@ -219,7 +220,7 @@ class _Run:
         images = sum(image.nbytes for image in self.seen.values())
 
         def needed(steps: int) -> float:
-            segment = max(1, math.isqrt(steps))
+            segment = segment_of(steps)
             return images + (1 + math.ceil(steps / segment)) * state + (segment + 1) * (graph + state)
 
         steps = self.last - self.begin
@@ -249,6 +250,12 @@ class _Run:
             step = differentiable_step(fit, self.checkpoints[self.begin], attached=True, update=True)
         del step
         return sum(held.values())
+
+
+def segment_of(steps: int) -> int:
+    """How many steps have their graphs at once. Memory is least if half of it holds them, and half the
+    checkpoints."""
+    return max(1, math.isqrt(steps // GRAPH))
 
 
 def free_memory(device: torch.device) -> int | None:
