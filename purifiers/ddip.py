@@ -47,7 +47,6 @@ class DDIP(TracePurifier):
 
     version = 2
     uses_victim = True
-    crosses = True
 
     def __init__(
         self,
@@ -81,6 +80,7 @@ class DDIP(TracePurifier):
         self.warmup, self.warmup_unit = warmup, warmup_unit
         self.crossings, self.push, self.grid, self.tie = crossings, push, grid, tie
         self.clip = clip
+        self.crosses = crossings is not None  # without a K, each pair is added up and forgotten
 
     def is_mapped(self, step: int) -> bool:
         """Whether the reconstruction after `step` updates goes to the victim."""
@@ -184,6 +184,8 @@ class _Crossings:
         """(K, C, H, W): image i's last on-boundary images, oldest first, for those who look at a trace."""
         found, k = int(self.found[i]), self.before.shape[1]
         order = [slot % k for slot in range(max(found - k, 0), found)] if k else []
+        if not order:
+            return self.before[i, :0]
         return self._on_boundary(self.before[i, order], self.after[i, order], self.labels[i, order])
 
     def _manifold(

@@ -81,7 +81,7 @@ class TracePurifier(Purifier):
     stochastic = True
     fits = True
     reads_last: ClassVar[bool] = False
-    crosses: ClassVar[bool] = False
+    crosses: bool = False
 
     def __init__(self, *, trace: "Trace", steps: int) -> None:
         if not isinstance(steps, int) or steps < 1:

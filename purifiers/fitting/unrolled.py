@@ -4,8 +4,9 @@ checkpoints (Griewank 1992, https://doi.org/10.1080/10556789208805505).
 
 A fit takes its parameters from step to step. Each step sees the images through its loss, so every step passes
 a part of the gradient to them, and the rest to the parameters before it. The parameters, Adam's moments and
-the count of random numbers are kept at regular intervals, which grow with the square root of m. From there the backward pass computes a
-segment of steps anew, with the graph of each step, and differentiates it from its last step to its first.
+the count of random numbers are kept at regular intervals, which grow with the square root of m. From there
+the backward pass computes a segment of steps anew, with the graph of each step, and differentiates it from
+its last step to its first.
 """
 
 import math
