@@ -106,7 +106,7 @@ class Adaptive(Attack):
             before = [_passes(model, place) for place in places]
             seen = defense.through(member.knowledge)
             rows = Rows(seen, model.generators, [model.owners[place] for place in places], model.device)
-            reached = torch.zeros(len(places), device=images.device)
+            reached = torch.zeros_like(misled[standing])
             for found in member.search(rows, images[standing], labels[standing], standing):
                 share, _ = _judged(model.take(standing), found, labels[standing], judging)
                 better = share > misled[standing]
@@ -143,7 +143,7 @@ def _judged(rows: Rows, images: Tensor, labels: Tensor, draws: int) -> tuple[Ten
     with torch.no_grad():
         logits = rows.target.ask(images.repeat_interleave(draws, 0), owners).unflatten(0, (-1, draws))
     wrong = logits.argmax(2) != labels.unsqueeze(1)
-    return wrong.float().mean(1), logits[:, 0]
+    return wrong.double().mean(1), logits[:, 0]
 
 
 def _passes(rows: Rows, place: int) -> tuple[int, int]:

@@ -169,8 +169,8 @@ class Target(nn.Module):
         if not (told := self.diagnoses[owner]):
             return {}
         adjoint, cosine = (torch.tensor([one[i] for one in told], dtype=torch.float64) for i in (0, 1))
-        cosines = cosine.nanmean(0).nan_to_num(0.0)
-        return {"adjoint": adjoint.mean(0).tolist(), "cosine": cosines.tolist()}
+        means = {"adjoint": adjoint.mean(0), "cosine": cosine.nanmean(0).nan_to_num(0.0)}
+        return {name: [float(f"{value:.4g}") for value in mean.tolist()] for name, mean in means.items()}
 
     def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
         """A gradient was taken with respect to rows of `owners`. Raises AttackError where it is no number."""
