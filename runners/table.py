@@ -75,7 +75,8 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     where = writable(folder(config.tables, "tables"))
     records_in = writable(folder(config.records, "records"))
     composer = Composer(config, choices, typed)
-    rows, columns = on(table.rows, dataset, victim), on(table.columns, dataset, victim)
+    # Not those of `table`, which is a copy: words may refer to values of the whole config.
+    rows, columns = (on(entries, dataset, victim) for entries in (config.table.rows, config.table.columns))
     if config.only:
         rows = chosen(rows, config.only, composer)
     rows += added(config.rows)

@@ -79,6 +79,14 @@ def test_oag_has_the_beta_of_the_images_size():
         assert ("trace@purifier.trace=oag-imagenet" in row.cell) == (dataset in large), (dataset, row.label)
 
 
+def test_the_adaptive_tables_budget_is_that_of_its_columns():
+    table = compose("table", ["table=adaptive", "table.budget=700"]).table
+    columns = on(table.columns, "digits-photos", "digits-resnet8")
+    of_adaptive = [column for column in columns if "attack=adaptive" in column.cell]
+    assert len(of_adaptive) > 3
+    assert all("attack.budget=700" in column.cell for column in of_adaptive)
+
+
 def test_every_cell_of_every_table_composes():
     """Each set of names and parameters once, whatever the values: composing takes its time."""
     distinct = {}

@@ -24,7 +24,8 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
         here = [own[name] for name in (dataset, victim) if name in own]
         if None in here:
             continue
-        plain_entry = OmegaConf.masked_copy(entry, [name for name in entry if name != "for"])
+        values = OmegaConf.to_container(entry, resolve=True)  # now: the copy belongs to no config
+        plain_entry = OmegaConf.create({name: item for name, item in values.items() if name != "for"})
         for differs in here:
             plain_entry = OmegaConf.merge(plain_entry, differs)
             plain_entry.cell = [*plain_entry.get("cell", []), *plain_entry.pop("also", [])]
