@@ -146,7 +146,7 @@ class AlongFit(BPDA):
             mean = torch.stack([victim(one + through) for one in along]).mean(0)
             with torch.no_grad():
                 logits = victim(result)
-            return logits + mean - mean.detach()
+            return logits + (mean - mean.detach())
 
         return answer
 

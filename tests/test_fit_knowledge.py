@@ -119,7 +119,7 @@ def test_square_goes_on_after_an_image_has_fallen():
 
 
 @pytest.mark.parametrize(
-    "attack", [Square(queries=20, early_stop=False), APGD(steps=3, restarts=2, early_stop=False)]
+    "attack", [Square(queries=150, early_stop=False), APGD(steps=3, restarts=2, early_stop=False)]
 )
 def test_without_an_early_stop_images_that_seem_to_have_fallen_are_attacked_too(attack):
     """A defense that draws may be wrong about an image by chance, in the first answer about it."""
