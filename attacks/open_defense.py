@@ -35,7 +35,12 @@ class OpenDefense(Target):
         """What an attacker with this knowledge sees. Its answers are counted with all others, so that each
         image goes on with fresh draws; if the draw is known, it is none of those that are scored."""
         seen = knowledge.target(
-            *self._parts, [], seeds=self.seeds, batch=self.batch, device=self.place.device
+            *self._parts,
+            [],
+            seeds=self.seeds,
+            batch=self.batch,
+            recompute=self.recompute,
+            device=self.place.device,
         )
         seen.counts, seen.budget, seen.before_answering = self.counts, self.budget, self.before_answering
         return seen
