@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import checkpoint
 
 from data.memory import within_memory
-
 from purifiers.fitting.unrolled import Diagnosis
 
 ROUNDING = 1e-6  # so far attacks' own resizing and sums leave [0, 1], where purifiers take nothing else
