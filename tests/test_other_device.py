@@ -15,6 +15,7 @@ from test_purifiers import NAMES, purifier
 
 from attacks import target as target_module
 from attacks.knowledge import Decision, Full, Score
+from attacks.open_defense import Everything
 from purifiers import ddip
 from purifiers.fitting.stack import STACKS
 from runners.app import CONFIGS, names_of
@@ -129,7 +130,7 @@ def test_an_attack_stays_on_its_images_device(device, name, monkeypatch):
 
     monkeypatch.setattr(target_module, "_disable_current_modes", but_not_the_device)
     attack, victim = small_attack(name), RowByRow(32)
-    kind = {"decision": Decision, "score": Score}.get(attack.needs, Full)
+    kind = {"decision": Decision, "score": Score, "everything": Everything}.get(attack.needs, Full)
     results = []
     for put in (lambda x: x, device.put):
         images, weight = put(IMAGES), put(victim.weight.data)
