@@ -1,71 +1,44 @@
-"""Diffusion purification: Nie et al. 2022, Diffusion Models for Adversarial Purification (DiffPure),
-https://arxiv.org/abs/2205.07460, on a model of Ho et al. 2020, https://arxiv.org/abs/2006.11239.
+"""Purifiers that add noise and take it away again along the chain of a diffusion model: Ho et al. 2020,
+Denoising Diffusion Probabilistic Models, https://arxiv.org/abs/2006.11239.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import InputError
-from data.weights import WeightFile
+from purifiers.denoiser import Denoiser, DenoiserPurifier
 from purifiers.fitting.draws import Draws
-from purifiers.learned import Learned
+from purifiers.networks.noise_schedule import variances
 from purifiers.purifier import TRIAL_STEPS, Purifier
-from purifiers.training import Training
 
-FIRST, LAST = 1e-4, 0.02  # the variances added at the first and the last time, linear between
+Guide = Callable[[Tensor, int], Tensor]
 
 
-class Diffusion(Learned):
-    """Noise is added up to a time, and taken away again step by step by a diffusion model.
+class DiffusionPurifier(DenoiserPurifier):
+    """A subclass says how often it goes along the chain, and what guides the way back.
 
-    The steps are the model's own ancestral sampling, which discretises the reverse SDE of the paper at
-    every time of the model. The estimate of the clean image is kept in [-1, 1] at each step.
+    The image is scaled down while noise is added, so that its variance stays the same. The denoiser, which
+    knows images that are not scaled, is asked about the image divided by that scale.
 
     Args:
-        weights: of the network.
-        network: noisy images in [-1, 1] and times to their noise.
-        times: T of the model.
-        until: the time t* up to which noise is added; 100 of 1000 on CIFAR-10 in the paper, 150 on
-            ImageNet.
+        denoiser: the shared one.
+        times: of the chain.
+        until: the time up to which noise is added.
     """
 
-    version = 1
     stochastic: ClassVar = True
     gradient: ClassVar = "exact"
-    afterwards = frozenset({"until"})
 
-    def __init__(
-        self, *, weights: WeightFile | Training, network: nn.Module, times: int = 1000, until: int = 100
-    ) -> None:
+    def __init__(self, *, denoiser: Denoiser, times: int = 1000, until: int = 100) -> None:
         if not 1 <= until <= times:
             raise InputError(f"purifier.until: expected 1 to {times}, got {until}")
-        super().__init__(weights=weights, network=network)
+        super().__init__(denoiser=denoiser)
         self.until = until
-        self.betas = torch.linspace(FIRST, LAST, times, dtype=torch.float64)
-        self.kept = torch.cumprod(1 - self.betas, 0)  # the share of the image's variance at each time
-
-    def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the predicted noise at random times (Ho et al., Eq. 14)."""
-        times = torch.randint(len(self.kept), (len(images),), generator=generator)
-        noise = torch.randn(images.shape, generator=generator)
-        share = self.kept[times].view(-1, 1, 1, 1).to(images)
-        noisy = share.sqrt() * (2 * images - 1) + (1 - share).sqrt() * noise.to(images)
-        return F.mse_loss(self.network(noisy, times.to(images.device)), noise.to(images))
-
-    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Forward to `until` in one go, back in as many steps."""
-        draws = Draws(seeds, images.device)
-        share = self.kept[self.until - 1].item()
-        noise = draws.normal(images.shape[1:]).to(images)
-        x = share**0.5 * (2 * images - 1) + (1 - share) ** 0.5 * noise
-        for time in reversed(range(self.until)):
-            x = self._back(x, time, draws)
-        return (x / 2 + 0.5).clamp(0, 1)
+        self.added, self.kept = variances(times)
 
     def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same up to an early time, from which there are few steps back."""
@@ -73,14 +46,36 @@ class Diffusion(Learned):
         short.until = min(self.until, steps)
         return short, self.until / short.until
 
-    def _back(self, x: Tensor, time: int, draws: Draws) -> Tensor:
-        """One step of ancestral sampling, from `time` to the one before."""
-        beta, share = self.betas[time].item(), self.kept[time].item()
+    def noised(self, images: Tensor, time: int, draws: Draws) -> Tensor:
+        """Images in [-1, 1] as they are after this time of the chain, counted from 0."""
+        share = self.kept[time].item()
+        return share**0.5 * images + (1 - share) ** 0.5 * draws.normal(images.shape[1:]).to(images)
+
+    def there_and_back(self, images: Tensor, draws: Draws, guide: Guide | None = None) -> Tensor:
+        """Images in [-1, 1], noised in one go and restored in `until` steps."""
+        x = self.noised(images, self.until - 1, draws)
+        for time in reversed(range(self.until)):
+            x = self._back(x, time, draws, guide)
+        return x
+
+    def _back(self, x: Tensor, time: int, draws: Draws, guide: Guide | None) -> Tensor:
+        """One step of ancestral sampling, from `time` to the one before.
+
+        The estimate of the clean image is kept in [-1, 1]. Where there is a guide, the step is moved by its
+        gradient times the variance of the step (Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233).
+        """
+        added, share = self.added[time].item(), self.kept[time].item()
         before = self.kept[time - 1].item() if time else 1.0
-        predicted = self.network(x, torch.full((len(x),), time, device=x.device))
-        clean = ((x - (1 - share) ** 0.5 * predicted) / share**0.5).clamp(-1, 1)
-        mean = (before**0.5 * beta * clean + (1 - beta) ** 0.5 * (1 - before) * x) / (1 - share)
+        clean = self.denoised(x / share**0.5, ((1 - share) / share) ** 0.5).clamp(-1, 1)
+        mean = (before**0.5 * added * clean + (1 - added) ** 0.5 * (1 - before) * x) / (1 - share)
+        variance = added * (1 - before) / (1 - share)
+        if guide is not None:
+            mean = mean + variance * guide(x, time)
         if time == 0:
             return mean
-        spread = (beta * (1 - before) / (1 - share)) ** 0.5
-        return mean + spread * draws.normal(x.shape[1:]).to(x)
+        return mean + variance**0.5 * draws.normal(x.shape[1:]).to(x)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """From [-1, 1] to [0, 1], where values outside are clipped."""
+    return (images / 2 + 0.5).clamp(0, 1)

@@ -1,6 +1,6 @@
 """Purifiers with a network that is trained once, on clean images, and then fixed."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
@@ -13,17 +13,17 @@ from purifiers.purifier import Purifier
 from purifiers.training import Training
 
 
-class Learned(Purifier):
-    """A subclass builds its untrained network, and says what it learns and how it purifies.
+class TrainedNetwork(ABC):
+    """A network with the loss that it is trained on, and with where its trained weights come from.
 
-    Until `freeze` has given it trained weights, it can be trained and cannot purify.
+    Until `freeze` has given it trained weights, it can only be trained.
 
     Attributes:
         afterwards: parameters on which the training does not depend.
         resumable: the objective keeps nothing from step to step, so that a checkpoint holds all.
 
     Args:
-        weights: a verified file, or how we train the network; whoever builds the purifier loads it.
+        weights: a verified file, or how we train the network; whoever builds this object loads it.
         network: untrained.
     """
 
@@ -41,10 +41,6 @@ class Learned(Purifier):
 
         Differentiable in the network's parameters; every random draw comes from `generator`.
         """
-
-    @abstractmethod
-    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Purified images in [0, 1]; the network is trained and on the images' device."""
 
     def freeze(self, state: Mapping[str, Tensor]) -> Self:
         """Load the network's weights and fix them: evaluation mode, no gradient to weights.
@@ -64,6 +60,15 @@ class Learned(Purifier):
         self.network.eval().requires_grad_(False)
         self.frozen = True
         return self
+
+
+class Learned(TrainedNetwork, Purifier):
+    """A purifier with a network of its own. A subclass builds the network, and says what it learns and how
+    it purifies."""
+
+    @abstractmethod
+    def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Purified images in [0, 1]; the network is trained and on the images' device."""
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """What `restore` makes of the images; raises ValueError before `freeze`."""

@@ -1,0 +1,53 @@
+"""Hedge defense: Wu et al. 2021, Attacking Adversarial Attacks as A Defense,
+https://arxiv.org/abs/2106.04938. A control: it knows no more than the victim does.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.images import clipped
+from purifiers.fitting.draws import Draws
+from purifiers.purifier import Purifier
+from purifiers.victim_gradient import gradient_of
+
+PLACES = 2**31  # of a uniform draw
+
+
+class Hedge(Purifier):
+    """Signed steps, from a random start in a ball, that raise the sum of the cross-entropies of all classes.
+
+    What is added to the image is constant around almost every image, so the exact gradient is that of the
+    victim at the purified image.
+
+    Args:
+        steps: how many.
+        size: of a step.
+        eps: radius of the ball, in the largest change of a value.
+    """
+
+    version = 1
+    stochastic: ClassVar = True
+    gradient: ClassVar = "exact"
+    uses_victim: ClassVar = True
+
+    def __init__(self, *, steps: int = 20, size: float = 4 / 255, eps: float = 8 / 255) -> None:
+        if steps < 1 or size <= 0 or eps <= 0:
+            raise InputError(
+                f"purifier: expected steps >= 1, size > 0 and eps > 0, got {steps}, {size} and {eps}"
+            )
+        self.steps, self.size, self.eps = steps, size, eps
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """The images moved within the ball, clipped to [0, 1]."""
+        x = images.detach()
+        place = Draws(seeds, images.device).below(PLACES, images.shape[1:]).to(x) / PLACES
+        moved = self.eps * (2 * place - 1)
+        for _ in range(self.steps):
+            uphill = gradient_of(lambda x: -F.log_softmax(victim(x), 1).sum(), clipped(x + moved))
+            moved = (moved + self.size * uphill.sign()).clamp(-self.eps, self.eps)
+            moved = clipped(x + moved) - x
+        return clipped(images + moved)

@@ -1,0 +1,137 @@
+"""ZeroPur: Bi et al. 2024, ZeroPur: Succinct Training-Free Adversarial Purification,
+https://arxiv.org/abs/2406.03143.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.images import clipped
+from purifiers.gaussian_smoothing import gaussian, smooth
+from purifiers.purifier import Purifier
+from purifiers.victim_gradient import gradient_of
+
+LATE = 2  # stages of the victim whose features are projected
+
+
+class ZeroPur(Purifier):
+    """The image is moved to where the victim's features are those of its blurred version.
+
+    The guided shift moves the image by signed steps with momentum, so that its late features point the way
+    of those of the blurred image. The projection starts from the image again, and follows the change that
+    the shift made in the last two stages, while its distance from the image stays small in all stages.
+
+    The victim's stages are found by what its modules return: see `stages`. The code of the authors does not
+    contain the blur, so it is one pass of the Gaussian kernel of `gs` here. Their gradient takes the momentum
+    of the images of a batch together in places; here each image is moved by itself.
+
+    Args:
+        eps: radius of the ball around the image, in the largest change of a value.
+        shift_steps, projection_steps: how many, each of eps divided by their number.
+        projection: weight of the change that is followed.
+        likeness: weight of the distance.
+        kernel: side of the Gaussian kernel in pixels.
+    """
+
+    version = 1
+    gradient: ClassVar = "bpda"
+    uses_victim: ClassVar = True
+
+    def __init__(
+        self,
+        *,
+        eps: float = 10 / 255,
+        shift_steps: int = 10,
+        projection_steps: int = 50,
+        projection: float = 1e-4,
+        likeness: float = 1.0,
+        kernel: int = 5,
+    ) -> None:
+        if eps <= 0 or shift_steps < 1 or projection_steps < 1:
+            raise InputError(
+                "purifier: expected eps > 0, and shift_steps and projection_steps >= 1, "
+                f"got {eps}, {shift_steps} and {projection_steps}"
+            )
+        self.eps, self.shift_steps, self.projection_steps = eps, shift_steps, projection_steps
+        self.projection, self.likeness = projection, likeness
+        self.kernel = gaussian(kernel, name="purifier.kernel")
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        """The image as it is after both parts, in [0, 1]."""
+        images = images.detach()
+        return self._projected(images, self._shifted(images, victim), victim)
+
+    def _shifted(self, images: Tensor, victim: nn.Module) -> Tensor:
+        """The guided shift."""
+        x, momentum = images, torch.zeros_like(images)
+        for _ in range(self.shift_steps):
+            with torch.no_grad():
+                goal = _embedding(victim, smooth(x, self.kernel))
+            uphill = gradient_of(
+                lambda x, goal=goal: F.cosine_similarity(_embedding(victim, x), goal).sum(), x
+            )
+            momentum = momentum + uphill / uphill.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            x = self._near(images, x + self.eps / self.shift_steps * momentum.sign())
+        return x
+
+    def _projected(self, images: Tensor, shifted: Tensor, victim: nn.Module) -> Tensor:
+        """The projection."""
+        with torch.no_grad():
+            before, after = stages(victim, images), stages(victim, shifted)
+
+        def goodness(x: Tensor) -> Tensor:
+            now = stages(victim, x)
+            along = sum(
+                ((n - b) * (a - b)).sum()
+                for n, b, a in zip(now[-LATE:], before[-LATE:], after[-LATE:], strict=True)
+            )
+            apart = sum(_distance(n, b) for n, b in zip(now, before, strict=True))
+            return self.projection * along - self.likeness * apart
+
+        x = images
+        for _ in range(self.projection_steps):
+            uphill = gradient_of(goodness, x)
+            x = self._near(images, x + self.eps / self.projection_steps * uphill.sign())
+        return x
+
+    def _near(self, images: Tensor, x: Tensor) -> Tensor:
+        return clipped(torch.minimum(torch.maximum(x, images - self.eps), images + self.eps))
+
+
+def stages(victim: nn.Module, images: Tensor) -> list[Tensor]:
+    """The last features of each shape that the victim's modules return, from the first stage to the last.
+
+    Features have several places, such as (N, C, H, W) with H x W > 1, or the tokens of a transformer. A
+    victim without any has its logits for its only stage.
+    """
+    seen: dict[torch.Size, Tensor] = {}
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim > 2 and output[0, 0].numel() > 1:
+            seen.pop(output.shape, None)
+            seen[output.shape] = output
+
+    hooks = [part.register_forward_hook(note) for part in victim.modules()]
+    try:
+        logits = victim(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(seen.values()) or [logits]
+
+
+def _embedding(victim: nn.Module, images: Tensor) -> Tensor:
+    """(N, C) means over the places of the last stage."""
+    last = stages(victim, images)[-1]
+    return last.flatten(2).mean(2) if last.ndim > 2 else last
+
+
+def _distance(features: Tensor, others: Tensor) -> Tensor:
+    """The distance of LPIPS (Zhang et al. 2018, https://arxiv.org/abs/1801.03924) in one stage, summed over
+    the images: of features that have length 1 at each place."""
+    apart = F.normalize(features, dim=1, eps=1e-8) - F.normalize(others, dim=1, eps=1e-8)
+    return apart.square().sum(1).flatten(1).mean(1).sum() if apart.ndim > 2 else apart.square().sum()
