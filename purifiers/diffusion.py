@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from data.errors import InputError

@@ -1,7 +1,7 @@
 """Train the weights that come with the project: python -m scripts.ship digits-resnet8 comdefend
 
 Without a name all of them are trained. Each is written to results/weights/ as NAME.safetensors, with its
-recipe, cost and accuracy in NAME.json, and its new sha256 is written into its config.
+recipe, its cost and how good it is in NAME.json, and its new sha256 is written into its config.
 """
 
 import hashlib
@@ -27,13 +27,15 @@ from runners.evaluation.progress import Bar
 from runners.evaluation.shipped import FOLDER, recipe_of, to_ship
 from victims.victim import Victim
 
+PARTS = ("victim", "denoiser", "purifier")  # in this order: a purifier is measured with a victim behind it
+LEVELS = (0.0125, 0.025, 0.05, 0.1, 0.25, 0.5)  # of noise on images in [0, 1]; a denoiser is measured at each
 SHA256 = re.compile(r"sha256: [0-9a-f]{64}")
 BATCH = 16  # images that are purified at once
 
 
 def shipped_names() -> dict[str, str]:
     """The names of the configs that declare shipped weights, and the group of each."""
-    leaves = {leaf: part for part in ("victim", "purifier") for leaf in (CONFIGS / part).glob("*.yaml")}
+    leaves = {leaf: part for part in PARTS for leaf in (CONFIGS / part).glob("*.yaml")}
     declared = {leaf: OmegaConf.load(leaf).get("weights") for leaf in sorted(leaves)}
     return {
         leaf.stem: leaves[leaf]
@@ -43,9 +45,10 @@ def shipped_names() -> dict[str, str]:
 
 
 def composed(part: str, name: str) -> Config:
-    """The config of a victim or purifier on the embedded data."""
+    """The config of a victim, denoiser or purifier on the embedded data."""
+    word = f"+{part}={name}" if part == "denoiser" else f"{part}={name}"
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain_dict(compose("evaluate", [f"{part}={name}"])[part])
+        return to_plain_dict(compose("evaluate", [word])[part])
 
 
 def trained(name: str, config: Config) -> tuple[dict[str, Tensor], float]:
@@ -70,6 +73,30 @@ def right_on_tuning(part: str, config: Config, state: dict[str, Tensor]) -> tupl
     return int((in_batches(victim, images).argmax(1) == tuning.labels).sum()), len(images)
 
 
+def denoising_errors(config: Config, state: dict[str, Tensor]) -> dict[str, float]:
+    """The root mean squared error of the estimate of the tuning images at each noise level, which is itself
+    the error of the noisy images."""
+    component = build(config).freeze(state)
+    clean = 2 * component.weights.dataset.load("tuning").images - 1
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    errors = {}
+    for level in LEVELS:
+        levels = torch.full((len(clean),), 2 * level)
+        with torch.no_grad():
+            estimate = component.network(clean + 2 * level * noise, levels)
+        errors[f"{level:g}"] = round((estimate - clean).square().mean().sqrt().item() / 2, 5)
+    return errors
+
+
+def quality(part: str, config: Config, state: dict[str, Tensor]) -> dict[str, Any]:
+    """How good the weights are on the tuning split, as it is stated beside them."""
+    if part == "denoiser":
+        size = sum(value.numel() for value in state.values())
+        return {"parameters": size, "denoising_error_at_noise_level": denoising_errors(config, state)}
+    right, of = right_on_tuning(part, config, state)
+    return {"tuning_images": of, "tuning_images_right": right}
+
+
 def shipped_victim() -> Victim:
     """The default victim with its shipped weights."""
     victim: Victim = build(composed("victim", "digits-resnet8"))
@@ -82,13 +109,11 @@ def ship(part: str, name: str) -> dict[str, Any]:
     state, seconds = trained(name, config)
     recipe = recipe_of(config, getattr(build(config), "afterwards", ()))
     content = to_ship(state, recipe)
-    right, of = right_on_tuning(part, config, state)
     stated = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "recipe": json.loads(recipe),
         "cpu_seconds": round(seconds),
-        "tuning_images": of,
-        "tuning_images_right": right,
+        **quality(part, config, state),
         "torch": torch.__version__,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
@@ -101,14 +126,13 @@ def ship(part: str, name: str) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> None:
-    """Train these, victims first, since the accuracy of a purifier is that of a victim behind it."""
+    """Train these, victims first."""
     known = shipped_names()
     if unknown := set(names) - set(known):
         raise InputError(f"ship: expected names of {', '.join(known)}; got {', '.join(sorted(unknown))}")
-    for name in sorted(names or known, key=lambda name: (known[name] == "purifier", name)):
+    for name in sorted(names or known, key=lambda name: (PARTS.index(known[name]), name)):
         stated = ship(known[name], name)
-        right, of = stated["tuning_images_right"], stated["tuning_images"]
-        console.print(f"{name}: {right} of {of} tuning images right, {stated['cpu_seconds']} CPU seconds")
+        console.print(f"{name}: {json.dumps({key: stated[key] for key in stated if key != 'recipe'})}")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from conftest import losses_of, random_images
+from purifiers.networks.diffusion_unet import DiffusionUNet
 from torch import nn
 
 from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.diffusion import Diffusion
-from purifiers.networks.diffusion_unet import DiffusionUNet
 
 NOWHERE = WeightFile("nowhere.pt", "0" * 64)
 

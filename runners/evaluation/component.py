@@ -29,6 +29,7 @@ from runners.store.store import Recipe, Store, key_of
 
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 VICTIMS = CONFIGS / "victim"
+INNER = ("victim", "purifier", "denoiser")  # arguments that hold a component with the weights of the whole
 
 Config = dict[str, Any]
 
@@ -164,7 +165,7 @@ def load_or_train(
     training is. Raises
     MissingError for a file that is not there, InputError for one that does not fit.
     """
-    if held := next((config[part] for part in ("victim", "purifier") if part in config), None):
+    if held := next((config[part] for part in INNER if part in config), None):
         # One inside another: the weights are the inner one's.
         inner = load_or_train(held, store, progress=progress, waiting=waiting, device=device)
         return Spec(config, inner.weights_sha256, inner.trained)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from data.errors import InputError, MissingError
 from data.weights import UnverifiedError
-from runners.evaluation.component import Config, Spec, load_or_train, usable, victims_for
+from runners.evaluation.component import INNER, Config, Spec, load_or_train, usable, victims_for
 from runners.evaluation.progress import Allowance, Bar
 from runners.evaluation.stages import Worker
 from runners.evaluation.training_progress import Reached
@@ -79,7 +79,7 @@ def same_labels(what: str, known: str | None, dataset: str, labels: str) -> None
 def apart(what: str, component: Config, dataset: Config, divided_by: Sequence[str]) -> None:
     """Raise InputError where a component learns the evaluated data set in another division: some images
     that it learns would be among those that it is tested on."""
-    for inner in ("victim", "purifier"):
+    for inner in INNER:
         component = component.get(inner, component)
     learnt = (component.get("weights") or {}).get("dataset", {})
     if learnt.get("_target_") != dataset["_target_"]:
