@@ -23,7 +23,7 @@ class GDMP(DiffusionPurifier):
     """Several rounds of a little noise and its removal, which can be guided towards the given image.
 
     At each step back, the guide compares the image with the given one, to which as much noise was added. Its
-    gradient has the weight `scale` x 3 sigma / (2 eps), where sigma is the noise level of the step and eps
+    gradient has the weight `strength` x 3 sigma / (2 eps), where sigma is the noise level of the step and eps
     the size of the perturbation that is expected, as in the authors' code. There the error is averaged over
     the images of a batch too; here it is that of each image, so that a batch changes nothing.
 
@@ -33,7 +33,7 @@ class GDMP(DiffusionPurifier):
         until: the time up to which noise is added; 36 of 1000 in the authors' code.
         rounds: how often.
         guidance: by the mean squared error, by SSIM, or none, which is the default of the authors' code.
-        scale: of the guidance.
+        strength: of the guidance.
         eps: the size of the expected perturbation.
     """
 
@@ -47,17 +47,18 @@ class GDMP(DiffusionPurifier):
         until: int = 36,
         rounds: int = 4,
         guidance: Guidance = "none",
-        scale: float = 70_000.0,
+        strength: float = 70_000.0,
         eps: float = 8 / 255,
     ) -> None:
         if guidance not in get_args(Guidance):
             raise InputError(f"purifier.guidance: expected none, mse or ssim, got {guidance!r}")
-        if rounds < 1 or scale < 0 or eps <= 0:
+        if rounds < 1 or strength < 0 or eps <= 0:
             raise InputError(
-                f"purifier: expected rounds >= 1, scale >= 0 and eps > 0, got {rounds}, {scale} and {eps}"
+                "purifier: expected rounds >= 1, strength >= 0 and eps > 0, "
+                f"got {rounds}, {strength} and {eps}"
             )
         super().__init__(denoiser=denoiser, times=times, until=until)
-        self.rounds, self.guidance, self.scale, self.eps = rounds, guidance, scale, eps
+        self.rounds, self.guidance, self.strength, self.eps = rounds, guidance, strength, eps
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """All rounds, then clipped to [0, 1]."""
@@ -66,7 +67,7 @@ class GDMP(DiffusionPurifier):
 
         def towards_given(x: Tensor, time: int) -> Tensor:
             share = self.kept[time].item()
-            weight = self.scale * 3 * ((1 - share) / share) ** 0.5 / (2 * self.eps)
+            weight = self.strength * 3 * ((1 - share) / share) ** 0.5 / (2 * self.eps)
             return weight * self._uphill(x, self.noised(given, time, noise))
 
         guide = None if self.guidance == "none" else towards_given
