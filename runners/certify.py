@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.images import Images
 from purifiers.denoised_smoothing import DenoisedSmoothing
-from runners.cells.components import build, plain, seed_of
+from runners.evaluation.component import build, seed_of, to_plain_dict
+from runners.evaluation.progress import Bar
+from runners.evaluation.ready import Ready, same_labels
+from runners.evaluation.stages import Worker, configure_torch
 from runners.files import folder, writable, write_whole
-from runners.pages.plots import COLOURS, STYLE, saved
+from runners.report.plots import COLOURS, STYLE, saved
 from runners.store.store import Store
 from runners.tables.figures import Figure, accuracy
-from runners.work.bench import Bench, settle
-from runners.work.progress import Bar
-from runners.work.ready import Ready, same_labels
 
 Defense = Callable[[Tensor, Sequence[int]], Tensor]
 
@@ -87,24 +87,24 @@ def main(config: DictConfig) -> None:
     _check(config)
     choices = HydraConfig.get().runtime.choices
     names = {part: choices[part] for part in ("dataset", "victim", "purifier")}
-    configs = {part: plain(config[part]) for part in names}
+    configs = {part: to_plain_dict(config[part]) for part in names}
     dataset = build(configs["dataset"])
     known = configs["victim"].get("label_space")
     same_labels(f"victim {names['victim']}", known, names["dataset"], dataset.label_space)
     where = writable(folder(config.certificates, "certificates"))
     store = Store(folder(config.store, "store"))
-    bench = Bench(store, settle(config.device, tf32=False), "float32")
-    ready = Ready(bench, app.console, config.budget_hours)
+    worker = Worker(store, configure_torch(config.device, tf32=False), "float32")
+    ready = Ready(worker, app.console, config.budget_hours)
     specs = {
         part: ready.spec(configs[part], f"{part} {names[part]}", part) for part in ("victim", "purifier")
     }
-    victim, purifier = bench.component(specs["victim"]), bench.component(specs["purifier"])
+    victim, purifier = worker.component(specs["victim"]), worker.component(specs["purifier"])
     if not isinstance(purifier, DenoisedSmoothing):
         raise InputError(
             "purifier: expected denoised-smoothing, whose only randomness is the normal noise on the image; "
             f"got {names['purifier']}"
         )
-    images = dataset.load(config.split).subset(config.n, seed=config.seed).to(bench.device)
+    images = dataset.load(config.split).subset(config.n, seed=config.seed).to(worker.device)
     made_of = {part: spec.identity for part, spec in specs.items()}
     rows = []
     with Bar(app.console, f"certifying {len(images)} images") as bar:

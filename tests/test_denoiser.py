@@ -20,7 +20,7 @@ from purifiers.networks.ddpm import DDPM
 from purifiers.networks.denoising_unet import DenoisingUNet
 from purifiers.networks.noise_schedule import variances
 from purifiers.scoreopt import ScoreOpt
-from runners.cells.components import prepare
+from runners.evaluation.component import load_or_train
 from runners.store.store import Store
 from scripts.ship import composed
 
@@ -231,7 +231,7 @@ def test_all_purifiers_of_a_data_set_share_one_denoiser(tmp_path, monkeypatch):
     for name in ("diffpure", "adp", "gdmp", "scoreopt", "lm", "ebm", "denoised-smoothing"):
         config = composed("purifier", name)
         config["denoiser"]["weights"] |= {"steps": 3, "shipped": None}
-        spec = prepare(config, store)
+        spec = load_or_train(config, store)
         hashes.add(spec.weights_sha256)
         assert spec.load(store).frozen
     assert trained == ["Denoiser"]
