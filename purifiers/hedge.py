@@ -2,6 +2,7 @@
 https://arxiv.org/abs/2106.04938. A control: it knows no more than the victim does.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.images import clipped
 from purifiers.fitting.draws import Draws
-from purifiers.purifier import Purifier
+from purifiers.purifier import TRIAL_STEPS, Purifier
 from purifiers.victim_gradient import gradient_of
 
 PLACES = 2**31  # of a uniform draw
@@ -40,6 +41,12 @@ class Hedge(Purifier):
                 f"purifier: expected steps >= 1, size > 0 and eps > 0, got {steps}, {size} and {eps}"
             )
         self.steps, self.size, self.eps = steps, size, eps
+
+    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+        """The same with one step: after many, a nearly linear victim leaves no trace of the random start."""
+        short = copy.copy(self)
+        short.steps = 1
+        return short, float(self.steps)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """The images moved within the ball, clipped to [0, 1]."""

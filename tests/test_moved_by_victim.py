@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import crafted, inner_images, linear_victim, random_images, small_attack
+from conftest import LinearVictim, crafted, inner_images, linear_victim, random_images, small_attack
 from torch import nn
 
 from attacks.knowledge import BPDA, Blind, Full
@@ -29,6 +29,12 @@ class Stages(nn.Module):
         return self.last(self.pool(self.second(self.first(images))).flatten(1))
 
 
+def gentle() -> LinearVictim:
+    """Linear, with logits so near to each other that no cross-entropy is rounded to 0."""
+    victim = linear_victim(16)
+    return LinearVictim(victim.weight / 50, victim.bias / 50)
+
+
 @pytest.fixture
 def staged() -> Stages:
     with torch.random.fork_rng():
@@ -37,7 +43,7 @@ def staged() -> Stages:
 
 
 def test_the_anti_adversary_of_a_linear_victim_is_known():
-    victim, images = linear_victim(16), inner_images(6)
+    victim, images = gentle(), inner_images(6)
     found = AntiAdversary(steps=2, size=STEP)(images, seeds=range(6), victim=victim)
     surer = (victim.margin(images) > 0).float().mul(2).sub(1).view(-1, 1, 1, 1)
     expected = images + 2 * STEP * surer * victim.weight.sign().view(1, 3, 16, 16)
@@ -46,7 +52,7 @@ def test_the_anti_adversary_of_a_linear_victim_is_known():
 
 
 def test_a_step_of_the_anti_adversary_is_in_units_of_the_victims_input():
-    victim, images = linear_victim(16), inner_images(2)
+    victim, images = gentle(), inner_images(2)
     victim.register_buffer("std", torch.tensor([0.1, 0.2, 0.4]).view(1, 3, 1, 1))
     moved = AntiAdversary(steps=1, size=0.1)(images, seeds=[0, 1], victim=victim) - images
     torch.testing.assert_close(
@@ -58,7 +64,7 @@ def test_a_step_of_the_anti_adversary_is_in_units_of_the_victims_input():
 @pytest.mark.parametrize(("share", "left"), [(0.9, 1.0), (1.1, 0.0)])
 def test_an_attack_that_knows_the_anti_adversary_needs_no_more_than_without_it(knowledge, share, left):
     """The bare linear victim is misled by a change of margin / |w|_1 in all values, and no less."""
-    victim, images = linear_victim(16), inner_images(5)
+    victim, images = gentle(), inner_images(5)
     labels = victim(images).argmax(1)
     purifier, seeds = AntiAdversary(size=STEP), range(5)
     for i in range(5):
@@ -71,7 +77,7 @@ def test_an_attack_that_knows_the_anti_adversary_needs_no_more_than_without_it(k
 
 
 def test_a_blind_example_that_misleads_the_victim_misleads_the_anti_adversary():
-    victim, images = linear_victim(16), inner_images(5)
+    victim, images = gentle(), inner_images(5)
     labels = victim(images).argmax(1)
     made = crafted(small_attack("pgd", eps=0.2), Blind(), victim, None, images, labels)
     misled = victim(made).argmax(1) != labels
@@ -82,11 +88,11 @@ def test_a_blind_example_that_misleads_the_victim_misleads_the_anti_adversary():
 
 def test_hedge_moves_a_linear_victim_away_from_its_boundary_and_stays_in_the_ball():
     """The sum of the cross-entropies of two classes grows with the distance from the boundary."""
-    victim, images = linear_victim(16), inner_images(6)
+    victim, images = gentle(), inner_images(6)
     found = Hedge(steps=20, size=4 / 255, eps=8 / 255)(images, seeds=range(6), victim=victim)
     surer = (victim.margin(images) > 0).float().mul(2).sub(1).view(-1, 1, 1, 1)
     corner = images + 8 / 255 * surer * victim.weight.sign().view(1, 3, 16, 16)
-    far = victim.margin(images).abs() > 1
+    far = victim.margin(images).abs() > 0.05
     assert far.any()
     torch.testing.assert_close(found[far], corner[far])
     assert (found - images).abs().max() < 8 / 255 + 1e-6

@@ -46,6 +46,8 @@ def purifier(name: str) -> Purifier:
         method.trace.iterations = STEPS // 6
     if "network_steps" in method:
         method.network_steps = 3
+    if "denoiser" in method:
+        method.denoiser.network.width = 8
     if "until" in method:
         method.until = 3
     OmegaConf.resolve(config)
