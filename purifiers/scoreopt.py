@@ -73,8 +73,8 @@ class ScoreOpt(DenoiserPurifier):
         return to_unit(x.detach())
 
     def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with one short step: in more or longer ones, Adam enlarges what is rounding in the gradient,
-        so that results differ a little from batch to batch."""
+        """The same with one short step: in more or longer ones, Adam enlarges what is rounding in the
+        gradient, so that results differ a little from batch to batch."""
         short = copy.copy(self)
         short.steps, short.lr = 1, min(self.lr, 0.01)
         return short, float(self.steps)
