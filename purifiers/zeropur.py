@@ -62,7 +62,7 @@ class ZeroPur(Purifier):
         self.kernel = gaussian(kernel, name="purifier.kernel")
 
     def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with one step in each part: over many, the signs of gradients that are rounding add up, and
+        """The same with one step in each part: over many, signs of gradients that are rounding add up, and
         a few values differ from batch to batch."""
         short = copy.copy(self)
         short.shift_steps = short.projection_steps = 1
