@@ -30,9 +30,10 @@ from data.errors import InputError
 from data.images import Images
 from purifiers.denoised_smoothing import DenoisedSmoothing
 from runners.evaluation.component import build, seed_of, to_plain_dict
+from runners.evaluation.devices import configure_torch
 from runners.evaluation.progress import Bar
 from runners.evaluation.ready import Ready, same_labels
-from runners.evaluation.stages import Worker, configure_torch
+from runners.evaluation.stages import Worker
 from runners.files import folder, writable, write_whole
 from runners.report.plots import COLOURS, STYLE, saved
 from runners.store.store import Store
