@@ -3,7 +3,6 @@ https://arxiv.org/abs/2106.06041.
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -18,7 +17,6 @@ from purifiers.purifier import TRIAL_STEPS, Purifier
 
 SMALLEST, LARGEST = 1e-5, 0.1  # step sizes
 FLOOR = 0.01  # the smallest noise level that the denoiser is told; the last one of the paper's network
-MEAN = (2 / math.pi) ** 0.5  # of the absolute value of a standard normal number
 
 
 class ADP(DenoiserPurifier):
@@ -31,8 +29,8 @@ class ADP(DenoiserPurifier):
     The score network of the paper is told no noise level: what it returns is about the noise divided by its
     level. The denoiser here is told a level, which is estimated from the diagonal details of the image
     (Donoho & Johnstone 1994, Ideal Spatial Adaptation by Wavelet Shrinkage,
-    https://doi.org/10.1093/biomet/81.3.425; by their mean here instead of their median, whose derivative is
-    that of a single value), and the score is multiplied by it.
+    https://doi.org/10.1093/biomet/81.3.425; by their root mean square here instead of their median, whose
+    derivative is that of a single value), and the score is multiplied by it.
 
     Args:
         denoiser: the shared one.
@@ -90,17 +88,22 @@ class ADP(DenoiserPurifier):
 
     def _step(self, x: Tensor, along: Tensor) -> Tensor:
         """(N, 1, 1, 1) step sizes."""
-        change = torch.func.jvp(self.direction, (x,), (along,))[1]
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            asked, given = (x, along) if differentiable else (x.detach().requires_grad_(), along.detach())
+            (change,) = torch.autograd.grad(
+                self.direction(asked), asked, given, create_graph=differentiable
+            )  # the transposed Jacobian times `along`, whose product with `along` is that of the Jacobian
         falls = -(change * along).sum((1, 2, 3), keepdim=True)
         own = along.square().sum((1, 2, 3), keepdim=True)
         return (self.rate * own / falls).nan_to_num(LARGEST).clamp(SMALLEST, LARGEST)
 
 
 def noise_level(images: Tensor) -> Tensor:
-    """(N,) standard deviations of the noise in images, not below `FLOOR`, from the mean absolute diagonal
-    detail of the Haar transform: in smooth images it is next to nothing."""
+    """(N,) standard deviations of the noise in images, not below `FLOOR`, from the root mean square of
+    the diagonal detail of the Haar transform: in smooth images it is next to nothing."""
     height, width = (side - side % 2 for side in images.shape[2:])
     even = images[:, :, :height, :width]
     top, bottom = even[:, :, ::2], even[:, :, 1::2]
     detail = (top[..., ::2] - top[..., 1::2] - bottom[..., ::2] + bottom[..., 1::2]) / 2
-    return (detail.abs().flatten(1).mean(1) / MEAN).clamp_min(FLOOR)
+    return detail.square().flatten(1).mean(1).clamp_min(FLOOR**2).sqrt()
