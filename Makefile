@@ -76,10 +76,10 @@ test-slow: $(READY) ## those that take many seconds each, in some five minutes
 	@$(RUN) pytest -m slow -n 2
 
 status: $(READY) ## how far each table is: done, running, failed, missing, time left
-	@$(RUN) runners.status
+	@$(RUN) runners.store status
 
 retry: $(READY) ## run again every table that has failed chunks (LAUNCHER= JOBS= ARGS=)
-	@$(RUN) runners.status --retry $(if $(LAUNCHER),$(SENT)) $(ARGS)
+	@$(RUN) runners.store retry $(if $(LAUNCHER),$(SENT)) $(ARGS)
 
 test-slurm: $(READY) ## tables and sweeps through a real Slurm; says what is missing where there is none
 	@$(RUN) pytest -m slurm -rs -n 0

@@ -1,7 +1,7 @@
-"""The command line: Hydra composes, and every error a person can mend is one line, status 2.
+"""The command line: Hydra composes the config, and every error that a user can mend is one line, status 2.
 
-Commands import this module before PyTorch. It sets what the libraries' thread pools read when they are
-loaded, and it answers a wrong name on the command line without waiting for them.
+Commands import this module before PyTorch. It sets what the thread pools of the libraries read when they are
+loaded, and it answers a wrong name on the command line without waiting until they are imported.
 """
 
 import difflib
@@ -50,7 +50,7 @@ class FailedCellsError(Exception):
 
 
 def refuse_unknown_names(config: str) -> None:
-    """End the command with status 2 where its words name a config or an option that is not there.
+    """End the command with status 2 where its words name a config or an option that does not exist.
 
     Hydra would say so too, but only once everything is imported, which takes seconds.
     """
@@ -69,7 +69,7 @@ def refuse_unknown_names(config: str) -> None:
 
 
 def _each(overrides: list[Override]) -> Iterator[list[str]]:
-    """Command lines in which every value of a sweep occurs, without all of their combinations."""
+    """Command lines in which every value of a sweep occurs, but not all combinations of values."""
     values = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
@@ -82,7 +82,7 @@ def _each(overrides: list[Override]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: the words that were set for it, and what came of it."""
+    """One job of a sweep: the words that were set for it, and its result or its error."""
 
     words: tuple[str, ...]
     result: Any = None
@@ -90,7 +90,7 @@ class Job:
 
 
 def tell(text: str, *, style: str = "") -> None:
-    """Print text as it is: paths in it are not wrapped, and brackets are not markup."""
+    """Print text as it is: lines are not wrapped, and brackets are not markup."""
     console.print(Text(text, style=style), soft_wrap=True)
 
 
@@ -109,8 +109,8 @@ def run(
     ours = os.getpid()
 
     def job(composed: DictConfig) -> None:
-        """One job. In a multirun the others go on after a problem. A launcher may run it in another process,
-        and hands back what is raised there."""
+        """Run one job. In a multirun the other jobs go on after an error. A launcher may run a job in another
+        process, and hands back what is raised there."""
         words = tuple(HydraConfig.get().overrides.task)
         try:
             with ended_by_signals(), no_silent_exit():
@@ -158,14 +158,14 @@ class Lines(logging.Handler):
         self.console = Output(stderr=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
         style = "red" if record.levelno >= logging.ERROR else "yellow"
         self.console.print(Text(self.format(record), style=style), soft_wrap=True)
 
 
 def _of_a_launcher(error: RuntimeError) -> Exception:
-    """The error of a launcher in words of ours: jobs that cannot be sent are bad input, one that died is a
-    failure. Raises any other error. The launchers are optional, so their classes cannot be imported here."""
+    """The error of a launcher as one of this module: jobs that cannot be sent are bad input, and a job that
+    died is a failure. Any other error is raised. The launchers are optional, so their classes cannot be
+    imported here."""
     launchers = {"submitit", "joblib"}
     last = extract_tb(error.__traceback__)[-1]
     raised_in = launchers.intersection(Path(last.filename).parts)
@@ -179,7 +179,7 @@ def _of_a_launcher(error: RuntimeError) -> Exception:
 
 
 def explain(error: Exception, config: str, words: Sequence[str] | None = None) -> str:
-    """One line: what is wrong, and, where a name is wrong, what there is.
+    """An error in one line: what is wrong and, where a name is wrong, which names exist.
 
     `words` are those that were composed, by default those of the command line.
     """
@@ -203,7 +203,7 @@ def explain(error: Exception, config: str, words: Sequence[str] | None = None) -
 
 
 def names_of(group: str) -> list[str]:
-    """Every config of a group, as it is written on the command line."""
+    """The names of all configs of a group, as they are written on the command line."""
     folder = CONFIGS / group
     return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
 

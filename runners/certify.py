@@ -29,13 +29,15 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.images import Images
 from purifiers.denoised_smoothing import DenoisedSmoothing
+from runners.evaluation.compatibility import same_labels
 from runners.evaluation.component import build, seed_of, to_plain_dict
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.progress import Bar
-from runners.evaluation.ready import Ready, same_labels
 from runners.evaluation.stages import Worker
+from runners.evaluation.weights import ComponentLoader
 from runners.files import folder, writable, write_whole
 from runners.report.plots import COLOURS, STYLE, saved
+from runners.store.artifact import Artifact
 from runners.store.store import Store
 from runners.tables.figures import Figure, accuracy
 
@@ -95,11 +97,11 @@ def main(config: DictConfig) -> None:
     where = writable(folder(config.certificates, "certificates"))
     store = Store(folder(config.store, "store"))
     worker = Worker(store, configure_torch(config.device, tf32=False), "float32")
-    ready = Ready(worker, app.console, config.budget_hours)
+    loader = ComponentLoader(store, worker.device, app.console, config.budget_hours)
     specs = {
-        part: ready.spec(configs[part], f"{part} {names[part]}", part) for part in ("victim", "purifier")
+        part: loader.load(configs[part], f"{part} {names[part]}", part) for part in ("victim", "purifier")
     }
-    victim, purifier = worker.component(specs["victim"]), worker.component(specs["purifier"])
+    victim, purifier = worker.load(specs["victim"]), worker.load(specs["purifier"])
     if not isinstance(purifier, DenoisedSmoothing):
         raise InputError(
             "purifier: expected denoised-smoothing, whose only randomness is the normal noise on the image; "
@@ -145,13 +147,13 @@ def _counted(
     config: DictConfig,
 ) -> tuple[list[int], list[int]]:
     """The two counts of one image, from the store where it has them."""
-    recipe = {
-        "stage": "certificate",
+    inputs = {
         **made_of,
         "image": one.to(torch.device("cpu")).digest,
         **{name: config[name] for name in ("seed", "choosing", "counting")},
     }
-    if (content := store.get(recipe)) is not None:
+    artifact = Artifact("certificate", inputs)
+    if (content := store.get(artifact)) is not None:
         found = json.loads(content)
         return found["choosing"], found["counting"]
     image, name = one.images[0], one.ids[0]
@@ -169,7 +171,7 @@ def _counted(
         part: counts(defense, image, drawn, classes=classes, batch=config.batch)
         for part, drawn in parts.items()
     }
-    store.put(recipe, json.dumps(found).encode())
+    store.put(artifact, json.dumps(found).encode())
     return found["choosing"], found["counting"]
 
 

@@ -13,20 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import build, to_plain_dict
 from runners.evaluation.devices import devices_of
-from runners.evaluation.manifest import Request
 from runners.evaluation.records import to_parquet
 from runners.evaluation.settings import Settings
 from runners.evaluator import CellResult, Evaluator
 from runners.files import folder, writable, write_whole
 from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
+from runners.store.manifest import Manifest
 from runners.tables import summary
 
 CHUNK = {"cpu": 8, "cuda": 256}  # images that are worked on together, where the user names no number
 
 
 def settings_of(config: DictConfig) -> Settings:
-    """The run settings that both runners share."""
     held = {name: config[name] for name in Settings.__dataclass_fields__}
     if held["chunk"] == "auto":
         held["chunk"] = CHUNK[devices_of(config.device)[0].type]
@@ -52,7 +51,7 @@ def main(config: DictConfig) -> CellResult | None:
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
     records = folder(config.records, "records")
-    request = Request("runners.evaluate", cell.label, tuple(overrides))
+    request = Manifest("runners.evaluate", cell.label, tuple(overrides))
     launch = launch_of(config)
     logger: Logger = build(to_plain_dict(config.logger))
     (result,) = Evaluator(settings_of(config), app.console, launch).evaluate([cell], request)

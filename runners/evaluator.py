@@ -1,7 +1,7 @@
-"""Evaluates cells: plans what the store lacks, has it carried out, assembles the records."""
+"""Evaluates cells: plans tasks, has those done whose results the store lacks, and collects the records."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -9,32 +9,34 @@ from rich.console import Console
 
 from attacks.knowledge import UnsuitedError
 from data.errors import InputError
-from runners.evaluation import failures, manifest
+from runners.evaluation import workers
 from runners.evaluation.cell import Cell, describe
-from runners.evaluation.component import build
-from runners.evaluation.contract import Traits
+from runners.evaluation.contract import ContractChecks
 from runners.evaluation.devices import configure_torch, devices_of
-from runners.evaluation.identity import identity
+from runners.evaluation.estimate import Estimate, Estimator
 from runners.evaluation.keeping import Keeping
-from runners.evaluation.manifest import Manifest, Request
-from runners.evaluation.plan import Plan, Planner
-from runners.evaluation.ready import Ready
+from runners.evaluation.plan import Planner
+from runners.evaluation.progress import Bar, RunProgress
+from runners.evaluation.queue import Launch, TaskQueue
 from runners.evaluation.records import from_parquet
-from runners.evaluation.schedule import Launch, carry_out
 from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
-from runners.evaluation.tally import Tally
-from runners.store.store import Store, key_of
+from runners.evaluation.tasks import Crafting, Purifying, Task, grouped
+from runners.store.artifact import Artifact
+from runners.store.failures import Failure, failure_of, keep_failure
+from runners.store.manifest import Manifest
+from runners.store.store import Store
 from runners.validity import provenance
 from runners.validity.audit import audit
 from runners.validity.flags import Flag
 
 UNFINISHED = "not finished: not all of its records are in the store; the same command goes on"
+SHORT = 10  # seconds of work, for which starting processes does not pay
 
 
 @dataclass
 class CellResult:
-    """A cell's records, or the reason why there are none."""
+    """A cell with its tasks, and its records, or the reason why there are none."""
 
     cell: Cell
     records: pd.DataFrame | None = None
@@ -42,158 +44,196 @@ class CellResult:
     failed: str | None = None
     flags: list[Flag] = field(default_factory=list)
     provenance: dict[str, Any] | None = None  # of the records
+    tasks: list[Purifying] = field(default_factory=list)  # one for each chunk, of this cell's purifier alone
+
+    @property
+    def chunks(self) -> list[Artifact]:
+        """The records of each chunk."""
+        return [task.records(task.purifiers[0]) for task in self.tasks]
 
 
-@dataclass
 class Evaluator:
-    """Evaluates cells under one set of settings, sharing whatever they share."""
+    """Evaluates cells under one set of settings, sharing whatever they share.
 
-    settings: Settings
-    console: Console
-    launch: Launch = field(default_factory=Launch)
+    Args:
+        launch: this run, or the job of a run that several jobs share.
+    """
 
-    def evaluate(self, cells: Sequence[Cell], request: Request | None = None) -> list[CellResult]:
+    def __init__(self, settings: Settings, console: Console, launch: Launch | None = None) -> None:
+        self.settings, self.console, self.launch = settings, console, launch or Launch()
+        self.devices = devices_of(settings.device, shard=self.launch.shard)
+        device = configure_torch(self.devices[0], tf32=settings.tf32)
+        self.facts = provenance.of_process(device)
+        self.store = Store(settings.store, made_by=provenance.maker(self.facts))
+        keeping = Keeping(settings.keep_purified, settings.n)
+        self.worker = Worker(self.store, device, settings.precision, keeping)
+        self.planner = Planner(settings, self.worker, console)
+        self.checks = ContractChecks(self.worker, console)
+
+    def evaluate(self, cells: Sequence[Cell], request: Manifest | None = None) -> list[CellResult]:
         """Records of all cells. Raises InputError where nothing could be run.
 
-        With workers=0 no chunk is computed, and the results are what the store holds.
+        With workers=0 nothing is computed, and the results are what the store holds.
 
         Args:
             request: what was asked for, so that the store can tell how far it is and keeps what it needs.
         """
-        results, plans = self._planned(cells)
+        self.planner.check_parameters(cells)
+        results = [self._planned(cell) for cell in cells]
+        tasks = grouped([task for result in results for task in result.tasks if self._lacks(task)])
         if self.settings.workers == 0:
-            reasons = self._gather(plans)
+            reasons = self._stored_reasons(results, tasks)
         else:
-            reasons = self._carry_out(cells, plans, request)
-        self._assemble(results, plans, reasons)
+            reasons = self._run(results, tasks, request)
+        for result in results:
+            if result.skipped is None:
+                self._collect(result, reasons)
+        self._audit(results)
         return results
 
-    def _gather(self, plans: dict[int, Plan]) -> dict[str, str]:
-        """The reasons of the failures that the store holds, by the recipes' keys."""
-        stored = (provenance.made_by(self.worker.store, plan.records[0]) for plan in plans.values())
+    def _planned(self, cell: Cell) -> CellResult:
+        try:
+            return CellResult(cell, tasks=self.planner.plan(cell))
+        except UnsuitedError as error:
+            return CellResult(cell, skipped=str(error))
+
+    def _lacks(self, task: Purifying) -> bool:
+        """Whether something that the task makes is missing or damaged: the store removes what is damaged."""
+        for purifier in task.purifiers:
+            self.store.get(task.records(purifier))
+        return bool(task.missing(self.store))
+
+    def _stored_reasons(self, results: list[CellResult], tasks: list[Purifying]) -> dict[str, str]:
+        """The reasons of the failures that the store holds, by the keys of records."""
+        chunks = [result.chunks[0] for result in results if result.chunks]
+        stored = (provenance.made_by(self.store, chunk) for chunk in chunks)
         if made_by := next(filter(None, stored), None):
             self.facts |= made_by  # the processes that made the records may have another device than this one
         reasons = {}
-        for task in self.planner.groups(plans.values()):
-            for key in failures.keys(task):
-                found = failures.of(self.worker.store, key) or failures.of(
-                    self.worker.store, task.crafting.key
-                )
-                reasons |= {key: found.reason} if found else {}
+        for task in tasks:
+            for key in task.results:
+                if found := failure_of(self.store, key) or failure_of(self.store, task.crafting.key):
+                    reasons[key] = found.reason
         return reasons
 
-    def check(self, cells: Sequence[Cell]) -> None:
-        """Raise InputError for bad parameters, before any training."""
-        _check_substitutes(cells)
-        for parts in (
-            [cell.configs["attack"] for cell in cells],
-            [cell.knowledge for cell in cells],
-            [cell.configs["purifier"] for cell in cells],
-        ):
-            for config in {key_of(part): part for part in parts}.values():
-                build(config)
-
-    def _planned(self, cells: Sequence[Cell]) -> tuple[list[CellResult], dict[int, Plan]]:
-        """What can be run needs what, by its place among the cells; the others are skipped."""
-        self.devices = devices_of(self.settings.device, shard=self.launch.shard)
-        device = configure_torch(self.devices[0], tf32=self.settings.tf32)
-        self.facts = provenance.of_process(device)
-        store = Store(self.settings.store, made_by=provenance.maker(self.facts))
-        keeping = Keeping(self.settings.keep_purified, self.settings.n)
-        self.worker = Worker(store, device, self.settings.precision, keeping)
-        ready = Ready(self.worker, self.console, self.settings.budget_hours)
-        self.planner = Planner(self.settings, self.worker, ready)
-        self.check(cells)
-        results, plans = [CellResult(cell) for cell in cells], {}
-        for i, result in enumerate(results):
-            try:
-                plans[i] = self.planner.plan(result.cell)
-            except UnsuitedError as error:
-                result.skipped = str(error)
-        self.tally = self._tally(plans.values())
-        return results, plans
-
-    def _tally(self, plans: Iterable[Plan]) -> Tally:
-        """How far the cells are, as the store has it."""
-        cells, stored = [], set()
-        for plan in plans:
-            sizes = [len(crafting.chunk) for crafting in plan.crafting]
-            cells.append({key_of(recipe): size for recipe, size in zip(plan.records, sizes, strict=True)})
-            stored |= {key_of(recipe) for recipe in plan.records if self.worker.store.has(recipe)}
-        return Tally(cells, stored)
-
-    def _carry_out(
-        self, cells: Sequence[Cell], plans: dict[int, Plan], request: Request | None
+    def _run(
+        self, results: list[CellResult], tasks: list[Purifying], request: Manifest | None
     ) -> dict[str, str]:
-        """Do what the store lacks; reasons of failure by the recipes' keys."""
-
-        def planned(seconds: dict[str, float]) -> None:
-            if request is not None:
-                self._write(cells, plans, request, seconds)
-
-        groups = self.planner.groups(plans.values())
-        if not groups:
-            if plans:
+        """Do the tasks; the reasons of failures, by the keys of what could not be made."""
+        if not tasks:
+            if any(result.tasks for result in results):
                 self.console.print("[dim]all records are in the store; nothing to compute[/]")
-                planned({})
+                self._write(request, results, {})
             return {}
-        return carry_out(
-            groups,
-            worker=self.worker,
-            devices=self.devices,
-            settings=self.settings,
-            console=self.console,
-            launch=self.launch,
-            tally=self.tally,
-            planned=planned,
+        purifying, reasons = self.checks.sound(tasks)
+        for task in tasks:  # kept, so that others see why
+            for key in {*task.results} & reasons.keys():
+                failure = Failure(reasons[key], launch=self.launch.name)
+                keep_failure(self.store, key, failure, images=task.images)
+        if not purifying:
+            self._write(request, results, {})
+            return reasons
+        every = {task.crafting.key: task.crafting for task in purifying}
+        crafting = [task for task in every.values() if not self.store.has(task.artifact)]
+        estimator = Estimator(self.worker)
+        count = workers.worker_count(self.settings.workers, self.devices)
+        with self.console.status("estimating"):
+            estimate = estimator.estimate(crafting, purifying, count)
+        alone = self.launch.shard is None
+        if alone and (crafting or any(estimator.unmade(task) for task in purifying)):  # not only to be scored
+            estimate.check(self.settings)
+        self._write(request, results, estimate.seconds)
+        count = self._processes([*crafting, *purifying], estimate, count)
+        self.console.print(
+            f"estimate: {estimate.text} for {len(crafting)} chunks to craft and {len(purifying)} to purify, "
+            f"{max(count, 1)} {'process' if count <= 1 else 'processes'} on {self.worker.device.type}"
+            + ("" if alone else ", if no other job helped")
+            + "; finished chunks are kept if you stop"
         )
+        for budget in estimator.budgets:
+            self.console.print(budget)
+        longest_first = sorted(purifying, key=estimate.weight, reverse=True)
+        return reasons | self._do(results, crafting, longest_first, estimate, count)
+
+    def _processes(self, tasks: Sequence[Task], estimate: Estimate, count: int) -> int:
+        """How many processes do the tasks; 0 for work that is done in this process.
+
+        A task that kills its process fails alone only in a process of its own. What is short, and has killed
+        no process before, is done in this one. So is all work of one process on a GPU, where another process
+        would hold as much memory again.
+        """
+        alone = self.launch.shard is None
+        # Of several jobs only the first forgets dead processes: a later one must not reset their count.
+        died = self.store.leases.clear() if alone or self.launch.shard == 0 else set()
+        short = estimate.expected < SHORT
+        if short and not estimate.unknown and self.settings.workers == "auto":
+            count = 1
+        died &= {task.key for task in tasks}
+        here = (short and alone and not estimate.unknown) or self.worker.device.type == "cuda"
+        return 0 if count == 1 and here and not died else count
+
+    def _do(
+        self,
+        results: list[CellResult],
+        crafting: list[Crafting],
+        purifying: list[Purifying],
+        estimate: Estimate,
+        count: int,
+    ) -> dict[str, str]:
+        progress = self._progress(results)
+        total = sum(map(estimate.weight, (*crafting, *purifying)))
+        with Bar(self.console, progress.text("crafting"), total=total) as bar:
+
+            def done(task: Task, reason: str | None) -> None:
+                if reason is None and isinstance(task, Purifying):
+                    for key in task.results:
+                        progress.finish(key)
+                bar.update(advance=estimate.weight(task), description=progress.text(queue.stage))
+
+            bar.update(completed=0)
+            tasks = [*self.launch.ordered(crafting), *self.launch.ordered(purifying)]
+            queue = TaskQueue(tasks, store=self.store, launch=self.launch, done=done)
+            workers.run(queue, worker=self.worker, workers=count, devices=self.devices)
+        return queue.reasons
+
+    def _progress(self, results: list[CellResult]) -> RunProgress:
+        cells = [
+            {chunk.key: len(task.crafting.chunk) for chunk, task in zip(r.chunks, r.tasks, strict=True)}
+            for r in results
+            if r.tasks
+        ]
+        stored = {chunk.key for result in results for chunk in result.chunks if self.store.has(chunk)}
+        return RunProgress(cells, stored)
 
     def _write(
-        self, cells: Sequence[Cell], plans: dict[int, Plan], request: Request, seconds: dict[str, float]
+        self, request: Manifest | None, results: list[CellResult], seconds: Mapping[str, float]
     ) -> None:
-        """The manifest of what was asked for."""
-        labels = manifest.labels([cells[i] for i in plans])
-        of_cells = {
-            label: [manifest.chunk_keys(task) for task in plan.tasks]
-            for label, plan in zip(labels, plans.values(), strict=True)
-        }
-        traits, other = Traits(self.worker), set()
-        for plan in plans.values():
-            first = plan.crafting[0]
-            other |= {f"clean/{key_of(crafting.clean)}" for crafting in plan.crafting}
-            other.add(f"traits/{key_of(traits.recipe(plan.purifier, first.victim, first.chunk))}")
-            tried = (traits.recipe_of_victim(known, first.chunk) for known in (first.victim, *first.others))
-            other |= {f"traits/{key_of(recipe)}" for recipe in tried}
-            parts = (first.victim, plan.purifier, *first.others)
-            other |= {f"weights/{key_of(part.trained)}" for part in parts if part.trained is not None}
+        """Keep what the request needs in the store."""
+        if request is None:
+            return
+        planned = [result for result in results if result.tasks]
+        cells, other = {}, set()
+        for label, result in zip(_labels([result.cell for result in planned]), planned, strict=True):
+            (purifier,), first = result.tasks[0].purifiers, result.tasks[0]
+            cells[label] = [task.keys(purifier) for task in result.tasks]
+            parts = (*first.crafting.classifiers, purifier)
+            needed = [task.crafting.clean for task in result.tasks] + self.checks.artifacts(first, purifier)
+            needed += [part.trained for part in parts if part.trained is not None]
+            other |= {f"{artifact.stage}/{artifact.key}" for artifact in needed}
+        manifest = replace(request, n=self.settings.n, cells=cells, other=sorted(other), seconds=seconds)
         try:
-            manifest.write(
-                self.worker.store, Manifest(request, self.settings.n, of_cells, sorted(other), seconds)
-            )
+            manifest.write(self.store)
         except InputError:
             if seconds:  # a finished table is read from a store that cannot be written
                 raise
 
-    def _assemble(self, results: list[CellResult], plans: dict[int, Plan], reasons: dict[str, str]) -> None:
-        for i, plan in plans.items():
-            self._join(results[i], plan, reasons)
-        self._audit(results, plans)
-
-    def _audit(self, results: list[CellResult], plans: dict[int, Plan]) -> None:
-        done = [i for i in plans if results[i].records is not None]
-        cells = [(results[i].cell, results[i].records, plans[i].crafting, plans[i].purifier) for i in done]
-        with self.console.status("auditing"):
-            for i, flags in zip(done, audit(self.worker, cells, self.settings.audit), strict=True):
-                results[i].flags = flags
-                results[i].provenance["flags"] = {flag.name: flag.seen for flag in flags}
-
-    def _join(self, result: CellResult, plan: Plan, reasons: dict[str, str]) -> None:
-        """The cell's records, with what was true of all of them."""
+    def _collect(self, result: CellResult, reasons: Mapping[str, str]) -> None:
+        """Join the records of a cell's chunks, with the columns that all of them share."""
         parts = []
-        for recipe in plan.records:
-            content = self.worker.store.get(recipe)
+        for chunk in result.chunks:
+            content = self.store.get(chunk)
             if content is None:
-                result.failed = reasons.get(key_of(recipe), UNFINISHED)
+                result.failed = reasons.get(chunk.key, UNFINISHED)
                 return
             parts.append(from_parquet(content))
         records = pd.concat(parts, ignore_index=True)
@@ -201,27 +241,27 @@ class Evaluator:
             **describe(result.cell),
             subset=self.settings.images,
             image_ids_sha256=provenance.of_ids(records.id),
-            weights_sha256=plan.crafting[0].victim.weights_sha256,
+            weights_sha256=result.tasks[0].crafting.victim.weights_sha256,
         )
         result.provenance = provenance.of_cell(
             result.cell,
-            plan.tasks,
+            result.tasks,
             records=result.records,
             settings=self.settings,
-            store=self.worker.store,
+            store=self.store,
             facts=self.facts,
         )
 
+    def _audit(self, results: list[CellResult]) -> None:
+        done = [result for result in results if result.records is not None]
+        with self.console.status("auditing"):
+            found = audit(self.worker, [(r.cell, r.records, r.tasks) for r in done], self.settings.audit)
+        for result, flags in zip(done, found, strict=True):
+            result.flags = flags
+            result.provenance["flags"] = {flag.name: flag.seen for flag in flags}
 
-def _check_substitutes(cells: Sequence[Cell]) -> None:
-    """Raise InputError where all classifiers that the transfer attacks know are the victim itself.
 
-    Where one of several is the victim, as in OAG's Table II, its column is the paper's white-box attack.
-    """
-    known = [(cell, other) for cell in cells for other in cell.others.values()]
-    if known and all(identity(other) == identity(cell.configs["victim"]) for cell, other in known):
-        victim = known[0][0].names["victim"]
-        raise InputError(
-            f"knowledge.victims: expected another classifier than the victim, got {victim} for both, so that "
-            "nothing would be transferred; name another with victim= or victim@knowledge.victims.first="
-        )
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    """The cells' names, with a count where parameters alone tell them apart."""
+    labels = [cell.label + (f", {cell.eps}" if cell.eps else "") for cell in cells]
+    return [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels, 1)]

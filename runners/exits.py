@@ -1,4 +1,4 @@
-"""How a command ends: in one line when it is stopped, and not in silence because other code asks for it."""
+"""How a command ends: with one line when it is stopped, and never silently because a component exits."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from typing import NoReturn
 def no_silent_exit() -> Iterator[None]:
     """Within, `os._exit` raises SystemExit, as `sys.exit` does; whoever runs components catches that.
 
-    Processes that this one forks end as they wish. An exit that C code calls is not seen.
+    Processes that this one forks are not affected, and neither is C code that exits.
     """
     ours, really = os.getpid(), os._exit
 
@@ -44,7 +44,7 @@ class EndedError(KeyboardInterrupt):
 def ended_by_signals() -> Iterator[None]:
     """Within, the first of these signals raises EndedError, so that what the process holds is given up.
 
-    Then whoever handled the signal before does: submitit puts a job back into Slurm's queue and exits.
+    Then the earlier handler of the signal is called: submitit's puts a job back into Slurm's queue and exits.
     """
 
     def end(number: int, frame: object) -> None:
@@ -79,7 +79,7 @@ def stop_in_one_line() -> None:
 
 
 def begin() -> None:
-    """What every command does first: Ctrl-C raises KeyboardInterrupt from now on, and characters that the
+    """Every command calls this first: from now on Ctrl-C raises KeyboardInterrupt, and characters that the
     encoding of the output lacks are printed as question marks."""
     if signal.getsignal(signal.SIGINT) is _stopped:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Results as files: whole, or not there."""
+"""Files of results, which are written whole or not at all."""
 
 import os
 import tempfile

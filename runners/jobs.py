@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from data.errors import InputError
 from runners import app
-from runners.evaluation.schedule import Launch
+from runners.evaluation.queue import Launch
 from runners.evaluator import UNFINISHED, CellResult
 from runners.tables.layout import part_of
 

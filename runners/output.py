@@ -1,4 +1,4 @@
-"""Where commands print."""
+"""Where commands print, and how they write durations."""
 
 import os
 
@@ -14,3 +14,10 @@ class Output(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
+
+
+def duration(seconds: float) -> str:
+    """For people: '40 s', '7 min', '3.2 h'."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

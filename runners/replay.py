@@ -19,14 +19,17 @@ from rich.text import Text
 from data.errors import InputError
 from runners import app, untrusted
 from runners.evaluation import identity
-from runners.evaluation.cell import SCORING, Cell
-from runners.evaluation.component import Config, load_or_train, usable
+from runners.evaluation.cell import Cell
+from runners.evaluation.component import Config, usable
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import COSTS
 from runners.evaluation.settings import Settings
+from runners.evaluation.tasks import SCORING
+from runners.evaluation.weights import load_or_train
 from runners.evaluator import CellResult, Evaluator
 from runners.files import folder
+from runners.store.artifact import Artifact
 from runners.store.store import Store
 from runners.untrusted import targets
 from runners.validity import differences
@@ -38,7 +41,7 @@ UNLIMITED = 1e9  # hours
 
 
 def main(config: DictConfig) -> None:
-    """Exit status 0 where the records are equal, 1 where not, 2 for what cannot be run again."""
+    """Exit status 0 where the records are equal, 1 where not, 2 where the cell cannot be run again."""
     recorded = RecordFile.read(find(config.record, folder(config.records, "records")))
     check_code(recorded)
     cell = cell_of(recorded, folder(config.data_dir, "data_dir"))
@@ -96,7 +99,7 @@ def check_code(recorded: RecordFile) -> None:
 
 
 def cell_of(recorded: RecordFile, data_dir: Path) -> Cell:
-    """The recorded cell, with the present paths of its files and of its components' modules."""
+    """The recorded cell, with the places where its files and the modules of its components lie now."""
     configs = {
         part: _placed(untrusted.relocated(config, part), data_dir)
         for part, config in recorded["configs"].items()
@@ -133,7 +136,7 @@ def _now_at(name: str, recorded: Path, data_dir: Path) -> str:
 
 
 def device_for(recorded: RecordFile, wanted: str | None) -> str:
-    """The device that was asked for, else that of the record, else what there is."""
+    """The device that was asked for, else that of the record, else one that is available."""
     kind = recorded["device"]["type"]
     return wanted or ("auto" if kind == "cuda" and not torch.cuda.is_available() else kind)
 
@@ -155,9 +158,10 @@ def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int |
 def ready_weights(
     recorded: RecordFile, cell: Cell, *, kept: Store, fresh: Store, device: torch.device
 ) -> list[str]:
-    """Trained weights from the kept store where they are the recorded ones, else trained again.
+    """Take trained weights from the kept store where they are the recorded ones, or else train them again.
 
-    Returns where each came from. Raises InputError for weights that are not the recorded ones.
+    Returns where the weights of each component come from. Raises InputError for weights that are not the
+    recorded ones.
     """
     sources = []
     for where, weights in recorded["weights"].items():
@@ -165,9 +169,10 @@ def ready_weights(
             continue
         source = "their file"
         if weights["trained"] is not None:
-            content = kept.get(weights["trained"])
+            trained = Artifact.read(weights["trained"])
+            content = kept.get(trained)
             if content is not None and hashlib.sha256(content).hexdigest() == weights["sha256"]:
-                fresh.put(weights["trained"], content)
+                fresh.put(trained, content)
                 source = f"from {kept.root}"
             else:
                 source = f"trained again, {kept.root} lacks them"
@@ -236,8 +241,8 @@ def _marked(facts: Facts) -> str:
 
 
 def words(argv: list[str]) -> list[str]:
-    """The command line, with a bare first word as the record; a record is a word, also where it looks like a
-    number, as 9330e908 does."""
+    """The command line, with a first word that sets nothing as the record. The record is quoted, since a key
+    such as 9330e908 looks like a number."""
     first, rest = argv[:1], argv[1:]
     if first and not first[0].startswith("-") and ("=" not in first[0] or Path(first[0]).is_file()):
         first = [f"record={first[0]}"]

@@ -19,12 +19,12 @@ from data.errors import InputError, MissingError
 from runners.evaluate import save_records, settings_of
 from runners.evaluation.cell import Cell
 from runners.evaluation.component import build, to_plain_dict
-from runners.evaluation.manifest import Request
-from runners.evaluation.schedule import Launch
+from runners.evaluation.queue import Launch
 from runners.evaluator import Evaluator
 from runners.files import folder, writable
 from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
+from runners.store.manifest import Manifest
 from runners.tables import render, saved
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
@@ -88,7 +88,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     distinct(cells)
     readable(cells)
     app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
-    request = Request("runners.table", choices["table"], tuple(typed))
+    request = Manifest("runners.table", choices["table"], tuple(typed))
     logger: Logger = build(to_plain_dict(config.logger))
     results = Evaluator(settings_of(config), app.console, launch).evaluate(
         [cell for *_, cell in cells], request

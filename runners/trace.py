@@ -23,9 +23,9 @@ from data.errors import InputError
 from purifiers.ddip import DDIP
 from purifiers.fitting.trace import Iterate, Readout, TracePurifier
 from runners import app, untrusted
-from runners.evaluation.component import load_or_train
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.stages import Worker
+from runners.evaluation.weights import load_or_train
 from runners.files import folder, writable, write_whole
 from runners.replay import cell_of, check_code, device_for, find, words
 from runners.report.pictures import as_bytes
@@ -86,12 +86,12 @@ def watch_cell(recorded: RecordFile, config: DictConfig) -> None:
     cell, store = cell_of(recorded, folder(config.data_dir, "data_dir")), Store(folder(config.store, "store"))
     device = configure_torch(device_for(recorded, config.device), tf32=recorded["precision"] == "tf32")
     worker = Worker(store, device, recorded["precision"])
-    purifier = worker.component(load_or_train(cell.configs["purifier"], store))
+    purifier = worker.load(load_or_train(cell.configs["purifier"], store))
     if not isinstance(purifier, TracePurifier):
         raise InputError(
             f"record: expected a cell of a purifier that fits a network to each image, got {cell.label}"
         )
-    victim = worker.component(load_or_train(cell.configs["victim"], store))
+    victim = worker.load(load_or_train(cell.configs["victim"], store))
     adversarial, stored = (_images(store, stage, records) for stage in ("adversarial", "purified"))
     if adversarial is None:
         raise InputError(f"store {store.root}: lacks the attacked images of this record; name another store=")

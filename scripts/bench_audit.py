@@ -76,7 +76,7 @@ class Timed(evaluator.Evaluator):
     def _planned(self, *args):
         start = time.perf_counter()
         made = super()._planned(*args)
-        self.planned = time.perf_counter() - start
+        self.planned += time.perf_counter() - start
         return made
 
     def _audit(self, *args) -> None:

@@ -29,7 +29,8 @@ from attacks.knowledge import Blind
 from attacks.square import Square
 from data.images import Images
 from runners.app import CONFIGS
-from runners.evaluation.component import build, load_or_train, to_plain_dict
+from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from victims.victim import Victim
 

@@ -18,15 +18,16 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from runners.app import CONFIGS
-from runners.evaluation import manifest, schedule
+from runners.evaluation import workers
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import to_plain_dict
-from runners.evaluation.manifest import Manifest, Request
 from runners.evaluation.settings import Settings
-from runners.evaluation.survey import survey
 from runners.evaluator import Evaluator
+from runners.store.artifact import key_of
 from runners.store.leases import Leases
-from runners.store.store import Store, key_of
+from runners.store.manifest import Manifest, manifests
+from runners.store.status import status_of
+from runners.store.store import Store
 
 BENCH = Path("results/bench")
 CELLS = ("none", "jpeg", "dip")
@@ -60,18 +61,18 @@ def share(purifier: str, folder: str) -> dict[str, Any]:
     told = {name: config[name] for name in Settings.__dataclass_fields__}
     settings = Settings(**told | {"store": folder, "n": 16, "chunk": 8, "workers": 1, "audit": "off"})
     clock: dict[str, float] = {}
-    run = schedule.pool.run
+    run = workers.run
 
-    def watched(turns: Any, **kwargs: Any) -> None:
+    def watched(queue: Any, **kwargs: Any) -> None:
         SPENT[0], begin = 0.0, time.perf_counter()
-        run(turns, **kwargs | {"workers": 0})
+        run(queue, **kwargs | {"workers": 0})
         clock.update(seconds=time.perf_counter() - begin, store=SPENT[0])
 
-    schedule.pool.run = watched
+    workers.run = watched
     try:
-        Evaluator(settings, Console(quiet=True)).evaluate([cell], Request("runners.evaluate", purifier))
+        Evaluator(settings, Console(quiet=True)).evaluate([cell], Manifest("runners.evaluate", purifier))
     finally:
-        schedule.pool.run = run
+        workers.run = run
     return {"what": f"pgd, {purifier}, 16 images in chunks of 8", **clock}
 
 
@@ -83,10 +84,10 @@ def listing(folder: str) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     store = Store(folder)
-    request = Request("runners.table", "bench")
-    manifest.write(store, Manifest(request, CHUNKS, {"cell": [[key] * 4 for key in keys]}))
+    Manifest("runners.table", "bench", n=CHUNKS, cells={"cell": [[key] * 4 for key in keys]}).write(store)
     begin = time.perf_counter()
-    seen = survey(store, manifest.of(store, request))
+    (manifest,) = manifests(store)
+    seen = status_of(store, manifest)
     return {"what": f"state of a table of {seen.done} chunks", "seconds": time.perf_counter() - begin}
 
 

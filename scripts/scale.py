@@ -23,7 +23,7 @@ from runners import app
 from runners.evaluation.component import build
 from runners.evaluation.identity import identity
 from runners.evaluation.keeping import Keeping
-from runners.store.store import key_of
+from runners.store.artifact import key_of
 from runners.tables.layout import Composer, on
 from runners.tables.paper_results import PaperSetting, panels_of
 from runners.tables.saved import EMBEDDED

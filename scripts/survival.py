@@ -25,10 +25,11 @@ from attacks.knowledge import Blind
 from data.errors import InputError
 from data.similarity import ssim
 from purifiers.fitting.trace import Trace, TracePurifier
-from runners.evaluation.component import build, load_or_train, seed_of, to_plain_dict
+from runners.evaluation.component import build, seed_of, to_plain_dict
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.metrics import in_batches
 from runners.evaluation.subset import sample_subset
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from scripts.bench_engine import append
 from victims.victim import Victim

@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
 from data.images import Dataset
-from runners.evaluation.component import Config, Spec, build, load_or_train, to_plain_dict, usable
+from runners.evaluation.component import Component, Config, build, to_plain_dict, usable
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.metrics import in_batches
 from runners.evaluation.progress import Bar
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from runners.tables.figures import accuracy
 from victims.victim import Victim
@@ -69,7 +70,7 @@ def _same_labels(victim: Config, dataset: Dataset) -> None:
         )
 
 
-def _on_tuning(spec: Spec, store: Store, device: torch.device) -> str:
+def _on_tuning(spec: Component, store: Store, device: torch.device) -> str:
     """Its accuracy on the tuning split, of which no table is made."""
     victim: Victim = spec.load(store)
     images = victim.weights.dataset.load("tuning").to(device)

@@ -1,4 +1,4 @@
-"""Purifiers that misbehave, named by the configs of test_grid.py and tried by test_traits.py."""
+"""Purifiers that misbehave, named by the configs of test_grid.py and tried by test_contract.py."""
 
 import inspect
 import multiprocessing

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from data.errors import MissingError
 from runners.app import CONFIGS, names_of
-from runners.evaluation.component import build, to_plain_dict, victims_for
+from runners.evaluation.compatibility import victims_for
+from runners.evaluation.component import build, to_plain_dict
 from runners.evaluation.identity import identity
 from runners.tables.layout import on, part_of
 from runners.tables.paper_results import panels_of

@@ -13,7 +13,7 @@ from runners.evaluate import settings_of
 from runners.evaluation import devices
 from runners.evaluation import workers as pool
 from runners.evaluation.devices import configure_torch, devices_of
-from runners.evaluation.failures import Failure
+from runners.store.failures import Failure
 
 CUDA = [torch.device("cuda", i) for i in range(4)]
 
@@ -102,8 +102,7 @@ class Executor(concurrent.futures.Executor):
 
     def __init__(self, workers, *, mp_context, initializer, initargs) -> None:
         self.workers, self.done, self._processes = workers, [], {}
-        places = initargs[1]
-        self.places = [places.get() for _ in range(workers)]
+        self.place = initargs[1]
         Executor.made.append(self)
 
     def submit(self, serve, message):
@@ -155,7 +154,7 @@ def processes(monkeypatch):
 
     monkeypatch.setattr(pool, "ProcessPoolExecutor", Executor)
     monkeypatch.setattr(pool, "_attempt", attempt)
-    monkeypatch.setattr(pool, "_bench", types.SimpleNamespace(device=CUDA[0]))
+    monkeypatch.setattr(pool, "_worker", types.SimpleNamespace(device=CUDA[0]))
     monkeypatch.setattr(pool, "is_broken", lambda device: bool(broken) and broken[-1] == len(Executor.made))
     released = []
     return types.SimpleNamespace(
@@ -165,9 +164,9 @@ def processes(monkeypatch):
 
 
 def test_processes_share_the_devices_by_index(processes):
-    turns = Turns(1)
+    turns = Turns(6)
     pool.run(turns, worker=processes, workers=6, devices=CUDA)
-    assert Executor.made[0].places == [f"cuda:{i}" for i in (0, 1, 2, 3, 0, 1)]
+    assert [executor.place for executor in Executor.made] == [f"cuda:{i}" for i in (0, 1, 2, 3, 0, 1)]
     assert processes.released == [0], "what this process holds of the GPU is given back before others start"
 
 

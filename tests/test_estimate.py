@@ -12,11 +12,11 @@ from attacks.target import Target
 from data.digits_photos import DigitsPhotos
 from data.errors import InputError
 from runners.evaluation import estimate, probe
-from runners.evaluation.cell import Crafting, Purifying
-from runners.evaluation.component import load_or_train
-from runners.evaluation.estimate import Estimator
-from runners.evaluation.schedule import _told
+from runners.evaluation.component import Component
+from runners.evaluation.estimate import Estimate, Estimator
 from runners.evaluation.stages import Worker
+from runners.evaluation.tasks import Crafting, Purifying
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 
 
@@ -32,6 +32,11 @@ def test_what_is_only_to_be_scored_is_within_any_budget(tmp_path):
         run(tmp_path, CELLS[2:], budget_hours=1e-9)
 
 
+def attacker(of) -> tuple[Component, Component]:
+    """The attack of a cell and its knowledge."""
+    return Component(of.configs["attack"]), Component(of.knowledge)
+
+
 @pytest.fixture
 def task(tmp_path):
     """Makes the purifying task of a cell of two images; and the worker to do it."""
@@ -43,7 +48,7 @@ def task(tmp_path):
         victim = load_or_train(of.configs["victim"], store)
         spec = load_or_train(of.configs["purifier"], store)
         chunk = DigitsPhotos().load("evaluation").take([0, 1])
-        crafting = Crafting(chunk, victim, of.configs["attack"], of.knowledge, None, (), 0, "float32")
+        crafting = Crafting(chunk, victim, *attacker(of), None, (), 0, "float32")
         return worker, Purifying(crafting, (spec,), draws)
 
     return make
@@ -134,7 +139,7 @@ def test_a_fit_under_attack_is_priced_at_its_full_length(task, clock):
     store = worker.store
     victim, seen = (load_or_train(of.configs[part], store) for part in ("victim", "purifier"))
     chunk = DigitsPhotos().load("evaluation").take([0, 1])
-    crafting = Crafting(chunk, victim, of.configs["attack"], of.knowledge, seen, (), 0, "float32")
+    crafting = Crafting(chunk, victim, *attacker(of), seen, (), 0, "float32")
     estimator = Estimator(worker)
     estimator._purifying = lambda *parts: 4.0
     assert estimator.seconds(crafting) == pytest.approx(2 * 3 * (1.5 + 2.0))
@@ -166,7 +171,8 @@ def test_work_whose_trial_fails_is_of_unknown_length_and_not_free(task, tmp_path
     ],
 )
 def test_an_unknown_time_and_an_upper_bound_are_said(unknown, at_most, expected):
-    assert _told(120.0, unknown, 6, at_most=at_most) == expected
+    seconds = {str(i): 20.0 for i in range(6 - unknown)}
+    assert Estimate(seconds, 6, 120.0, at_most).text == expected
 
 
 def test_a_slow_first_call_is_not_taken_for_the_pace(task, monkeypatch):

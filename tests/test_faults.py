@@ -260,6 +260,6 @@ def test_a_worker_that_the_kernel_kills_for_memory_is_a_failed_cell(calm, tmp_pa
     assert set(records(tmp_path).purifier) == {"none", "dip"}
     assert len(records(tmp_path)) == 2 * 2 * 4, "the other cells are whole"
     assert "oom_kill 0" not in (group / "memory.oom_control").read_text(), "nothing was killed"
-    told = run([command[0], "-m", "runners.status", "--store", f"{tmp_path}/store"])[1]
+    told = run([command[0], "-m", "runners.store", "--store", f"{tmp_path}/store", "status"])[1]
     assert "4 failed" in told
     group.rmdir()

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,26 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 from test_grid import cell
-from test_housekeeping import files, said
 from test_report import reported
+from test_store_command import files, said
 
 from data.errors import InputError
-from runners import housekeeping, replay, status, trace, untrusted
+from runners import replay, trace, untrusted
 from runners.evaluate import save_records
-from runners.evaluation import manifest
 from runners.evaluation.component import build
-from runners.evaluation.manifest import Manifest, Request
 from runners.evaluation.records import PROVENANCE
 from runners.evaluation.settings import Settings
 from runners.evaluator import Evaluator
 from runners.report import __main__ as report
+from runners.store import __main__ as store_command
+from runners.store.artifact import Artifact
+from runners.store.manifest import Manifest
 from runners.store.store import Store
 from runners.validity.provenance import RecordFile
 from scripts.bench_report import made_up
 
 CELL = cell("attack=fgsm", "purifier=dip", "purifier.steps=3")
-REQUEST = Request("runners.table", "ddip/table1", ("n=2",))
+REQUEST = Manifest("runners.table", "ddip/table1", ("n=2",))
 
 
 def settings_of(store: Path) -> Settings:
@@ -208,7 +210,7 @@ def test_every_single_edit_of_a_record_is_answered_by_a_replay(made, tmp_path, m
     """Nested ones too. The evaluation stops before its first cell, which is where a replay becomes slow."""
 
     def checked(grid: Evaluator, cells: list) -> None:
-        grid.check(cells)
+        grid.planner.check_parameters(cells)
         raise NotRunError("stopped")
 
     monkeypatch.setattr(Evaluator, "evaluate", checked)
@@ -250,8 +252,8 @@ def test_null_for_a_folder_is_one_line(command, name):
 def artefact(folder: Path, made_from: dict, content: bytes, header: dict) -> tuple[str, bytes]:
     """A member of an archive: its name, and an artefact whose checksum is right."""
     store = Store(folder)
-    store.put(made_from, content)
-    path = store.path(made_from)
+    store.put(Artifact.read(made_from), content)
+    path = store.path(Artifact.read(made_from))
     told = json.loads(path.read_bytes().partition(b"\n")[0]) | header
     return str(path.relative_to(folder)), json.dumps(told).encode() + b"\n" + content
 
@@ -287,22 +289,23 @@ MANIFESTS = {
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_malformed_manifest_breaks_no_command_and_is_named(tmp_path, caplog, name):
     store = Store(tmp_path / "store")
-    manifest.write(store, Manifest(REQUEST, 2, {"cell": [["a", "b", "c", "d"]]}))
-    store.put({"stage": "manifests", "of": "theirs"}, MANIFESTS[name])
-    path = store.path({"stage": "manifests", "of": "theirs"})
+    replace(REQUEST, n=2, cells={"cell": [["a", "b", "c", "d"]]}).write(store)
+    theirs = Artifact("manifests", {"of": "theirs"})
+    store.put(theirs, MANIFESTS[name])
+    path = store.path(theirs)
     for main, *words in (
-        (housekeeping.main, "list"),
-        (housekeeping.main, "gc"),
-        (housekeeping.main, "verify"),
-        (housekeeping.main, "export", "ddip/table1", tmp_path / "a.tar"),
-        (status.main,),
+        (store_command.main, "list"),
+        (store_command.main, "gc"),
+        (store_command.main, "verify"),
+        (store_command.main, "export", "ddip/table1", tmp_path / "a.tar"),
+        (store_command.main, "status"),
     ):
         code, told = said(main, "--store", store.root, *words)
         assert code == 0, told
     assert str(path) in caplog.text
     member = f"manifests/{path.parent.name}/{path.name}", path.read_bytes()
     code, told = said(
-        housekeeping.main, "--store", tmp_path / "other", "import", archived(tmp_path / "b.tar", member)
+        store_command.main, "--store", tmp_path / "other", "import", archived(tmp_path / "b.tar", member)
     )
     assert code == 2
     assert len(told.splitlines()) == 1
@@ -328,7 +331,7 @@ def test_an_archive_is_read_before_it_is_kept(tmp_path, content, header, expecte
     made_from = {"stage": "records", "of": "x"}
     member = artefact(tmp_path / "theirs", made_from, content or parquet.getvalue(), header)
     archive = archived(tmp_path / "a.tar", member)
-    code, told = said(housekeeping.main, "--store", tmp_path / "store", "import", archive)
+    code, told = said(store_command.main, "--store", tmp_path / "store", "import", archive)
     assert code == 2
     assert expected in told
     assert len(told.splitlines()) == 1
@@ -340,7 +343,7 @@ def test_an_archive_is_read_before_it_is_kept(tmp_path, content, header, expecte
 )
 def test_an_archive_asks_for_no_more_memory_than_it_has_bytes(tmp_path, pax):
     archive = archived(tmp_path / "a.tar", ("records/ab/" + "ab" * 32, b"x"), pax=pax)
-    code, told = said(housekeeping.main, "--store", tmp_path / "store", "import", archive)
+    code, told = said(store_command.main, "--store", tmp_path / "store", "import", archive)
     assert code == 2
     assert len(told.splitlines()) == 1
 
@@ -440,6 +443,6 @@ def test_a_trace_that_cannot_be_read_is_left_out_and_named(table, tmp_path, capl
 
 def test_a_key_that_leads_out_of_the_store_is_refused(tmp_path):
     store = Store(tmp_path)
-    for made_from in ({"stage": "../x"}, {"stage": ""}, {"stage": "a/b"}):
-        with pytest.raises(InputError, match="expected the name of an artefact"):
-            store.path(made_from)
+    for stage in ("../x", "", "a/b"):
+        with pytest.raises(InputError, match="expected the name of an artifact"):
+            store.path(Artifact(stage, {}))

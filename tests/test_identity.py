@@ -14,10 +14,11 @@ from test_grid import cell, run
 
 from data.digits_photos import DigitsPhotos
 from runners.app import CONFIGS
-from runners.evaluation.cell import Crafting
-from runners.evaluation.component import Spec, load_or_train, to_plain_dict
+from runners.evaluation.component import Component, to_plain_dict
 from runners.evaluation.identity import declares_version, identity, version_of
 from runners.evaluation.own_state import own_state, state_behind
+from runners.evaluation.tasks import Crafting
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from runners.validity.provenance import targets
 
@@ -269,9 +270,9 @@ def test_state_from_a_path_in_the_code_is_part_of_the_identity(tmp_path, mine, p
     else:
         of = own_cell("attack")
         chunk = DigitsPhotos().load("evaluation").take([0])
-        victim = Spec(of.configs["victim"])
-        crafting = Crafting(chunk, victim, config, of.knowledge, None, (), 0, "float32")
-        assert crafting.recipe["attack_state"] == found[2]
+        victim, knowledge = Component(of.configs["victim"]), Component(of.knowledge)
+        crafting = Crafting(chunk, victim, Component(config), knowledge, None, (), 0, "float32")
+        assert crafting.artifact.inputs["attack_state"] == found[2]
 
 
 def test_components_that_declare_a_version_are_not_built_for_their_state():

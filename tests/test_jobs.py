@@ -8,11 +8,11 @@ from test_grid import CELLS, cell, same
 from test_grid import run as evaluated
 
 from runners import evaluate
-from runners.evaluation import manifest
 from runners.evaluation import workers as pool
-from runners.evaluation.failures import Failure
 from runners.evaluator import UNFINISHED
 from runners.exits import SIGNALS, EndedError, ended_by_signals
+from runners.store.failures import Failure
+from runners.store.manifest import manifests
 from runners.store.store import Store
 
 
@@ -44,8 +44,8 @@ def test_jobs_fill_the_store_and_the_same_command_without_them_renders(sent, tri
     assert len(tried) == len(set(tried)) == 4, "two chunks, each crafted and purified by one of the jobs"
     assert "accuracy" not in out
     assert not list((tmp_path / "records").glob("*.parquet"))
-    (of,) = manifest.all_of(Store(tmp_path / "store"))
-    assert not [word for word in of.request.words if "shard" in word]
+    (of,) = manifests(Store(tmp_path / "store"))
+    assert not [word for word in of.words if "shard" in word]
     status, out, _ = sent()
     assert status == 0
     assert "nothing to compute" in out

@@ -9,8 +9,8 @@ import pytest
 from data.errors import InputError
 from runners.evaluation import keeping
 from runners.evaluation.keeping import Keeping
-from runners.evaluation.manifest import Request
 from runners.report.pictures import Pictures
+from runners.store.manifest import Manifest
 from tests.test_grid import CELLS, CellResult, files, run, same
 
 IMAGE = 3 * 224 * 224 * 4
@@ -81,8 +81,8 @@ def test_images_that_were_not_kept_are_made_again_when_all_are_wanted(store, who
 
 
 def test_a_table_is_the_same_request_whatever_it_keeps():
-    asked = [Request("runners.table", "x", ("n=5", *words)) for words in ((), ("keep_purified=none",))]
-    assert asked[0].recipe == asked[1].recipe
+    asked = [Manifest("runners.table", "x", ("n=5", *words)) for words in ((), ("keep_purified=none",))]
+    assert asked[0].artifact == asked[1].artifact
 
 
 def test_a_rule_that_there_is_not(tmp_path):

@@ -13,7 +13,8 @@ from data.weights import WeightFile
 from purifiers.networks.nrp import RandomFeatures
 from purifiers.nrp import NRP, relativistic_loss
 from runners.app import CONFIGS
-from runners.evaluation.component import build, load_or_train, to_plain_dict
+from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from victims.cifar_resnet import CifarResNet
 from victims.features import Features

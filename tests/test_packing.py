@@ -9,9 +9,10 @@ import torch
 
 from data.errors import InputError
 from runners.store import packing
+from runners.store.artifact import Artifact
 from runners.store.store import Store
 
-RECIPE = {"stage": "adversarial", "a": 1}
+RECIPE = Artifact("adversarial", {"a": 1})
 DRAWS = np.random.default_rng(0)
 GRID = (DRAWS.integers(0, 256, 40_000) / 255).astype(np.float32)
 BETWEEN = GRID + DRAWS.uniform(-0.03, 0.03, GRID.shape).astype(np.float32)

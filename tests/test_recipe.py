@@ -20,9 +20,10 @@ from data.repeatable import repeatable
 from data.weights import WeightFile
 from runners.app import CONFIGS
 from runners.evaluation import progress
-from runners.evaluation.component import _learnt_from, load_or_train, to_plain_dict
+from runners.evaluation.compatibility import check_split_consistency
+from runners.evaluation.component import to_plain_dict
 from runners.evaluation.progress import Allowance
-from runners.evaluation.ready import apart
+from runners.evaluation.weights import _learnt_from, load_or_train
 from runners.store.store import Store
 from victims import recipe
 from victims.from_torchvision import Torchvision
@@ -253,9 +254,9 @@ def test_nothing_is_evaluated_on_images_that_it_learnt():
         return {"_target_": "data.flower17.Flower17", "root": "x", "splits": splits}
 
     learnt = {"weights": {"dataset": flowers("official")}}
-    apart("victim", learnt, flowers("official"), Flower17.divided_by)
-    apart("victim", {"weights": {"path": "x"}}, flowers("drawn"), Flower17.divided_by)
-    apart("victim", learnt, {"_target_": "data.cifar10.Cifar10"}, ())
+    check_split_consistency("victim", learnt, flowers("official"), Flower17.divided_by)
+    check_split_consistency("victim", {"weights": {"path": "x"}}, flowers("drawn"), Flower17.divided_by)
+    check_split_consistency("victim", learnt, {"_target_": "data.cifar10.Cifar10"}, ())
     for component in (learnt, {"purifier": learnt}):
         with pytest.raises(InputError, match=r"of which some are evaluated with dataset\.splits=drawn"):
-            apart("purifier", component, flowers("drawn"), Flower17.divided_by)
+            check_split_consistency("purifier", component, flowers("drawn"), Flower17.divided_by)

@@ -153,11 +153,11 @@ def workers_are_never_seeded_again(store, images, monkeypatch):
     Real processes are in test_grid.py and test_attacked_cells.py.
     """
 
-    def workers(turns, *, worker, **_) -> None:  # each with its own worker, from one state
-        while (task := turns.next()) is not None:
+    def workers(queue, *, worker, **_) -> None:  # each with its own worker, from one state
+        while (task := queue.next()) is not None:
             torch.manual_seed(0)
             done.append(Worker(worker.store, worker.device, worker.precision).do(task))
-            turns.finished(task, None)
+            queue.finished(task, None)
 
     drawn, done = [], []
     for part in images.chunks(CHUNK):

@@ -16,10 +16,9 @@ from rich.console import Console
 from data.errors import InputError
 from runners import app
 from runners.evaluation import progress
-from runners.evaluation.progress import Bar, described
-from runners.evaluation.tally import Tally
+from runners.evaluation.progress import Bar, RunProgress
 from runners.report import __main__ as report
-from runners.report.image_embedding import Album
+from runners.report.image_embedding import EmbeddedImages
 from runners.report.page import page
 from runners.report.pictures import KINDS, Pictures
 from runners.tables.reading import Table
@@ -100,7 +99,7 @@ def test_a_damaged_chunk_is_left_out_and_said(made, tmp_path, caplog):
 
 def test_a_page_grows_no_larger_than_it_may(made):
     records = pd.read_parquet(made / "tables" / "ddip-table1-records.parquet")
-    album, pictures = Album(), Pictures(made / "store")
+    album, pictures = EmbeddedImages(), Pictures(made / "store")
     figures = [[album.add(one) for one in pictures.of(part, 8)] for _, part in records.groupby("command")]
     whole = sum(map(len, album.used(figures, 8).values()))
     count = album.fitting(figures, 8, whole // 2)
@@ -169,11 +168,11 @@ def test_a_damaged_table_is_one_line(made, tmp_path, name, content):
 
 
 def test_cells_and_images_are_counted_as_chunks_get_done():
-    tally = Tally([{"a0": 8, "shared": 4}, {"b0": 8, "shared": 4}], {"b0"})
-    assert described("purifying", tally) == "purifying 0/2 cells, 8/24 images"
+    found = RunProgress([{"a0": 8, "shared": 4}, {"b0": 8, "shared": 4}], {"b0"})
+    assert found.text("purifying") == "purifying 0/2 cells, 8/24 images"
     for key in ("shared", "shared", "b0"):  # what is done already counts once
-        tally.finish(key)
-        assert described("purifying", tally) == "purifying 1/2 cells, 16/24 images"
+        found.finish(key)
+        assert found.text("purifying") == "purifying 1/2 cells, 16/24 images"
 
 
 def test_progress_is_lines_without_a_terminal_and_a_bar_with_one(monkeypatch):

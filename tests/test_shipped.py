@@ -10,8 +10,9 @@ from data.errors import InputError
 from purifiers.ncis import NCIS
 from runners.app import CONFIGS
 from runners.evaluation import shipped
-from runners.evaluation.component import build, load_or_train
+from runners.evaluation.component import build
 from runners.evaluation.shipped import FOLDER, RECIPE, recipe_of, shipped_content, to_ship
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from scripts import ship
 from scripts.ship import composed, right_on_tuning, shipped_names, trained

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from data.errors import InputError
-from runners.store.store import Store, key_of
+from runners.store.artifact import Artifact, key_of
+from runners.store.store import Store
 
-RECIPE = {"stage": "purified", "a": 1}
+RECIPE = Artifact("purified", {"a": 1})
 
 
 def test_content_comes_back(tmp_path):
@@ -19,7 +20,7 @@ def test_content_comes_back(tmp_path):
     assert store.get(RECIPE) is None
     store.put(RECIPE, b"content\nwith lines")
     assert store.get(RECIPE) == b"content\nwith lines"
-    assert json.loads(store.path(RECIPE).read_bytes().partition(b"\n")[0])["made_from"] == RECIPE
+    assert json.loads(store.path(RECIPE).read_bytes().partition(b"\n")[0])["made_from"] == RECIPE.made_from
 
 
 def test_tensors_come_back(tmp_path):
@@ -64,15 +65,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 FILL = """
 import sys
 from data.errors import InputError
+from runners.store.artifact import Artifact
 from runners.store.store import Store
 store = Store(sys.argv[1])
-store.put({"stage": "a", "n": 0}, b"x" * 1000)
+store.put(Artifact("a", {"n": 0}), b"x" * 1000)
 try:
-    store.put({"stage": "a", "n": 1}, b"x" * 10**6)
+    store.put(Artifact("a", {"n": 1}), b"x" * 10**6)
 except InputError as error:
     print(error)
-assert store.get({"stage": "a", "n": 0}) == b"x" * 1000
-assert store.get({"stage": "a", "n": 1}) is None
+assert store.get(Artifact("a", {"n": 0})) == b"x" * 1000
+assert store.get(Artifact("a", {"n": 1})) is None
 """
 
 
@@ -96,5 +98,5 @@ def test_no_space_is_a_clear_error_and_earlier_work_stays(tmp_path):
 def test_others_may_read_as_far_as_the_user_lets_them(tmp_path, monkeypatch, mask):
     monkeypatch.setattr("runners.store.store.UMASK", mask)
     store = Store(tmp_path)
-    store.put({"stage": "records"}, b"x")
-    assert store.path({"stage": "records"}).stat().st_mode & 0o777 == 0o666 & ~mask
+    store.put(Artifact("records", {}), b"x")
+    assert store.path(Artifact("records", {})).stat().st_mode & 0o777 == 0o666 & ~mask

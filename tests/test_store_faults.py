@@ -6,7 +6,6 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,18 +13,18 @@ import torch
 from rich.console import Console
 
 from data.errors import InputError
-from runners import housekeeping
-from runners.evaluation import failures, manifest
-from runners.evaluation.component import StoredCheckpoint
-from runners.evaluation.failures import Failure
-from runners.evaluation.manifest import Manifest, Request
+from runners.evaluation.weights import Training
 from runners.report.pictures import Pictures
-from runners.store import holder
+from runners.store import __main__ as store_command
+from runners.store import holder, maintenance
+from runners.store.artifact import Artifact
+from runners.store.failures import Failure, failure_of, keep_failure
 from runners.store.holder import myself
 from runners.store.leases import Leases
+from runners.store.manifest import Manifest
 from runners.store.store import Store
 
-FIRST, SECOND = ({"stage": "purified", "images": name} for name in ("first", "second"))
+FIRST, SECOND = (Artifact("purified", {"images": name}) for name in ("first", "second"))
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def store(tmp_path) -> Store:
 
 def housekept(store: Store, *words: str) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=300, soft_wrap=True)
-    return housekeeping.main(["--store", str(store.root), *words], console), console.file.getvalue()
+    return store_command.main(["--store", str(store.root), *words], console), console.file.getvalue()
 
 
 def test_chunks_that_were_exchanged_are_noticed_and_made_again(store, caplog):
@@ -97,18 +96,18 @@ def refusing(monkeypatch, number: int) -> None:
 
 
 def test_a_store_that_turns_read_only_while_training_is_one_line(store, monkeypatch):
-    checkpoint = StoredCheckpoint(store, {"stage": "weights", "of": "x"})
-    checkpoint.save({"step": torch.tensor(1)})
+    training = Training(store, Artifact("weights", {"of": "x"}))
+    training.save({"step": torch.tensor(1)})
     store.leases.take("x", "training")
     refusing(monkeypatch, errno.EROFS)
     with pytest.raises(InputError, match=r"cannot remove .*Read-only file system"):
-        checkpoint.remove()
+        store.remove(training.checkpoint)
     store.leases.release("x")
     assert store.leases.held == {}
 
 
 def test_gc_without_permission_is_one_line(store, monkeypatch):
-    manifest.write(store, Manifest(Request("runners.table", "t"), 1, {}))
+    Manifest("runners.table", "t", n=1).write(store)
     for recipe in (FIRST, SECOND):
         os.utime(store.path(recipe), (0, 0))
     refusing(monkeypatch, errno.EACCES)
@@ -122,7 +121,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(store, monkeypatch):
     def refused(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(housekeeping, "opened", refused)
+    monkeypatch.setattr(maintenance, "opened", refused)
     code, told = housekept(store, "verify")
     assert code == 2
     assert f"{store.path(FIRST)}: Permission denied" in told
@@ -137,13 +136,10 @@ def test_a_store_whose_path_looks_like_markup_is_listed(store):
 
 
 def test_a_message_that_no_file_can_hold_is_kept_with_escapes(store):
-    task = SimpleNamespace(chunk=SimpleNamespace(ids=("a/0", "a/1")))
     failure = Failure("ValueError: \ud800", "Traceback: \udcff", "launch")
     assert failure.reason == "ValueError: \\ud800"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(failures, "lacking", lambda store, task: ["key"])
-        failures.keep(store, SimpleNamespace(crafting=task), failure)
-    kept = failures.of(store, "key")
+    keep_failure(store, "key", failure, images="a/0 to a/1")
+    kept = failure_of(store, "key")
     assert (kept.reason, kept.traceback) == ("ValueError: \\ud800", "Traceback: \\udcff")
 
 

@@ -10,8 +10,8 @@ from test_grid import cell, files, run
 from data.digits_photos import DigitsPhotos
 from data.errors import InputError
 from data.frozen import state_digest
-from runners.evaluation.component import load_or_train
-from runners.store.store import Store, key_of
+from runners.evaluation.weights import load_or_train
+from runners.store.store import Store
 from tests import own_victims
 from victims import checks
 from victims.victim import Victim
@@ -43,10 +43,10 @@ def test_a_victim_that_loads_its_own_weights_is_frozen(tmp_path, images, more):
 
 def test_a_changed_weight_file_of_its_own_never_meets_older_results(tmp_path):
     path, store = own_victims.written(tmp_path / "w.safetensors"), Store(tmp_path / "store")
-    first = key_of(load_or_train(own(path), store).identity)
-    assert key_of(load_or_train(own(path), store).identity) == first
+    first = load_or_train(own(path), store).key
+    assert load_or_train(own(path), store).key == first
     own_victims.written(path, seed=1)
-    assert key_of(load_or_train(own(path), store).identity) != first
+    assert load_or_train(own(path), store).key != first
 
 
 def test_weights_that_change_between_two_loads_are_refused(tmp_path):

@@ -8,20 +8,20 @@ from torch import nn
 from attacks.knowledge import Transfer
 from data.errors import InputError
 from runners import app
-from runners.evaluation.ready import Ready
 from runners.evaluation.stages import Worker
+from runners.evaluation.weights import ComponentLoader
 from runners.store.store import Store
 from runners.vision_api.answers import Asker
 from runners.vision_api.columns import Entry, Filler, Row
 from runners.vision_api.pairs import Pair, find
 from runners.vision_api.restored import Restorer, criterion, figure, score
-from runners.vision_api.services.answer import Answer, Calls, ServiceError
+from runners.vision_api.services.response import Calls, LabelResponse, ServiceError
 from tests.vision_api import corner_image
 
 
 def pair(name: str, clean: str, adversarial: str) -> Pair:
     image = torch.zeros(3, 4, 4)
-    answers = [Answer(tuple(labels), (1.0,) * len(labels)) for labels in (clean, adversarial)]
+    answers = [LabelResponse(tuple(labels), (1.0,) * len(labels)) for labels in (clean, adversarial)]
     return Pair(name, image, image, *answers)
 
 
@@ -32,12 +32,12 @@ class Scripted:
         self.answers, self.asked = answers, 0
         self.service = type("Service", (), {"labels": most})
 
-    def answer(self, image: int) -> Answer:
+    def answer(self, image: int) -> LabelResponse:
         self.asked += 1
         if self.answers[image] == "!":
             raise ServiceError("down")
         labels = tuple(self.answers[image])
-        return Answer(labels, (1.0,) * len(labels))
+        return LabelResponse(labels, (1.0,) * len(labels))
 
 
 def test_pairs_are_those_whose_labels_differ_entirely_in_the_order_of_the_candidates():
@@ -68,7 +68,7 @@ def test_a_candidate_without_an_answer_is_not_passed_over():
     ],
 )
 def test_the_papers_metrics(clean, purified, expected):
-    made = score(Answer(tuple(clean), ()), Answer(tuple(purified), ()), 5)
+    made = score(LabelResponse(tuple(clean), ()), LabelResponse(tuple(purified), ()), 5)
     assert tuple(made.values()) == pytest.approx(expected)
 
 
@@ -92,8 +92,9 @@ def test_of_equal_iterations_the_fewest_are_chosen(tmp_path, monkeypatch):
 
     worker = Worker(Store(tmp_path), torch.device("cpu"), "float32")
     restorer = Restorer(worker, 0, 4)
+    loader = ComponentLoader(worker.store, worker.device, app.console, 24)
     monkeypatch.setattr(restorer, "records", records)
-    filler = Filler(None, restorer, [], 4, 2, Ready(worker, app.console, 24))
+    filler = Filler(None, restorer, [], 4, 2, loader, app.console)
     config = {"_target_": "purifiers.gaussian_smoothing.GaussianSmoothing", "kernel": 5, "iterations": 7}
     entry = Entry(Row("GS", "gs", "gs", config, (1, 2, 3)))
     filler._choose(entry, [pair("a", "ab", "cd")], None)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from data.errors import InputError, MissingError
 from runners.vision_api.services import service as service_module
-from runners.vision_api.services.answer import Answer, Calls, CapError, RefusedError, ServiceError
 from runners.vision_api.services.http import HTTP
+from runners.vision_api.services.response import Calls, CapError, LabelResponse, RefusedError, ServiceError
 from runners.vision_api.services.service import png, retry_after
 from tests.vision_api import KINDS, SECRETS, corner_image
 
@@ -226,8 +226,8 @@ def test_a_png_holds_the_nearest_8_bit_values(channels):
 
 def test_an_answer_has_each_label_once_and_equal_scores_in_their_order():
     found = [("a", 0.2), ("b", 0.9), ("c", 0.9), ("b", 0.1), ("d", 0.1)]
-    assert Answer.ranked(found, 3) == Answer(("b", "c", "a"), (0.9, 0.9, 0.2))
-    assert Answer.ranked([], 5) == Answer((), ())
+    assert LabelResponse.ranked(found, 3) == LabelResponse(("b", "c", "a"), (0.9, 0.9, 0.2))
+    assert LabelResponse.ranked([], 5) == LabelResponse((), ())
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_an_answer_has_each_label_once_and_equal_scores_in_their_order():
 )
 def test_labels_are_found_where_the_config_says(read, content, labels):
     client = HTTP(url="http://localhost/", **read)
-    assert Answer.ranked(client._labels(content), 5).labels == labels
+    assert LabelResponse.ranked(client._labels(content), 5).labels == labels
 
 
 @pytest.mark.parametrize("content", [{}, {"labels": {}}, {"labels": [{"title": "x"}]}, [], {"labels": None}])

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from runners import app
-from runners.evaluation.component import load_or_train, to_plain_dict
+from runners.evaluation.component import to_plain_dict
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from runners.vision_api import __main__ as vision_api
 from tests.vision_api import Tripled

@@ -25,13 +25,14 @@ from runners import log_wandb
 from runners.app import CONFIGS
 from runners.evaluation.records import to_parquet
 from runners.loggers.wandb import WandbLogger
-from runners.store.store import Store, key_of
+from runners.store.artifact import Artifact
+from runners.store.store import Store
 from runners.tables.frame import COLUMNS
 
 ROOT = CONFIGS.parent
 WANDB = Path(sys.executable).parent / "wandb"
 PARTS = {"dataset": "digits", "victim": "small", "attack": "pgd", "knowledge": "blind", "purifier": "jpeg"}
-RECIPES = {stage: {"stage": stage, "of": "made up"} for stage in ("clean", "adversarial", "purified")}
+RECIPES = {stage: Artifact(stage, {"of": "made up"}) for stage in ("clean", "adversarial", "purified")}
 KEY = "a" * 64
 RUN = f"*-{KEY}"  # its folders
 
@@ -50,7 +51,7 @@ def records(store: Path, n: int = 6) -> pd.DataFrame:
         {
             "id": [f"t/{i}" for i in range(n)], "label": 1, "clean_label": 1, "adversarial_label": 0,
             "purified_label": right.astype(int), "correct": right, "row": range(n),
-            **{stage: key_of(recipe) for stage, recipe in RECIPES.items()}, **same,
+            **{stage: recipe.key for stage, recipe in RECIPES.items()}, **same,
         }
     )  # fmt: skip
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from runners.vision_api.local.labeller import Labeller
 from runners.vision_api.local.server import serve, write_google_key
 from runners.vision_api.services import service as service_module
-from runners.vision_api.services.answer import Calls
 from runners.vision_api.services.aws import Rekognition
 from runners.vision_api.services.azure import ImageAnalysis
 from runners.vision_api.services.clarifai import Clarifai
 from runners.vision_api.services.google import CloudVision
 from runners.vision_api.services.http import HTTP
+from runners.vision_api.services.response import Calls
 from runners.vision_api.services.service import Service
 
 KINDS = {

@@ -1,21 +1,14 @@
-"""Cells and the work that they need: which artefacts, made from what."""
+"""A cell: one data set, victim, attack, knowledge and purifier."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from hydra.utils import get_class
 
 from attacks.knowledge import Kind
-from data.images import Images
-from data.listing import LazyImages
-from runners.evaluation.component import Config, Spec
-from runners.evaluation.identity import identity
-from runners.evaluation.own_state import state_behind
-from runners.store.store import Recipe, key_of
+from runners.evaluation.component import Config
 
 PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
-SCORING = 9  # raised when what a record holds changes
 
 
 @dataclass(frozen=True)
@@ -55,98 +48,9 @@ class Cell:
         return get_class(self.configs["purifier"]["_target_"]).changes_nothing
 
     @property
-    def others(self) -> dict[str, Config]:
+    def surrogates(self) -> dict[str, Config]:
         """The classifiers that a transfer attack knows instead of the victim, by their names."""
         return self.configs["knowledge"].get("victims", {})
-
-
-@dataclass(frozen=True)
-class Crafting:
-    """Adversarial examples of one chunk; shared by all cells whose attacker sees the same.
-
-    `seen` is the purifier if it has a part in crafting; `others` are a transfer attack's classifiers.
-    """
-
-    chunk: Images | LazyImages
-    victim: Spec
-    attack: Config
-    knowledge: Config
-    seen: Spec | None
-    others: tuple[Spec, ...]
-    seed: int
-    precision: str
-
-    @property
-    def clean(self) -> Recipe:
-        """The name of the clean images, kept for those who look at results."""
-        return {"stage": "clean", "images": self.chunk.digest}
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """What they are made from."""
-        made_of = {"images": self.chunk.digest, "attack": identity(self.attack), "seed": self.seed}
-        if (state := state_behind(self.attack)) is not None:
-            made_of["attack_state"] = state
-        if get_class(self.attack["_target_"]).needs is not None:  # else nothing is asked
-            made_of["knowledge"] = identity(self.knowledge)
-            if get_class(self.knowledge["_target_"]).uses_victim:
-                made_of["victim"] = self.victim.identity
-            if self.seen is not None:
-                made_of["purifier"] = self.seen.identity
-            if self.others:
-                made_of["others"] = [other.identity for other in self.others]
-        return {"stage": "adversarial", **made_of, "precision": self.precision}
-
-    @cached_property
-    def key(self) -> str:
-        """The work's name, which is the artefact's."""
-        return key_of(self.recipe)
-
-
-@dataclass(frozen=True)
-class Purifying:
-    """Purified images and records of one chunk under purifiers with one shared run."""
-
-    crafting: Crafting
-    purifiers: tuple[Spec, ...]
-    draws: int = 1  # fresh ones of a random purifier, each scored
-    images: bool = False  # purified images are made again where only they are missing
-
-    @cached_property
-    def key(self) -> str:
-        """The work's name: the same for all groups with a purifier off the same run."""
-        config = self.purifiers[0].config
-        run = identity(config["trace"]) if "trace" in config else self.purifiers[0].identity
-        return key_of(
-            {
-                "stage": "purifying",
-                "adversarial": self.crafting.key,
-                "victim": self.crafting.victim.identity,
-                "run": run,
-            }
-        )
-
-    def purified(self, purifier: Spec) -> Recipe:
-        """What the purified images are made from."""
-        return {
-            "stage": "purified",
-            "adversarial": self.crafting.key,
-            "purifier": purifier.identity,
-            "victim": self.crafting.victim.identity,
-            "seed": self.crafting.seed,
-            "precision": self.crafting.precision,
-            "draws": self.draws,
-        }
-
-    def records(self, purifier: Spec) -> Recipe:
-        """What the records are made from."""
-        return {
-            "stage": "records",
-            "purified": key_of(self.purified(purifier)),
-            "victim": self.crafting.victim.identity,
-            "scoring": SCORING,
-            "precision": self.crafting.precision,
-        }
 
 
 def describe(cell: Cell) -> dict[str, Any]:

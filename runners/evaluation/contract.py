@@ -1,4 +1,4 @@
-"""Tries each victim and each purifier before its first cell; what passed is remembered in the store."""
+"""Checks every victim and purifier before its first cell; what passed is remembered in the store."""
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
@@ -14,11 +14,11 @@ from data.listing import LazyImages
 from purifiers.contract import checks
 from purifiers.contract.trial import TraitError
 from purifiers.purifier import Purifier
-from runners.evaluation.cell import Purifying
-from runners.evaluation.component import Config, Spec
+from runners.evaluation.component import Component
 from runners.evaluation.failures import reason_of
 from runners.evaluation.stages import Worker
-from runners.store.store import Recipe, key_of
+from runners.evaluation.tasks import Crafting, Purifying
+from runners.store.artifact import Artifact
 from victims import checks as victim_checks
 from victims.checks import VictimError
 
@@ -28,138 +28,91 @@ LARGE = 64  # pixels a side, from which half as many images must do
 
 
 @dataclass
-class Traits:
-    """Reasons why a victim, or a purifier with a victim, must not be evaluated; each is tried once."""
+class ContractChecks:
+    """The reasons why a victim, or a purifier with a victim, must not be evaluated; each is checked once."""
 
     worker: Worker
-    reasons: dict[str, str | None] = field(default_factory=dict)
+    console: Console
+    reasons: dict[str, str | None] = field(default_factory=dict)  # by the keys of artifacts
     digits: Images | None = None
-    passed: set[Hashable] = field(default_factory=set)  # trials, so that fits of other lengths have one
+    passed: set[Hashable] = field(default_factory=set)  # so that fits of other lengths are checked once
 
-    def recipe(self, purifier: Spec, victim: Spec, like: Images | LazyImages) -> Recipe:
-        """What the outcome is made from."""
-        return {
-            "stage": "traits",
-            "purifier": purifier.identity,
-            "victim": victim.identity,
+    def artifacts(self, task: Purifying, purifier: Component) -> list[Artifact]:
+        """What is remembered of the components of a task with this purifier."""
+        victims = [self._victim_artifact(victim, task.crafting.chunk) for victim in task.crafting.classifiers]
+        return [*victims, self._purifier_artifact(task.crafting, purifier)]
+
+    def sound(self, tasks: Sequence[Purifying]) -> tuple[list[Purifying], dict[str, str]]:
+        """The tasks whose components hold what they must, and for the others the reasons, by the keys of the
+        records that cannot be made."""
+        sound, reasons = [], {}
+        with self.console.status("checking victims and purifiers"):
+            for task in tasks:
+                victims = (self._check_victim(v, task.crafting.chunk) for v in task.crafting.classifiers)
+                broken = next((reason for reason in victims if reason is not None), None)
+                passed = []
+                for purifier in task.purifiers:
+                    reason = broken or self._check_purifier(task.crafting, purifier)
+                    if reason is None:
+                        passed.append(purifier)
+                    else:
+                        reasons[task.records(purifier).key] = reason
+                if passed:
+                    sound.append(replace(task, purifiers=tuple(passed)))
+        return sound, reasons
+
+    def _purifier_artifact(self, crafting: Crafting, purifier: Component) -> Artifact:
+        about = {"purifier": purifier.identity, "victim": crafting.victim.identity, "checks": checks.VERSION}
+        return self._artifact(crafting.chunk, about)
+
+    def _victim_artifact(self, victim: Component, like: Images | LazyImages) -> Artifact:
+        return self._artifact(like, {"victim": victim.identity, "victim_checks": victim_checks.VERSION})
+
+    def _artifact(self, like: Images | LazyImages, about: dict) -> Artifact:
+        inputs = {
             "shape": list(like.shape),
             "dataset": DigitsPhotos.version,
-            "checks": checks.VERSION,
             "device": self.worker.device.type,
             "precision": self.worker.precision,
         }
+        return Artifact("traits", about | inputs)
 
-    def recipe_of_victim(self, victim: Spec, like: Images | LazyImages) -> Recipe:
-        """What the outcome of a victim's checks is made from."""
-        return {
-            "stage": "traits",
-            "victim": victim.identity,
-            "shape": list(like.shape),
-            "dataset": DigitsPhotos.version,
-            "victim_checks": victim_checks.VERSION,
-            "device": self.worker.device.type,
-            "precision": self.worker.precision,
-        }
-
-    def untried(self, groups: list[Purifying]) -> list[tuple[Spec, Spec, Images | LazyImages]]:
-        """The purifiers of these groups, each with its victim and a chunk, that did not pass yet."""
-        found = {}
-        for group in groups:
-            victim, like = group.crafting.victim, group.crafting.chunk
-            for purifier in group.purifiers:
-                recipe = self.recipe(purifier, victim, like)
-                name = key_of(recipe)
-                if name not in found and name not in self.reasons and self.worker.store.get(recipe) is None:
-                    found[name] = (purifier, victim, like)
-        return list(found.values())
-
-    def reason(self, purifier: Spec, victim: Spec, like: Images | LazyImages) -> str | None:
-        """None where all checks passed before; else that of `attempt`."""
-        return self.reasons.get(key_of(self.recipe(purifier, victim, like)))
-
-    def sound(self, groups: list[Purifying], console: Console) -> tuple[list[Purifying], dict[str, str]]:
-        """The groups whose victims hold what they must, without purifiers that break what they declare; the
-        reasons of the other records."""
-        failures: dict[str, str] = {}
-        with console.status("checking victims"):
-            for group in groups:
-                if (reason := self._of_victims(group)) is not None:
-                    failures |= {key_of(group.records(purifier)): reason for purifier in group.purifiers}
-        groups = [group for group in groups if key_of(group.records(group.purifiers[0])) not in failures]
-        with console.status("checking purifiers") as status:
-            for purifier, victim, like in self.untried(groups):
-                status.update(f"checking {purifier.config['_target_'].rpartition('.')[2]}")
-                self.attempt(purifier, victim, like)
-        sound = []
-        for group in groups:
-            kept = []
-            for purifier in group.purifiers:
-                reason = self.reason(purifier, group.crafting.victim, group.crafting.chunk)
-                if reason is None:
-                    kept.append(purifier)
-                else:
-                    failures[key_of(group.records(purifier))] = reason
-            if kept:
-                sound.append(replace(group, purifiers=tuple(kept)))
-        return sound, failures
-
-    def _of_victims(self, group: Purifying) -> str | None:
-        """The first reason against one of the classifiers that the group's images are shown to."""
-        like = group.crafting.chunk
-        reasons = (
-            self._of_victim(victim, like) for victim in (group.crafting.victim, *group.crafting.others)
-        )
-        return next((reason for reason in reasons if reason is not None), None)
-
-    def _of_victim(self, victim: Spec, like: Images | LazyImages) -> str | None:
-        recipe = self.recipe_of_victim(victim, like)
-        name = key_of(recipe)
-        if name not in self.reasons and self.worker.store.get(recipe) is None:
-            images = self.images(like.shape).to(self.worker.device)
-            classes = 1 + int(like.labels.max())
-
-            def check() -> None:
-                victim_checks.check(self.worker.component(victim), images, classes=classes)
-
-            self._keep(recipe, self._reason("victim", check, [victim.config]))
-        return self.reasons.get(name)
-
-    def attempt(self, purifier: Spec, victim: Spec, like: Images | LazyImages) -> None:
-        """Run the checks, one process at a time. Only what passed is stored: what did not is tried again."""
-        recipe = self.recipe(purifier, victim, like)
-        store, what = self.worker.store, f"checking: {purifier.config['_target_'].rpartition('.')[2]}"
-        with store.leases.alone(key_of(recipe), what):
-            if store.get(recipe) is None:
-                self._attempt(recipe, purifier, victim, like)
-
-    def _attempt(self, recipe: Recipe, purifier: Spec, victim: Spec, like: Images | LazyImages) -> None:
+    def _check_victim(self, victim: Component, like: Images | LazyImages) -> str | None:
         def check() -> None:
-            component, device = self.worker.component(purifier), self.worker.device
-            trial = (_content(checks.shortened(component)), key_of(victim.identity), *like.shape[1:])
+            images = self.images(like.shape).to(self.worker.device)
+            victim_checks.check(self.worker.load(victim), images, classes=1 + int(like.labels.max()))
+
+        return self._reason(self._victim_artifact(victim, like), "victim", check, [victim])
+
+    def _check_purifier(self, crafting: Crafting, purifier: Component) -> str | None:
+        like, victim, device = crafting.chunk, crafting.victim, self.worker.device
+
+        def check() -> None:
+            loaded = self.worker.load(purifier)
+            trial = (_content(checks.shortened(loaded)), victim.key, *like.shape[1:])
             if trial not in self.passed:
-                checks.check(component, self.images(like.shape).to(device), self.worker.component(victim))
+                checks.check(loaded, self.images(like.shape).to(device), self.worker.load(victim))
                 self.passed.add(trial)
 
-        self._keep(recipe, self._reason("traits", check, [purifier.config, victim.config]))
+        return self._reason(self._purifier_artifact(crafting, purifier), "traits", check, [purifier, victim])
 
-    def _reason(self, what: str, check: Callable[[], None], configs: Sequence[Config]) -> str | None:
-        """Why a check of the components of these configs is not passed, in one line."""
-        try:
-            check()
-        except InputError:
-            raise
-        except (TraitError, VictimError) as error:
-            return f"{what}: {error}"
-        except (Exception, SystemExit) as error:
-            log.debug("checks failed", exc_info=True)
-            return f"{what}: {reason_of(error, configs)}"
-        return None
+    def _reason(
+        self, artifact: Artifact, what: str, check: Callable[[], None], components: Sequence[Component]
+    ) -> str | None:
+        """Why a check of these components is not passed, in one line.
 
-    def _keep(self, recipe: Recipe, reason: str | None) -> None:
-        """Remember the outcome; only what passed is stored."""
-        self.reasons[key_of(recipe)] = reason
-        if reason is None:
-            self.worker.store.put(recipe, b"passed")
+        One process checks at a time. Only what passed is stored: what did not is checked again.
+        """
+        store = self.worker.store
+        if artifact.key not in self.reasons and store.get(artifact) is None:
+            with store.leases.alone(artifact.key, f"checking: {components[0].name}"):
+                reason = None
+                if store.get(artifact) is None:
+                    reason = _failed(what, check, components)
+                    if reason is None:
+                        store.put(artifact, b"passed")
+                self.reasons[artifact.key] = reason
+        return self.reasons.get(artifact.key)
 
     def images(self, shape: Sequence[int]) -> Tensor:
         """Embedded images in the shape of the cell's."""
@@ -170,6 +123,20 @@ class Traits:
         if channels == images.shape[1]:
             return images
         return images.mean(1, keepdim=True).expand(-1, channels, -1, -1).contiguous()
+
+
+def _failed(what: str, check: Callable[[], None], components: Sequence[Component]) -> str | None:
+    """Run a check; the reason where it is not passed."""
+    try:
+        check()
+    except InputError:
+        raise
+    except (TraitError, VictimError) as error:
+        return f"{what}: {error}"
+    except (Exception, SystemExit) as error:
+        log.debug("checks failed", exc_info=True)
+        return f"{what}: {reason_of(error, [component.config for component in components])}"
+    return None
 
 
 def _content(short: Purifier) -> Hashable:

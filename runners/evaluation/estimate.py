@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,22 +12,74 @@ import torch.nn.functional as F
 
 from attacks.attack import Attack, Clean
 from attacks.knowledge import Knowledge
+from data.errors import InputError
 from data.images import rounded
 from data.memory import within_memory
 from purifiers.purifier import TRIAL_STEPS, Purifier, PurifierError, purify_together
-from runners.evaluation.cell import Crafting, Purifying
-from runners.evaluation.component import Spec, build, seed_of
+from runners.evaluation.component import Component, seed_of
 from runners.evaluation.probe import Probe, probe
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored
+from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
-from runners.store.artifact import file_of
-from runners.store.store import key_of
+from runners.evaluation.tasks import Crafting, Purifying, Task
+from runners.output import duration
+from runners.store.artifact import file_of, key_of
 
 log = logging.getLogger(__name__)
 
 SHORT = 3.0  # seconds after which an attack is stopped; a shorter trial is timed again
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long the tasks of a run will take.
+
+    Args:
+        seconds: of one process, by the keys of the tasks; a task whose trial failed is left out.
+        tasks: the number of tasks, those of unknown length too.
+        expected: seconds until all tasks of known length are done.
+        at_most: whether attacks may take less time, since they stop early.
+    """
+
+    seconds: Mapping[str, float]
+    tasks: int
+    expected: float
+    at_most: bool = False
+
+    @property
+    def unknown(self) -> int:
+        """How many tasks are of unknown length."""
+        return self.tasks - len(self.seconds)
+
+    @property
+    def text(self) -> str:
+        """For people, with how many chunks are left out, and whether it is an upper bound."""
+        known = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
+        if not self.unknown:
+            return known
+        if not self.seconds:
+            return "unknown, since its trial failed,"
+        return f"{known}, and an unknown time for {self.unknown} chunks whose trial failed,"
+
+    def weight(self, task: Task) -> float:
+        """Seconds of a task; of one of unknown length the mean of the others."""
+        usual = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
+        return self.seconds.get(task.key, usual)
+
+    def check(self, settings: Settings) -> None:
+        """Raise InputError for work that would take longer than the user allows."""
+        allowed = 3600 * settings.budget_hours
+        if self.expected <= allowed:
+            return
+        fitting = int(settings.n * allowed / self.expected)
+        known = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
+        raise InputError(
+            f"estimate: {known}, above budget_hours={settings.budget_hours:g}; "
+            + (f"n={fitting} would fit, or " if fitting else "not even n=1 would fit: ")
+            + "fewer steps, queries or draws of the attack, or a larger budget_hours"
+        )
 
 
 class Estimator:
@@ -38,32 +91,44 @@ class Estimator:
         self.budgets: dict[str, None] = {}  # what attacks that adapt themselves tell of their budgets
         self.at_most = False  # whether an attack may take less time than was told, since it stops early
 
-    def seconds(self, task: Crafting | Purifying) -> float | None:
+    def estimate(
+        self, crafting: Sequence[Crafting], purifying: Sequence[Purifying], workers: int
+    ) -> Estimate:
+        """How long these tasks take if so many processes share them, all crafting before all purifying."""
+        seconds = {task.key: self.seconds(task) for task in (*crafting, *purifying)}
+        known = {key: found for key, found in seconds.items() if found is not None}
+        expected = 0.0
+        for tasks in (crafting, purifying):
+            found = [known[task.key] for task in tasks if task.key in known]
+            expected += max(sum(found) / workers, max(found, default=0.0))  # no less than the longest
+        return Estimate(known, len(seconds), expected, self.at_most)
+
+    def seconds(self, task: Task) -> float | None:
         """Of one process; None where a trial failed, so that it is not known."""
         crafting = task if isinstance(task, Crafting) else task.crafting
         per_image = self._craft(task) if isinstance(task, Crafting) else self._purify(task)
         return None if math.isnan(per_image) else per_image * len(crafting.chunk)
 
-    def unmade(self, task: Purifying) -> list[Spec]:
+    def unmade(self, task: Purifying) -> list[Component]:
         """The purifiers whose images the store lacks; those of the others are only scored."""
         return [spec for spec in task.purifiers if not self.worker.store.has(task.purified(spec))]
 
     def _craft(self, task: Crafting) -> float:
         """The attack itself, begun on these images and stopped after a moment, and the storing of its result.
         What is left after the moment is as many passes as the attack declares, at the pace that it had."""
-        attack: Attack = build(task.attack)
-        knowledge: Knowledge = build(task.knowledge)
+        attack: Attack = task.attack.build()
+        knowledge: Knowledge = task.knowledge.object
         seen, factor = None, 1.0
-        if task.seen is not None:
-            seen, factor = self.worker.component(task.seen).trial(steps=knowledge.trial_steps)
+        if task.purifier is not None:
+            seen, factor = self.worker.load(task.purifier).trial(steps=knowledge.trial_steps)
 
         def cost(forward: float, backward: float) -> float:
             """Seconds of passes alone, without the attack's own work between them."""
             answers = sum(
                 forward * self._forward(task, spec) + backward * self._backward(task, spec)
-                for spec in task.others or (task.victim,)
+                for spec in task.surrogates or (task.victim,)
             )
-            return answers + (forward * self._purifying(task, (task.seen,)) / factor if seen else 0.0)
+            return answers + (forward * self._purifying(task, (task.purifier,)) / factor if seen else 0.0)
 
         def per_image() -> float:
             begun = self._begun(task, attack, seen)
@@ -81,17 +146,19 @@ class Estimator:
                 seconds, forward = seconds + pace * cost(*left), forward + left[0]
                 self.at_most |= attack.stops_early
             if factor > 1:  # the trial's fits were so much shorter
-                seconds += (1 - 1 / factor) * forward * self._purifying(task, (task.seen,))
+                seconds += (1 - 1 / factor) * forward * self._purifying(task, (task.purifier,))
             return seconds / len(task.chunk)
 
-        made_of = {name: part for name, part in task.recipe.items() if name not in ("images", "seed")}
+        made_of = {
+            name: part for name, part in task.artifact.inputs.items() if name not in ("images", "seed")
+        }
         return self._known({"crafting": made_of}, task, per_image) + self._storing(task)
 
     def _begun(self, task: Crafting, attack: Attack, seen: Purifier | None) -> Probe:
         images, labels = task.chunk.images.to(self.worker.device), task.chunk.labels.to(self.worker.device)
         seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
-        with self.worker.guarded(task.victim, *task.others):
-            target = self.worker.target(task, "attacked", seen=seen)
+        with self.worker.guarded(*task.classifiers):
+            target = self.worker.target(task, "attacked", purifier=seen)
             return probe(attack, target, images, labels, seeds, moment=SHORT)
 
     def _purify(self, task: Purifying) -> float:
@@ -107,59 +174,56 @@ class Estimator:
             seconds += again * self._purifying(crafting, (spec,)) if again else 0.0
         return seconds
 
-    def _rounded(self, crafting: Crafting, spec: Spec) -> bool:
+    def _rounded(self, crafting: Crafting, spec: Component) -> bool:
         """Whether the purifier is asked for the 8-bit rounding of the examples too."""
-        if self.worker.component(spec).fits:
+        if self.worker.load(spec).fits:
             return False
-        stored = self.worker.store.get_tensors(crafting.recipe)
-        if stored is None and not isinstance(build(crafting.attack), Clean):
+        stored = self.worker.store.get_tensors(crafting.artifact)
+        if stored is None and not isinstance(crafting.attack.object, Clean):
             return True  # an attack's examples are seldom 8-bit images
         images = crafting.chunk.images if stored is None else stored["images"]
         return not torch.equal(rounded(images), images)
 
-    def _forward(self, crafting: Crafting, spec: Spec) -> float:
+    def _forward(self, crafting: Crafting, spec: Component) -> float:
         """A classifier's answer, without a gradient."""
 
         def once() -> None:
             with torch.no_grad():
-                self.worker.component(spec)(crafting.chunk.images.to(self.worker.device))
+                self.worker.load(spec)(crafting.chunk.images.to(self.worker.device))
 
         return self._once({"forward": spec.identity}, crafting, once)
 
-    def _backward(self, crafting: Crafting, spec: Spec) -> float:
+    def _backward(self, crafting: Crafting, spec: Component) -> float:
         """What the gradient adds to an answer."""
 
         def once() -> None:
             images = crafting.chunk.images.to(self.worker.device, copy=True).requires_grad_()
             labels = crafting.chunk.labels.to(self.worker.device)
-            F.cross_entropy(self.worker.component(spec)(images), labels).backward()
+            F.cross_entropy(self.worker.load(spec)(images), labels).backward()
 
         both = self._once({"gradient": spec.identity}, crafting, once)
         return max(both - self._forward(crafting, spec), 0.0)
 
-    def _purifying(self, crafting: Crafting, purifiers: Sequence[Spec]) -> float:
+    def _purifying(self, crafting: Crafting, purifiers: Sequence[Component]) -> float:
         seconds, factor = self._trial(crafting, purifiers, TRIAL_STEPS)
         if self.worker.device.type != "cuda" or factor == 1:
             return factor * seconds
-        # On CUDA the first steps of a fit warm up and capture a graph, and only later ones are as long as the
-        # rest.
+        # On CUDA the first steps of a fit warm up and capture a graph, and take longer than the later ones.
         longer, factor_of_longer = self._trial(crafting, purifiers, 2 * TRIAL_STEPS)
         if factor_of_longer == 1:
             return longer
-        steps = (factor - 1) / (
-            factor / factor_of_longer - 1
-        )  # left after the trial, in units of what was added
+        steps = (factor - 1) / (factor / factor_of_longer - 1)  # left, in units of what was added
         return seconds + steps * max(longer - seconds, 0.0)
 
-    def _trial(self, crafting: Crafting, purifiers: Sequence[Spec], steps: int) -> tuple[float, float]:
+    def _trial(self, crafting: Crafting, purifiers: Sequence[Component], steps: int) -> tuple[float, float]:
         """Seconds an image of copies of at most so many steps, and the factor to all their steps."""
-        components = [self.worker.component(p) for p in purifiers]
-        trials, factors = zip(*(component.trial(steps=steps) for component in components), strict=True)
+        loaded = [self.worker.load(purifier) for purifier in purifiers]
+        trials, factors = zip(*(purifier.trial(steps=steps) for purifier in loaded), strict=True)
 
         def once() -> None:
             images = crafting.chunk.images.to(self.worker.device)
             with self.worker.guarded(crafting.victim):
-                victim = self.worker.component(crafting.victim)
+                victim = self.worker.load(crafting.victim)
                 parts, _ = within_memory(
                     lambda part: purify_together(
                         trials, images[part], seeds=range(len(images))[part], victim=victim
@@ -170,7 +234,7 @@ class Estimator:
             if broken := [one for made in parts for one in made if isinstance(one, PurifierError)]:
                 raise broken[0]
 
-        identities = [p.identity for p in purifiers]
+        identities = [purifier.identity for purifier in purifiers]
         what = {"purifiers": identities, "victim": crafting.victim.identity, "steps": steps}
         return self._once(what, crafting, once), max(factors)
 
@@ -181,7 +245,7 @@ class Estimator:
 
     def _scoring(self, crafting: Crafting) -> float:
         """A record of each image, as if the attack and the purifier had changed nothing."""
-        victim, device = self.worker.component(crafting.victim), self.worker.device
+        victim, device = self.worker.load(crafting.victim), self.worker.device
 
         def once() -> None:
             chunk = crafting.chunk.to(device)
@@ -231,15 +295,3 @@ class Estimator:
         if self.worker.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
-
-
-def total(seconds: Sequence[float], workers: int) -> float:
-    """Wall seconds for tasks shared among processes: no less than the longest of them."""
-    return max(sum(seconds) / workers, max(seconds, default=0.0))
-
-
-def spoken(seconds: float) -> str:
-    """For people: '40 s', '7 min', '3.2 h'."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,11 +1,8 @@
-"""Failures: why a chunk has no result, with the traceback, kept in the store until it has one."""
+"""The reason of a failure in one line, with the line of the user's own code that raised it."""
 
 import inspect
-import socket
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -13,34 +10,12 @@ from typing import Any
 from hydra.utils import get_object
 
 from runners.app import CONFIGS
-from runners.evaluation.cell import Crafting, Purifying
-from runners.store.store import Recipe, Store, key_of
 
 ROOT = CONFIGS.parent
 LIBRARIES = {Path(place) for name, place in sysconfig.get_paths().items() if name.endswith("lib")}
-DIED = "its process died (killed, or out of memory)"
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A reason in one line, and what Python said of it; `launch` is the run that saw it, `path` its file.
-
-    Text that no file can hold, such as half of a surrogate pair in the message of an exception, is written
-    with escapes.
-    """
-
-    reason: str
-    traceback: str = ""
-    launch: str = ""
-    path: Path | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("reason", "traceback"):
-            text = getattr(self, name).encode(errors="backslashreplace").decode()
-            object.__setattr__(self, name, text)
-
-
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What was raised, in one line."""
     if isinstance(error, SystemExit):
         return f"it asked the whole process to end (SystemExit: {error.code})"
@@ -55,16 +30,8 @@ def reason_of(error: BaseException, configs: Iterable[Any]) -> str:
     for frame in reversed(extract_tb(error.__traceback__)):
         if (path := Path(frame.filename)) in own or _foreign(path):
             near = next((path.relative_to(top) for top in (Path.cwd(), ROOT) if top in path.parents), path)
-            return f"{near} line {frame.lineno}: {told(error)}"
-    return told(error)
-
-
-def configs_of(task: Crafting | Purifying) -> list[Any]:
-    """The configs of all components that take part in a task."""
-    crafting = task if isinstance(task, Crafting) else task.crafting
-    specs = [crafting.victim, *crafting.others, *([crafting.seen] if crafting.seen is not None else [])]
-    specs += [] if isinstance(task, Crafting) else task.purifiers
-    return [crafting.attack, crafting.knowledge, *(spec.config for spec in specs)]
+            return f"{near} line {frame.lineno}: {one_line(error)}"
+    return one_line(error)
 
 
 def _targets(config: Any) -> Iterator[str]:
@@ -87,56 +54,3 @@ def _source(target: str) -> Path | None:
 def _foreign(path: Path) -> bool:
     """Whether a file belongs neither to this project nor to Python and its installed packages."""
     return path.is_file() and not any(top in path.parents for top in (ROOT, *LIBRARIES))
-
-
-def recipe_of(key: str) -> Recipe:
-    """The store's name of the failure to make `key`."""
-    return {"stage": "failures", "of": key}
-
-
-def keep(store: Store, task: Crafting | Purifying, failure: Failure) -> None:
-    """Keep it for everything that the task has not made."""
-    chunk = (task if isinstance(task, Crafting) else task.crafting).chunk
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    told = (
-        f"{failure.reason}\nlaunch {failure.launch}\n{now} on {socket.gethostname()}, images "
-        f"{chunk.ids[0]} to {chunk.ids[-1]}\n\n{failure.traceback}"
-    )
-    for key in lacking(store, task):
-        store.put(recipe_of(key), told.encode())
-
-
-def of(store: Store, key: str) -> Failure | None:
-    """Why `key` could not be made when it was last tried, or None where that did not fail."""
-    recipe = recipe_of(key)
-    if not store.has(recipe):
-        return None
-    content = store.get(recipe)
-    if content is None:
-        return None
-    reason, launch, _, _, traceback = (*content.decode(errors="replace").split("\n", 4), "", "", "", "")[:5]
-    return Failure(reason, traceback, launch.removeprefix("launch "), store.path(recipe))
-
-
-def forget(store: Store, task: Crafting | Purifying) -> None:
-    """What the task has made has not failed."""
-    for key in keys(task):
-        store.remove(recipe_of(key))
-
-
-def lacking(store: Store, task: Crafting | Purifying) -> list[str]:
-    """The keys of what the task has not made."""
-    if isinstance(task, Crafting):
-        return [] if store.has(task.recipe) else [task.key]
-    return [
-        key_of(task.records(purifier))
-        for purifier in task.purifiers
-        if not store.has(task.records(purifier)) or (task.images and not store.has(task.purified(purifier)))
-    ]
-
-
-def keys(task: Crafting | Purifying) -> list[str]:
-    """The keys of all that the task makes."""
-    if isinstance(task, Crafting):
-        return [task.key]
-    return [key_of(task.records(purifier)) for purifier in task.purifiers]

@@ -48,5 +48,4 @@ class Guard:
 
 
 def change(changed: Iterable[str]) -> str:
-    """What has changed, for people."""
     return f"a change of {', '.join(changed)}"

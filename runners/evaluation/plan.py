@@ -1,120 +1,167 @@
-"""What cells need of the store, and the work that makes what it lacks."""
+"""Plans cells: which images they are evaluated on, with which components, and the tasks that this takes."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from rich.console import Console
 
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge, UnsuitedError
-from data.errors import MissingError
-from data.images import Dataset
-from purifiers.purifier import Purifier
-from runners.evaluation.cell import Cell, Crafting, Purifying
-from runners.evaluation.component import Spec, build
-from runners.evaluation.picking import Picking
-from runners.evaluation.ready import Ready, apart, same_labels
+from data.errors import InputError, MissingError
+from data.images import Dataset, Images, Index, cut
+from data.listing import LazyImages
+from runners.evaluation import subset
+from runners.evaluation.cell import Cell
+from runners.evaluation.compatibility import check_split_consistency, same_labels
+from runners.evaluation.component import Component, build, usable
+from runners.evaluation.identity import identity
+from runners.evaluation.metrics import in_batches
 from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
-from runners.store.store import Recipe, key_of
+from runners.evaluation.tasks import Crafting, Purifying
+from runners.evaluation.weights import ComponentLoader
+from runners.store.artifact import Artifact, key_of
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a cell needs: by chunk, adversarial examples and the work on its purifier alone."""
-
-    purifier: Spec
-    tasks: list[Purifying]
-
-    @property
-    def crafting(self) -> list[Crafting]:
-        """Of the adversarial examples."""
-        return [task.crafting for task in self.tasks]
-
-    @property
-    def records(self) -> list[Recipe]:
-        """Their names in the store."""
-        return [task.records(self.purifier) for task in self.tasks]
-
-
+@dataclass
 class Planner:
     """Plans cells under one set of settings; what they share is made ready once."""
 
-    def __init__(self, settings: Settings, worker: Worker, ready: Ready) -> None:
-        self.settings, self.worker, self.ready = settings, worker, ready
-        self.picking = Picking(settings, worker, ready.console)
+    settings: Settings
+    worker: Worker
+    console: Console
+    _indices: dict[str, tuple[Dataset, Index]] = field(default_factory=dict)
+    _chunks: dict[str, list[Images | LazyImages]] = field(default_factory=dict)
 
-    def plan(self, cell: Cell) -> Plan:
-        """What the cell needs.
+    def __post_init__(self) -> None:
+        worker, hours = self.worker, self.settings.budget_hours
+        self.loader = ComponentLoader(worker.store, worker.device, self.console, hours)
 
-        Raises UnsuitedError, for which a cell is skipped, where files of the purifier or of another
-        classifier are missing, and where the attack cannot be run with this knowledge on this purifier;
-        MissingError where the data set or the victim is not there.
+    def check_parameters(self, cells: Sequence[Cell]) -> None:
+        """Raise InputError for bad parameters, before any training."""
+        known = [(cell, other) for cell in cells for other in cell.surrogates.values()]
+        # Where one of several is the victim, as in OAG's Table II, its column is a white-box attack.
+        if known and all(identity(other) == identity(cell.configs["victim"]) for cell, other in known):
+            victim = known[0][0].names["victim"]
+            raise InputError(
+                f"knowledge.victims: expected another classifier than the victim, got {victim} for both, so "
+                "that nothing would be transferred; name another with victim= or "
+                "victim@knowledge.victims.first="
+            )
+        for parts in (
+            [cell.configs["attack"] for cell in cells],
+            [cell.knowledge for cell in cells],
+            [cell.configs["purifier"] for cell in cells],
+        ):
+            for config in {key_of(part): part for part in parts}.values():
+                build(config)
+
+    def plan(self, cell: Cell) -> list[Purifying]:
+        """The tasks of the cell, one for each chunk of its images, whose only purifier is the cell's.
+
+        Raises UnsuitedError, for which a cell is skipped, where files of the purifier or of a surrogate are
+        missing, and where the attack cannot be run with this knowledge on this purifier; MissingError where
+        the data set or the victim is not there.
         """
         dataset: Dataset = build(cell.configs["dataset"])
         about = cell.names["dataset"], dataset.label_space
+        surrogates = {f"knowledge.victims.{name}": config for name, config in cell.surrogates.items()}
         same_labels("victim " + cell.names["victim"], cell.configs["victim"].get("label_space"), *about)
-        for name, component in [
-            ("victim", cell.configs["victim"]),
-            ("purifier", cell.configs["purifier"]),
-            *[(f"knowledge.victims.{name}", other) for name, other in cell.others.items()],
-        ]:
-            apart(name, component, cell.configs["dataset"], dataset.divided_by)
-        chunks = self.picking.chunks(cell, lambda: self._victim(cell))
+        parts = {name: cell.configs[name] for name in ("victim", "purifier")} | surrogates
+        for name, config in parts.items():
+            check_split_consistency(name, config, cell.configs["dataset"], dataset.divided_by)
+        chunks = self._images(cell)
         victim = self._victim(cell)
-        attack: Attack = build(cell.configs["attack"])
-        knowledge: Knowledge = build(cell.knowledge)
+        attack, knowledge = Component(cell.configs["attack"]), Component(cell.knowledge)
+        attack_object: Attack = attack.object
+        knowledge_object: Knowledge = knowledge.object
         try:
-            purifier = self.ready.spec(cell.configs["purifier"], cell.names["purifier"], "purifier")
-            known = {f"knowledge.victims.{name}": other for name, other in cell.others.items()}
-            for where, other in known.items():
-                same_labels(where, other.get("label_space"), *about)
-            others = tuple(self.ready.spec(other, "another victim", where) for where, other in known.items())
+            purifier = self.loader.load(cell.configs["purifier"], cell.names["purifier"], "purifier")
+            for where, config in surrogates.items():
+                same_labels(where, config.get("label_space"), *about)
+            loaded = tuple(
+                self.loader.load(config, "another victim", where) for where, config in surrogates.items()
+            )
         except MissingError as error:
             raise UnsuitedError(str(error)) from error
-        knowledge.check(attack, self.worker.component(purifier))
-        attacked = knowledge.uses_purifier and attack.needs is not None
-        draws = self.settings.draws_of(self.worker.component(purifier), attacked=attacked)
-        crafting = partial(
-            Crafting,
-            victim=victim,
-            attack=cell.configs["attack"],
-            knowledge=cell.knowledge,
-            seen=purifier if attacked else None,
-            others=others,
-            seed=self.settings.seed,
-            precision=self.settings.precision,
+        knowledge_object.check(attack_object, self.worker.load(purifier))
+        seen = knowledge_object.uses_purifier and attack_object.needs is not None
+        draws = self.settings.draws_of(self.worker.load(purifier), attacked=seen)
+        tasks = []
+        for chunk in chunks:
+            crafting = Crafting(
+                chunk=chunk,
+                victim=victim,
+                attack=attack,
+                knowledge=knowledge,
+                purifier=purifier if seen else None,
+                surrogates=loaded,
+                seed=self.settings.seed,
+                precision=self.settings.precision,
+            )
+            tasks.append(Purifying(crafting, (purifier,), draws, self.worker.keeping.every))
+        return tasks
+
+    def _victim(self, cell: Cell) -> Component:
+        return self.loader.load(cell.configs["victim"], "victim", "victim")
+
+    def _images(self, cell: Cell) -> list[Images | LazyImages]:
+        """The cell's images in chunks; only these are read.
+
+        Raises MissingError for a data set that is absent, InputError for one that is damaged, and as
+        `sample_subset` does.
+        """
+        asked = self.settings.subset == subset.OF_VICTIM
+        name = key_of({part: cell.configs[part] for part in ("dataset", *(["victim"] * asked))})
+        if name not in self._chunks:
+            config, what = cell.configs["dataset"], f"dataset {cell.names['dataset']}"
+            if (key := key_of(config)) not in self._indices:
+                with usable(what):
+                    dataset: Dataset = build(config)
+                    self._indices[key] = dataset, dataset.index(self.settings.split)
+            dataset, index = self._indices[key]
+            if asked:
+                positions = self._sample_of_victim(cell, dataset, index)
+            else:
+                positions = self._sample(dataset, index)
+            with usable(what):
+                chunks = [index.take_lazy(part) for part in cut(positions, self.settings.chunk)]
+                for chunk in chunks:
+                    chunk.digest  # noqa: B018, a file that cannot be read is reported now
+                self._chunks[name] = chunks
+        return self._chunks[name]
+
+    def _sample(self, dataset: Dataset, index: Index, right: subset.Right | None = None) -> list[int]:
+        settings = self.settings
+        return subset.sample_subset(
+            settings.subset, index, settings.n, seed=settings.seed, classes=dataset.classes, right=right
         )
-        every = self.worker.keeping.every
-        return Plan(purifier, [Purifying(crafting(chunk), (purifier,), draws, every) for chunk in chunks])
 
-    def _victim(self, cell: Cell) -> Spec:
-        return self.ready.spec(cell.configs["victim"], "victim", "victim")
+    def _sample_of_victim(self, cell: Cell, dataset: Dataset, index: Index) -> list[int]:
+        """The images of a rule that asks the victim, from the store if it has them."""
+        victim = self._victim(cell)
+        inputs = {
+            "rule": self.settings.subset,
+            "n": self.settings.n,
+            "seed": self.settings.seed,
+            "index": index.fingerprint,
+            "dataset": identity(cell.configs["dataset"]),
+            "victim": victim.identity,
+            "precision": self.settings.precision,
+        }
+        artifact = Artifact("subset", inputs)
 
-    def groups(self, plans: Iterable[Plan]) -> list[Purifying]:
-        """What the records lack, purifiers with one shared run together."""
-        shared: dict[Any, list[Purifying]] = {}
-        for plan in plans:
-            purifier: Purifier = self.worker.component(plan.purifier)
-            run = purifier.shared_run()
-            name = key_of(plan.purifier.identity) if run is None else run
-            for task in plan.tasks:
-                if self._lacks(task):
-                    victim = key_of(task.crafting.victim.identity)  # clean images are the same for all
-                    shared.setdefault((task.crafting.key, victim, name), []).append(task)
-        return [_joined(tasks) for tasks in shared.values()]
+        def right(positions: Sequence[int]) -> list[bool]:
+            with usable(f"dataset {cell.names['dataset']}"):
+                asked = index.take(positions).to(self.worker.device)
+            with usable(f"victim {cell.names['victim']}"):
+                network = self.worker.load(victim)
+                return (in_batches(network, asked.images).argmax(1) == asked.labels).tolist()
 
-    def _lacks(self, task: Purifying) -> bool:
-        """Whether something of the work on one purifier alone is missing."""
-        (purifier,), store = task.purifiers, self.worker.store
-        return store.get(task.records(purifier)) is None or (
-            task.images and not store.has(task.purified(purifier))
-        )
-
-
-def _joined(tasks: list[Purifying]) -> Purifying:
-    """Tasks on one chunk's examples, of purifiers with one shared run; each purifier once."""
-    specs: list[Spec] = []
-    for task in tasks:
-        specs += [spec for spec in task.purifiers if spec not in specs]
-    return replace(tasks[0], purifiers=tuple(specs))
+        stored = self.worker.store.get_tensors(artifact)
+        if stored is None:
+            with self.console.status("choosing images that the victim classifies correctly"):
+                stored = {"positions": torch.tensor(self._sample(dataset, index, right))}
+            self.worker.store.put_tensors(artifact, stored)
+        return stored["positions"].tolist()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,8 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from data.errors import InputError
-from runners.evaluation.estimate import spoken
-from runners.evaluation.tally import Tally
+from runners.output import duration
 
 EVERY = 30  # seconds between lines
 KNOWN = 0.01  # of the work, from which the time left is told
@@ -78,7 +78,7 @@ class Bar:
         left = self._left
         if left is None and share >= first + KNOWN:
             left = so_far * (1 - share) / (share - first)
-        when = f"{spoken(so_far)} so far" if left is None else f"{spoken(left)} left"
+        when = f"{duration(so_far)} so far" if left is None else f"{duration(left)} left"
         return f"{self._progress.tasks[0].description}: {100 * share:.0f} %, {when}"
 
     def _tell(self) -> None:
@@ -87,10 +87,27 @@ class Bar:
                 self.console.print(self.line(), soft_wrap=True)
 
 
-def described(stage: str, tally: Tally) -> str:
-    """What is done of how much: purifying 3/90 cells, 1,204/90,000 images."""
-    cells = f"{tally.cells_done}/{len(tally.missing)} cells"
-    return f"{stage} {cells}, {tally.images_done:,}/{tally.images:,} images"
+class RunProgress:
+    """Counts the cells and images of a run that are done. An image counts once in each cell.
+
+    Args:
+        cells: for each cell, the keys of its chunks of records and the number of images in each chunk.
+        stored: keys of the chunks that are done at the start.
+    """
+
+    def __init__(self, cells: Sequence[Mapping[str, int]], stored: Container[str]) -> None:
+        self.missing = [{key: size for key, size in chunks.items() if key not in stored} for chunks in cells]
+        self.images = sum(sum(chunks.values()) for chunks in cells)
+        self.images_done = self.images - sum(sum(chunks.values()) for chunks in self.missing)
+
+    def finish(self, key: str) -> None:
+        """Count a chunk as done; a chunk that is done already changes nothing."""
+        self.images_done += sum(chunks.pop(key, 0) for chunks in self.missing)
+
+    def text(self, stage: str) -> str:
+        """What is done of how much: purifying 3/90 cells, 1,204/90,000 images."""
+        done = sum(not chunks for chunks in self.missing)
+        return f"{stage} {done}/{len(self.missing)} cells, {self.images_done:,}/{self.images:,} images"
 
 
 @dataclass
@@ -114,7 +131,7 @@ class Allowance:
         expected = (now - since) * (1 - first) / (share - first)
         if expected > 3600 * self.hours:
             raise InputError(
-                f"training {self.what}: {spoken(expected)} by its first steps, above "
+                f"training {self.what}: {duration(expected)} by its first steps, above "
                 f"budget_hours={self.hours:g}; python -m scripts.train with the same words does it without a "
                 "limit, and goes on where it was stopped"
             )

@@ -23,5 +23,4 @@ def to_parquet(records: pd.DataFrame, provenance: Mapping[str, Any] | None = Non
 
 
 def from_parquet(content: bytes) -> pd.DataFrame:
-    """Records from Parquet bytes."""
     return pd.read_parquet(io.BytesIO(content))

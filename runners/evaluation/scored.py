@@ -44,7 +44,6 @@ class Scored:
 
     @cached_property
     def logits(self) -> dict[str, Tensor]:
-        """The victim's answers by kind of image."""
         given = {
             "clean": self.clean,
             "adversarial": self.adversarial,
@@ -63,7 +62,6 @@ class Scored:
 
     @cached_property
     def decided(self) -> dict[str, Tensor]:
-        """The victim's decisions by kind of image."""
         return {name: outputs.argmax(1) for name, outputs in self.logits.items()}
 
     @cached_property
@@ -77,17 +75,14 @@ class Scored:
 
     @property
     def labels(self) -> Tensor:
-        """The true labels, on the CPU."""
         return self.chunk.labels.cpu()
 
     @cached_property
     def clean(self) -> Tensor:
-        """The clean images."""
         return self.chunk.images
 
     @property
     def adversarial(self) -> Tensor:
-        """The adversarial images."""
         return self.crafted["images"]
 
     @cached_property
@@ -97,7 +92,6 @@ class Scored:
 
     @cached_property
     def norms(self) -> tuple[Tensor, Tensor]:
-        """The attack's l-infinity and l2 norms."""
         return metrics.norms(self.adversarial, self.clean)
 
     @cached_property
@@ -107,7 +101,6 @@ class Scored:
 
     @property
     def right_draws(self) -> Tensor:
-        """(draws, N): whether they are right."""
         return self.draws == self.labels
 
     @property
@@ -124,7 +117,6 @@ class Scored:
 
     @property
     def paths(self) -> list[list[list[float]]]:
-        """The path of each image's attack."""
         points = self.crafted["paths"].tolist()
         return [[point[1:] for point in points if point[0] == i] for i in range(len(self.labels))]
 

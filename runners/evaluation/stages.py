@@ -1,4 +1,4 @@
-"""The work itself, as one process does it: craft a chunk, purify and score a chunk."""
+"""The work itself, as one process does it: to craft a chunk, and to purify and score one."""
 
 import json
 import logging
@@ -18,27 +18,27 @@ from data.images import rounded
 from data.memory import free, memory_ran_out, within_memory
 from purifiers.purifier import Purifier, PurifierError, purify_together
 from runners.evaluation import metrics
-from runners.evaluation.cell import Crafting, Purifying
-from runners.evaluation.component import Spec, build, seed_of
+from runners.evaluation.component import Component, seed_of
 from runners.evaluation.guard import UNCHANGED, Guard, change
 from runners.evaluation.keeping import Keeping
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored
-from runners.store.store import Store, key_of
+from runners.evaluation.tasks import Crafting, Purifying, Task
+from runners.store.store import Store
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Worker:
-    """What a process needs to work: the store, the device, and victims and purifiers once loaded."""
+    """Does tasks in one process, with the store, the device, and the victims and purifiers loaded so far."""
 
     store: Store
     device: torch.device
     precision: str
     keeping: Keeping = field(default_factory=Keeping)
-    components: dict[str, Any] = field(default_factory=dict)
+    loaded: dict[str, Any] = field(default_factory=dict)
     fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
 
     def __post_init__(self) -> None:
@@ -46,42 +46,42 @@ class Worker:
 
     def release(self) -> None:
         """Let go of victims and purifiers, and give back the memory that they and earlier work held."""
-        self.components.clear()
+        self.loaded.clear()
         self.guard.loaded.clear()
         free()
 
-    def do(self, task: Crafting | Purifying) -> None:
-        """Make what the task names, and only what the store lacks."""
+    def do(self, task: Task) -> None:
+        """Make those results of the task that the store lacks."""
         if isinstance(task, Crafting):
             self.adversarial(task)
         else:
             self.purify(task)
 
-    def component(self, spec: Spec) -> Any:
-        """The victim or purifier; a victim on this device."""
-        key = key_of(spec.identity)  # not the weights alone: a normalisation may differ
-        if key not in self.components:
-            component = spec.load(self.store)
-            if isinstance(component, nn.Module):
-                self.guard.watch(key, component.to(self.device))
-            self.components[key] = component
-        return self.components[key]
+    def load(self, component: Component) -> Any:
+        """The victim or purifier with its weights, loaded once; a victim on this device."""
+        key = component.key  # not the weights alone: a normalisation may differ
+        if key not in self.loaded:
+            loaded = component.load(self.store)
+            if isinstance(loaded, nn.Module):
+                self.guard.watch(key, loaded.to(self.device))
+            self.loaded[key] = loaded
+        return self.loaded[key]
 
-    def guarded(self, *victims: Spec) -> AbstractContextManager[list[str]]:
+    def guarded(self, *victims: Component) -> AbstractContextManager[list[str]]:
         """Where attacks and purifiers run; see `Guard.over`. A changed victim is loaded again when needed."""
-        for spec in victims:
-            self.component(spec)
-        return self.guard.over([key_of(spec.identity) for spec in victims], self.components)
+        for victim in victims:
+            self.load(victim)
+        return self.guard.over([victim.key for victim in victims], self.loaded)
 
     def adversarial(self, task: Crafting) -> dict[str, Tensor]:
-        """Adversarial examples and the seconds that each took; from the store, or made."""
-        stored = self.store.get_tensors(task.recipe)
+        """Adversarial examples and the seconds that each took, from the store or made now."""
+        stored = self.store.get_tensors(task.artifact)
         if stored is None:
-            attack: Attack = build(task.attack)
+            attack: Attack = task.attack.build()
             seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
             images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
             start = time.perf_counter()
-            with self.guarded(task.victim, *task.others) as changed:
+            with self.guarded(*task.classifiers) as changed:
                 made, target = self._crafted(task, attack, images, labels, seeds)
                 self._finish()
                 seconds = (time.perf_counter() - start) / len(images)
@@ -95,16 +95,16 @@ class Worker:
                     [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
                 ),
             }
-            for name, told in (("notes", made.notes), ("member_seconds", made.seconds)):
-                if told:
-                    stored[name] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
-            self.store.put_tensors(task.recipe, stored, pack=True)
+            for name, notes in (("notes", made.notes), ("member_seconds", made.seconds)):
+                if notes:
+                    stored[name] = torch.tensor(list(json.dumps(notes).encode()), dtype=torch.uint8)
+            self.store.put_tensors(task.artifact, stored, pack=True)
         return stored
 
     def _crafted(
         self, task: Crafting, attack: Attack, images: Tensor, labels: Tensor, seeds: Sequence[int]
     ) -> tuple[Crafted, Target]:
-        """What the attack makes, and what it asked.
+        """What the attack makes, and the target that it asked.
 
         Questions that memory cannot answer at once are split where they are asked. Where a gradient needs
         too much, the attack begins again with a target that holds one batch at a time, and half as many rows
@@ -127,20 +127,23 @@ class Worker:
         task: Crafting,
         stage: str,
         *,
-        seen: Purifier | None = None,
+        purifier: Purifier | None = None,
         batch: int | None = None,
         recompute: bool = False,
     ) -> Target:
-        """What the attack of this task sees; `stage` names the defense's draws, unless they are known.
+        """What the attack of this task sees.
 
-        `seen` stands in for the purifier that the task names; see Target for `batch` and `recompute`.
+        Args:
+            stage: names the defense's draws, unless the attacker knows the draw that is scored.
+            purifier: stands in for the purifier that the task names.
+            batch, recompute: as of Target.
         """
-        knowledge: Knowledge = build(task.knowledge)
+        knowledge: Knowledge = task.knowledge.object
         stage = "purify" if knowledge.known_draw else stage
         return knowledge.target(
-            self.component(task.victim),
-            seen or (self.component(task.seen) if task.seen is not None else None),
-            [self.component(other) for other in task.others],
+            self.load(task.victim),
+            purifier or (self.load(task.purifier) if task.purifier is not None else None),
+            [self.load(other) for other in task.surrogates],
             seeds=[seed_of(task.seed, image_id, stage) for image_id in task.chunk.ids],
             batch=batch or len(task.chunk),
             recompute=recompute,
@@ -149,42 +152,40 @@ class Worker:
 
     def purify(self, task: Purifying) -> None:
         """Purified images and records of every purifier of the task."""
+        crafting, chunk = task.crafting, task.crafting.chunk
         unscored = [p for p in task.purifiers if self.store.get(task.records(p)) is None]
-        wanted = task.purifiers if task.images else unscored
-        purified = {key_of(task.purified(p)): self.store.get_tensors(task.purified(p)) for p in wanted}
-        lacking = [p for p in wanted if purified[key_of(task.purified(p))] is None]
-        adversarial = self.adversarial(task.crafting)
-        chunk = task.crafting.chunk
+        wanted = task.purifiers if task.keep_images else unscored
+        purified = {p.key: self.store.get_tensors(task.purified(p)) for p in wanted}
+        adversarial = self.adversarial(crafting)
         attacked = adversarial["images"].to(self.device)
-        seeds = [seed_of(task.crafting.seed, image_id, "purify") for image_id in chunk.ids]
-        if not self.store.path(task.crafting.clean).exists():
-            self.store.put_tensors(task.crafting.clean, {"images": chunk.images}, pack=True)
-        broken: list[PurifierError] = []
-        fresh = [
-            [seed_of(task.crafting.seed, image_id, "purify", draw) for image_id in chunk.ids]
-            for draw in range(1, task.draws)
+        draws = [
+            [seed_of(crafting.seed, image_id, "purify", draw) for image_id in chunk.ids]
+            for draw in range(task.draws)
         ]
-        for spec, made in self._purified(lacking, attacked, [seeds, *fresh], task.crafting.victim):
+        if not self.store.path(crafting.clean).exists():
+            self.store.put_tensors(crafting.clean, {"images": chunk.images}, pack=True)
+        broken: list[PurifierError] = []
+        lacking = [p for p in wanted if purified[p.key] is None]
+        for purifier, made in self._purified(lacking, attacked, draws, crafting.victim):
             if isinstance(made, PurifierError):
                 broken.append(made)
                 continue
             if self._keeps(made):
-                self.store.put_tensors(task.purified(spec), made, pack=True)
-            purified[key_of(task.purified(spec))] = made
-        for spec in unscored:
-            made = purified[key_of(task.purified(spec))]
-            if made is None:
+                self.store.put_tensors(task.purified(purifier), made, pack=True)
+            purified[purifier.key] = made
+        for purifier in unscored:
+            if (made := purified[purifier.key]) is None:
                 continue
             scored = Scored(
-                self.component(task.crafting.victim),
+                self.load(crafting.victim),
                 chunk.to(self.device),
                 {name: tensor.to(self.device) for name, tensor in adversarial.items()},
                 {name: tensor.to(self.device) for name, tensor in made.items()},
-                precision=task.crafting.precision,
-                keys=tuple(map(key_of, (task.crafting.clean, task.crafting.recipe, task.purified(spec)))),
-                seeds=seeds,
+                precision=crafting.precision,
+                keys=(crafting.clean.key, crafting.key, task.purified(purifier).key),
+                seeds=draws[0],
             )
-            self.store.put(task.records(spec), to_parquet(rows_of(scored)))
+            self.store.put(task.records(purifier), to_parquet(rows_of(scored)))
         if broken:  # only now: what the others made is kept
             raise broken[0]
 
@@ -195,14 +196,17 @@ class Worker:
         return self.keeping.keeps(made["seconds"].item(), size // count, held=held // count)
 
     def _purified(
-        self, specs: Sequence[Spec], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Spec
-    ) -> Iterator[tuple[Spec, dict[str, Tensor] | PurifierError]]:
-        """What each purifier makes of the images, or why it does not; and of their 8-bit rounding, unless it
-        fits a network to each image, which would double the cost. Of further draws only the decision."""
+        self, specs: Sequence[Component], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Component
+    ) -> Iterator[tuple[Component, dict[str, Tensor] | PurifierError]]:
+        """For each purifier the purified images, or the error.
+
+        The 8-bit roundings are purified too, unless the purifier fits a network to each image, which would
+        double the cost. Of further draws only the victim's decisions are kept.
+        """
         if not specs:
             return
         seeds, *fresh = draws
-        purifiers = [self.component(spec) for spec in specs]
+        purifiers = [self.load(spec) for spec in specs]
         start = time.perf_counter()
         results, batch = self._batches(specs, purifiers, attacked, seeds, victim)
         self._finish()
@@ -225,22 +229,22 @@ class Worker:
             if errors := [one for one in further if isinstance(one, PurifierError)]:
                 yield spec, errors[0]
                 continue
-            network = self.component(victim)
+            network = self.load(victim)
             decided = [metrics.in_batches(network, images).argmax(1) for images in [result, *further]]
             yield spec, made | {"decided": torch.stack(decided).cpu()}
 
     def _batches(
         self,
-        specs: Sequence[Spec],
+        specs: Sequence[Component],
         purifiers: Sequence[Purifier],
         images: Tensor,
         seeds: Sequence[int],
-        victim: Spec,
+        victim: Component,
     ) -> tuple[list[Tensor | PurifierError], int]:
         """Each purifier's result or error, and how many images at once memory held."""
-        name = key_of({"purifiers": [spec.identity for spec in specs]})
+        name = " ".join(spec.key for spec in specs)
         with self.guarded(victim) as changed:
-            network = self.component(victim)
+            network = self.load(victim)
             parts, batch = within_memory(
                 lambda part: purify_together(purifiers, images[part], seeds=seeds[part], victim=network),
                 len(images),

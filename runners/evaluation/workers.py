@@ -1,4 +1,4 @@
-"""Does tasks on this machine: in this process, or in several that share the store."""
+"""The processes of a run on this machine: each has a worker, and all share the store."""
 
 import logging
 import multiprocessing
@@ -7,12 +7,11 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import wait as wait_for_handle
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,21 @@ import torch
 from data.errors import InputError
 from data.memory import memory_ran_out
 from runners.evaluation.devices import configure_torch
-from runners.evaluation.failures import DIED, Failure, configs_of, reason_of
+from runners.evaluation.failures import reason_of
 from runners.evaluation.keeping import Keeping
-from runners.evaluation.queue import Task, TaskQueue
+from runners.evaluation.queue import TaskQueue
 from runners.evaluation.stages import Worker
+from runners.evaluation.tasks import Task
 from runners.exits import no_silent_exit
+from runners.store.failures import Failure
 from runners.store.store import Store
 
 log = logging.getLogger(__name__)
 _leave = os._exit  # while a task runs, `os._exit` raises SystemExit
 
+DIED = "its process died (killed, or out of memory)"
 POLL = 0.5  # seconds between looks at what others have done
-_bench: Worker | None = None
+_worker: Worker | None = None
 
 
 def worker_count(asked: int | str, devices: Sequence[torch.device]) -> int:
@@ -55,105 +57,99 @@ def _is_of_joblib() -> bool:
     return multiprocessing.get_start_method(allow_none=True) == "loky"
 
 
-def run(turns: TaskQueue, *, worker: Worker, workers: int, devices: Sequence[torch.device]) -> None:
-    """Do all tasks that `turns` gives, in `workers` processes that share the devices, or here where that is 0
-    and in joblib's jobs.
+def run(queue: TaskQueue, *, worker: Worker, workers: int, devices: Sequence[torch.device]) -> None:
+    """Do all tasks that the queue gives, in `workers` processes that share the devices, or in this process
+    where that is 0 and in joblib's jobs.
 
     A task that raises, or whose process dies, fails alone; the others go on.
     """
     try:
         if workers == 0 or _is_of_joblib():
-            _run_here(turns, worker)
-        if turns.left and worker.device.type == "cuda":
-            worker.release()  # what this process holds of a device its workers cannot have
-        workers = max(workers, 1)
-        while turns.left:
-            for task in _run_pool(
-                turns, worker, workers, devices
-            ):  # one of them killed its process: each alone
-                try:
-                    with _processes(worker, 1, devices) as executor:
-                        failure, _ = _served(executor.submit(_serve, pickle.dumps(task)))
-                        turns.finished(task, failure)
-                except BrokenProcessPool:
-                    turns.finished(task, Failure(DIED))
+            _run_here(queue, worker)
+        if queue.left:
+            if worker.device.type == "cuda":
+                worker.release()  # what this process holds of a device, the others cannot have
+            _run_processes(queue, worker, max(workers, 1), devices)
     finally:
-        turns.release()
+        queue.release()
 
 
-def _run_here(turns: TaskQueue, worker: Worker) -> None:
-    """Run tasks in this process, until all have ended or it can use its device no more."""
-    while turns.left:
-        task = turns.next()
+def _run_here(queue: TaskQueue, worker: Worker) -> None:
+    """Do tasks in this process, until all have ended or it can use its device no more."""
+    while queue.left:
+        task = queue.next()
         if task is not None:
             failure = _attempt(worker, task)
-            turns.finished(task, failure)
+            queue.finished(task, failure)
             if failure is not None and is_broken(worker.device) and not _is_of_joblib():
                 return
-        elif turns.left:
-            turns.pause()
+        elif queue.left:
+            queue.pause()
 
 
-def _run_pool(turns: TaskQueue, worker: Worker, workers: int, devices: Sequence[torch.device]) -> list[Task]:
-    """Run tasks in fresh processes until all have ended, a process dies, or one can use its device no more.
-
-    Returns those that were running when a process died.
-    """
-    running: dict[Future[Any], Task] = {}
-    broken = False
+def _run_processes(queue: TaskQueue, worker: Worker, workers: int, devices: Sequence[torch.device]) -> None:
+    """Do tasks in processes that have the devices in turn. Each process has an executor of its own, so that
+    one that dies fails only the task that it was given."""
+    idle = [_Process(worker, devices[i % len(devices)]) for i in reversed(range(workers))]
+    running: dict[Future[Any], tuple[Task, _Process]] = {}
     try:
-        with _processes(worker, workers, devices) as executor:
-            while running or (turns.left and not broken):
-                # No more in flight than there are processes: if one dies, few tasks are suspected.
-                while not broken and len(running) < workers and (task := turns.next()) is not None:
-                    running[executor.submit(_serve, pickle.dumps(task))] = task
-                if not running:
-                    if turns.left:
-                        turns.pause()
-                    continue
-                for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED)[0]:
-                    failure, lost = _served(future)
-                    broken |= lost
-                    turns.finished(running.pop(future), failure)
-    except BrokenProcessPool:
-        return list(turns.running.values())
-    return []
-
-
-@contextmanager
-def _processes(
-    worker: Worker, workers: int, devices: Sequence[torch.device]
-) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes, each with the next of the devices. They are killed when an exception ends the block,
-    so that no task outlives it."""
-    context = multiprocessing.get_context("spawn")
-    places = context.SimpleQueue()
-    for i in range(workers):
-        places.put(str(devices[i % len(devices)]))
-    executor = ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_begin,
-        initargs=(worker.store, places, worker.precision, worker.keeping),
-    )
-    try:
-        yield executor
-    except BrokenProcessPool:
-        raise
-    except BaseException:
-        for process in list(executor._processes.values()):
-            process.kill()
-        raise
+        while queue.left:
+            while idle and (task := queue.next()) is not None:
+                process = idle.pop()
+                running[process.submit(task)] = task, process
+            if not running:
+                if queue.left:
+                    queue.pause()
+                continue
+            for future in wait(running, timeout=POLL, return_when=FIRST_COMPLETED)[0]:
+                task, process = running.pop(future)
+                try:
+                    failure, broken, warnings = future.result()
+                except BrokenProcessPool:
+                    failure, broken, warnings = Failure(DIED), True, []
+                if broken:
+                    process.stop()
+                for name, text in warnings:
+                    logging.getLogger(name).warning(text)
+                idle.append(process)
+                queue.finished(task, failure)
     finally:
-        executor.shutdown(cancel_futures=True)
+        for _, process in running.values():  # no task outlives an exception
+            process.stop(kill=True)
+        for process in idle:
+            process.stop()
 
 
-def _served(future: Future[Any]) -> tuple[Failure | None, bool]:
-    """What became of a task, and whether its process can use its device no more; says what was said there."""
-    failure, broken, warnings = future.result()
-    for name, text in warnings:
-        logging.getLogger(name).warning(text)
-    return failure, broken
+class _Process:
+    """A process with a worker, started with its first task, and again after it was stopped or has died."""
+
+    def __init__(self, worker: Worker, device: torch.device) -> None:
+        self.started_with = worker.store, str(device), worker.precision, worker.keeping
+        self.executor: ProcessPoolExecutor | None = None
+
+    def submit(self, task: Task) -> Future[Any]:
+        """Give it a task."""
+        message = pickle.dumps(task)
+        if self.executor is not None:
+            with suppress(BrokenProcessPool):  # it died while it was idle
+                return self.executor.submit(_serve, message)
+        self.executor = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=self.started_with,
+        )
+        return self.executor.submit(_serve, message)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the process, at once where its task must not go on."""
+        if self.executor is None:
+            return
+        if kill:
+            for process in list(self.executor._processes.values()):
+                process.kill()
+        self.executor.shutdown(cancel_futures=True)
+        self.executor = None
 
 
 def is_broken(device: torch.device) -> bool:
@@ -177,47 +173,47 @@ def _attempt(worker: Worker, task: Task) -> Failure | None:
         raise
     except (Exception, SystemExit) as error:
         log.debug("task failed", exc_info=True)
-        return Failure(reason_of(error, configs_of(task)), traceback.format_exc())
+        return Failure(reason_of(error, task.configs), traceback.format_exc())
     return None
 
 
-def _begin(store: Store, places: SimpleQueue, precision: str, keeping: Keeping) -> None:
-    global _bench
+def _begin(store: Store, device: str, precision: str, keeping: Keeping) -> None:
+    global _worker
     for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(asked, signal.SIG_IGN)  # a cluster asks every process to end; the parent decides
-    with suppress(
-        OSError
-    ):  # where memory ends, the kernel is to kill a worker, whose task fails, not the parent
+    with suppress(OSError):  # where memory ends, the kernel is to kill this process, and not its parent
         Path("/proc/self/oom_score_adj").write_text("1000")
     parent = multiprocessing.parent_process()
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-    device = configure_torch(torch.device(places.get()), tf32=precision == "tf32")
-    _bench = Worker(store, device, precision, keeping)
+    place = configure_torch(torch.device(device), tf32=precision == "tf32")
+    _worker = Worker(store, place, precision, keeping)
 
 
 def _die_with(sentinel: int) -> None:
-    """A killed parent must not leave its workers behind."""
+    """A killed parent must not leave its processes behind."""
     wait_for_handle([sentinel])
     _leave(1)
 
 
 def _serve(message: bytes) -> tuple[Failure | None, bool, list[tuple[str, str]]]:
-    heard = _Heard(logging.WARNING)
-    logging.getLogger().addHandler(heard)
+    """Do a task in a process of its own: the failure, whether the process can use its device no more, and the
+    warnings for the parent to repeat."""
+    warnings = _Warnings(logging.WARNING)
+    logging.getLogger().addHandler(warnings)
     try:
         with no_silent_exit():
-            failure = _attempt(_bench, pickle.loads(message))
-            return failure, failure is not None and is_broken(_bench.device), heard.heard
+            failure = _attempt(_worker, pickle.loads(message))
+            return failure, failure is not None and is_broken(_worker.device), warnings.found
     finally:
-        logging.getLogger().removeHandler(heard)
+        logging.getLogger().removeHandler(warnings)
 
 
-class _Heard(logging.Handler):
-    """Warnings of a worker, to be said by its parent."""
+class _Warnings(logging.Handler):
+    """Collects the warnings of a process."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
-        self.heard: list[tuple[str, str]] = []
+        self.found: list[tuple[str, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard.append((record.name, record.getMessage()))
+        self.found.append((record.name, record.getMessage()))

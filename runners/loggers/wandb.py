@@ -22,7 +22,7 @@ from runners.evaluation.records import to_parquet
 from runners.files import writable, write_whole
 from runners.loggers.logger import Logger
 from runners.report.pictures import KINDS, Pictures
-from runners.store.store import key_of
+from runners.store.artifact import key_of
 from runners.tables.figures import accuracy, mean
 from runners.tables.reading import Table
 from runners.validity import provenance

@@ -16,7 +16,7 @@ LARGEST = 160  # pixels of a side, to which larger ones are reduced
 
 
 @dataclass
-class Album:
+class EmbeddedImages:
     """Pictures by figure, and the encoded images that they share."""
 
     images: dict[str, str] = field(default_factory=dict)  # data URIs by name

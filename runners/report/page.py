@@ -8,7 +8,7 @@ import jinja2
 import pandas as pd
 
 from attacks.knowledge import MEANING
-from runners.report.image_embedding import Album
+from runners.report.image_embedding import EmbeddedImages
 from runners.report.pictures import KINDS, Pictures
 from runners.tables import render
 from runners.tables.reading import Table
@@ -36,7 +36,7 @@ def page(
         store: where images lie.
         images: of each figure at most.
     """
-    album, pictures = Album(), Pictures(store)
+    album, pictures = EmbeddedImages(), Pictures(store)
     by_command = dict(list(table.records.groupby("command"))) if len(table.records) else {}
     entries = [entry for _, entry in table.frame.iterrows()]
     found = []

@@ -148,7 +148,6 @@ def traced(steps: Sequence[int], confidence: np.ndarray, label: int, crossings: 
 
 
 def saved(figure: Figure, stem: Path) -> list[Path]:
-    """stem.png, on white, and stem.pdf."""
     paths = []
     with matplotlib.rc_context(STYLE):
         for suffix in ("png", "pdf"):

@@ -1,1 +1,1 @@
-"""The store of artefacts, and who works on what."""
+"""The store of artifacts, and who works on what."""

@@ -1,7 +1,7 @@
-"""An artefact of the store as it lies in a file; apart, so that what only reads starts fast.
+"""Artifacts of the store: their names, and the form of their files.
 
-The first line of the file is JSON: what the artefact was made from, the sha256 of the rest, and whether the
-rest is packed. The file's name is the sha256 of what the artefact was made from, its folder the stage.
+The first line of a file is JSON: what the artifact was made from, the sha256 of the rest, and whether the
+rest is packed. The name of the file is the artifact's key, and the name of its folder is the stage.
 """
 
 import errno
@@ -11,13 +11,14 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.errors import InputError
 from runners.store import packing
 
-Recipe = Mapping[str, Any]
 LONGEST = 2**24  # bytes of a header
 NAME = re.compile(r"\w+")
 
@@ -26,14 +27,43 @@ class DamagedError(Exception):
     """A file of the store does not hold what its name says."""
 
 
-def key_of(made_from: Recipe) -> str:
-    """The name of the artefact made from `made_from` (JSON values only)."""
-    canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def key_of(content: Any) -> str:
+    """The sha256 of JSON values, whatever the order of the names in them."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """Names something in the store by everything that it is made from.
+
+    Args:
+        stage: the kind of artifact, which is its folder in the store.
+        inputs: what it is made from, as JSON values.
+    """
+
+    stage: str
+    inputs: Mapping[str, Any]
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """The stage and the inputs, as the header of the artifact's file holds them."""
+        return {"stage": self.stage, **self.inputs}
+
+    @cached_property
+    def key(self) -> str:
+        """The sha256 of what it is made from, which is the name of its file."""
+        return key_of(self.made_from)
+
+    @classmethod
+    def read(cls, made_from: Mapping[str, Any]) -> "Artifact":
+        """The artifact of which a file says that it was made from this."""
+        inputs = dict(made_from)
+        return cls(inputs.pop("stage"), inputs)
+
+
 def file_of(header: Mapping[str, Any], content: bytes, *, pack: bool) -> bytes:
-    """An artefact's file: its header with the checksum, and the content, packed where that is worth it."""
+    """An artifact's file: its header with the checksum, and the content, packed where that is worth it."""
     small = packing.packed(content) if pack else None
     held, told = (content, {}) if small is None else (small, {"packed": packing.VERSION})
     head = {**header, **told, "sha256": hashlib.sha256(held).hexdigest()}
@@ -53,7 +83,7 @@ def opened(path: Path) -> BinaryIO:
 
 
 def header_of(path: Path) -> dict[str, Any]:
-    """The first line of an artefact's file; nothing of it is checked.
+    """The first line of an artifact's file; nothing of it is checked.
 
     Raises OSError where it cannot be read, ValueError where it is not a JSON object.
     """
@@ -68,14 +98,14 @@ def header_of(path: Path) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> bytes:
-    """What the artefact at `path` holds. Raises OSError where it cannot be read, and as `held_in`."""
+    """What the artifact at `path` holds. Raises OSError where it cannot be read, and as `held_in`."""
     with opened(path) as file:
         raw = file.read()
     return held_in(raw, path.parent.parent.name, path.name)
 
 
 def held_in(raw: bytes, stage: str, key: str) -> bytes:
-    """The content of an artefact's file of this name.
+    """The content of an artifact's file of this name.
 
     Raises DamagedError where it is not what its name says, and InputError where a newer version of this
     project wrote it.
@@ -98,7 +128,7 @@ def held_in(raw: bytes, stage: str, key: str) -> bytes:
 
 
 def fault(raw: bytes, stage: str, key: str) -> str | None:
-    """What is wrong with an artefact's file of this name, if anything."""
+    """What is wrong with an artifact's file of this name, if anything."""
     head, newline, held = raw.partition(b"\n")
     try:
         told = json.loads(head)
@@ -116,15 +146,14 @@ def fault(raw: bytes, stage: str, key: str) -> str | None:
 
 
 def place(root: Path, stage: str, key: str) -> Path:
-    """Where the artefact of this name lies in the store at `root`.
+    """Where the artifact of this name lies in the store at `root`.
 
     Raises InputError for a name that leads elsewhere: records may come from anyone.
     """
     if not NAME.fullmatch(stage) or not NAME.fullmatch(key):
-        raise InputError(f"store {root}: expected the name of an artefact, got {f'{stage}/{key}'!r:.80}")
+        raise InputError(f"store {root}: expected the name of an artifact, got {f'{stage}/{key}'!r:.80}")
     return root / stage / key[:2] / key
 
 
 def megabytes(size: int) -> str:
-    """A size for people."""
     return f"{size / 2**20:.1f}"

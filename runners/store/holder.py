@@ -22,7 +22,6 @@ class Holder:
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.host}, {f'job {self.job}, ' if self.job else ''}process {self.pid}"
 
     def lives(self) -> bool | None:
@@ -67,7 +66,6 @@ def _exists(pid: int) -> bool:
 
 
 def myself(what: str) -> Holder:
-    """This process."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -11,7 +11,7 @@ import struct
 import numpy as np
 import pyarrow as pa
 
-VERSION = 1  # of the packed form, which the header of an artefact names
+VERSION = 1  # of the packed form, which the header of an artifact names
 LIMIT = 256  # times that unpacking may enlarge: a small file must not ask for all memory
 SAMPLED = 2**16  # words that the table of frequent ones is made from
 FREQUENT = 4  # times that a word occurs among them

@@ -1,6 +1,6 @@
-"""A content-addressed store of artefacts: whole or absent, verified on read, shared by processes and hosts.
+"""A content-addressed store of artifacts: whole or absent, verified on read, shared by processes and hosts.
 
-An artefact is one file (runners/store/artifact.py). Files appear by an atomic rename, so that a killed
+An artifact is one file (runners/store/artifact.py). Files appear by an atomic rename, so that a killed
 process, or several at once, never leave half of one.
 """
 
@@ -16,13 +16,13 @@ import safetensors.torch
 from torch import Tensor
 
 from data.errors import InputError
-from runners.store.artifact import DamagedError, Recipe, content_of, file_of, header_of, key_of, place
+from runners.store.artifact import Artifact, DamagedError, content_of, file_of, header_of, place
 from runners.store.leases import Leases
 
 log = logging.getLogger(__name__)
 
 PARTS = ".parts"  # where files are written before they are renamed
-CLAIMS = "claims"
+LEASES = "claims"
 UMASK = os.umask(0)  # which can only be read by setting it
 os.umask(UMASK)
 
@@ -40,7 +40,7 @@ class Store:
 
     def __init__(self, root: str | Path, *, made_by: Mapping[str, Any] | None = None) -> None:
         self.root, self.writer = Path(root), made_by
-        self.leases = Leases(self.root / CLAIMS)
+        self.leases = Leases(self.root / LEASES)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -49,16 +49,16 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.root, self.writer)  # claims are this process's own
 
-    def path(self, made_from: Recipe) -> Path:
-        """Where the artefact lies, or will."""
-        return place(self.root, made_from["stage"], key_of(made_from))
+    def path(self, artifact: Artifact) -> Path:
+        """Where the artifact lies, or will."""
+        return place(self.root, artifact.stage, artifact.key)
 
-    def put(self, made_from: Recipe, content: bytes, *, pack: bool = False) -> None:
-        """Write an artefact whole; `pack` makes it smaller, which `get` undoes."""
-        header: dict[str, Any] = {"made_from": made_from}
+    def put(self, artifact: Artifact, content: bytes, *, pack: bool = False) -> None:
+        """Write an artifact whole; `pack` makes it smaller, which `get` undoes."""
+        header: dict[str, Any] = {"made_from": artifact.made_from}
         if self.writer is not None:
             header["made_by"] = self.writer
-        self.write(self.path(made_from), file_of(header, content, pack=pack))
+        self.write(self.path(artifact), file_of(header, content, pack=pack))
 
     def write(self, path: Path, raw: bytes) -> None:
         """Write a file of the store whole, header and all."""
@@ -83,13 +83,13 @@ class Store:
                 "another folder with store=...; finished work is kept and is not done again"
             ) from error
 
-    def has(self, made_from: Recipe) -> bool:
+    def has(self, artifact: Artifact) -> bool:
         """Whether it is there; `get` verifies it.
 
         On a network file system a file that another host wrote may stay unseen for a minute, unless its
         folder is opened, which asks the server.
         """
-        path = self.path(made_from)
+        path = self.path(artifact)
         if path.exists():
             return True
         try:
@@ -98,9 +98,9 @@ class Store:
             return False
         return path.exists()
 
-    def get(self, made_from: Recipe) -> bytes | None:
+    def get(self, artifact: Artifact) -> bytes | None:
         """The content, or None where there is none, or it is damaged: that is logged, and it is removed."""
-        return self.content(self.path(made_from))
+        return self.content(self.path(artifact))
 
     def content(self, path: Path) -> bytes | None:
         """That of a file of the store, as `get`."""
@@ -119,9 +119,9 @@ class Store:
                 log.debug("%s cannot be removed (%s)", path, error)
             return None
 
-    def remove(self, made_from: Recipe) -> None:
-        """Remove an artefact if it is there. Raises InputError where nothing can be removed."""
-        path = self.path(made_from)
+    def remove(self, artifact: Artifact) -> None:
+        """Remove an artifact if it is there. Raises InputError where nothing can be removed."""
+        path = self.path(artifact)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -129,7 +129,7 @@ class Store:
             raise InputError(f"store {self.root}: cannot remove {path} ({reason})") from error
 
     def files(self, stage: str) -> Iterator[os.DirEntry[str]]:
-        """Every artefact of a stage; names are keys."""
+        """Every artifact of a stage; names are keys."""
         try:
             folders = sorted(entry.path for entry in os.scandir(self.root / stage) if entry.is_dir())
         except FileNotFoundError:
@@ -137,21 +137,21 @@ class Store:
         for folder in folders:
             yield from (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
 
-    def made_by(self, made_from: Recipe) -> Mapping[str, Any] | None:
-        """Who wrote an artefact, or None where that is not known."""
+    def made_by(self, artifact: Artifact) -> Mapping[str, Any] | None:
+        """Who wrote an artifact, or None where that is not known."""
         try:
-            return header_of(self.path(made_from)).get("made_by")
+            return header_of(self.path(artifact)).get("made_by")
         except (OSError, ValueError):  # none, or damaged: `get` says so
             return None
 
-    def put_tensors(self, made_from: Recipe, tensors: dict[str, Tensor], *, pack: bool = False) -> None:
+    def put_tensors(self, artifact: Artifact, tensors: dict[str, Tensor], *, pack: bool = False) -> None:
         """Write tensors as safetensors; `pack` as of `put`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self.put(made_from, safetensors.torch.save(tensors), pack=pack)
+        self.put(artifact, safetensors.torch.save(tensors), pack=pack)
 
-    def get_tensors(self, made_from: Recipe) -> dict[str, Tensor] | None:
+    def get_tensors(self, artifact: Artifact) -> dict[str, Tensor] | None:
         """Tensors as they were written, or None."""
-        content = self.get(made_from)
+        content = self.get(artifact)
         return None if content is None else safetensors.torch.load(content)
 
 

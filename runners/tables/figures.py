@@ -27,7 +27,7 @@ class Figure:
         return f"{self.value:.{digits}f}  [{self.low:.{digits}f}, {self.high:.{digits}f}]  n={self.n}"
 
 
-def beside(figure: Figure | None, paper: float | None) -> dict[str, float | None]:
+def comparison_row(figure: Figure | None, paper: float | None) -> dict[str, float | None]:
     """The columns of a table's entry: ours, its interval and n, the paper's, the difference."""
     ours = asdict(figure) if figure else dict.fromkeys(("value", "low", "high", "n"))
     return {**ours, "paper": paper, "delta": figure.value - paper if figure and paper is not None else None}

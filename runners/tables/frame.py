@@ -13,7 +13,7 @@ from runners.evaluation.component import build
 from runners.evaluation.metrics import survived
 from runners.evaluator import CellResult
 from runners.tables import members, render
-from runners.tables.figures import Figure, accuracy, beside, mean, mean_share, per_image, under_all
+from runners.tables.figures import Figure, accuracy, comparison_row, mean, mean_share, per_image, under_all
 from runners.tables.paper_results import PaperSetting, departs, departures, figure_of, printed
 from runners.tables.significance import marked
 
@@ -97,7 +97,9 @@ def _faced(place: int, column: DictConfig, result: CellResult) -> str:
     attacker to the purifier, such as BPDA's substitute, makes it no other.
     """
     cell = result.cell
-    return str((place, column.label, cell.configs["attack"], cell.knowledge_kind, list(cell.others.values())))
+    return str(
+        (place, column.label, cell.configs["attack"], cell.knowledge_kind, list(cell.surrogates.values()))
+    )
 
 
 def _of_adaptive(
@@ -122,7 +124,6 @@ def _lucky(column: DictConfig, result: CellResult) -> str:
 
 
 def metric_of(table: DictConfig, column: DictConfig) -> str:
-    """The column's metric, or the table's."""
     return column.get("metric", table.metric)
 
 
@@ -187,7 +188,7 @@ def _entry(
         "queries": column.get("queries"),
         "attack": column.get("attack", row.get("attack")),
         "metric": metric,
-        **beside(figure, theirs),
+        **comparison_row(figure, theirs),
         "verdict": verdict,
         "note": "; ".join(notes),
     }

@@ -13,7 +13,7 @@ from rich.text import Text
 from attacks.knowledge import MEANING
 from runners.tables.agreement import Agreement
 from runners.tables.significance import ALPHA, explained
-from runners.validity.flags import SMALL_N, meaning
+from runners.validity.flags import MARKS, SMALL_N, meaning
 
 MOST_ACROSS = 6
 WIDTH = 80  # characters of a terminal
@@ -28,23 +28,6 @@ PLACES = {  # decimals that a metric is printed with
     "attack passes/image": 0,
     "gpu-memory": 3,
     "parameters": 2,
-}
-MARKS = {  # of flags, see docs/flags.md; that of few images is read off n
-    "incomplete": "†",
-    "attack_weak": "w",
-    "zero_grad": "z",
-    "not_converged": "c",
-    "non_monotone": "m",
-    "unbounded_fails": "u",
-    "blackbox_wins": "b",
-    "noise_wins": "n",
-    "eot_too_small": "e",
-    "quantisation_gap": "q",
-    "bpda_poor": "p",
-    "eps_violation": "!",
-    "noop_attack": "o",
-    "clean_acc_off": "v",
-    "probe_failed": "?",
 }
 
 
@@ -95,12 +78,10 @@ def interval_text(entry: pd.Series) -> str:
 
 
 def paper_text(entry: pd.Series) -> str:
-    """The paper's figure."""
     return "" if pd.isna(entry.paper) else f"{entry.paper:.{PLACES[entry.metric]}f}"
 
 
 def delta_text(entry: pd.Series) -> str:
-    """Ours minus the paper's."""
     return "" if pd.isna(entry.delta) else f"{entry.delta:+.{PLACES[entry.metric]}f}"
 
 
@@ -129,7 +110,7 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
     if (frame.n.dropna() < SMALL_N).any():
         lines.append(f"* fewer than {SMALL_N} images: the interval is wide.")
     raised = set(" ".join(frame["flags"]).split())
-    lines += [f"{mark} {name}: {meaning(name)}." for name, mark in MARKS.items() if name in raised]
+    lines += [f"{mark} {name}: {meaning(name)}." for name, mark in MARKS.items() if mark and name in raised]
     lines += [*_over(frame), *explained(frame)]
     if frame.verdict.any():
         lines.append("= the paper's figure lies inside our interval; ≠ it does not.")

@@ -1,4 +1,4 @@
-"""Doubts a finished cell: a few cheap runs beside it, and then its flags.
+"""Audits finished cells: runs a few cheap probes of each cell, and then raises its flags.
 
 "cheap" spends at most a tenth of the cell's own passes on a probe, so on few images where the cell has few;
 "full" takes up to 64 images, and attacks again with twice the steps and without a bound.
@@ -19,12 +19,13 @@ from attacks.attack import Attack
 from attacks.knowledge import Knowledge
 from attacks.target import AttackError, Target
 from purifiers.purifier import Purifier
-from runners.evaluation.cell import Cell, Crafting
-from runners.evaluation.component import Config, Spec, build, seed_of
-from runners.evaluation.failures import told
+from runners.evaluation.cell import Cell
+from runners.evaluation.component import Config, build, seed_of
+from runners.evaluation.failures import one_line
 from runners.evaluation.guard import change
 from runners.evaluation.stages import Worker
-from runners.store.store import key_of
+from runners.evaluation.tasks import Crafting, Purifying
+from runners.store.artifact import Artifact, key_of
 from runners.validity import flags
 from runners.validity.flags import Evidence, Flag
 
@@ -35,11 +36,11 @@ Level = Literal["off", "cheap", "full"]
 MOST = 64  # images of a probe
 SHARE = 0.1  # of a cell's passes, for the two cheap probes together
 VERSION = 1
-Finished = tuple[Cell, pd.DataFrame, list[Crafting], Spec]  # a cell, its records, its chunks, its purifier
+Finished = tuple[Cell, pd.DataFrame, list[Purifying]]  # a cell, its records, its tasks
 
 
 def audit(worker: Worker, cells: Sequence[Finished], level: Level) -> list[list[Flag]]:
-    """The flags of each cell: what it raises alone, beside its row, and by its probes."""
+    """The flags of each cell: those of its own records and probes, and those of its row."""
     if level == "off":
         return [[] for _ in cells]
     found = [_evidence(worker, *cell, level) for cell in cells]
@@ -55,11 +56,12 @@ def audit(worker: Worker, cells: Sequence[Finished], level: Level) -> list[list[
 
 
 def _evidence(
-    worker: Worker, cell: Cell, records: pd.DataFrame, plan: list[Crafting], spec: Spec, level: Level
+    worker: Worker, cell: Cell, records: pd.DataFrame, tasks: list[Purifying], level: Level
 ) -> Evidence:
-    attack: Attack = build(cell.configs["attack"])
-    knowledge: Knowledge = build(cell.knowledge)
-    purifier: Purifier = worker.component(spec)
+    plan = [task.crafting for task in tasks]
+    attack: Attack = plan[0].attack.build()
+    knowledge: Knowledge = plan[0].knowledge.object
+    purifier: Purifier = worker.load(tasks[0].purifiers[0])
     probes, failed_probes = {}, {}
     for name, (probe, passes) in _probes(attack, knowledge, purifier, level).items():
         affordable = int(SHARE / 2 * len(records) * (attack.forward + attack.backward) / passes)
@@ -68,7 +70,7 @@ def _evidence(
             try:
                 probes[name] = _seen(worker, name, probe, plan, count)
             except (Exception, SystemExit) as error:  # the cell is done: a probe must not take it away
-                failed_probes[name] = told(error)
+                failed_probes[name] = one_line(error)
                 log.warning("%s: probe %s failed, its flag is not known: %s", cell.label, name, error)
     return Evidence(
         cell=cell,
@@ -85,7 +87,7 @@ def _evidence(
 def _probes(
     attack: Attack, knowledge: Knowledge, purifier: Purifier, level: Level
 ) -> dict[str, tuple[Probe, int]]:
-    """What can be asked of this attack, and the passes that each takes for an image."""
+    """The probes that suit this attack, and the passes that each takes for an image."""
     if attack.needs is None or attack.eps is None:
         return {}
     chosen: dict[str, tuple[Probe, int]] = {"noise": (noise, 2 * knowledge.eot)}
@@ -99,27 +101,22 @@ def _probes(
 
 
 def _seen(worker: Worker, name: str, probe: Probe, plan: list[Crafting], count: int) -> Tensor:
-    """What the probe sees of the first images, from the store where it is there."""
-    recipe = {
-        "stage": "probe",
-        "probe": name,
-        "version": VERSION,
-        "of": [key_of(crafting.recipe) for crafting in plan],
-        "count": count,
-    }
-    stored = worker.store.get_tensors(recipe)
+    """The result of a probe on the first images, from the store if it has it."""
+    of = [crafting.key for crafting in plan]
+    artifact = Artifact("probe", {"probe": name, "version": VERSION, "of": of, "count": count})
+    stored = worker.store.get_tensors(artifact)
     if stored is None:
         parts: list[Tensor] = []
         for crafting in plan:
             if (lacking := count - sum(len(part) for part in parts)) > 0:
                 attacked = worker.adversarial(crafting)["images"][:lacking].to(worker.device)
                 few = replace(crafting, chunk=crafting.chunk.take(list(range(len(attacked)))))
-                with worker.guarded(few.victim, *few.others) as changed:
+                with worker.guarded(*few.classifiers) as changed:
                     parts.append(probe(worker, few, attacked))
                 if changed:
                     raise AttackError(f"expected a probe that changes nothing, got {change(changed)}")
         stored = {"seen": torch.cat(parts)}
-        worker.store.put_tensors(recipe, stored)
+        worker.store.put_tensors(artifact, stored)
     return stored["seen"]
 
 
@@ -133,7 +130,7 @@ def noise(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
 
     Signs of normal noise in an l-infinity ball, its direction in an l2 ball.
     """
-    attack: Attack = build(task.attack)
+    attack: Attack = task.attack.object
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
     drawn = []
     for image_id, image in zip(task.chunk.ids, task.chunk.images, strict=True):
@@ -148,7 +145,7 @@ def noise(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
 def halves(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
     """(N,): the cosine between two gradients at the image, of as many draws each as a step of the attack."""
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
-    attack: Attack = build(task.attack)
+    attack: Attack = task.attack.object
     target = worker.target(task, "halves")
     gradients = []
     for _ in range(2):
@@ -162,13 +159,13 @@ def halves(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
 
 
 def twice(attack: Attack) -> Config:
-    """The same with twice the steps; nothing for attacks that have none."""
+    """Changes that double the steps; none for attacks without steps."""
     steps = getattr(attack, "steps", None)
     return {"steps": 2 * steps} if steps else {}
 
 
 def unbounded(attack: Attack) -> Config:
-    """All images are in the ball, and the steps reach them; nothing for attacks without a step size."""
+    """Changes that put all images into the ball, with steps that reach them; none without a step size."""
     if attack.norm != "linf" or not hasattr(attack, "alpha"):
         return {}
     return {"eps": 1.0, "alpha": max(attack.alpha, 2.5 / attack.steps)}
@@ -176,7 +173,7 @@ def unbounded(attack: Attack) -> Config:
 
 def again(worker: Worker, task: Crafting, attacked: Tensor, *, changes: Callable[[Attack], Config]) -> Tensor:
     """(N, 2): whether the changed attack misleads what the attacker sees; whether the attack itself does."""
-    changed: Attack = build(task.attack | changes(build(task.attack)))
+    changed: Attack = build(task.attack.config | changes(task.attack.object))
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
     seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
     made = changed(worker.target(task, "attacked"), images, labels, seeds=seeds).images

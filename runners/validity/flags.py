@@ -1,6 +1,8 @@
 """Reasons to doubt a figure: small pure functions of records. docs/flags.md says what to do about each.
 
-A cell's flags need nothing but the cell; a row's compare the cells of one defense on one data set.
+A cell's flags need nothing but the cell; a row's compare the cells of one defense on one data set. A new flag
+is one function here; its name, its mark in tables and its docstring are all that is shown of it. The
+functions stand in the order in which tables print their marks.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,168 +58,44 @@ class Evidence:
 
     @property
     def accuracy(self) -> float:
-        """Share of images."""
         return self.records.correct.mean()
+
+
+CellCheck = Callable[[Evidence], str | None]
+RowCheck = Callable[[Sequence[Evidence]], Iterable[tuple[int, str]]]
+CELL: dict[str, CellCheck] = {}
+ROW: dict[str, RowCheck] = {}
+MARKS: dict[str, str] = {}  # what stands behind a figure; that of few images is read off n
+
+
+def cell_flag(*, mark: str) -> Callable[[CellCheck], CellCheck]:
+    """Register a flag that a cell raises alone. The function returns what was seen, or None."""
+
+    def register(check: CellCheck) -> CellCheck:
+        CELL[check.__name__], MARKS[check.__name__] = check, mark
+        return check
+
+    return register
+
+
+def row_flag(*, mark: str) -> Callable[[RowCheck], RowCheck]:
+    """Register a flag of cells beside each other. The function yields places of cells and what was seen."""
+
+    def register(check: RowCheck) -> RowCheck:
+        ROW[check.__name__], MARKS[check.__name__] = check, mark
+        return check
+
+    return register
 
 
 def of_cell(evidence: Evidence) -> list[Flag]:
     """The flags that the cell alone raises."""
-    return [Flag(check.__name__, seen) for check in CELL if (seen := check(evidence)) is not None]
-
-
-def small_n(evidence: Evidence) -> str | None:
-    """Fewer than 500 images."""
-    n = len(evidence.records)
-    return f"{n} images" if n < SMALL_N else None
-
-
-def attack_weak(evidence: Evidence) -> str | None:
-    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more or without a
-    bound, or, on the paper's own data and victim, more than it prints (runners/tables/undefended.py).
-
-    A victim may keep more in the ball in which it declares that it was adversarially trained.
-    """
-    attack, robust = evidence.attack, evidence.cell.configs["victim"].get("robust")
-    if robust and attack.eps and attack.norm == robust["norm"] and attack.eps <= robust["eps"] + ROUNDING:
-        return None
-    strong = attack.eps is None or (attack.norm == "linf" and attack.eps >= 8 / 255 - ROUNDING)
-    if evidence.knowledge.kind != "blind" or not strong or attack.backward < 5:
-        return None
-    bare = (evidence.records.adversarial_label == evidence.records.label).mean()
-    return f"the bare victim keeps {100 * bare:.1f} %" if bare > 0.1 else None
-
-
-def zero_grad(evidence: Evidence) -> str | None:
-    """For more than 1 % of the images most gradients were zero, in a ball: others stop where they succeed."""
-    asked = evidence.records[evidence.records.backward_passes > 0]
-    if asked.empty or evidence.attack.eps is None:
-        return None
-    share = (2 * asked.zero_gradients > asked.backward_passes).mean()
-    return f"most gradients are zero for {100 * share:.1f} % of the images" if share > 0.01 else None
-
-
-def quantisation_gap(evidence: Evidence) -> str | None:
-    """Rounding the adversarial images to 8 bits moves the accuracy by more than 2 points and one image."""
-    if evidence.records.correct_8bit.isna().any():
-        return None
-    gap = 100 * (evidence.records.correct_8bit.astype(float).mean() - evidence.accuracy)
-    images = abs(gap) / 100 * len(evidence.records)
-    return f"8-bit rounding moves it by {gap:+.1f} points" if abs(gap) > 2 and images > 1.5 else None
-
-
-def bpda_poor(evidence: Evidence) -> str | None:
-    """The purifier moves values by more than 3 eps (root mean square): the identity is a poor substitute."""
-    knowledge, attack = evidence.knowledge, evidence.attack
-    if not isinstance(knowledge, BPDA) or knowledge.substitute is not None or attack.norm != "linf":
-        return None
-    moved = evidence.records.moved.mean()
-    return f"it moves values by {moved * 255:.1f}/255" if attack.eps and moved > 3 * attack.eps else None
-
-
-def eps_violation(evidence: Evidence) -> str | None:
-    """An adversarial image lies outside the ball."""
-    if evidence.attack.eps is None or evidence.attack.norm is None:
-        return None
-    largest = evidence.records[evidence.attack.norm].max()
-    return f"{largest:.5g} from the image" if largest > evidence.attack.eps + ROUNDING else None
-
-
-def noop_attack(evidence: Evidence) -> str | None:
-    """Images came out of the attack unchanged that it should have changed; or that it let go when it saw them
-    misclassified once, as by a random purifier or another classifier, though they count as right."""
-    records, unchanged = evidence.records, evidence.records.linf == 0
-    if evidence.attack.may_return_image:
-        stood = records.adversarial_label == records.label
-        stood = records.correct if evidence.knowledge.uses_purifier else stood
-        asked_once = records.forward_passes.between(1, evidence.knowledge.eot)
-        unchanged = unchanged & stood & asked_once
-    share = unchanged.mean()
-    return f"{100 * share:.1f} % of the images are unchanged" if share > 0.01 else None
-
-
-def clean_acc_off(evidence: Evidence) -> str | None:
-    """The victim's clean accuracy is more than a point from its published one, beyond chance."""
-    chosen_right = evidence.records.get("subset", pd.Series([""])).iloc[0].startswith(OF_VICTIM)
-    if evidence.published is None or chosen_right:
-        return None
-    right = evidence.records.clean_label == evidence.records.label
-    low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
-    off = 100 * right.mean() - evidence.published
-    said = f"{100 * right.mean():.1f} %, published {evidence.published:.1f} %"
-    return said if abs(off) > 1 and not low <= evidence.published <= high else None
-
-
-def noise_wins(evidence: Evidence) -> str | None:
-    """Random noise in the ball misleads what the attacker sees more often than the attack."""
-    return _fewer(evidence.probes.get("noise"), "noise", by=0.0)
-
-
-def probe_failed(evidence: Evidence) -> str | None:
-    """A probe raised an exception, so that nobody knows whether its flag would be raised."""
-    failed = evidence.failed_probes
-    if not failed:
-        return None
-    said = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    return f"{len(failed)} of {len(failed) + len(evidence.probes)} probes failed ({said})"
-
-
-def not_converged(evidence: Evidence) -> str | None:
-    """Twice the steps mislead more often, by more than 2 standard errors."""
-    return _fewer(evidence.probes.get("twice"), "the attack with twice the steps", by=2.0)
-
-
-def unbounded_fails(evidence: Evidence) -> str | None:
-    """With eps = 1 the attack does not mislead what it attacks down to chance, 2 standard errors allowed."""
-    seen = evidence.probes.get("unbounded")
-    if seen is None:
-        return None
-    stands, n = 1 - seen[:, 0].float().mean().item(), len(seen)
-    chance = 1 / evidence.classes
-    return (
-        f"{100 * stands:.1f} % of {n} stand at eps 1"
-        if stands > chance + 2 * standard_error(chance, n, 0, n)
-        else None
-    )
-
-
-def eot_too_small(evidence: Evidence) -> str | None:
-    """Two independent gradients of as many draws as a step takes hardly agree: mean cosine below 0.3."""
-    seen = evidence.probes.get("eot")
-    if seen is None or seen.mean() >= 0.3:
-        return None
-    return f"cosine {seen.mean().item():.2f} between gradients of {len(seen)} images"
-
-
-def _fewer(seen: Tensor | None, what: str, *, by: float) -> str | None:
-    """Whether the first column is misled more often than the second, by so many standard errors."""
-    if seen is None:
-        return None
-    other, attack, n = seen[:, 0].float().mean().item(), seen[:, 1].float().mean().item(), len(seen)
-    if other - attack > by * standard_error(other, n, attack, n):
-        return f"{what} misleads on {100 * other:.1f} % of {n} images, the attack on {100 * attack:.1f} %"
-    return None
-
-
-CELL: tuple[Callable[[Evidence], str | None], ...] = (
-    small_n,
-    attack_weak,
-    zero_grad,
-    quantisation_gap,
-    bpda_poor,
-    eps_violation,
-    noop_attack,
-    clean_acc_off,
-    noise_wins,
-    not_converged,
-    probe_failed,
-    unbounded_fails,
-    eot_too_small,
-)
+    return [Flag(name, seen) for name, check in CELL.items() if (seen := check(evidence)) is not None]
 
 
 def meaning(name: str) -> str:
     """What a flag is raised by, in a line."""
-    check = next((check for check in (*CELL, *ROW) if check.__name__ == name), None)
+    check = CELL.get(name) or ROW.get(name)
     if check is None:
         return "a flag that is raised no longer"
     return " ".join(check.__doc__.partition(" (runners/")[0].split()).rstrip(".")
@@ -226,38 +104,20 @@ def meaning(name: str) -> str:
 def of_row(row: Sequence[Evidence]) -> list[list[Flag]]:
     """The flags that cells of one defense raise beside each other, a list for each."""
     raised: list[list[Flag]] = [[] for _ in row]
-    for check in ROW:
+    for name, check in ROW.items():
         for at, seen in check(row):
-            raised[at].append(Flag(check.__name__, seen))
+            raised[at].append(Flag(name, seen))
     return raised
 
 
-def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """Accuracy rises with eps, other things equal, by more than 2 standard errors."""
-    for i, less in enumerate(row):
-        for j, more in enumerate(row):
-            if not (_but_for_eps(less) == _but_for_eps(more) and less.attack.eps and more.attack.eps):
-                continue
-            rise = more.accuracy - less.accuracy
-            error = standard_error(less.accuracy, len(less.records), more.accuracy, len(more.records))
-            if more.attack.eps > less.attack.eps and rise > 2 * error and i != j:
-                yield j, f"{100 * rise:.1f} points above that at {less.cell.eps}"
+@cell_flag(mark="")
+def small_n(evidence: Evidence) -> str | None:
+    """Fewer than 500 images."""
+    n = len(evidence.records)
+    return f"{n} images" if n < SMALL_N else None
 
 
-def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """A transfer or query attack in the same ball breaks images that a white-box attack does not."""
-    for i, ours in enumerate(row):
-        white = (*WHITE_BOX, *["blind"] * ours.purifier.changes_nothing)
-        if not ours.attacked or ours.knowledge.kind not in white:
-            continue
-        for other in row:
-            if other.knowledge.kind not in BLACK_BOX or (stands := _standing_in_ball_of(ours, other)) is None:
-                continue
-            more = len(_standing(ours) - stands)
-            if more >= max(2, 0.002 * len(ours.records)):
-                yield i, f"{other.cell.names['attack']} ({other.cell.names['knowledge']}) breaks {more} more"
-
-
+@row_flag(mark="†")
 def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     """A defense without an adaptive attack of the standard budget, and without blind, transfer, BPDA and
     query attacks; a purifier with an exact gradient needs only an attack through it, if it is not fitted at
@@ -279,11 +139,171 @@ def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
                 yield i, f"without {said}"
 
 
-ROW: tuple[Callable[[Sequence[Evidence]], Iterable[tuple[int, str]]], ...] = (
-    non_monotone,
-    blackbox_wins,
-    incomplete,
-)
+@cell_flag(mark="w")
+def attack_weak(evidence: Evidence) -> str | None:
+    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more or without a
+    bound, or, on the paper's own data and victim, more than it prints (runners/tables/undefended.py).
+
+    A victim may keep more in the ball in which it declares that it was adversarially trained.
+    """
+    attack, robust = evidence.attack, evidence.cell.configs["victim"].get("robust")
+    if robust and attack.eps and attack.norm == robust["norm"] and attack.eps <= robust["eps"] + ROUNDING:
+        return None
+    strong = attack.eps is None or (attack.norm == "linf" and attack.eps >= 8 / 255 - ROUNDING)
+    if evidence.knowledge.kind != "blind" or not strong or attack.backward < 5:
+        return None
+    bare = (evidence.records.adversarial_label == evidence.records.label).mean()
+    return f"the bare victim keeps {100 * bare:.1f} %" if bare > 0.1 else None
+
+
+@cell_flag(mark="z")
+def zero_grad(evidence: Evidence) -> str | None:
+    """For more than 1 % of the images most gradients were zero, in a ball: others stop where they succeed."""
+    asked = evidence.records[evidence.records.backward_passes > 0]
+    if asked.empty or evidence.attack.eps is None:
+        return None
+    share = (2 * asked.zero_gradients > asked.backward_passes).mean()
+    return f"most gradients are zero for {100 * share:.1f} % of the images" if share > 0.01 else None
+
+
+@cell_flag(mark="c")
+def not_converged(evidence: Evidence) -> str | None:
+    """Twice the steps mislead more often, by more than 2 standard errors."""
+    return _fewer(evidence.probes.get("twice"), "the attack with twice the steps", by=2.0)
+
+
+@row_flag(mark="m")
+def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
+    """Accuracy rises with eps, other things equal, by more than 2 standard errors."""
+    for i, less in enumerate(row):
+        for j, more in enumerate(row):
+            if not (_but_for_eps(less) == _but_for_eps(more) and less.attack.eps and more.attack.eps):
+                continue
+            rise = more.accuracy - less.accuracy
+            error = standard_error(less.accuracy, len(less.records), more.accuracy, len(more.records))
+            if more.attack.eps > less.attack.eps and rise > 2 * error and i != j:
+                yield j, f"{100 * rise:.1f} points above that at {less.cell.eps}"
+
+
+@cell_flag(mark="u")
+def unbounded_fails(evidence: Evidence) -> str | None:
+    """With eps = 1 the attack does not mislead what it attacks down to chance, 2 standard errors allowed."""
+    seen = evidence.probes.get("unbounded")
+    if seen is None:
+        return None
+    stands, n = 1 - seen[:, 0].float().mean().item(), len(seen)
+    chance = 1 / evidence.classes
+    return (
+        f"{100 * stands:.1f} % of {n} stand at eps 1"
+        if stands > chance + 2 * standard_error(chance, n, 0, n)
+        else None
+    )
+
+
+@row_flag(mark="b")
+def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
+    """A transfer or query attack in the same ball breaks images that a white-box attack does not."""
+    for i, ours in enumerate(row):
+        white = (*WHITE_BOX, *["blind"] * ours.purifier.changes_nothing)
+        if not ours.attacked or ours.knowledge.kind not in white:
+            continue
+        for other in row:
+            if other.knowledge.kind not in BLACK_BOX or (stands := _standing_in_ball_of(ours, other)) is None:
+                continue
+            more = len(_standing(ours) - stands)
+            if more >= max(2, 0.002 * len(ours.records)):
+                yield i, f"{other.cell.names['attack']} ({other.cell.names['knowledge']}) breaks {more} more"
+
+
+@cell_flag(mark="n")
+def noise_wins(evidence: Evidence) -> str | None:
+    """Random noise in the ball misleads what the attacker sees more often than the attack."""
+    return _fewer(evidence.probes.get("noise"), "noise", by=0.0)
+
+
+@cell_flag(mark="e")
+def eot_too_small(evidence: Evidence) -> str | None:
+    """Two independent gradients of as many draws as a step takes hardly agree: mean cosine below 0.3."""
+    seen = evidence.probes.get("eot")
+    if seen is None or seen.mean() >= 0.3:
+        return None
+    return f"cosine {seen.mean().item():.2f} between gradients of {len(seen)} images"
+
+
+@cell_flag(mark="q")
+def quantisation_gap(evidence: Evidence) -> str | None:
+    """Rounding the adversarial images to 8 bits moves the accuracy by more than 2 points and one image."""
+    if evidence.records.correct_8bit.isna().any():
+        return None
+    gap = 100 * (evidence.records.correct_8bit.astype(float).mean() - evidence.accuracy)
+    images = abs(gap) / 100 * len(evidence.records)
+    return f"8-bit rounding moves it by {gap:+.1f} points" if abs(gap) > 2 and images > 1.5 else None
+
+
+@cell_flag(mark="p")
+def bpda_poor(evidence: Evidence) -> str | None:
+    """The purifier moves values by more than 3 eps (root mean square): the identity is a poor substitute."""
+    knowledge, attack = evidence.knowledge, evidence.attack
+    if not isinstance(knowledge, BPDA) or knowledge.substitute is not None or attack.norm != "linf":
+        return None
+    moved = evidence.records.moved.mean()
+    return f"it moves values by {moved * 255:.1f}/255" if attack.eps and moved > 3 * attack.eps else None
+
+
+@cell_flag(mark="!")
+def eps_violation(evidence: Evidence) -> str | None:
+    """An adversarial image lies outside the ball."""
+    if evidence.attack.eps is None or evidence.attack.norm is None:
+        return None
+    largest = evidence.records[evidence.attack.norm].max()
+    return f"{largest:.5g} from the image" if largest > evidence.attack.eps + ROUNDING else None
+
+
+@cell_flag(mark="o")
+def noop_attack(evidence: Evidence) -> str | None:
+    """Images came out of the attack unchanged that it should have changed; or that it let go when it saw them
+    misclassified once, as by a random purifier or another classifier, though they count as right."""
+    records, unchanged = evidence.records, evidence.records.linf == 0
+    if evidence.attack.may_return_image:
+        stood = records.adversarial_label == records.label
+        stood = records.correct if evidence.knowledge.uses_purifier else stood
+        asked_once = records.forward_passes.between(1, evidence.knowledge.eot)
+        unchanged = unchanged & stood & asked_once
+    share = unchanged.mean()
+    return f"{100 * share:.1f} % of the images are unchanged" if share > 0.01 else None
+
+
+@cell_flag(mark="v")
+def clean_acc_off(evidence: Evidence) -> str | None:
+    """The victim's clean accuracy is more than a point from its published one, beyond chance."""
+    chosen_right = evidence.records.get("subset", pd.Series([""])).iloc[0].startswith(OF_VICTIM)
+    if evidence.published is None or chosen_right:
+        return None
+    right = evidence.records.clean_label == evidence.records.label
+    low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
+    off = 100 * right.mean() - evidence.published
+    said = f"{100 * right.mean():.1f} %, published {evidence.published:.1f} %"
+    return said if abs(off) > 1 and not low <= evidence.published <= high else None
+
+
+@cell_flag(mark="?")
+def probe_failed(evidence: Evidence) -> str | None:
+    """A probe raised an exception, so that nobody knows whether its flag would be raised."""
+    failed = evidence.failed_probes
+    if not failed:
+        return None
+    said = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return f"{len(failed)} of {len(failed) + len(evidence.probes)} probes failed ({said})"
+
+
+def _fewer(seen: Tensor | None, what: str, *, by: float) -> str | None:
+    """Whether the first column is misled more often than the second, by so many standard errors."""
+    if seen is None:
+        return None
+    other, attack, n = seen[:, 0].float().mean().item(), seen[:, 1].float().mean().item(), len(seen)
+    if other - attack > by * standard_error(other, n, attack, n):
+        return f"{what} misleads on {100 * other:.1f} % of {n} images, the attack on {100 * attack:.1f} %"
+    return None
 
 
 def _but_for_eps(evidence: Evidence) -> tuple[Config, Config]:

@@ -29,11 +29,13 @@ from hydra.utils import get_object
 from data.errors import InputError
 from purifiers.fitting.stack import STACKS
 from runners import untrusted
-from runners.evaluation.cell import PARTS, SCORING, Cell, Purifying
+from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.identity import identity, version_of
 from runners.evaluation.records import PROVENANCE
 from runners.evaluation.settings import Settings
-from runners.store.store import Recipe, Store, key_of
+from runners.evaluation.tasks import SCORING, Purifying
+from runners.store.artifact import Artifact, key_of
+from runners.store.store import Store
 from runners.untrusted import ROOT, targets
 
 FORMAT = 1  # raised when a reader has to know of a change
@@ -118,10 +120,10 @@ def of_cell(
     facts: Facts,
 ) -> Facts:
     """All that it takes to make a cell's records again, and the facts of the process that assembled them."""
-    others = cell.configs["knowledge"].get("victims", {})
     crafting, (purifier,) = tasks[0].crafting, tasks[0].purifiers
     specs = {"victim": crafting.victim, "purifier": purifier}
-    specs |= {f"knowledge.victims.{name}": spec for name, spec in zip(others, crafting.others, strict=True)}
+    surrogates = zip(cell.surrogates, crafting.surrogates, strict=True)
+    specs |= {f"knowledge.victims.{name}": surrogate for name, surrogate in surrogates}
     return {
         "format": FORMAT,
         "key": cell_key(cell, list(records.purified.unique()), settings),
@@ -135,7 +137,8 @@ def of_cell(
         "settings": {k: v for k, v in asdict(settings).items() if k != "keep_purified"},
         "precision": settings.precision,
         "weights": {
-            where: {"sha256": spec.weights_sha256, "trained": spec.trained} for where, spec in specs.items()
+            where: {"sha256": spec.weights_sha256, "trained": spec.trained and spec.trained.made_from}
+            for where, spec in specs.items()
         },
         "image_ids_sha256": of_ids(records.id),
         "images_sha256": key_of({"chunks": [task.crafting.chunk.digest for task in tasks]}),
@@ -168,26 +171,26 @@ def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> li
     for task in tasks:
         (spec,) = task.purifiers
         images = task.purified(spec)  # which need not be kept: the records say who made them
-        recipes = (task.crafting.recipe, *([images] if store.has(images) else []), task.records(spec))
-        for recipe in recipes:
-            by = made_by(store, recipe)
+        artifacts = (task.crafting.artifact, *([images] if store.has(images) else []), task.records(spec))
+        for artifact in artifacts:
+            by = made_by(store, artifact)
             if by != here:
                 differs = (
                     {name: pair[0] for name, pair in differing(by, here, MAKER).items()} if by else UNKNOWN
                 )
-                found[recipe["stage"], json.dumps(differs, sort_keys=True)] += 1
+                found[artifact.stage, json.dumps(differs, sort_keys=True)] += 1
     return [{"stage": stage, "chunks": n, "by": json.loads(by)} for (stage, by), n in sorted(found.items())]
 
 
-def made_by(store: Store, recipe: Recipe) -> Facts | None:
+def made_by(store: Store, artifact: Artifact) -> Facts | None:
     """Who made an artefact, as its header says, or None where it does not.
 
     Raises InputError where the header says it in another form than ours: an archive may have brought it.
     """
-    told = store.made_by(recipe)
+    told = store.made_by(artifact)
     if told is not None:
-        untrusted.check_plain(told, f"{store.path(recipe)}: made_by")
-        untrusted.check_shape(told, MADE_BY, f"{store.path(recipe)}: made_by")
+        untrusted.check_plain(told, f"{store.path(artifact)}: made_by")
+        untrusted.check_shape(told, MADE_BY, f"{store.path(artifact)}: made_by")
     return told
 
 
@@ -255,7 +258,6 @@ class RecordFile:
                 raise InputError(f"{self.path}: weights.{where}.trained: expected the stage weights")
 
     def __getitem__(self, name: str) -> Any:
-        """A part of the provenance."""
         return self.provenance[name]
 
     @classmethod

@@ -24,12 +24,13 @@ from data.images import Dataset
 from purifiers.identity import Identity
 from runners.evaluate import settings_of
 from runners.evaluation import subset
-from runners.evaluation.component import Config, build, to_plain_dict, usable
+from runners.evaluation.compatibility import same_labels
+from runners.evaluation.component import Component, Config, build, to_plain_dict, usable
 from runners.evaluation.devices import configure_torch
-from runners.evaluation.ready import Ready, same_labels
 from runners.evaluation.records import to_parquet
 from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
+from runners.evaluation.weights import ComponentLoader
 from runners.files import folder, writable, write_whole
 from runners.store.store import Store
 from runners.tables.layout import on
@@ -41,7 +42,7 @@ from runners.vision_api.answers import Asker
 from runners.vision_api.columns import Column, Filler, Row, records_of
 from runners.vision_api.pairs import Candidates
 from runners.vision_api.restored import Restorer
-from runners.vision_api.services.answer import Calls
+from runners.vision_api.services.response import Calls
 from runners.vision_api.services.service import Service
 
 SERVICE, TABLE = "vision_api/service", "vision_api/table"  # groups of configs
@@ -64,15 +65,16 @@ def main(config: DictConfig) -> None:
     columns = columns_of(config, worker.store)
     if all(column.skipped for column in columns):
         raise InputError("; ".join(column.skipped for column in columns))
-    ready = Ready(worker, app.console, settings.budget_hours)
-    candidates = candidates_of(config, settings, ready)
+    loader = ComponentLoader(worker.store, device, app.console, settings.budget_hours)
+    candidates = candidates_of(config, settings, worker, loader)
     filler = Filler(
         candidates=candidates,
         restorer=Restorer(worker, settings.seed, settings.chunk),
         rows=rows,
         pairs=config.pairs,
         validation=config.validation,
-        ready=ready,
+        loader=loader,
+        console=app.console,
     )
     for column in columns:
         if column.asker is not None:
@@ -130,7 +132,9 @@ def rows_of(config: DictConfig) -> list[Row]:
     return rows
 
 
-def candidates_of(config: DictConfig, settings: Settings, ready: Ready) -> Candidates:
+def candidates_of(
+    config: DictConfig, settings: Settings, worker: Worker, loader: ComponentLoader
+) -> Candidates:
     """Images and the attack on them. Raises InputError where they do not fit each other."""
     if settings.subset == subset.OF_VICTIM:
         raise InputError(f"subset: a vision API has none of the data set's labels, got {settings.subset}")
@@ -155,14 +159,21 @@ def candidates_of(config: DictConfig, settings: Settings, ready: Ready) -> Candi
     for name, other in others.items():
         same_labels(f"knowledge.victims.{name}", other.get("label_space"), *about)
     ensemble = [
-        ready.spec(other, where, where)
+        loader.load(other, where, where)
         for where, other in ((f"knowledge.victims.{name}", other) for name, other in others.items())
     ]
     positions = subset.sample_subset(
         settings.subset, index, settings.n, seed=settings.seed, classes=getattr(dataset, "classes", ())
     )
     return Candidates(
-        index, positions, settings.chunk, attack, knowledge, tuple(ensemble), settings.seed, ready.worker
+        index,
+        positions,
+        settings.chunk,
+        Component(attack),
+        Component(knowledge),
+        tuple(ensemble),
+        settings.seed,
+        worker,
     )
 
 

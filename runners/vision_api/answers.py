@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from runners.store.store import Recipe, Store
-from runners.vision_api.services.answer import Answer, Calls
+from runners.store.artifact import Artifact
+from runners.store.store import Store
+from runners.vision_api.services.response import Calls, LabelResponse
 from runners.vision_api.services.service import Service, eight_bit
 
 
@@ -34,24 +35,24 @@ class Asker:
         self.service.calls = self.calls
         self.service.open()
 
-    def answer(self, image: Tensor) -> Answer:
+    def answer(self, image: Tensor) -> LabelResponse:
         """Labels of one image (C, H, W) in [0, 1]; raises as `Service.ask` does. Only answers are kept."""
         sent = self.service.fitted(image)
-        recipe = self._recipe(sent)
-        content = self.store.get(recipe)
+        artifact = self._artifact(sent)
+        content = self.store.get(artifact)
         if content is None:
             answer = self.service.ask(sent)
             told: dict[str, Any] = {"labels": answer.labels, "scores": answer.scores, "model": answer.model}
             content = json.dumps(told | {"date": datetime.now(UTC).date().isoformat()}).encode()
-            self.store.put(recipe, content)
+            self.store.put(artifact, content)
         else:
             self.kept += 1
         told = json.loads(content)
         self.dates.add(told["date"])
         self.models.add(told["model"])
-        return Answer(tuple(told["labels"]), tuple(told["scores"]), told["model"])
+        return LabelResponse(tuple(told["labels"]), tuple(told["scores"]), told["model"])
 
-    def _recipe(self, sent: Tensor) -> Recipe:
+    def _artifact(self, sent: Tensor) -> Artifact:
         pixels = eight_bit(sent)
         digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-        return {"stage": "answers", "service": dict(self.service.parameters()), "pixels": digest}
+        return Artifact("answers", {"service": dict(self.service.parameters()), "pixels": digest})

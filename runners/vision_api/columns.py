@@ -11,15 +11,15 @@ from rich.console import Console
 
 from attacks.knowledge import UnsuitedError
 from data.errors import InputError, MissingError
-from runners.evaluation.cell import Purifying
-from runners.evaluation.component import Config, Spec
-from runners.evaluation.contract import Traits
-from runners.evaluation.ready import Ready
+from runners.evaluation.component import Component, Config
+from runners.evaluation.contract import ContractChecks
+from runners.evaluation.tasks import Purifying
+from runners.evaluation.weights import ComponentLoader
 from runners.tables.figures import Figure
 from runners.vision_api.answers import Asker
 from runners.vision_api.pairs import Candidates, Found, Pair, find
 from runners.vision_api.restored import Restorer, criterion
-from runners.vision_api.services.answer import ServiceError
+from runners.vision_api.services.response import ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ class Row:
 
     @property
     def undefended(self) -> bool:
-        """Whether the purifier changes nothing."""
         return get_class(self.config["_target_"]).changes_nothing
 
     def at(self, iterations: int | None) -> Config:
@@ -58,7 +57,6 @@ class Entry:
 
     @property
     def status(self) -> str:
-        """done, skipped or failed."""
         return "skipped" if self.skipped is not None else "done" if self.records is not None else "failed"
 
 
@@ -89,10 +87,11 @@ class Filler:
     rows: Sequence[Row]
     pairs: int
     validation: int
-    ready: Ready
+    loader: ComponentLoader
+    console: Console
 
     def __post_init__(self) -> None:
-        self.traits = Traits(self.restorer.worker)
+        self.checks = ContractChecks(self.restorer.worker, Console(quiet=True))
 
     def calls(self) -> dict[str, int]:
         """How often a service is asked at most, by what for, when it was never asked before."""
@@ -107,7 +106,7 @@ class Filler:
     def fill(self, column: Column) -> None:
         """Everything of one API. A fault fails what needed the answer; the rest goes on."""
         asker = column.asker
-        with self.ready.console.status("") as status:
+        with self.console.status("") as status:
 
             def told(found: Found) -> None:
                 status.update(
@@ -138,15 +137,15 @@ class Filler:
 
     def _say(self, what: str, column: Column) -> None:
         """A line where there is no terminal to show a status on."""
-        if not self.ready.console.is_terminal:
+        if not self.console.is_terminal:
             spent = column.asker.calls.spent
-            self.ready.console.print(f"{column.name}: {what}, {spent} calls so far", soft_wrap=True)
+            self.console.print(f"{column.name}: {what}, {spent} calls so far", soft_wrap=True)
 
     def _entry(self, row: Row, tuning: Sequence[Pair], test: Sequence[Pair], asker: Asker) -> Entry:
         entry = Entry(row, iterations=row.iterations[0] if row.iterations else None)
         try:
             spec = self._prepared(row, entry.iterations)
-            if self.restorer.worker.component(spec).uses_victim:
+            if self.restorer.worker.load(spec).uses_victim:
                 raise UnsuitedError("it needs its victim's logits, and a vision API answers with labels")
             if reason := self._unsound(spec):
                 entry.failed = reason
@@ -176,14 +175,14 @@ class Filler:
             entry.tried[iterations] = criterion(records)
         entry.iterations = max(entry.tried, key=lambda i: (entry.tried[i].value, -i))
 
-    def _unsound(self, spec: Spec) -> str | None:
+    def _unsound(self, spec: Component) -> str | None:
         """Why the purifier is not what it declares, if it is not."""
         task = Purifying(self.candidates.crafting(0), (spec,))
-        _, failures = self.traits.sound([task], Console(quiet=True))
-        return next(iter(failures.values()), None)
+        _, reasons = self.checks.sound([task])
+        return next(iter(reasons.values()), None)
 
-    def _prepared(self, row: Row, iterations: int | None) -> Spec:
-        return self.ready.spec(row.at(iterations), row.name, "purifier")
+    def _prepared(self, row: Row, iterations: int | None) -> Component:
+        return self.loader.load(row.at(iterations), row.name, "purifier")
 
 
 def records_of(columns: Sequence[Column]) -> pd.DataFrame | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from runners.tables.figures import beside
+from runners.tables.figures import comparison_row
 from runners.vision_api.columns import Column, Entry
 from runners.vision_api.restored import KINDS, METRICS, figure
 
@@ -36,7 +36,7 @@ def _row(column: Column, entry: Entry, metric: str, kind: str, paper: pd.DataFra
         "iterations": entry.iterations,
         "metric": metric,
         "images": SHOWN[kind],
-        **beside(made, theirs),
+        **comparison_row(made, theirs),
         "status": entry.status,
         "note": entry.skipped or entry.failed or "",
     }

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from data.images import Images, Index, rounded
-from runners.evaluation.cell import Crafting
-from runners.evaluation.component import Config, Spec
+from runners.evaluation.component import Component
 from runners.evaluation.stages import Worker
+from runners.evaluation.tasks import Crafting
 from runners.vision_api.answers import Asker
-from runners.vision_api.services.answer import Answer
+from runners.vision_api.services.response import LabelResponse
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Pair:
     id: str
     clean: Tensor
     adversarial: Tensor
-    clean_answer: Answer
-    adversarial_answer: Answer
+    clean_answer: LabelResponse
+    adversarial_answer: LabelResponse
 
 
 @dataclass
@@ -49,9 +49,9 @@ class Candidates:
     index: Index
     positions: Sequence[int]
     chunk: int
-    attack: Config
-    knowledge: Config
-    ensemble: tuple[Spec, ...]
+    attack: Component
+    knowledge: Component
+    ensemble: tuple[Component, ...]
     seed: int
     worker: Worker
 
@@ -63,8 +63,8 @@ class Candidates:
             victim=self.ensemble[0],  # a transfer attack has nothing of the victim
             attack=self.attack,
             knowledge=self.knowledge,
-            seen=None,
-            others=self.ensemble,
+            purifier=None,
+            surrogates=self.ensemble,
             seed=self.seed,
             precision=self.worker.precision,
         )

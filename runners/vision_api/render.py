@@ -87,7 +87,6 @@ def markdown(frame: pd.DataFrame, chosen: pd.DataFrame, title: str, notes: Seque
 
 
 def latex(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
-    """booktabs tables, one a metric."""
     tables = [
         block(frame, metric)
         .replace("–", "--", regex=True)
@@ -99,7 +98,6 @@ def latex(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
 
 
 def for_console(frame: pd.DataFrame, chosen: pd.DataFrame, title: str, notes: Sequence[str]) -> Group:
-    """The same for a terminal."""
     blocks = {f"{name}, standard / robust": block(frame, m) for m, name in METRICS.items() if len(frame)}
     if len(chosen):
         blocks["Iterations, on the validation pairs"] = iterations(chosen)

@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from purifiers.purifier import Purifier
-from runners.evaluation.component import Spec, seed_of
+from runners.evaluation.component import Component, seed_of
 from runners.evaluation.metrics import share_interval, wilson
 from runners.evaluation.stages import Worker
+from runners.store.artifact import Artifact
 from runners.tables.figures import Figure
 from runners.vision_api.answers import Asker
 from runners.vision_api.pairs import Pair
-from runners.vision_api.services.answer import Answer
+from runners.vision_api.services.response import LabelResponse
 from runners.vision_api.services.service import eight_bit, png
 
 METRICS = {"prediction-accuracy": "Prediction accuracy", "top1": "Top-1 accuracy", "top5": "Top-5 accuracy"}
@@ -36,12 +37,12 @@ class Restorer:
     seed: int
     chunk: int
 
-    def records(self, pairs: Sequence[Pair], spec: Spec, asker: Asker) -> pd.DataFrame:
+    def records(self, pairs: Sequence[Pair], spec: Component, asker: Asker) -> pd.DataFrame:
         """One row a pair: the labels of its four images, and what of the clean one's came back.
 
         Raises PurifierError, or as `Asker.answer` does.
         """
-        purifier: Purifier = self.worker.component(spec)
+        purifier: Purifier = self.worker.load(spec)
         most, rows = asker.service.labels, []
         purified = {
             kind: self._purified(purifier, spec, [(pair.id, getattr(pair, kind)) for pair in pairs])
@@ -64,10 +65,12 @@ class Restorer:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def _purified(self, purifier: Purifier, spec: Spec, images: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+    def _purified(
+        self, purifier: Purifier, spec: Component, images: Sequence[tuple[str, Tensor]]
+    ) -> list[Tensor]:
         """Each image purified with its own seed, from the store or made."""
-        recipes = [self._recipe(spec, image_id, image) for image_id, image in images]
-        stored = [self.worker.store.get(recipe) for recipe in recipes]
+        artifacts = [self._artifact(spec, image_id, image) for image_id, image in images]
+        stored = [self.worker.store.get(artifact) for artifact in artifacts]
         lacking = [place for place, content in enumerate(stored) if content is None]
         for start in range(0, len(lacking), self.chunk):
             places = lacking[start : start + self.chunk]
@@ -75,18 +78,18 @@ class Restorer:
             seeds = [seed_of(self.seed, images[place][0], "purify") for place in places]
             for place, image in zip(places, purifier(batch, seeds=seeds), strict=True):
                 stored[place] = png(image)
-                self.worker.store.put(recipes[place], stored[place])
+                self.worker.store.put(artifacts[place], stored[place])
         return [_read(content) for content in stored]
 
-    def _recipe(self, spec: Spec, image_id: str, image: Tensor) -> dict:
-        return {
-            "stage": "sent",
+    def _artifact(self, spec: Component, image_id: str, image: Tensor) -> Artifact:
+        inputs = {
             "image": hashlib.sha256(eight_bit(image).tobytes()).hexdigest(),
             "shape": list(image.shape),
             "purifier": spec.identity,
             "seed": seed_of(self.seed, image_id, "purify"),
             "precision": self.worker.precision,
         }
+        return Artifact("sent", inputs)
 
 
 def _read(content: bytes) -> Tensor:
@@ -94,7 +97,7 @@ def _read(content: bytes) -> Tensor:
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
 
 
-def score(clean: Answer, purified: Answer, most: int) -> dict[str, float]:
+def score(clean: LabelResponse, purified: LabelResponse, most: int) -> dict[str, float]:
     """The paper's three metrics of one image; labels that the service does not name have not come back.
 
     Prediction accuracy is the share of the clean image's `most` labels that the purified one has; top-1

@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from data.errors import InputError
 from data.images import Dataset
 from runners import app
-from runners.evaluation.component import build, load_or_train, to_plain_dict
+from runners.evaluation.component import build, to_plain_dict
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.stages import Worker
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from runners.vision_api.local.labeller import Labeller
 from runners.vision_api.local.server import serve, write_google_key
@@ -32,7 +33,7 @@ def main(config: DictConfig) -> None:
         raise InputError(
             f"victim: expected one with the labels of {dataset.label_space}, got {victim['label_space']}"
         )
-    labeller = Labeller(worker.component(load_or_train(victim, worker.store)), dataset.classes)
+    labeller = Labeller(worker.load(load_or_train(victim, worker.store)), dataset.classes)
     port = serve(labeller, config.port).server_port
     address = f"http://127.0.0.1:{port}"
     lines = [f"serving {HydraConfig.get().runtime.choices['victim']}; in another terminal:"]

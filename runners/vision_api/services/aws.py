@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.errors import InputError, MissingError
-from runners.vision_api.services.answer import Answer, RefusedError, ServiceError, TryAgainError
+from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
 from runners.vision_api.services.service import Service, client_library, retry_after
 
 BUSY = {"ThrottlingException", "ProvisionedThroughputExceededException", "LimitExceededException",
@@ -70,7 +70,7 @@ class Rekognition(Service):
         self.address = client.meta.endpoint_url
         return client
 
-    def request(self, png: bytes) -> Answer:
+    def request(self, png: bytes) -> LabelResponse:
         """Names and confidences."""
         errors = client_library("botocore.exceptions", self.vendor)
         try:
@@ -95,4 +95,4 @@ class Rekognition(Service):
             labels = [(label["Name"], label["Confidence"]) for label in found["Labels"]]
         except (KeyError, TypeError):
             raise TryAgainError("malformed answer: no labels in it") from None
-        return Answer.ranked(labels, self.labels, found.get("LabelModelVersion", ""))
+        return LabelResponse.ranked(labels, self.labels, found.get("LabelModelVersion", ""))

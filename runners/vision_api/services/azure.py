@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from data.errors import MissingError
-from runners.vision_api.services.answer import Answer, RefusedError, ServiceError, TryAgainError
+from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
 from runners.vision_api.services.service import Service, checked_address, client_library, retry_after
 
 
@@ -42,14 +42,14 @@ class ImageAnalysis(Service):
             read_timeout=self.timeout,
         )
 
-    def request(self, png: bytes) -> Answer:
+    def request(self, png: bytes) -> LabelResponse:
         """Names and confidences."""
         errors = client_library("azure.core.exceptions", self.vendor)
         tags = client_library("azure.ai.vision.imageanalysis.models", self.vendor).VisualFeatures.TAGS
         try:
             found = self.client.analyze(image_data=png, visual_features=[tags], language=self.language)
             labels = [(tag.name, tag.confidence) for tag in found.tags.list]
-            return Answer.ranked(labels, self.labels, found.model_version or "")
+            return LabelResponse.ranked(labels, self.labels, found.model_version or "")
         except errors.HttpResponseError as error:
             status = error.status_code or 0
             if status in (401, 403):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from runners.vision_api.services.answer import Answer, RefusedError, ServiceError, TryAgainError
+from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
 from runners.vision_api.services.service import Service, client_library, retry_after
 
 BUSY = ("CONN_EXCEED_HOURLY_LIMIT", "CONN_THROTTLED", "TRY_AGAIN", "MODEL_DEPLOYING", "MODEL_LOADING",
@@ -63,7 +63,7 @@ class Clarifai(Service):
         channels.wrap_response_deserializer = lambda kind: kind.FromString
         return client_library("clarifai_grpc.grpc.api.service_pb2_grpc", self.vendor).V2Stub(channel)
 
-    def request(self, png: bytes) -> Answer:
+    def request(self, png: bytes) -> LabelResponse:
         """Names and values of concepts."""
         grpc = client_library("grpc", self.vendor)
         codes = client_library("clarifai_grpc.grpc.api.status.status_code_pb2", self.vendor).StatusCode
@@ -93,7 +93,7 @@ class Clarifai(Service):
             raise TryAgainError(f"malformed answer: expected one output, got {len(found.outputs)}")
         output = found.outputs[0]
         labels = [(concept.name, concept.value) for concept in output.data.concepts]
-        return Answer.ranked(labels, self.labels, output.model.model_version.id)
+        return LabelResponse.ranked(labels, self.labels, output.model.model_version.id)
 
     def _request(self, png: bytes) -> Any:
         resources = client_library("clarifai_grpc.grpc.api.resources_pb2", self.vendor)

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data.errors import MissingError
-from runners.vision_api.services.answer import Answer, RefusedError, ServiceError, TryAgainError
+from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
 from runners.vision_api.services.service import Service, client_library, retry_after
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -47,7 +47,7 @@ class CloudVision(Service):
             transport=transport(host=parts.netloc, credentials=credentials, url_scheme=parts.scheme)
         )
 
-    def request(self, png: bytes) -> Answer:
+    def request(self, png: bytes) -> LabelResponse:
         """Descriptions and scores."""
         vision = _vision()
         auth = client_library("google.auth.exceptions", self.vendor)
@@ -82,7 +82,9 @@ class CloudVision(Service):
             raise TryAgainError(reason)
         if code:
             raise ServiceError(reason)
-        return Answer.ranked([(la.description, la.score) for la in found.label_annotations], self.labels)
+        return LabelResponse.ranked(
+            [(la.description, la.score) for la in found.label_annotations], self.labels
+        )
 
 
 def _vision() -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import requests
 
 from data.errors import InputError
-from runners.vision_api.services.answer import Answer, RefusedError, ServiceError, TryAgainError
+from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
 from runners.vision_api.services.service import Service, checked_address, retry_after
 
 
@@ -55,7 +55,7 @@ class HTTP(Service):
             session.headers["Authorization"] = f"Bearer {key}"
         return session
 
-    def request(self, png: bytes) -> Answer:
+    def request(self, png: bytes) -> LabelResponse:
         """The list, as it is found."""
         sent: dict[str, Any] = {"data": png, "headers": {"Content-Type": "image/png"}}
         if self.field is not None:
@@ -75,7 +75,7 @@ class HTTP(Service):
             found = reply.json()
         except ValueError as error:
             raise TryAgainError(f"malformed answer: {error}") from None
-        return Answer.ranked(self._labels(found), self.labels)
+        return LabelResponse.ranked(self._labels(found), self.labels)
 
     def _labels(self, found: Any) -> list[tuple[str, float]]:
         """Raises ServiceError where they are not where they should be."""

@@ -22,7 +22,7 @@ from urllib3.util import Retry
 
 from data.errors import InputError, MissingError
 from data.images import resized
-from runners.vision_api.services.answer import Answer, Calls, ServiceError, TryAgainError
+from runners.vision_api.services.response import Calls, LabelResponse, ServiceError, TryAgainError
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Service(ABC):
         """
 
     @abstractmethod
-    def request(self, png: bytes) -> Answer:
+    def request(self, png: bytes) -> LabelResponse:
         """One call. Raises TryAgainError, RefusedError, or ServiceError where trying again is no use."""
 
     def parameters(self) -> Mapping[str, Any]:
@@ -118,7 +118,7 @@ class Service(ABC):
             self.client = self.connect()
 
     @final
-    def ask(self, image: Tensor) -> Answer:
+    def ask(self, image: Tensor) -> LabelResponse:
         """The service's labels of one image, as it is after `fitted`.
 
         Raises CapError, RefusedError, or ServiceError after as many attempts as there may be.

@@ -142,9 +142,9 @@ def test_finished_cells_are_not_tried(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (3, 224, 224)], ids=str)
 def test_images_have_the_cells_shape(shape):
-    from runners.evaluation.contract import Traits
+    from runners.evaluation.contract import ContractChecks
 
-    images = Traits(worker=None).images(shape)
+    images = ContractChecks(worker=None, console=None).images(shape)
     assert tuple(images.shape[1:]) == shape
     assert len(images) == (8 if shape[1] < 64 else 4)
     assert len({image.numpy().tobytes() for image in images}) == len(images), "two are alike"

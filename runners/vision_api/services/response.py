@@ -47,7 +47,7 @@ class Calls:
 
 
 @dataclass(frozen=True)
-class Answer:
+class LabelResponse:
     """Labels, best first, each once; their scores; the version of its model where the service names one."""
 
     labels: tuple[str, ...]
@@ -55,7 +55,7 @@ class Answer:
     model: str = ""
 
     @classmethod
-    def ranked(cls, found: list[tuple[str, float]], most: int, model: str = "") -> "Answer":
+    def ranked(cls, found: list[tuple[str, float]], most: int, model: str = "") -> "LabelResponse":
         """The `most` labels with the highest scores; of equal ones the service's first."""
         best: dict[str, float] = {}
         for name, score in sorted(found, key=lambda pair: -pair[1]):

@@ -6,22 +6,24 @@ import re
 import shutil
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from runners import housekeeping, status
-from runners.evaluation import manifest
-from runners.evaluation.manifest import Manifest, Request
 from runners.evaluation.settings import Settings
-from runners.evaluation.survey import survey
 from runners.evaluator import Evaluator
-from runners.store.store import Store, key_of
+from runners.store import __main__ as store_command
+from runners.store import maintenance, status
+from runners.store.artifact import Artifact, key_of
+from runners.store.manifest import Manifest, manifests
+from runners.store.status import status_of
+from runners.store.store import Store
 from tests.test_grid import cell, run, same
 
-REQUEST = Request("runners.table", "ddip/table1", ("n=5", "chunk=2"))
+REQUEST = Manifest("runners.table", "ddip/table1", ("n=5", "chunk=2"))
 CELLS = [
     cell("attack=clean", "purifier=none"),
     cell("attack=fgsm", "purifier=jpeg"),
@@ -45,7 +47,7 @@ def folder(table, tmp_path) -> Path:
     """A copy of that store, of files that are not young any more."""
     shutil.copytree(table[0], tmp_path / "store")
     for path in (tmp_path / "store").rglob("*"):
-        os.utime(path, (time.time() - 2 * housekeeping.YOUNG,) * 2)
+        os.utime(path, (time.time() - 2 * maintenance.YOUNG,) * 2)
     return tmp_path / "store"
 
 
@@ -59,7 +61,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_status_tells_what_is_done_and_what_failed_and_why(folder):
-    code, told = said(status.main, "--store", folder)
+    code, told = said(store_command.main, "--store", folder, "status")
     assert code == 0
     assert "ddip/table1 chunk=2 n=5: 6 of 9 chunks done, 3 failed" in told
     assert "Raises, eps 8/255, chunk 0 and 2 more: " in told
@@ -70,35 +72,37 @@ def test_status_tells_what_is_done_and_what_failed_and_why(folder):
 
 def test_status_tells_what_runs_where_and_what_is_missing(folder):
     store = Store(folder)
-    (of,) = manifest.all_of(store)
+    (of,) = manifests(store)
     first, second = (chunks for label, chunks in of.cells.items() if "Raises" not in label)
     for chunks, i in ((first, 0), (first, 1), (second, 2)):
         (folder / "records" / chunks[i][3][:2] / chunks[i][3]).unlink()
     assert store.leases.take(first[0][1], "Identity: a/0 to a/1")
-    seen = survey(store, of)
+    seen = status_of(store, of)
     assert (seen.done, seen.in_hand, seen.missing, len(seen.failed), seen.total) == (3, 1, 2, 3, 9)
-    assert not seen.whole
-    told = said(status.main, "--store", folder)[1]
+    assert not seen.complete
+    told = said(store_command.main, "--store", folder, "status")[1]
     assert re.search(rf"running  Identity: a/0 to a/1: \S+, process {os.getpid()}, for \d+ s", told)
     store.leases.release_all()
 
 
 def test_time_left_is_of_the_work_that_is_left(folder):
     store = Store(folder)
-    (of,) = manifest.all_of(store)
+    (of,) = manifests(store)
     chunks = next(iter(of.cells.values()))
     for chunk in chunks[:2]:
         (folder / "records" / chunk[3][:2] / chunk[3]).unlink()
     seconds = {chunk[1]: 100.0 for chunk in chunks}
-    assert survey(store, Manifest(REQUEST, 5, of.cells, (), seconds)).left == 200.0
+    assert status_of(store, replace(REQUEST, cells=of.cells, seconds=seconds)).left == 200.0
 
 
 def test_status_of_nothing(tmp_path):
-    code, told = said(status.main, "--store", tmp_path / "none")
+    code, told = said(store_command.main, "--store", tmp_path / "none", "status")
     assert code == 2
-    assert "expected a folder, got none; nothing was run here yet" in told
+    assert "expected a folder, got none; choose one with --store" in told
     Store(tmp_path / "empty")
-    assert "no table was asked for yet" in said(status.main, "--store", tmp_path / "empty")[1]
+    assert (
+        "no table was asked for yet" in said(store_command.main, "--store", tmp_path / "empty", "status")[1]
+    )
 
 
 def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
@@ -109,18 +113,18 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
         return SimpleNamespace(returncode=1)
 
     monkeypatch.setattr(status.subprocess, "run", failing)
-    code, told = said(status.main, "--store", folder, "--retry", "hydra/launcher=slurm")
+    code, told = said(store_command.main, "--store", folder, "retry", "hydra/launcher=slurm")
     assert code == 1
     here = f"store={folder}"
     assert asked == [["-m", "runners.table", "n=5", "chunk=2", here, "hydra/launcher=slurm"]]
     assert f"again: python -m runners.table n=5 chunk=2 {here} hydra/launcher=slurm" in told
-    said(status.main, "--store", folder, "--retry", "hydra/launcher=slurm", "shard=range(8)")
+    said(store_command.main, "--store", folder, "retry", "hydra/launcher=slurm", "shard=range(8)")
     assert asked[1][2:] == ["n=5", "chunk=2", here, "hydra/launcher=slurm", "shard=range(8)", "--multirun"]
     assert asked[2][2:] == ["n=5", "chunk=2", here, "hydra/launcher=slurm", "workers=0"]
-    said(status.main, "--store", folder, "--retry", "store=elsewhere")
+    said(store_command.main, "--store", folder, "retry", "store=elsewhere")
     assert asked[3] == ["-m", "runners.table", "n=5", "chunk=2", "store=elsewhere"]
     shutil.rmtree(folder / "failures")
-    assert "nothing has failed" in said(status.main, "--store", folder, "--retry")[1]
+    assert "nothing has failed" in said(store_command.main, "--store", folder, "retry")[1]
 
 
 @pytest.mark.parametrize(
@@ -138,33 +142,33 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
     ],
 )
 def test_a_manifest_of_someone_else_runs_no_command_of_theirs(folder, word):
-    """Archives bring manifests; `--retry` repeats only words that set parameters."""
+    """Archives bring manifests; `retry` repeats only words that set parameters."""
     store = Store(folder)
-    (of,) = manifest.all_of(store)
-    manifest.write(store, Manifest(Request("runners.table", "evil", (word,)), 5, of.cells))
+    (of,) = manifests(store)
+    Manifest("runners.table", "evil", (word,), cells=of.cells).write(store)
     with pytest.raises(ValueError, match="is not repeated"):
-        _ = next(m for m in manifest.all_of(store) if m.request.name == "evil").request.command()
+        _ = next(m for m in manifests(store) if m.name == "evil").command()
     with pytest.raises(ValueError, match="got an interpolation"):
-        Request("runners.table", "evil", ("a=${x}",))
+        Manifest("runners.table", "evil", ("a=${x}",))
     with pytest.raises(ValueError, match=r"expected runners\.table"):
-        _ = Request("os", "x").command()
+        _ = Manifest("os", "x").command()
 
 
 def test_list_tells_sizes_by_table_and_kind(folder):
-    Store(folder).put({"stage": "records", "of": "nothing"}, b"x" * 3 * 2**20)
-    code, told = said(housekeeping.main, "--store", folder, "list")
+    Store(folder).put(Artifact("records", {"of": "nothing"}), b"x" * 3 * 2**20)
+    code, told = said(store_command.main, "--store", folder, "list")
     assert code == 0
     assert re.search(r"ddip/table1\s+│ chunk=2 n=5\s+│ \d+\s+│ 0\.\d\s+│ 3 ", told)
     assert re.search(r"no table\s+│\s+│ 1\s+│ 3\.0", told)
 
 
 def test_verify_names_what_is_damaged_or_misplaced(folder):
-    assert said(housekeeping.main, "--store", folder, "verify")[0] == 0
+    assert said(store_command.main, "--store", folder, "verify")[0] == 0
     first, second = sorted(path for path in (folder / "purified").rglob("*") if path.is_file())[:2]
     first.write_bytes(first.read_bytes()[:-1])
     moved = second.with_name(second.name[:-1] + ("0" if second.name[-1] != "0" else "1"))
     second.rename(moved)
-    code, told = said(housekeeping.main, "--store", folder, "verify")
+    code, told = said(store_command.main, "--store", folder, "verify")
     assert code == 1
     assert f"damaged, its checksum differs: {first}" in told
     assert f"misplaced, its name is not that of its recipe: {moved}" in told
@@ -174,18 +178,18 @@ def test_verify_names_what_is_damaged_or_misplaced(folder):
 def test_gc_removes_what_no_table_needs_and_only_when_told(folder, table):
     store = Store(folder)
     before = files(folder)
-    store.put({"stage": "purified", "of": "nothing"}, b"old")
-    old = store.path({"stage": "purified", "of": "nothing"})
+    store.put(Artifact("purified", {"of": "nothing"}), b"old")
+    old = store.path(Artifact("purified", {"of": "nothing"}))
     os.utime(old, (0, 0))
-    store.put({"stage": "purified", "of": "a run that has just begun"}, b"young")
-    code, told = said(housekeeping.main, "--store", folder, "gc")
+    store.put(Artifact("purified", {"of": "a run that has just begun"}), b"young")
+    code, told = said(store_command.main, "--store", folder, "gc")
     assert code == 0
     assert told.startswith("1 files")
     assert old.exists(), "a dry run removed something"
-    assert said(housekeeping.main, "--store", folder, "gc", "--yes")[0] == 0
+    assert said(store_command.main, "--store", folder, "gc", "--yes")[0] == 0
     assert not old.exists()
     assert before <= files(folder), "something that the table needs is gone"
-    young = store.path({"stage": "purified", "of": "a run that has just begun"})
+    young = store.path(Artifact("purified", {"of": "a run that has just begun"}))
     assert young.exists()
     results, printed = run(folder, CELLS[:2])
     assert "nothing to compute" in printed
@@ -193,26 +197,26 @@ def test_gc_removes_what_no_table_needs_and_only_when_told(folder, table):
 
 
 def test_gc_forgets_a_table_when_told(folder):
-    code, told = said(housekeeping.main, "--store", folder, "gc", "--drop", "ddip/table9")
+    code, told = said(store_command.main, "--store", folder, "gc", "--drop", "ddip/table9")
     assert code == 2
     assert "there are ddip/table1" in told
-    assert said(housekeeping.main, "--store", folder, "gc", "--drop", "ddip/table1", "--yes")[0] == 0
+    assert said(store_command.main, "--store", folder, "gc", "--drop", "ddip/table1", "--yes")[0] == 0
     left = {path.split("/")[0] for path in files(folder)}
     assert left == {"weights"}, "weights may have been trained alone, and take long"
-    code, told = said(housekeeping.main, "--store", folder, "gc", "--yes")
+    code, told = said(store_command.main, "--store", folder, "gc", "--yes")
     assert code == 2, "without any manifest it would remove everything"
 
 
 def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
     archive, elsewhere = tmp_path / "a.tar", tmp_path / "elsewhere"
-    assert said(housekeeping.main, "--store", folder, "export", "ddip/table1", archive)[0] == 0
-    code, told = said(housekeeping.main, "--store", elsewhere, "import", archive)
+    assert said(store_command.main, "--store", folder, "export", "ddip/table1", archive)[0] == 0
+    code, told = said(store_command.main, "--store", elsewhere, "import", archive)
     assert code == 0, told
     results, printed = run(elsewhere, CELLS[:2])
     assert "nothing to compute" in printed
     same(results, table[1][:2])
-    assert "were there already" in said(housekeeping.main, "--store", elsewhere, "import", archive)[1]
-    code, told = said(housekeeping.main, "--store", folder, "export", "oag/table1", archive)
+    assert "were there already" in said(store_command.main, "--store", elsewhere, "import", archive)[1]
+    code, told = said(store_command.main, "--store", folder, "export", "oag/table1", archive)
     assert code == 2
     assert "there are ddip/table1" in told
 
@@ -256,7 +260,7 @@ def _archive(path: Path, *members: tuple[str, bytes], kind: bytes = tarfile.REGT
 def test_an_archive_with_anything_else_in_it_is_refused(tmp_path, name, kind):
     archive = _archive(tmp_path / "a.tar", (name, b"x\ny" if kind == tarfile.REGTYPE else b""), kind=kind)
     before = {path for path in tmp_path.parent.rglob("*") if "elsewhere" not in str(path)}
-    code, told = said(housekeeping.main, "--store", tmp_path / "elsewhere", "import", archive)
+    code, told = said(store_command.main, "--store", tmp_path / "elsewhere", "import", archive)
     assert code == 2, told
     assert name in told
     assert not files(tmp_path / "elsewhere")
@@ -266,11 +270,11 @@ def test_an_archive_with_anything_else_in_it_is_refused(tmp_path, name, kind):
 def test_an_artefact_under_another_recipes_name_is_refused(tmp_path):
     """Else an archive could hand in any content for any cell."""
     store = Store(tmp_path / "store")
-    store.put({"stage": "records", "of": "one"}, b"content")
-    raw = store.path({"stage": "records", "of": "one"}).read_bytes()
-    key = key_of({"stage": "records", "of": "another"})
+    store.put(Artifact("records", {"of": "one"}), b"content")
+    raw = store.path(Artifact("records", {"of": "one"})).read_bytes()
+    key = Artifact("records", {"of": "another"}).key
     archive = _archive(tmp_path / "a.tar", (f"records/{key[:2]}/{key}", raw))
-    code, told = said(housekeeping.main, "--store", tmp_path / "elsewhere", "import", archive)
+    code, told = said(store_command.main, "--store", tmp_path / "elsewhere", "import", archive)
     assert code == 2
     assert "its name is not that of its recipe" in told
 
@@ -278,7 +282,7 @@ def test_an_artefact_under_another_recipes_name_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"no archive", b""], ids=["text", "empty"])
 def test_what_is_no_archive(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
-    code, told = said(housekeeping.main, "--store", tmp_path / "elsewhere", "import", tmp_path / "a.tar")
+    code, told = said(store_command.main, "--store", tmp_path / "elsewhere", "import", tmp_path / "a.tar")
     assert code == 2
     assert "cannot read" in told
 
@@ -290,7 +294,7 @@ def test_ten_thousand_chunks_are_listed_in_less_than_a_second(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     store = Store(tmp_path)
-    of = Manifest(REQUEST, 5, {"cell": [["c", "p", "i", key] for key in keys]})
+    of = replace(REQUEST, cells={"cell": [["c", "p", "i", key] for key in keys]})
     begin = time.perf_counter()
-    assert survey(store, of).done == 10_000
+    assert status_of(store, of).done == 10_000
     assert time.perf_counter() - begin < 1

@@ -9,7 +9,7 @@ from test_grid import cell
 
 from runners import table
 from runners.app import CONFIGS
-from runners.evaluation.schedule import Launch
+from runners.evaluation.queue import Launch
 from runners.evaluator import CellResult, Evaluator
 from runners.tables.paper_results import PaperSetting, printed
 from runners.tables.undefended import above, flag_weak

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from runners.evaluation import failures
-from runners.evaluation.cell import Crafting, Purifying
-from runners.evaluation.component import Spec
-from runners.evaluation.failures import Failure
-from runners.evaluation.queue import TaskQueue, begun_at
-from runners.store.store import Store, key_of
+from runners.evaluation.component import Component
+from runners.evaluation.queue import Launch, TaskQueue
+from runners.evaluation.tasks import Crafting, Purifying
+from runners.store.artifact import Artifact, key_of
+from runners.store.failures import Failure, failure_of
+from runners.store.store import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Craft(Crafting):
     name: str = ""
 
     @cached_property
-    def recipe(self):
-        return {"stage": "adversarial", "name": self.name}
+    def artifact(self):
+        return Artifact("adversarial", {"name": self.name})
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +36,30 @@ class Purify(Purifying):
         return key_of({"name": self.name})
 
     def records(self, purifier):
-        return {"stage": "records", "name": self.name, "purifier": purifier.config}
+        return Artifact("records", {"name": self.name, "purifier": purifier.config})
 
 
 CHUNK = SimpleNamespace(ids=("a/0", "a/1"))
-SPEC = Spec({"_target_": "purifiers.identity.Identity"})
+SPEC = Component({"_target_": "purifiers.identity.Identity"})
+ATTACK = Component({"_target_": "attacks.attack.Clean"})
 
 
 def craft(name: str) -> Craft:
-    return Craft(CHUNK, SPEC, {"_target_": "attacks.clean.Clean"}, {}, None, (), 0, "float32", name)
+    return Craft(CHUNK, SPEC, ATTACK, Component({}), None, (), 0, "float32", name)
 
 
 def purify(name: str, crafting: Craft) -> Purify:
-    return Purify(crafting, (SPEC,), 1, name)
+    return Purify(crafting, (SPEC,), name=name)
 
 
-def turns(store, tasks, launch="run", **kwargs) -> TaskQueue:
-    crafting = [task for task in tasks if isinstance(task, Crafting)]
-    return TaskQueue(crafting, [t for t in tasks if t not in crafting], store=store, launch=launch, **kwargs)
+def turns(store, tasks, launch="run", shard=None, **kwargs) -> TaskQueue:
+    return TaskQueue(tasks, store=store, launch=Launch(launch, shard), **kwargs)
 
 
 def make(store: Store, task) -> None:
     """As if it had been done."""
     if isinstance(task, Crafting):
-        store.put(task.recipe, b"examples")
+        store.put(task.artifact, b"examples")
     else:
         for purifier in task.purifiers:
             store.put(task.records(purifier), b"records")
@@ -74,18 +74,18 @@ def store(tmp_path) -> Store:
     ("shard", "expected"), [(0, "abcdefg"), (1, "efgabcd"), (2, "bcdefga"), (3, "fgabcde")]
 )
 def test_each_job_begins_at_its_own_place(shard, expected):
-    assert "".join(begun_at("abcdefg", shard)) == expected
+    assert "".join(Launch(shard=shard).ordered("abcdefg")) == expected
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 8, 50, 1000])
 def test_places_are_spread_over_the_queue_however_many_jobs_there_are(jobs):
-    places = sorted(begun_at(range(100_000), shard)[0] for shard in range(jobs))
+    places = sorted(Launch(shard=shard).ordered(range(100_000))[0] for shard in range(jobs))
     gaps = [after - before for before, after in zip(places, [*places[1:], 100_000], strict=True)]
     assert max(gaps) < 2 * 100_000 / jobs
 
 
 def test_no_task_is_a_queue_too():
-    assert begun_at([], 3) == []
+    assert Launch(shard=3).ordered([]) == []
 
 
 def test_examples_come_first_and_images_when_their_examples_are_there(store):
@@ -133,13 +133,13 @@ def test_a_job_leaves_what_others_hold_unless_something_waits_for_it(store, tmp_
     first, other = craft("first"), craft("other")
     theirs = turns(Store(tmp_path), [first])
     assert theirs.next() is first
-    alone = turns(store, [first], lingers=False)
+    alone = turns(store, [first], shard=0)
     assert alone.next() is None
     assert not alone.left
-    awaited = turns(store, [first, purify("group", first)], lingers=False)
+    awaited = turns(store, [first, purify("group", first)], shard=0)
     assert awaited.next() is None
     assert awaited.left
-    assert turns(store, [first, other], lingers=False).next() is other
+    assert turns(store, [first, other], shard=0).next() is other
 
 
 def test_a_failure_is_kept_and_what_needs_it_fails_with_it(store):
@@ -150,8 +150,8 @@ def test_a_failure_is_kept_and_what_needs_it_fails_with_it(store):
     mine.finished(first, Failure("ValueError: no", "Traceback ..."))
     assert mine.next() is free
     assert set(mine.reasons.values()) == {"ValueError: no"}
-    assert mine.reasons.keys() == {first.key, key_of(group.records(SPEC))}
-    kept = failures.of(store, first.key)
+    assert mine.reasons.keys() == {first.key, group.records(SPEC).key}
+    kept = failure_of(store, first.key)
     assert (kept.reason, kept.traceback, kept.launch) == ("ValueError: no", "Traceback ...", "run")
     assert "a/0 to a/1" in kept.path.read_text()
 
@@ -168,7 +168,7 @@ def test_the_same_launch_does_not_try_again_and_the_next_does(store):
     assert later.next() is first
     make(store, first)
     later.finished(first, None)
-    assert failures.of(store, first.key) is None, "what was made has not failed"
+    assert failure_of(store, first.key) is None, "what was made has not failed"
 
 
 def test_what_is_given_up_is_free_for_others(store, tmp_path):
@@ -190,7 +190,7 @@ def test_what_could_not_be_crafted_elsewhere_is_nobodys_turn(store, tmp_path):
     theirs.finished(first, Failure("ValueError: no"))
     mine = turns(store, [first, group, free])
     assert mine.next() is free
-    assert key_of(group.records(SPEC)) in mine.reasons
+    assert group.records(SPEC).key in mine.reasons
     mine.finished(free, Failure("ValueError: no"))
     assert mine.next() is None
     assert not mine.left

@@ -1,0 +1,179 @@
+"""The two kinds of work, each on one chunk of images: to craft adversarial examples, and to purify them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from data.images import Images
+from data.listing import LazyImages
+from runners.evaluation.component import Component, Config
+from runners.evaluation.own_state import state_behind
+from runners.store.artifact import Artifact, key_of
+from runners.store.store import Store
+
+SCORING = 9  # raised when what a record holds changes
+
+
+@dataclass(frozen=True)
+class Crafting:
+    """Crafts adversarial examples, which all cells share whose attacker sees the same.
+
+    Args:
+        chunk: the clean images.
+        purifier: the purifier, if the attacker sees it.
+        surrogates: the classifiers that a transfer attack sees instead of the victim.
+    """
+
+    chunk: Images | LazyImages
+    victim: Component
+    attack: Component
+    knowledge: Component
+    purifier: Component | None
+    surrogates: tuple[Component, ...]
+    seed: int
+    precision: str
+
+    @property
+    def clean(self) -> Artifact:
+        """The clean images, kept for those who look at results."""
+        return Artifact("clean", {"images": self.chunk.digest})
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        inputs = {"images": self.chunk.digest, "attack": self.attack.identity, "seed": self.seed}
+        if (state := state_behind(self.attack.config)) is not None:
+            inputs["attack_state"] = state
+        if self.attack.declared.needs is not None:  # else nothing is asked
+            inputs["knowledge"] = self.knowledge.identity
+            if self.knowledge.declared.uses_victim:
+                inputs["victim"] = self.victim.identity
+            if self.purifier is not None:
+                inputs["purifier"] = self.purifier.identity
+            if self.surrogates:
+                inputs["others"] = [surrogate.identity for surrogate in self.surrogates]
+        return Artifact("adversarial", {**inputs, "precision": self.precision})
+
+    @property
+    def key(self) -> str:
+        """The name of the work, which is that of the artifact."""
+        return self.artifact.key
+
+    @property
+    def classifiers(self) -> tuple[Component, ...]:
+        """All classifiers to which the images are shown."""
+        return self.victim, *self.surrogates
+
+    @property
+    def configs(self) -> list[Config]:
+        """Of all components that take part."""
+        parts = [self.attack, self.knowledge, *self.classifiers]
+        return [part.config for part in (*parts, *([] if self.purifier is None else [self.purifier]))]
+
+    @property
+    def images(self) -> str:
+        """The first and the last image, for people."""
+        return f"{self.chunk.ids[0]} to {self.chunk.ids[-1]}"
+
+    @property
+    def label(self) -> str:
+        """The work, for people."""
+        return f"{self.attack.name}: {self.images}"
+
+    @property
+    def results(self) -> list[str]:
+        """The keys of what is made, by which failures are kept."""
+        return [self.key]
+
+    def missing(self, store: Store) -> list[str]:
+        """The keys of what the store lacks."""
+        return [] if store.has(self.artifact) else [self.key]
+
+
+@dataclass(frozen=True)
+class Purifying:
+    """Purifies adversarial examples with purifiers that share a run, and scores the results.
+
+    Args:
+        draws: how many fresh draws of a random purifier are scored.
+        keep_images: whether purified images are made again where only they are missing.
+    """
+
+    crafting: Crafting
+    purifiers: tuple[Component, ...]
+    draws: int = 1
+    keep_images: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """The name of the work: the same for all tasks that contain this run."""
+        crafting, run = self.crafting, self.purifiers[0].run_key
+        return key_of({"adversarial": crafting.key, "victim": crafting.victim.identity, "run": run})
+
+    def purified(self, purifier: Component) -> Artifact:
+        inputs = {
+            "adversarial": self.crafting.key,
+            "purifier": purifier.identity,
+            "victim": self.crafting.victim.identity,
+            "seed": self.crafting.seed,
+            "precision": self.crafting.precision,
+            "draws": self.draws,
+        }
+        return Artifact("purified", inputs)
+
+    def records(self, purifier: Component) -> Artifact:
+        inputs = {
+            "purified": self.purified(purifier).key,
+            "victim": self.crafting.victim.identity,
+            "scoring": SCORING,
+            "precision": self.crafting.precision,
+        }
+        return Artifact("records", inputs)
+
+    @property
+    def configs(self) -> list[Config]:
+        """Of all components that take part."""
+        return [*self.crafting.configs, *(purifier.config for purifier in self.purifiers)]
+
+    @property
+    def images(self) -> str:
+        """The first and the last image, for people."""
+        return self.crafting.images
+
+    @property
+    def label(self) -> str:
+        """The work, for people."""
+        return f"{', '.join(purifier.name for purifier in self.purifiers)}: {self.images}"
+
+    @property
+    def results(self) -> list[str]:
+        """The keys of what is made, by which failures are kept."""
+        return [self.records(purifier).key for purifier in self.purifiers]
+
+    def missing(self, store: Store) -> list[str]:
+        """The keys of the records of which the store lacks something."""
+        return [
+            self.records(purifier).key
+            for purifier in self.purifiers
+            if not store.has(self.records(purifier))
+            or (self.keep_images and not store.has(self.purified(purifier)))
+        ]
+
+    def keys(self, purifier: Component) -> list[str]:
+        """Of the crafting, the purification, the purified images and the records, as manifests have them."""
+        return [self.crafting.key, self.key, self.purified(purifier).key, self.records(purifier).key]
+
+
+Task = Crafting | Purifying
+
+
+def grouped(tasks: Sequence[Purifying]) -> list[Purifying]:
+    """The same work, purifiers that share a run on the same images in one task, and each purifier once."""
+    groups: dict[str, list[Purifying]] = {}
+    for task in tasks:
+        groups.setdefault(task.key, []).append(task)
+    joined = []
+    for group in groups.values():
+        purifiers = {purifier.key: purifier for task in group for purifier in task.purifiers}
+        first = group[0]
+        joined.append(Purifying(first.crafting, tuple(purifiers.values()), first.draws, first.keep_images))
+    return joined

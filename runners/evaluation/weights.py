@@ -1,0 +1,220 @@
+"""Components with their weights: from a file, from the project, from the store, or trained now."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from data.errors import InputError, MissingError
+from data.images import Dataset
+from data.listing import FileDataset
+from data.weights import UnverifiedError, WeightFile
+from runners.evaluation.component import INNER, Component, Config, build, usable, weights_of
+from runners.evaluation.identity import identity
+from runners.evaluation.own_state import own_state
+from runners.evaluation.progress import Allowance, Bar
+from runners.evaluation.shipped import shipped_content
+from runners.store.artifact import Artifact, key_of
+from runners.store.holder import Holder
+from runners.store.store import Store
+
+EVERY = 5.0  # seconds between two reports of a training's progress
+
+
+@dataclass
+class Training:
+    """What the store holds of a training while it goes on: its state, and how far it is."""
+
+    store: Store
+    weights: Artifact
+    begun: tuple[float, float] | None = field(default=None, init=False)  # time and share of the first report
+    written: float = field(default=-EVERY, init=False)
+
+    @property
+    def checkpoint(self) -> Artifact:
+        return Artifact("checkpoint", {"of": self.weights.key})
+
+    @property
+    def progress(self) -> Artifact:
+        return Artifact("progress", {"of": self.weights.key})
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The state that was saved last."""
+        return self.store.get_tensors(self.checkpoint)
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Replace the saved state."""
+        self.store.put_tensors(self.checkpoint, state)
+
+    def report(self, share: float) -> None:
+        """Keep how far the training is; called after each step, and written every few seconds."""
+        now = time.monotonic()
+        if self.begun is None:
+            self.begun = now, share
+        if now - self.written < EVERY:
+            return
+        since, first = self.begun
+        left = (now - since) * (1 - share) / (share - first) if share > first else None
+        self.store.put(self.progress, json.dumps({"share": share, "left": left}).encode())
+        self.written = now
+
+    def reached(self) -> tuple[float, float | None]:
+        """The share that is done and the seconds that are left, as the process that trains says."""
+        content = self.store.get(self.progress)
+        found = {"share": 0.0, "left": None} if content is None else json.loads(content)
+        return found["share"], found["left"]
+
+
+Waiting = Callable[[Holder, float, float | None], None]  # who trains, the share done, the seconds left
+
+
+def load_or_train(
+    config: Config,
+    store: Store,
+    *,
+    progress: Callable[[float], None] | None = None,
+    waiting: Waiting = lambda holder, share, left: None,
+    device: torch.device | None = None,
+) -> Component:
+    """The component with weights that are known: those of its file, those that come with the project or that
+    the store has, or else trained ones, on `device` if the component can be trained there.
+
+    One process trains, and others that need the same weights wait for it; `waiting` is told for whom. Raises
+    MissingError for a file that is absent, InputError for one that does not fit.
+    """
+    if inner := next((config[part] for part in INNER if part in config), None):
+        found = load_or_train(inner, store, progress=progress, waiting=waiting, device=device)
+        return Component(config, found.weights_sha256, found.trained)  # the weights are the inner one's
+    component = build(config)
+    weights = weights_of(component)
+    if weights is None:
+        return Component(config, own_state(component))
+    if isinstance(weights, WeightFile):
+        component.freeze(weights.load())
+        return Component(config, weights.digest())
+    afterwards = getattr(component, "afterwards", frozenset())
+    learnt = {name: item for name, item in config.items() if name not in afterwards}
+    trained = Artifact("weights", {"component": identity(learnt), **_learnt_from(weights.dataset)})
+    content = shipped_content(config, component)
+    if content is not None and store.get(trained) != content:
+        store.put(trained, content)
+    content = content or store.get(trained)
+    if content is None:
+        training = Training(store, trained)
+        what = f"training: {config['_target_'].rpartition('.')[2]}"
+        with store.leases.alone(trained.key, what, lambda holder: waiting(holder, *training.reached())):
+            content = store.get(trained) or _train(component, training, progress, device)
+    return Component(config, hashlib.sha256(content).hexdigest(), trained)
+
+
+def _learnt_from(dataset: Dataset) -> dict[str, Any]:
+    """Of data sets in files, which images are learnt: a folder may come to hold more of them, or others."""
+    return {"images": dataset.index("train").fingerprint} if isinstance(dataset, FileDataset) else {}
+
+
+def _train(
+    component: Any,
+    training: Training,
+    progress: Callable[[float], None] | None,
+    device: torch.device | None,
+) -> bytes:
+    """Train the component, and keep its weights."""
+    store, weights = training.store, component.weights
+    wanted = {"checkpoint": training} if getattr(component, "resumable", False) else {}
+    if getattr(weights, "gpu", False) and device is not None:
+        wanted["device"] = device
+
+    def advanced(share: float) -> None:
+        training.report(share)
+        if progress is not None:
+            progress(share)
+
+    try:
+        state: Mapping[str, Tensor] = weights.fit(component, progress=advanced, **wanted)
+    finally:
+        store.remove(training.progress)
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise InputError("training diverged (NaN or infinite weights): lower its lr")
+    store.put_tensors(training.weights, dict(state))
+    store.remove(training.checkpoint)
+    content = store.get(training.weights)
+    if content is None:
+        raise InputError(f"store {store.root}: what was written cannot be read back")
+    return content
+
+
+@dataclass
+class ComponentLoader:
+    """Loads each component of a run once: its weights are verified, or trained within what a run may take.
+
+    Args:
+        device: where components are trained.
+        budget_hours: a training that would take longer is refused.
+    """
+
+    store: Store
+    device: torch.device
+    console: Console
+    budget_hours: float
+    loaded: dict[str, Component | MissingError] = field(default_factory=dict)
+
+    def load(self, config: Config, what: str, where: str) -> Component:
+        """The component of a config.
+
+        Raises MissingError where a file is missing, InputError where it cannot be used.
+
+        Args:
+            what: its name for people.
+            where: the setting that holds the config: "victim", "knowledge.victims.first".
+        """
+        name = key_of(config)
+        if name not in self.loaded:
+            try:
+                with usable(what), _naming(config, where):
+                    self.loaded[name] = self._load(config, what)
+            except MissingError as error:
+                self.loaded[name] = error
+        found = self.loaded[name]
+        if isinstance(found, MissingError):
+            raise found
+        return found
+
+    def _load(self, config: Config, what: str) -> Component:
+        allowance = Allowance(what, self.budget_hours)
+        with Bar(self.console, f"training {what}") as bar:
+
+            def advanced(share: float) -> None:
+                allowance.check(share)
+                bar.update(completed=share, description=f"training {what}")
+
+            def waiting(holder: Holder, share: float, left: float | None) -> None:
+                bar.update(completed=share, left=left, description=f"{what}: trained by {holder.label}")
+
+            return load_or_train(config, self.store, progress=advanced, waiting=waiting, device=self.device)
+
+
+@contextmanager
+def _naming(config: Config, where: str) -> Iterator[None]:
+    """Name the whole setting in the error about a weight file whose sha256 is not set."""
+    try:
+        yield
+    except UnverifiedError as error:
+        setting = ".".join(filter(None, (where, _setting_of(config, str(error.path)), "sha256")))
+        raise UnverifiedError(error.path, error.found, setting) from error
+
+
+def _setting_of(config: Any, path: str) -> str:
+    """Where a config names the weight file at `path`: "weights", "weights.start"; empty where it does not."""
+    for name, item in config.items() if isinstance(config, dict) else ():
+        if isinstance(item, dict) and item.get("path") == path:
+            return name
+        if inner := _setting_of(item, path):
+            return f"{name}.{inner}"
+    return ""

@@ -1,0 +1,87 @@
+"""What is in a store, and how far its tables are: python -m runners.store COMMAND
+
+    status               how far each table is: done, running, failed (and why), missing, time left
+    retry [WORD ...]     run again every table that has failed chunks, with more words of its command
+    list                 sizes by table and by kind
+    verify               check every checksum and name; what is damaged is made again when it is needed
+    gc [--yes]           what no table and no cell needs; without --yes it is only counted
+    gc --drop NAME       also forget the tables of that name, as list prints it
+    export NAME FILE     everything that a table needs except data sets, as one archive
+    import FILE          take an archive in, so that the table's command computes nothing
+
+What a table needs is written by every run before it begins (runners/store/manifest.py).
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from data.errors import InputError
+from runners.evaluation.schema import check_records
+from runners.exits import begin
+from runners.output import Output
+from runners.store.archive import export_table, import_archive
+from runners.store.maintenance import collect_garbage, show_contents, verify
+from runners.store.status import retry, show_status
+from runners.store.store import Store
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m runners.store",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = os.environ.get("PURIFYBENCH_STORE", "results/store")
+    parser.add_argument("--store", default=default, help=f"its folder (default: {default})")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("status", "list", "verify"):
+        commands.add_parser(name)
+    again = commands.add_parser("retry")
+    again.add_argument("words", nargs="*", help="such as hydra/launcher=slurm shard=range(8)")
+    collect = commands.add_parser("gc")
+    collect.add_argument("--yes", action="store_true", help="remove, instead of counting")
+    collect.add_argument("--drop", action="append", default=[], metavar="NAME", help="a table to forget")
+    export = commands.add_parser("export")
+    export.add_argument("name", help="of a table, as list prints it")
+    for moved in (export, commands.add_parser("import")):
+        moved.add_argument("file", type=Path)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str], console: Console | None = None) -> int:
+    """Exit status 0; 1 where something is damaged or failed again; 2 for what cannot be done."""
+    console = console or Output(highlight=False, soft_wrap=True)
+    asked = arguments(words)
+    try:
+        if asked.command != "import" and not Path(asked.store).is_dir():
+            raise InputError(f"store {asked.store}: expected a folder, got none; choose one with --store")
+        store = Store(asked.store)
+        if asked.command == "status":
+            return show_status(store, console)
+        if asked.command == "retry":
+            return retry(store, asked.words, console)
+        if asked.command == "list":
+            return show_contents(store, console)
+        if asked.command == "verify":
+            return verify(store, console)
+        if asked.command == "gc":
+            return collect_garbage(store, console, drop=asked.drop, remove=asked.yes)
+        if asked.command == "export":
+            return export_table(store, console, asked.name, asked.file)
+        return import_archive(store, console, asked.file, check_records=check_records)
+    except OSError as error:  # a folder or a file of the store that this user may not read
+        reason = error.strerror or error
+        console.print(f"error: store {asked.store}: {error.filename}: {reason}", style="red", markup=False)
+    except InputError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+    return 2
+
+
+if __name__ == "__main__":
+    begin()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""Manifests: what a command asked for and which artifacts that needs, kept in the store itself.
+
+A manifest alone tells what is done, running, failed or missing (status.py), which artifacts nothing needs any
+more (maintenance.py), and what goes into an archive (archive.py).
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from runners import untrusted
+from runners.store.artifact import Artifact, opened
+from runners.store.store import Store
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+MODULES = ("runners.table", "runners.evaluate")
+# Options that say where and by what something is computed: the request is the same without them.
+PLACES = ("store", "records", "tables", "workers", "device", "budget_hours", "data_dir", "hydra",
+          "keep_purified")  # fmt: skip
+SAFE = re.compile(r"[\w/@.]+=")  # name=value; no switch, and nothing of Hydra's own
+WRITTEN = ("store", "records", "tables", "logger")  # options that say where results go
+UNSAFE = re.compile(r"_[a-z]+_\W")  # keys that Hydra's instantiate acts on
+UPWARDS = re.compile(r"(?!data_dir=)[\w/@]+=.*\.\.")  # a config from outside configs/
+KEY = re.compile(r"\w+")
+DEPENDENT = {"made_from": {"stage": str, "of": (str, list)}}  # the header of a probe or a failure
+SHAPE = {  # of the file, as untrusted.check_shape takes it
+    "version": int,
+    "request": {"module": str, "name": str, "words": [str]},
+    "n": int,
+    "cells": {...: [[KEY]]},
+    "other": [re.compile(r"\w+/\w+")],
+    "seconds": {...: (int, float)},
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was asked for, and the keys of all artifacts that it needs.
+
+    Args:
+        module: the command, runners.table or runners.evaluate.
+        name: the name of the table or of the cell, for people.
+        words: the words of the command line.
+        n: the number of images.
+        cells: for each cell by its label, four keys for each chunk of images: of the crafting, the
+            purification, the purified images and the records.
+        other: weights, checks and clean images, as stage/key.
+        seconds: estimates of the work, by the keys of tasks.
+    """
+
+    module: str
+    name: str
+    words: tuple[str, ...] = ()
+    n: int = 0
+    cells: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    other: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for word in self.words:  # what is asked for must be fit to be asked for again, by anyone
+            untrusted.check_text(word, f"{self.name}: {_option(word)}")
+
+    @property
+    def request(self) -> list[str]:
+        """The words that tell this request from others, in one order."""
+        return sorted(word for word in self.words if not word.startswith(PLACES))
+
+    @property
+    def artifact(self) -> Artifact:
+        """Under which name the manifest is kept."""
+        return Artifact("manifests", {"module": self.module, "name": self.name, "words": self.request})
+
+    @property
+    def is_table(self) -> bool:
+        return self.module == "runners.table"
+
+    @property
+    def artifacts(self) -> set[tuple[str, str]]:
+        """Stage and key of everything that is needed."""
+        found = {(stage, key) for stage, _, key in (name.partition("/") for name in self.other)}
+        for chunks in self.cells.values():
+            for crafting, _, purified, records in chunks:
+                found |= {("adversarial", crafting), ("purified", purified), ("records", records)}
+        return found | {("manifests", self.artifact.key)}
+
+    def command(self, also: Sequence[str] = ()) -> list[str]:
+        """What `python -m` runs to ask again; words in `also` replace those that set the same option.
+
+        Raises InputError for a word that could do anything but set a parameter, or that says where results
+        go: the manifest may come from an archive.
+        """
+        if self.module not in MODULES:
+            raise InputError(f"manifest: expected {' or '.join(MODULES)}, got {self.module}")
+        replaced = {_option(word) for word in also}
+        words = [word for word in self.words if _option(word) not in replaced]
+        for word in words:
+            if not SAFE.match(word) or word.startswith("hydra") or UNSAFE.search(word) or UPWARDS.match(word):
+                raise InputError(f"{self.name}: {word!r} is not repeated; type the command yourself")
+            if _option(word).partition(".")[0] in WRITTEN:
+                raise InputError(
+                    f"{self.name}: {word!r} is not repeated, because it says where results go; give your own "
+                    f"{_option(word)}=... after the command"
+                )
+        return [self.module, *words, *also]
+
+    def write(self, store: Store) -> None:
+        """Put the manifest into the store, unless the store has it as it is."""
+        content = json.dumps(
+            {
+                "version": VERSION,
+                "request": {"module": self.module, "name": self.name, "words": list(self.words)},
+                "n": self.n,
+                "cells": self.cells,
+                "other": list(self.other),
+                "seconds": {key: round(value, 3) for key, value in self.seconds.items()},
+            }
+        ).encode()
+        if not store.has(self.artifact) or store.get(self.artifact) != content:
+            store.put(self.artifact, content)
+
+
+def _option(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def parse(content: bytes, path: Path) -> Manifest | None:
+    """The manifest in the file at `path`; None for one of another version.
+
+    Raises InputError for content that is not plain data of the expected shape, or that does not belong to
+    the name of its file: it may come from anyone.
+    """
+    found: dict[str, Any] = untrusted.parsed(content, f"manifest {path}")
+    if isinstance(found, dict) and found.get("version") != VERSION:
+        return None
+    untrusted.check_shape(found, SHAPE, f"manifest {path}")
+    for label, chunks in found["cells"].items():
+        if any(len(chunk) != 4 for chunk in chunks):
+            raise InputError(f"manifest {path}: cells.{label}: expected four keys of each chunk")
+    words = tuple(found["request"].pop("words"))
+    rest = {name: found[name] for name in ("n", "cells", "other", "seconds")}
+    manifest = Manifest(**{name: found["request"][name] for name in ("module", "name")}, words=words, **rest)
+    if manifest.artifact.key != path.name:
+        raise InputError(f"manifest {path}: expected the request that it is named after, got another one")
+    return manifest
+
+
+def manifests(store: Store) -> list[Manifest]:
+    """All manifests in the store, tables first; one that cannot be used is left out with a warning."""
+    found = []
+    for entry in store.files("manifests"):
+        content = store.content(Path(entry.path))
+        try:
+            manifest = None if content is None else parse(content, Path(entry.path))
+        except InputError as error:
+            log.warning("left out: %s", error)
+            continue
+        if manifest is not None:
+            found.append(manifest)
+    return sorted(found, key=lambda manifest: (not manifest.is_table, manifest.name, manifest.n))
+
+
+def dependents(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Stage and key of the probes and failures of what is needed, which no manifest names."""
+    keys = {key for _, key in needed}
+    for stage in ("probe", "failures"):
+        for entry in store.files(stage):
+            with opened(Path(entry.path)) as file:
+                try:
+                    made_from = untrusted.parsed(file.readline(), entry.path, DEPENDENT)["made_from"]
+                    of = [made_from["of"]] if isinstance(made_from["of"], str) else made_from["of"]
+                    untrusted.check_shape(of, [str], entry.path)
+                except InputError:  # a damaged one is not missed
+                    continue
+            if keys.issuperset(of):
+                yield stage, entry.name
+
+
+def names_of(found: Iterable[Manifest]) -> str:
+    """The names of the requests, for an error."""
+    return f"there are {', '.join(sorted({manifest.name for manifest in found})) or 'none'}"
