@@ -18,7 +18,7 @@ from purifiers.fitting.draws import Draws
 from purifiers.gdmp import GDMP
 from purifiers.networks.denoising_unet import DenoisingUNet
 from purifiers.scoreopt import ScoreOpt
-from runners.evaluation.component import load_or_train
+from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from scripts.ship import composed
 
