@@ -4,6 +4,7 @@
 # Elsewhere than here: make table1 LAUNCHER=slurm JOBS=8 (docs/cluster.md)
 PYTHON   ?= python3
 VENV     ?= .venv
+DOCS     ?= .venv-docs
 DATASET  ?=
 VICTIM   ?=
 N        ?=
@@ -22,7 +23,7 @@ TABLE     = $(if $(LAUNCHER),{ $(RUN) runners.table --multirun table=$(1) $(SENT
 
 .PHONY: help table1 table2 compare list tables report claims status retry smoke test test-avx2 test-slow test-slurm \
 	test-faults weights bench bench-table \
-	bench-report test-gpu bench-gpu check clean
+	bench-report test-gpu bench-gpu check docs clean
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+: .*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -108,8 +109,13 @@ bench-gpu: $(READY) ## how fast it is there, by steps, the most telling first (d
 check: $(READY)  ## format and lint
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
-clean:           ## remove the environment; results stay
-	rm -rf $(VENV)
+docs:            ## build this documentation as a site into site/, and check its links
+	@test -d $(DOCS) || { $(PYTHON) -m venv $(DOCS) && \
+	  $(DOCS)/bin/pip install --quiet --disable-pip-version-check -r docs/requirements.txt; }
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict && echo "written: site/index.html"
+
+clean:           ## remove the environments and the built documentation; results stay
+	rm -rf $(VENV) $(DOCS) site
 
 # The tested versions, so that a table can be regenerated with what made it.
 $(READY): constraints.txt pyproject.toml

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.text import Text
 
 from data.errors import InputError
+from runners import usage
 from runners.exits import EndedError, begin, ended_by_signals, no_silent_exit
 from runners.output import Output
 
@@ -54,9 +55,10 @@ def refuse_unknown_names(config: str) -> None:
 
     Hydra would say so too, but only once everything is imported, which takes seconds.
     """
+    _answer_help(config)
     words = sys.argv[1:]
     flags = {word for word in words if word.startswith("-")}
-    if flags - {"-m", "--multirun"}:  # --help and the like are Hydra's to answer
+    if flags - {"-m", "--multirun"}:  # --cfg and the like are Hydra's to answer
         return
     try:
         parsed = OverridesParser.create().parse_overrides([word for word in words if word not in flags])
@@ -66,6 +68,13 @@ def refuse_unknown_names(config: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"error: {explain(error, config)}\n")
         sys.exit(2)
+
+
+def _answer_help(config: str) -> None:
+    """Print the help of the command that runs, if the command line asks for it, and end with status 0."""
+    if usage.asked(sys.argv[1:]):
+        tell(usage.text(config, sys.modules["__main__"].__doc__ or ""))
+        sys.exit(0)
 
 
 def _each(overrides: list[Override]) -> Iterator[list[str]]:
@@ -102,6 +111,7 @@ def run(
     `after` is called at the end of a sweep with the jobs that ran in this process.
     """
     begin()
+    _answer_help(config)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     logging.basicConfig(level=logging.WARNING, handlers=[Lines()], format="%(levelname)-8s %(message)s")
     jobs: list[Job] = []

@@ -1,8 +1,12 @@
-"""Certified accuracy of a smoothed defense: python -m runners.certify
+"""Compute the certified accuracy of a smoothed defense over the radius of an l2 ball.
+
+    python -m runners.certify
+    python -m runners.certify n=64 counting=1000
+    python -m runners.certify dataset=cifar10 victim=resnet56 purifier.sigma=0.5
 
 The certificate is that of Cohen, Rosenfeld, Kolter 2019, Certified Adversarial Robustness via Randomized
 Smoothing, https://arxiv.org/abs/1902.02918: no change of an image that is shorter than its radius in the l2
-norm changes what the defense predicts most often under normal noise. It holds but for a probability alpha.
+norm changes what the defense predicts most often under normal noise. It holds except with probability alpha.
 """
 
 from runners import app

@@ -1,4 +1,11 @@
-"""Evaluate one cell: python -m runners.evaluate dataset=... victim=... attack=... purifier=..."""
+"""Evaluate one cell, or with -m every combination of several values.
+
+    python -m runners.evaluate purifier=jpeg attack=fgsm n=8
+    python -m runners.evaluate attack=pgd attack.eps=8/255 knowledge=bpda purifier=comdefend
+    python -m runners.evaluate -m attack=fgsm,pgd purifier=none,jpeg,ddip
+
+The result is printed, and written as a record file (docs/records.md).
+"""
 
 from runners import app
 

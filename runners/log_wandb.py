@@ -1,4 +1,11 @@
-"""Log finished results to Weights & Biases: python -m runners.log_wandb only=ddip/table1."""
+"""Log finished results to Weights & Biases.
+
+    python -m runners.log_wandb only=ddip/table1
+    python -m runners.log_wandb records=results/records
+    WANDB_MODE=offline python -m runners.log_wandb only=ddip/table1
+
+The same is logged as with logger=wandb during a run. docs/dashboards.md describes it.
+"""
 
 from pathlib import Path
 

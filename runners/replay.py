@@ -1,4 +1,12 @@
-"""Run one cell again from its record file alone, and compare: python -m runners.replay <key or file>"""
+"""Evaluate the cell of a record file again, from that file alone, and compare.
+
+    python -m runners.replay 1a2b3c4d
+    python -m runners.replay results/records/NAME.parquet
+    python -m runners.replay 1a2b3c4d device=cpu workers=2
+
+Exit status 0: equal; 1: not equal; 2: the cell cannot be evaluated here. docs/records.md describes what is
+compared.
+"""
 
 import hashlib
 import io

@@ -1,4 +1,11 @@
-"""Make a table: python -m runners.table table=ddip/table1 n=100."""
+"""Make a table of a paper, or one of your own.
+
+    python -m runners.table table=ddip/table1 n=16
+    python -m runners.table table=ncis/table1 "only=[JPEG 90, GS]" "rows=['jpeg quality=50']"
+    python -m runners.table table=ddip/table1 full=true chunk=250
+
+docs/regenerate-a-table.md describes how to read a table and where its files are.
+"""
 
 from runners import app
 
@@ -25,7 +32,7 @@ from runners.files import folder, writable
 from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
 from runners.store.manifest import Manifest
-from runners.tables import render, saved
+from runners.tables import console, render, saved
 from runners.tables.frame import METRICS, frame_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.order import agreement
@@ -38,6 +45,7 @@ WHERE = {"path", "root", "source", "published"}  # parameters that no result dep
 def main(config: DictConfig) -> None:
     """A grid of cells in the shape that a paper prints; with full=true once for each of its settings."""
     typed = words_typed()
+    console.check_show(config.show)
     if not config.full:
         make(config, HydraConfig.get().runtime.choices, typed, launch_of(config))
         return
@@ -116,7 +124,8 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
     files = saved.write(frame, heading, where / stem, whole)
     record_files = [save_records(result, records_in) for result in results if result.records is not None]
-    app.console.print(render.for_console(frame, heading))
+    width = app.console.width if app.console.is_terminal else console.WIDTH
+    app.console.print(console.for_console(frame, heading, show=config.show, width=width), width=width)
     app.tell("written: " + ", ".join(str(file) for file in files))
     logger.log(record_files, table=choices["table"], csv=where / f"{stem}.csv")
     failed = frame[frame.status == "failed"]

@@ -1,8 +1,11 @@
-"""Watch the optimisation behind a figure: python -m runners.trace record=1a2b3c4d
+"""Watch the optimisation behind a result: run a fitted purifier again on a few images of one cell.
 
-Runs the purifier of one cell again on a few of its images, with the very seeds that its records were made
-with, and writes down what the victim thinks of the reconstructions on their way (DDIP's Fig. 10, RIDE's
-Fig. 6). make report shows it on the page of the cell's table.
+    python -m runners.trace record=1a2b3c4d
+    python -m runners.trace record=1a2b3c4d images=4
+    python -m runners.trace record=results/records/NAME.parquet
+
+The seeds are the recorded ones. The command stores the victim's confidences along the optimisation (DDIP's
+Fig. 10) and reconstructions on the way (RIDE's Fig. 6), and make report shows them.
 """
 
 import io

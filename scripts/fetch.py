@@ -1,7 +1,11 @@
-"""Download weights: python -m scripts.fetch victim=imagenet/resnet50
+"""Download the weight files that the config of a victim or a purifier names.
 
-The files that the config of a victim or purifier names, from the addresses in it, to where it looks for them
-below DATA_DIR. A file appears whole and verified by its sha256, or not at all; nothing in it is executed.
+    python -m scripts.fetch victim=imagenet/resnet50
+    python -m scripts.fetch purifier=sr-edsr
+    python -m scripts.fetch knowledge=transfer victim@knowledge.victims.first=resnet20
+
+The files are written to DATA_DIR. A file appears complete and verified by its sha256, or not at all. Nothing
+in it is executed.
 """
 
 from runners import app

@@ -1,12 +1,14 @@
-"""All tables: python -m scripts.tables list
-                python -m scripts.tables run [names, and words for every table]
-                python -m scripts.tables cost [names]
+"""List all tables of the papers, make them, or measure what they cost.
 
-`list` names each table with its cells, its default number of images, what it cost here and the paper's
-settings; the finished tables and how well they agree with their papers; and how many of the papers' printed
-figures have one of ours beside them. `run` makes them one after another, each in a process of its own.
-`cost` makes them from an empty store and appends their processor time to results/bench/tables.csv. A table
-that fails does not stop the others. Exit status 1 where one failed.
+    python -m scripts.tables list
+    python -m scripts.tables run ddip/table1 ride/table5 n=8
+    python -m scripts.tables cost ride/table5
+
+`list` prints for each table its cells, its default number of images, its cost here and the paper's settings;
+how well finished tables agree with their papers; and how many printed results have one of ours beside them.
+`run` makes them one after another, each in its own process; words with = are given to every table. `cost`
+makes them from an empty store and appends their processor time to results/bench/tables.csv. A table that
+fails does not stop the others; then the exit status is 1.
 """
 
 import resource

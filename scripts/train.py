@@ -1,8 +1,11 @@
-"""Train what a victim or a purifier learns: python -m scripts.train victim=resnet50 dataset=cifar10
-                                             python -m scripts.train purifier=ncis dataset=cifar10
+"""Train what a victim or a purifier learns, and keep the weights in the store.
 
-The result is kept in the store, where every evaluation of it finds it. A training that was stopped goes on
-from its last checkpoint; it has no limit of time.
+    python -m scripts.train victim=resnet50 dataset=cifar10
+    python -m scripts.train purifier=ncis dataset=cifar10
+    python -m scripts.train purifier=ncis training@purifier.weights=photographs dataset=flower17
+
+Every evaluation finds the weights there. A training that was stopped continues from its last checkpoint, and
+it has no time limit.
 """
 
 from runners import app

@@ -1,8 +1,12 @@
-"""A table's W&B workspace, from its config: python -m scripts.wandb_dashboard entity=you table=ddip/table1
+"""Save a workspace for a table's runs in Weights & Biases.
 
-The panels show the runs that logger=wandb or runners.log_wandb has logged for this table: figures by
-purifier, accuracy over eps and over every other number that the table's cells differ in, cost against
-robustness, and images. Saving needs wandb login; `spec=FILE` writes the specification instead, which needs
+    python -m scripts.wandb_dashboard entity=you table=ddip/table1
+    python -m scripts.wandb_dashboard entity=you table=adaptive project=mine
+    python -m scripts.wandb_dashboard entity=you table=ddip/table1 spec=workspace.json
+
+The panels show the runs that logger=wandb or runners.log_wandb has logged for this table: results by
+purifier, accuracy over eps and over every other number in which the table's cells differ, cost against
+robustness, and images. Saving needs a login; `spec=FILE` writes the specification instead, which needs
 neither a login nor a network.
 """
 

@@ -178,7 +178,7 @@ def test_a_wrong_name_is_answered_before_pytorch_is_imported(module, words, expe
 
 
 def test_right_words_pass_the_first_look(monkeypatch):
-    for words in (["attack=fgsm", "n=3"], ["-m", "attack=fgsm,pgd", "purifier=none,jpeg"], ["--help"]):
+    for words in (["attack=fgsm", "n=3"], ["-m", "attack=fgsm,pgd", "purifier=none,jpeg"]):
         monkeypatch.setattr(sys, "argv", ["evaluate", *words])
         assert app.refuse_unknown_names("evaluate") is None
 

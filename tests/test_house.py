@@ -18,7 +18,7 @@ FOLDERS = {  # what each may import beside itself
     "scripts": {"data", "purifiers", "victims", "attacks", "runners"},
 }
 ROOMS = [
-    "exits files output",
+    "exits files output usage",
     "app",
     "untrusted",
     "store",

@@ -9,15 +9,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Table
 
+from data.errors import InputError
 from runners.app import CONFIGS
 from runners.evaluation.cell import Cell
 from runners.evaluation.component import to_plain_dict
 from runners.evaluation.metrics import survived
 from runners.evaluator import CellResult
 from runners.table import comparability
-from runners.tables import render, saved
+from runners.tables import console, render, saved
 from runners.tables.frame import frame_of
 from runners.tables.layout import added
 from runners.tables.paper_results import PaperSetting, departs, departures
@@ -137,37 +137,59 @@ def test_latex_escapes(frame):
     assert "–" not in tex
 
 
-def test_console_fits_80_columns(frame):
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render.for_console(frame, HEADING))
-    text = console.export_text()
-    assert "No defense" in text
-    assert "…" not in text
-    assert "failed" in text
+def printed(frame, **options) -> str:
+    """What the console shows in lines of 100 characters."""
+    output = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    output.print(console.for_console(frame, HEADING, **options))
+    return output.export_text()
 
 
-def test_console_puts_many_defenses_down(frame):
-    many = pd.concat([frame.assign(row=frame.row + f" {i}") for i in range(4)])
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render.for_console(many, HEADING))
-    text = console.export_text()
-    assert "…" not in text
-    assert [line.split("  ")[0].strip() for line in text.splitlines() if "No defense" in line] == [
-        f"No defense {i}" for i in range(4)
+def test_the_console_prints_defenses_below_one_another_with_interval_and_the_papers_result(frame):
+    text = printed(frame)
+    assert [line.split() for line in text.splitlines()[2:8] if line.strip()] == [
+        ["Defense", "Clean", "PGD", "8", "Average"],
+        [text.splitlines()[3].strip()],
+        ["No", "defense", "95.0*", "=", "0.0*", "=", "47.5*", "≠"],
+        ["76–99", "0–16", "39–57"],
+        ["92.9", "0.0", "28.7"],
     ]
+    assert "failed" in text
+    assert "…" not in text
+    assert "Not shown" not in text
 
 
-def test_console_puts_what_80_columns_cannot_hold_into_a_block_below(frame):
-    many = pd.concat(
-        [frame.assign(row=frame.row + f" {i}", column=frame.column + f" {j}") for i in "ab" for j in "cde"]
+def test_the_compact_form_keeps_the_largest_eps_of_each_attack_and_names_the_others(frame):
+    weaker = frame[frame.column == "PGD"].assign(eps_255=2.0)
+    more = pd.concat([frame, weaker], ignore_index=True)
+    compact, whole = printed(more), printed(more, show="full")
+    head, full_head = (text.splitlines()[2].split() for text in (compact, whole))
+    assert (head, full_head) == (
+        ["Defense", "Clean", "PGD", "8", "Average"],
+        ["Defense", "Clean", "PGD", "8", "Average", "PGD", "2"],
     )
-    group = render.for_console(many, HEADING)
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(group)
-    tables = [part for part in group.renderables if isinstance(part, Table)]
-    assert [len(table.columns) for table in tables] == [1 + 4, 1 + 4]
-    assert [table.row_count for table in tables] == [9 * 3, 9 * 3]
-    assert "…" not in console.export_text()
+    assert "Not shown: PGD 2; show=full prints them." in compact
+    assert "Not shown" not in whole
+
+
+def test_an_eps_of_a_row_is_compared_within_the_row_only(frame):
+    of_rows = frame.assign(eps_255=frame.row.map({"No defense": 2.0, "DIPDefend": 8.0}))
+    assert len(console.largest_eps(of_rows)) == len(frame)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_columns_that_do_not_fit_are_printed_in_a_block_below(frame, width):
+    many = pd.concat([frame.assign(column=frame.column + f" {i}") for i in range(4)])
+    tables = console.blocks(many, width)
+    assert sum(len(table.columns) - 1 for table in tables) == 4 * 3
+    assert {table.row_count for table in tables} == {4}
+    output = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    output.print(*tables)
+    assert "…" not in output.export_text()
+
+
+def test_another_form_than_compact_and_full_is_refused():
+    with pytest.raises(InputError, match="show: expected compact or full, got 'all'"):
+        console.check_show("all")
 
 
 def test_the_kind_of_knowledge_stands_on_every_column_that_is_not_blind(frame):

@@ -6,7 +6,6 @@ from test_grid import cell, run
 
 from runners.evaluation.records import from_parquet, to_parquet
 from runners.evaluation.schema import COLUMNS, COSTS, DECISIONS, OF_CHUNK
-from scripts.document_records import PAGE, text
 
 
 def test_records_hold_the_columns_of_the_schema_with_their_types(tmp_path):
@@ -23,7 +22,3 @@ def test_every_column_is_stated_once_and_has_a_meaning():
     assert all(column.meaning.endswith(".") for column in COLUMNS)
     assert {"craft_seconds", "purify_seconds", "purify_batch", "member_seconds"} == set(COSTS)
     assert {"clean_label", "adversarial_label", "purified_label", "correct"} <= set(DECISIONS)
-
-
-def test_the_page_of_record_columns_is_current():
-    assert PAGE.read_text(encoding="utf-8") == text(), "run python -m scripts.document_records"

@@ -14,7 +14,7 @@ from runners.app import CONFIGS, names_of
 from runners.evaluation.cell import Cell
 from runners.evaluation.metrics import wilson
 from runners.evaluator import CellResult
-from runners.tables import figures, render, saved
+from runners.tables import console, figures, render, saved
 from runners.tables.frame import COLUMNS, frame_of
 from runners.tables.paper_results import PaperSetting
 from runners.tables.significance import best_of
@@ -84,10 +84,10 @@ def worst(frame: pd.DataFrame) -> pd.DataFrame:
 
 def said(frame: pd.DataFrame, tmp_path) -> dict[str, str]:
     """What each output says."""
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render.for_console(frame, HEADING))
+    output = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    output.print(console.for_console(frame, HEADING))
     files = saved.write(frame, HEADING, tmp_path / "t")
-    return {path.suffix: path.read_text() for path in files} | {"console": console.export_text()}
+    return {path.suffix: path.read_text() for path in files} | {"console": output.export_text()}
 
 
 def test_worst_is_the_and_of_all_columns_clean_too():
@@ -225,7 +225,7 @@ def test_purifiers_that_may_be_equal_share_a_mark(tmp_path):
 def test_a_figure_without_its_interval_is_not_rendered(lost, tmp_path):
     frame = frame_from(CLEAR)
     frame.loc[5, lost] = float("nan")
-    for output in (render.markdown, render.latex, render.for_console):
+    for output in (render.markdown, render.latex, console.for_console):
         with pytest.raises(ValueError, match="expected an interval and n with every figure; x, PGD"):
             output(frame, HEADING)
     with pytest.raises(ValueError, match="expected an interval"):
@@ -236,7 +236,7 @@ def test_a_figure_without_its_interval_is_not_rendered(lost, tmp_path):
 
 
 @pytest.mark.parametrize("name", names_of("table"))
-def test_every_table_with_its_marks_fits_80_columns(name):
+def test_every_table_with_its_marks_fits_100_columns(name):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         table = compose("table", [f"table={name}"]).table
     assert not table.get("worst") or (table.metric, table.worst.attack) == ("accuracy", "worst")
@@ -253,9 +253,9 @@ def test_every_table_with_its_marks_fits_80_columns(name):
             )  # fmt: skip
             placed.append((row, column, CellResult(cell.cell, records)))
     frame = frame_from_cells(table, placed)
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render.for_console(frame, HEADING))
-    text = console.export_text()
+    output = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    output.print(console.for_console(frame, HEADING, show="full"))
+    text = output.export_text()
     assert "…" not in text
     for _, entry in frame.iterrows():
         assert render.value_text(entry) in text

@@ -21,7 +21,8 @@ class Victim(nn.Module):
     Args:
         network: takes normalised images.
         label_space: what its labels mean; a data set must name the same.
-        mean, std: the normalisation, one value a channel.
+        mean: subtracted from images, one value per channel.
+        std: what images are then divided by, one value per channel.
         weights: a verified file, or the recipe by which we train the network ourselves. None for a network
             that loads its weights by itself: its state then identifies it.
         published: its clean accuracy in % by data set, where whoever published the weights says so.

@@ -1,7 +1,11 @@
-"""The verdict on every comparative claim of the papers, from record files alone: python -m runners.claims
+"""Print the verdict on every comparative claim of the papers, from finished tables and their records.
 
-It reads results/papers/claims.yaml and the finished tables of a folder, computes nothing else, prints the
-verdicts, and writes them into a Markdown document if one is named (`findings=docs/findings.md`).
+    python -m runners.claims
+    python -m runners.claims paper=ddip
+    python -m runners.claims findings=docs/findings.md
+
+The claims are in results/papers/claims.yaml. The command computes nothing else. With `findings` it writes the
+verdicts between two marks of a Markdown file. docs/claims.md describes how a verdict is reached.
 """
 
 from runners import app

@@ -1,7 +1,11 @@
-"""Pages and plots of finished tables, from their files alone: python -m runners.report.
+"""Write a page for every finished table, and plots as PNG and PDF.
 
-A page is one file: no server, no network, no other file. What it shows is computed from what runners/table.py
-wrote; images come from the store, as far as it still holds them.
+    python -m runners.report
+    python -m runners.report only=ddip/table1 images=20
+    python -m runners.report report=/tmp/report
+
+A page is one file that needs no server and no network. It shows what runners.table wrote, and images as far
+as the store still has them. docs/report.md describes it.
 """
 
 from runners import app

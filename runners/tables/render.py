@@ -1,22 +1,14 @@
-"""A table's figures as Markdown, CSV, LaTeX and for the console. Pure functions of the frame."""
+"""A table as Markdown and LaTeX. Pure functions of the frame; runners/tables/console.py prints it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from attacks.knowledge import MEANING
 from runners.tables.agreement import Agreement
 from runners.tables.significance import ALPHA, explained
 from runners.validity.flags import MARKS, SMALL_N, meaning
 
-MOST_ACROSS = 6
-WIDTH = 80  # characters of a terminal
 PLACES = {  # decimals that a metric is printed with
     "accuracy": 1,
     "mean of draws": 1,
@@ -195,54 +187,3 @@ def latex(frame: pd.DataFrame, heading: Heading) -> str:
             "",
         ]
     )
-
-
-def for_console(frame: pd.DataFrame, heading: Heading) -> Group:
-    """The table for a terminal of 80 columns.
-
-    Defenses or attacks are placed side by side, whichever are fewer; what does not fit goes into a block
-    below. Each cell shows our result, its interval and the paper's result.
-    """
-    notes = [_dim(line) for line in legend(complete(frame), heading)]
-    frame = frame.assign(attack=frame.apply(column_name, axis=1))
-    down, across = ("attack", "row") if frame.row.nunique() <= frame.attack.nunique() else ("row", "attack")
-    names = list(dict.fromkeys(frame[across]))
-    for count in range(-(-len(names) // MOST_ACROSS), len(names) + 1):
-        blocks = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
-        tables = [_block(frame[frame[across].isin(block)], block, down, across) for block in blocks]
-        if all(_needed(table) <= WIDTH for table in tables):
-            break
-    tables[0].title = heading.title
-    head = [Text(heading.note, style="bold yellow")] if heading.note else []
-    return Group(*tables, *head, *notes)
-
-
-def _needed(table: Table) -> int:
-    """The characters that a table needs if no word is cut."""
-    wide = Console(width=10 * WIDTH)
-    return Measurement.get(wide, wide.options, table).minimum
-
-
-def _block(frame: pd.DataFrame, names: list[str], down: str, across: str) -> Table:
-    """The entries of `names`, side by side."""
-    table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for name in names:
-        table.add_column(Text(name), justify="right", min_width=max(map(len, name.split())))
-    for name, entries in frame.groupby(down, sort=False):
-        found = {entry[across]: entry for _, entry in entries.iterrows()}
-
-        def line(text: Callable[[pd.Series], str], style: str, found: dict = found) -> list[Text]:
-            return [Text(text(found[other]) if other in found else "", style=style) for other in names]
-
-        table.add_row(Text(str(name), style="bold"), *line(value_text, "bold"))
-        table.add_row(Text("95 %", style="dim"), *line(interval_text, "dim"))
-        theirs = line(paper_text, "cyan")
-        if any(text.plain for text in theirs) or down == "attack":
-            table.add_row(Text("paper", style="cyan"), *theirs)
-        table.add_section()
-    return table
-
-
-def _dim(text: str) -> Text:
-    return Text(text, style="dim")

@@ -1,6 +1,10 @@
-"""Purifiers in front of vision APIs: python -m runners.vision_api vision_api/service=aws.
+"""Evaluate purifiers in front of a vision API.
 
-This package is optional: it imports the other packages, and none of them knows it. See docs/vision-api.md.
+    python -m runners.vision_api vision_api/service=aws
+    python -m runners.vision_api vision_api/service=azure calls=5000
+    python -m runners.vision_api vision_api/table=embedded
+
+This package is optional: it imports the other packages, and none of them imports it. See docs/vision-api.md.
 """
 
 from runners import app

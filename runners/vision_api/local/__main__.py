@@ -1,8 +1,10 @@
-"""Starts a vision API on this machine, and prints what to set in order to ask it.
+"""Start a vision API on this machine, and print what to set in order to ask it.
 
-    python -m runners.vision_api.local dataset=neurips2017 victim=imagenet/mobilenet_v2-int8 port=8099
+    python -m runners.vision_api.local
+    python -m runners.vision_api.local port=8200
+    python -m runners.vision_api.local dataset=neurips2017 victim=imagenet/mobilenet_v2-int8
 
-It lets in whoever calls it, so it listens on this machine's own address only.
+It answers everyone who calls it, so it listens on this machine's own address only.
 """
 
 import threading

@@ -1,0 +1,99 @@
+"""A table for the terminal: defenses below one another and attacks side by side, as a paper prints it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from data.errors import InputError
+from runners.tables import render
+
+WIDTH = 100  # characters, where the output is no terminal
+SHOWN = ("compact", "full")
+ENTRY = "Each entry: our result, its 95 % interval, and the paper's result if it prints one."
+
+
+def for_console(
+    frame: pd.DataFrame, heading: render.Heading, *, show: str = "compact", width: int = WIDTH
+) -> Group:
+    """The table in blocks of at most `width` characters, and its legend.
+
+    Args:
+        frame: the entries of the table.
+        heading: what stands around them.
+        show: "compact" leaves out all but the largest eps of an attack, "full" nothing.
+        width: characters of a line; columns that do not fit are printed in a block below.
+    """
+    legend = render.legend(render.complete(frame), heading)
+    shown = largest_eps(frame) if show == "compact" else frame
+    tables = blocks(shown, width)
+    tables[0].title = heading.title
+    left_out = [name for name in _names(frame) if name not in _names(shown)]
+    notes = [ENTRY]
+    notes += [f"Not shown: {', '.join(left_out)}; show=full prints them."] if left_out else []
+    head = [Text(heading.note, style="bold yellow")] if heading.note else []
+    return Group(*tables, *head, *(Text(line, style="dim") for line in [*notes, *legend]))
+
+
+def check_show(show: str) -> None:
+    """Raise InputError unless this is a form in which a table can be printed."""
+    if show not in SHOWN:
+        raise InputError(f"show: expected {' or '.join(SHOWN)}, got {show!r}")
+
+
+def largest_eps(frame: pd.DataFrame) -> pd.DataFrame:
+    """The entries without those of an attack for which the same row has one of a larger eps."""
+    largest = frame.groupby(["row", "column", "knowledge_kind"], sort=False).eps_255.transform("max")
+    return frame[frame.eps_255.isna() | (frame.eps_255 == largest)]
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    """The names of the columns, in their order."""
+    return list(dict.fromkeys(render.column_name(entry) for _, entry in frame.iterrows()))
+
+
+def blocks(frame: pd.DataFrame, width: int) -> list[Table]:
+    """The entries as few tables as fit into `width`, each with a share of the columns."""
+    names = _names(frame)
+    for count in range(1, len(names) + 1):
+        parts = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
+        tables = [_block(frame, part) for part in parts]
+        if all(_needed(table) <= width for table in tables):
+            break
+    return tables
+
+
+def _needed(table: Table) -> int:
+    """The characters that a table needs if no word is cut."""
+    wide = Console(width=1000)
+    return Measurement.get(wide, wide.options, table).minimum
+
+
+def _block(frame: pd.DataFrame, names: Sequence[str]) -> Table:
+    """The columns of these names, and a line for every defense."""
+    table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    words = [word for row in frame.row for word in str(row).split()]
+    table.add_column("Defense", min_width=max(map(len, words)), style="bold")
+    for name in names:
+        table.add_column(Text(name), justify="right", min_width=max(map(len, name.split())))
+    for name, entries in frame.groupby("row", sort=False):
+        found = {render.column_name(entry): entry for _, entry in entries.iterrows()}
+        cells = [_entry(found[other]) if other in found else Text() for other in names]
+        table.add_row(Text(str(name)), *cells)
+        table.add_section()
+    return table
+
+
+def _entry(entry: pd.Series) -> Text:
+    """Our result, its interval and the paper's result, one below another."""
+    lines = [
+        (render.value_text(entry), "bold"),
+        (render.interval_text(entry), "dim"),
+        (render.paper_text(entry), "cyan"),
+    ]
+    told = [(text, style) for text, style in lines if text]
+    return Text("\n").join(Text(text, style=style, no_wrap=True) for text, style in told)
