@@ -25,6 +25,7 @@ from data.images import Dataset
 from data.weights import WeightFile
 from purifiers.fitting.engine import Architecture
 from purifiers.fitting.trace import Trace
+from purifiers.learned import TrainedNetwork
 from purifiers.purifier import Purifier
 from purifiers.training import Training
 from runners.app import CONFIGS
@@ -35,7 +36,7 @@ KINDS: dict[str, tuple[type, ...]] = {  # what a foreign config may name, by top
     "data": (Dataset, WeightFile),
     "victims": (nn.Module, Recipe),
     "attacks": (Attack, Knowledge),
-    "purifiers": (Purifier, Trace, Training, Architecture, nn.Module),
+    "purifiers": (Purifier, TrainedNetwork, Trace, Training, Architecture, nn.Module),
 }
 TARGET = re.compile(r"(?P<module>(?P<folder>[a-z]+)(?:\.[a-z_0-9]+)+)\.(?P<name>[A-Z]\w*)", re.ASCII)
 INSTRUCTION = re.compile(r"_[a-z]+_")  # keys that Hydra's instantiate acts on

@@ -25,7 +25,7 @@ def run(command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are apgd, apgd-dlr,"),
+        (["attack=pdg"], "no attack is called 'pdg' (did you mean 'pgd'?); there are adaptive, apgd,"),
         (["purifier=nothing"], " comdefend, comdefend-released, ddip, "),
         (["dataset=svhn"], "there are cifar10, digits-photos, flower17, imagenet, mnist, neurips2017"),
         (
@@ -115,7 +115,7 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
             ["table.rows=[{label:A,cell:['purifier=none']},{label:A,cell:['purifier=jpeg']}]"],
             "got A / Clean twice",
         ),
-        (["table.metric=foo"], "(accuracy, ssim, seconds/image"),
+        (["table.metric=foo"], "a metric (accuracy, mean of draws, "),
         (["table.metric=ssim"], "table.worst: expected metric accuracy, got ssim; set table.worst=null"),
         (["table.rows=[{label:A,cell:['purifer=jpeg']}]"], "got purifer=jpeg"),
         (

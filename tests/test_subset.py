@@ -163,7 +163,7 @@ def test_the_choice_is_kept_and_does_not_depend_on_chunks_or_more_images(made, m
     more, _ = run(folder / "store", CELLS, **(RULE | {"n": 9, "chunk": 4}))
     assert len(more[0].records) == 9
     assert more[0].records.id.tolist()[:7] == expected[0].records.id.tolist()
-    monkeypatch.setattr(subset, "choose", None)  # a second run asks nothing
+    monkeypatch.setattr(subset, "sample_subset", None)  # a second run asks nothing
     results, said = run(folder / "store", CELLS, **RULE)
     assert "nothing to compute" in said
     same(results, expected)
