@@ -88,6 +88,7 @@ def test_the_adaptive_tables_budget_is_that_of_its_columns():
     assert all("attack.budget=700" in column.cell for column in of_adaptive)
 
 
+@pytest.mark.slow
 def test_every_cell_of_every_table_composes():
     """Each set of names and parameters once, whatever the values: composing takes its time."""
     distinct = {}

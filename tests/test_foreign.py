@@ -206,6 +206,7 @@ class NotRunError(InputError):
     """The edited record would be run: nothing in it was refused."""
 
 
+@pytest.mark.slow
 def test_every_single_edit_of_a_record_is_answered_by_a_replay(made, tmp_path, monkeypatch):
     """Nested ones too. The evaluation stops before its first cell, which is where a replay becomes slow."""
 

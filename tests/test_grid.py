@@ -185,7 +185,7 @@ def test_a_damaged_chunk_is_noticed_said_and_made_again(undisturbed, tmp_path, c
     ("purifier", "workers", "reason"),
     [
         ("Raises", 1, f"broken.py line {RAISED}: ZeroDivisionError: on purpose"),
-        ("MakesNaN", 2, "NaN or infinity"),
+        ("MakesNaN", 1, "NaN or infinity"),
         pytest.param("Dies", 2, "process died", marks=pytest.mark.slow),
     ],
 )

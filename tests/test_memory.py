@@ -68,6 +68,7 @@ print(batch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set the Linux way")
+@pytest.mark.slow
 def test_a_real_shortage_on_a_cpu():
     """PyTorch's own error, under a limit that holds 8 or 16 of 32 images; their results stay the same."""
     run = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
