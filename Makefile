@@ -21,7 +21,7 @@ SENT      = hydra/launcher=$(LAUNCHER) "shard=range($(JOBS))"
 TABLE     = $(if $(LAUNCHER),{ $(RUN) runners.table --multirun table=$(1) $(SENT) $(OPTIONS) || test $$? -eq 1; } &&) \
 	$(RUN) runners.table table=$(1) $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER) $(OPTIONS) workers=0,$(OPTIONS))
 
-.PHONY: help table1 table2 compare list tables report claims status retry smoke test test-avx2 test-slow test-slurm \
+.PHONY: help table1 table2 compare list tables report leaderboard claims status retry smoke test test-avx2 test-slow test-slurm \
 	test-faults weights bench bench-table \
 	bench-report test-gpu bench-gpu check docs clean
 help:            ## this list
@@ -56,6 +56,9 @@ tables: $(READY) ## all of them on the embedded data: hours
 
 report: $(READY) ## a page for every finished table, plots as PNG and PDF, into results/report/
 	@$(RUN) runners.report $(ARGS)
+
+leaderboard: $(READY) ## the pages of the leaderboard from its entries, into results/leaderboard/
+	@$(RUN) runners.leaderboard $(ARGS)
 
 claims: $(READY) ## the verdict on every claim of the papers, from finished tables; written into docs/findings.md
 	@$(RUN) runners.claims findings=docs/findings.md $(ARGS)

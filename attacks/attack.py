@@ -80,6 +80,10 @@ class Attack(ABC):
         """What is printed of the budget before a run; empty for attacks whose config says it all."""
         return ""
 
+    def of_images(self, ids: Sequence[str]) -> "Attack":
+        """The attack on the images of these ids. Only one that looks its examples up needs to know them."""
+        return self
+
     @abstractmethod
     def craft(self, model: nn.Module | Rows, images: Tensor, labels: Tensor) -> Tensor | Crafted:
         """The method itself, called through `__call__`; with one image where `batch_coupled`."""

@@ -42,17 +42,23 @@ class WeightFile:
             names, and some are published with no more); nothing is read from a file that differs. None
             where nobody publishes it: the user says which file is meant.
         source: where it comes from; scripts.fetch downloads it if this is its URL.
+        what: the setting that names the file, for errors.
     """
 
     version = 1
-    descriptive = frozenset({"path", "source"})
+    descriptive = frozenset({"path", "source", "what"})
     path: str
     sha256: str | None
     source: str = ""
+    what: str = "weights"
 
     def __post_init__(self) -> None:
-        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{8,64}", str(self.sha256)):
-            raise InputError(f"weights.sha256: expected 8 to 64 hexadecimal digits, got {self.sha256!r}")
+        sha256 = self.sha256
+        if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{8,64}", sha256)):
+            raise InputError(
+                f"{self.what}.sha256: expected 8 to 64 hexadecimal digits as text (in quotes if they look "
+                f"like a number), got {sha256!r}"
+            )
 
     @property
     def url(self) -> str | None:
@@ -82,14 +88,14 @@ class WeightFile:
             zipfile.BadZipFile,
         ) as error:
             raise InputError(
-                f"weights {self.path}: expected a checkpoint of tensors only, got one that cannot "
+                f"{self.what} {self.path}: expected a checkpoint of tensors only, got one that cannot "
                 f"be read safely ({str(error).splitlines()[0]}); nothing in it was executed"
             ) from error
         state = _opened(state)
         if not _is_state(state):
             keys = f" of {', '.join(map(str, [*state][:5]))}" if isinstance(state, dict) else ""
             raise InputError(
-                f"weights {self.path}: expected a dictionary of tensors, or one that holds it under "
+                f"{self.what} {self.path}: expected a dictionary of tensors, or one that holds it under "
                 f"{' or '.join(HOLDERS)}; got {type(state).__name__}{keys}: save the state_dict alone"
             )
         return state
@@ -100,15 +106,15 @@ class WeightFile:
         hint = f"; {self.source}" if self.source else ""
         if not path.is_file():
             fetch = ": python -m scripts.fetch downloads it there" if self.url else ""
-            raise MissingError(f"weights {path} do not exist (set DATA_DIR, or give a path){hint}{fetch}")
+            raise MissingError(f"{self.what} {path} do not exist (set DATA_DIR, or give a path){hint}{fetch}")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if self.sha256 is None:
-            raise UnverifiedError(path, found)
+            raise UnverifiedError(path, found, f"{self.what}.sha256")
         if not found.startswith(self.sha256):
             looks = " It is a web page." if content[:200].lstrip()[:1] == b"<" else ""
             raise InputError(
-                f"weights {path}: expected sha256 {self.sha256}, got {found} "
+                f"{self.what} {path}: expected sha256 {self.sha256}, got {found} "
                 f"({len(content)} bytes).{looks} Truncated or another file: fetch it again{hint}"
             )
         return content

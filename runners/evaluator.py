@@ -57,16 +57,28 @@ class Evaluator:
 
     Args:
         launch: this run, or the job of a run that several jobs share.
+        only: the ids of the images that are evaluated, of those that the settings choose; None for all.
+        here: all work is done in this process, which alone has the objects that it is done with.
     """
 
-    def __init__(self, settings: Settings, console: Console, launch: Launch | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        console: Console,
+        launch: Launch | None = None,
+        *,
+        only: frozenset[str] | None = None,
+        here: bool = False,
+    ) -> None:
         self.settings, self.console, self.launch = settings, console, launch or Launch()
+        self.only, self.here = only, here
         self.devices = devices_of(settings.device, shard=self.launch.shard)
         device = configure_torch(self.devices[0], tf32=settings.tf32)
         self.facts = provenance.of_process(device)
         self.store = Store(settings.store, made_by=provenance.maker(self.facts))
         keeping = Keeping(settings.keep_purified, settings.n)
-        self.worker = Worker(self.store, device, settings.precision, keeping)
+        limit = settings.chunk_seconds
+        self.worker = Worker(self.store, device, settings.precision, keeping, chunk_seconds=limit)
         self.planner = Planner(settings, self.worker, console)
         self.checks = ContractChecks(self.worker, console)
 
@@ -93,9 +105,12 @@ class Evaluator:
 
     def _planned(self, cell: Cell) -> CellResult:
         try:
-            return CellResult(cell, tasks=self.planner.plan(cell))
+            tasks = self.planner.plan(cell)
         except UnsuitedError as error:
             return CellResult(cell, skipped=str(error))
+        if self.only is not None:
+            tasks = [part for task in tasks if (part := task.of_images(self.only)) is not None]
+        return CellResult(cell, tasks=tasks)
 
     def _lacks(self, task: Purifying) -> bool:
         """Whether something that the task makes is missing or damaged: the store removes what is damaged."""
@@ -163,6 +178,8 @@ class Evaluator:
         would hold as much memory again.
         """
         alone = self.launch.shard is None
+        if self.here:
+            return 0
         # Of several jobs only the first forgets dead processes: a later one must not reset their count.
         died = self.store.leases.clear() if alone or self.launch.shard == 0 else set()
         short = estimate.expected < SHORT

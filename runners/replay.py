@@ -32,7 +32,7 @@ from runners.evaluation.component import Config, usable
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import COSTS
-from runners.evaluation.settings import Settings
+from runners.evaluation.settings import UNRECORDED, Settings
 from runners.evaluation.tasks import SCORING
 from runners.evaluation.weights import load_or_train
 from runners.evaluator import CellResult, Evaluator
@@ -51,28 +51,56 @@ UNLIMITED = 1e9  # hours
 def main(config: DictConfig) -> None:
     """Exit status 0 where the records are equal, 1 where not, 2 where the cell cannot be run again."""
     recorded = RecordFile.read(find(config.record, folder(config.records, "records")))
-    check_code(recorded)
-    cell = cell_of(recorded, folder(config.data_dir, "data_dir"))
-    device = device_for(recorded, config.device)
-    kept = Store(folder(config.store, "store"))
-    with tempfile.TemporaryDirectory(prefix="replay-") as own, untrusted.readable(str(recorded.path)):
-        settings = settings_of(recorded, store=own, device=device, workers=config.workers)
-        place = configure_torch(
-            settings.device, tf32=settings.tf32
-        )  # as any training ran that made the weights
-        weights = ready_weights(recorded, cell, kept=kept, fresh=Store(own), device=place)
-        result = Evaluator(settings, app.console).evaluate([cell])[0]
-    if result.skipped is not None:
-        raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
-    if result.failed is not None:
-        raise app.FailedCellsError(f"{recorded.path}: the cell failed now: {result.failed}")
+    result, weights = remade(
+        recorded,
+        data_dir=folder(config.data_dir, "data_dir"),
+        kept=Store(folder(config.store, "store")),
+        device=config.device,
+        workers=config.workers,
+    )
     if (ids := result.provenance["image_ids_sha256"]) != recorded["image_ids_sha256"]:
         raise InputError(
-            f"dataset {cell.names['dataset']}: expected image ids of sha256 "
+            f"dataset {result.cell.names['dataset']}: expected image ids of sha256 "
             f"{recorded['image_ids_sha256']}, got {ids}"
         )
     with untrusted.readable(str(recorded.path)):
         report(recorded, result, weights)
+
+
+def remade(
+    recorded: RecordFile,
+    *,
+    data_dir: Path,
+    kept: Store,
+    device: str | None,
+    workers: int | str,
+    only: frozenset[str] | None = None,
+) -> tuple[CellResult, list[str]]:
+    """The recorded cell run again, and where its weights came from.
+
+    Args:
+        data_dir: where data and weights lie now.
+        kept: the store that trained weights are taken from.
+        device: that of the record where None.
+        only: the ids of the images that are run again; None for all.
+
+    Raises InputError for what cannot be run again, FailedCellsError where it fails now.
+    """
+    check_code(recorded)
+    cell = cell_of(recorded, data_dir)
+    device = device_for(recorded, device)
+    with tempfile.TemporaryDirectory(prefix="replay-") as own, untrusted.readable(str(recorded.path)):
+        settings = settings_of(recorded, store=own, device=device, workers=workers)
+        place = configure_torch(
+            settings.device, tf32=settings.tf32
+        )  # as any training ran that made the weights
+        weights = ready_weights(recorded, cell, kept=kept, fresh=Store(own), device=place)
+        result = Evaluator(settings, app.console, only=only).evaluate([cell])[0]
+    if result.skipped is not None:
+        raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
+    if result.failed is not None:
+        raise app.FailedCellsError(f"{recorded.path}: the cell failed now: {result.failed}")
+    return result, weights
 
 
 def find(record: str | None, folder: Path) -> Path:
@@ -151,7 +179,7 @@ def device_for(recorded: RecordFile, wanted: str | None) -> str:
 
 def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int | str) -> Settings:
     """The recorded settings; TF32 only where there is such a device."""
-    names, held = set(Settings.__dataclass_fields__) - {"keep_purified"}, recorded["settings"]
+    names, held = set(Settings.__dataclass_fields__) - set(UNRECORDED), recorded["settings"]
     if set(held) != names:
         differ = ", ".join(sorted(names ^ set(held)))
         raise InputError(

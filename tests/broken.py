@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -346,3 +347,14 @@ class ExitsWhenMade(Purifier):
 class ExitingAttack(Clean):
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         os._exit(0)
+
+
+class SlowOnce(Purifier):
+    """Hangs in the processes that work, not where it is tried."""
+
+    version = 1
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        if multiprocessing.parent_process() is not None:
+            time.sleep(60)
+        return images

@@ -79,6 +79,7 @@ class Noise(Purifier):
         return (images + self.sigma * noise).clamp(0, 1)
 
 
+ATTACKS = [name for name in app.names_of("attack") if name != "file"]  # those that craft anything
 SMALL = {
     "steps": 3,
     "queries": 60,

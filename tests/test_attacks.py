@@ -3,7 +3,7 @@
 import foolbox
 import pytest
 import torch
-from conftest import Noise, RowByRow, answering, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, answering, random_images, small_attack
 from torch import nn
 
 from attacks.apgd import APGD
@@ -16,7 +16,6 @@ from attacks.randomness import per_image_randomness
 from attacks.target import Target
 from data.errors import InputError
 from purifiers.identity import Identity
-from runners.app import names_of
 from runners.evaluation.metrics import wilson
 
 EPS = 2 / 255
@@ -135,7 +134,7 @@ def test_attacks_stay_valid_and_leave_the_world_alone(network, name):
     assert 0 <= out.min() <= out.max() <= 1
 
 
-@pytest.mark.parametrize("name", names_of("attack"))
+@pytest.mark.parametrize("name", ATTACKS)
 def test_every_configured_attack_yields_valid_examples_and_reaches_what_it_is_given(name):
     images, victim, attack = random_images(4), RowByRow(), small_attack(name, steps=4, lr=0.3)
     images[0, :, :4], images[1, :, :4] = 0, 1  # the border of the range

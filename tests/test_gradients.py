@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Noise, RowByRow, crafted, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, crafted, random_images, small_attack
 from torch import nn
 
 from attacks.bpda import BPDAWrapper, GaussianBlur
@@ -14,9 +14,8 @@ from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
 from purifiers.purifier import Purifier
 from purifiers.randomization import Randomization
-from runners.app import names_of
 
-GRADIENT = [name for name in names_of("attack") if small_attack(name).needs == "gradient"]
+GRADIENT = [name for name in ATTACKS if small_attack(name).needs == "gradient"]
 
 
 def slope(target, images, direction):

@@ -7,16 +7,15 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import Noise, RowByRow, answering, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, answering, random_images, small_attack
 from torch import nn
 
 from attacks.attack import Attack, AttackError
 from attacks.knowledge import Blind
 from attacks.lockstep import lockstep
 from attacks.target import Target
-from runners.app import names_of
 
-NAMES = names_of("attack")
+NAMES = ATTACKS
 COUPLED = [name for name in NAMES if small_attack(name).batch_coupled]
 BY_ROWS = [name for name in NAMES if small_attack(name).by_rows]
 SEEDS = [21, 2**62 + 22, 23, 24]

@@ -8,7 +8,7 @@ import importlib
 
 import pytest
 import torch
-from conftest import Noise, RowByRow, linear_victim, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, linear_victim, random_images, small_attack
 from hydra import compose, initialize_config_dir
 from pretended_device import DEVICE, PretendedDevice
 from test_purifiers import NAMES, purifier
@@ -18,7 +18,7 @@ from attacks.knowledge import Decision, Full, Score
 from attacks.open_defense import Everything
 from purifiers import ddip
 from purifiers.fitting.stack import STACKS
-from runners.app import CONFIGS, names_of
+from runners.app import CONFIGS
 
 IMAGES = random_images(2, 32)
 
@@ -119,7 +119,7 @@ def test_a_purifier_stays_on_its_images_device(device, name):
 
 
 # Foolbox, which makes ddn, takes no tensor of a class that it does not know.
-@pytest.mark.parametrize("name", sorted({*names_of("attack")} - {"ddn"}))
+@pytest.mark.parametrize("name", sorted({*ATTACKS} - {"ddn"}))
 def test_an_attack_stays_on_its_images_device(device, name, monkeypatch):
     disabled = target_module._disable_current_modes
 

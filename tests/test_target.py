@@ -6,20 +6,19 @@ from contextlib import suppress
 
 import pytest
 import torch
-from conftest import Noise, RowByRow, answering, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, answering, random_images, small_attack
 from torch import nn
 
 from attacks.attack import Attack
 from attacks.knowledge import Blind, Decision, Full, Score
 from attacks.target import AttackError, BudgetSpentError, Target, draw_seed
 from purifiers.identity import Identity
-from runners.app import names_of
 from runners.evaluation.stages import Worker
 
 N = 3
 SEEDS = [11, 12, 13]
 OWNERS = {draw_seed(seed, draw): i for i, seed in enumerate(SEEDS) for draw in range(3000)}
-NAMES = names_of("attack")
+NAMES = ATTACKS
 
 
 class Counted(nn.Module):

@@ -31,7 +31,7 @@ from victims.victim import Victim
 
 SHAPES = {"digits": (3, 32, 32), "cifar10": (3, 32, 32), "mnist": (1, 28, 28), "flower17": (3, 224, 224),
           "imagenet": (3, 240, 240)}  # fmt: skip
-LOCAL = [name for name in names_of("victim") if not name.startswith("api/")]
+LOCAL = [name for name in names_of("victim") if not name.startswith(("api/", "own/"))]
 PRETRAINED = [
     n for n in LOCAL if "from_torchvision.Torchvision" in (CONFIGS / f"victim/{n}.yaml").read_text()
 ]
@@ -49,7 +49,9 @@ def classes_of(label_space: str) -> set[int]:
     """How many classes the data sets of that label space have."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         sets = [
-            build(to_plain_dict(compose("evaluate", [f"dataset={n}"]).dataset)) for n in names_of("dataset")
+            build(to_plain_dict(compose("evaluate", [f"dataset={n}"]).dataset))
+            for n in names_of("dataset")
+            if not n.startswith("own/")
         ]
     return {len(data.classes) for data in sets if data.label_space == label_space}
 

@@ -18,6 +18,7 @@ from runners.evaluation.component import Component
 from runners.evaluation.failures import reason_of
 from runners.evaluation.stages import Worker
 from runners.evaluation.tasks import Crafting, Purifying
+from runners.evaluation.time_limit import limited
 from runners.store.artifact import Artifact
 from victims import checks as victim_checks
 from victims.checks import VictimError
@@ -108,7 +109,7 @@ class ContractChecks:
             with store.leases.alone(artifact.key, f"checking: {components[0].name}"):
                 reason = None
                 if store.get(artifact) is None:
-                    reason = _failed(what, check, components)
+                    reason = _failed(what, check, components, self.worker.chunk_seconds)
                     if reason is None:
                         store.put(artifact, b"passed")
                 self.reasons[artifact.key] = reason
@@ -125,10 +126,13 @@ class ContractChecks:
         return images.mean(1, keepdim=True).expand(-1, channels, -1, -1).contiguous()
 
 
-def _failed(what: str, check: Callable[[], None], components: Sequence[Component]) -> str | None:
-    """Run a check; the reason where it is not passed."""
+def _failed(
+    what: str, check: Callable[[], None], components: Sequence[Component], seconds: float | None
+) -> str | None:
+    """Run a check, for so many seconds at most; the reason where it is not passed."""
     try:
-        check()
+        with limited(seconds):
+            check()
     except InputError:
         raise
     except (TraitError, VictimError) as error:

@@ -116,7 +116,7 @@ class Estimator:
     def _craft(self, task: Crafting) -> float:
         """The attack itself, begun on these images and stopped after a moment, and the storing of its result.
         What is left after the moment is as many passes as the attack declares, at the pace that it had."""
-        attack: Attack = task.attack.build()
+        attack: Attack = task.attack.build().of_images(task.chunk.ids)
         knowledge: Knowledge = task.knowledge.object
         seen, factor = None, 1.0
         if task.purifier is not None:

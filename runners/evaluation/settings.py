@@ -9,6 +9,7 @@ from purifiers.purifier import Purifier
 from runners.evaluation.subset import RULES
 
 DRAWS, DRAWS_OF_ATTACKED_FIT = 10, 5  # that are scored by default
+UNRECORDED = ("keep_purified", "chunk_seconds")  # no result depends on them
 KEPT = ("auto", "all", "none")  # of purified images; runners/evaluation/keeping.py
 
 
@@ -33,6 +34,7 @@ class Settings:
     budget_hours: float
     audit: str
     keep_purified: str = "auto"
+    chunk_seconds: float = 86400
 
     def __post_init__(self) -> None:
         for name in ("n", "seed", "chunk"):
@@ -49,9 +51,10 @@ class Settings:
             raise InputError(f"draws: expected auto or at least 1, got {self.draws!r}")
         if self.workers != "auto" and not (_is_whole(self.workers) and self.workers >= 0):
             raise InputError(f"workers: expected auto or at least 0, got {self.workers!r}")
-        hours = self.budget_hours
-        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < math.inf:
-            raise InputError(f"budget_hours: expected a finite number of hours above 0, got {hours!r}")
+        for name, unit in (("budget_hours", "hours"), ("chunk_seconds", "seconds")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise InputError(f"{name}: expected a finite number of {unit} above 0, got {value!r}")
         if self.audit not in ("off", "cheap", "full"):
             raise InputError(f"audit: expected off, cheap or full, got {self.audit!r}")
         if self.keep_purified not in KEPT:

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored
 from runners.evaluation.tasks import Crafting, Purifying, Task
+from runners.evaluation.time_limit import limited
 from runners.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Worker:
     keeping: Keeping = field(default_factory=Keeping)
     loaded: dict[str, Any] = field(default_factory=dict)
     fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
+    chunk_seconds: float | None = None  # that an attack or a purifier may take
 
     def __post_init__(self) -> None:
         self.guard = Guard(self.device)
@@ -67,17 +69,21 @@ class Worker:
             self.loaded[key] = loaded
         return self.loaded[key]
 
-    def guarded(self, *victims: Component) -> AbstractContextManager[list[str]]:
-        """Where attacks and purifiers run; see `Guard.over`. A changed victim is loaded again when needed."""
+    @contextmanager
+    def guarded(self, *victims: Component) -> Iterator[list[str]]:
+        """Where attacks and purifiers run, for `chunk_seconds` at most; see `Guard.over`. A changed victim is
+        loaded again when needed."""
         for victim in victims:
             self.load(victim)
-        return self.guard.over([victim.key for victim in victims], self.loaded)
+        keys = [victim.key for victim in victims]
+        with self.guard.over(keys, self.loaded) as changed, limited(self.chunk_seconds):
+            yield changed
 
     def adversarial(self, task: Crafting) -> dict[str, Tensor]:
         """Adversarial examples and the seconds that each took, from the store or made now."""
         stored = self.store.get_tensors(task.artifact)
         if stored is None:
-            attack: Attack = task.attack.build()
+            attack: Attack = task.attack.build().of_images(task.chunk.ids)
             seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
             images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
             start = time.perf_counter()

@@ -1,7 +1,7 @@
 """The two kinds of work, each on one chunk of images: to craft adversarial examples, and to purify them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from data.images import Images
@@ -148,6 +148,12 @@ class Purifying:
     def results(self) -> list[str]:
         """The keys of what is made, by which failures are kept."""
         return [self.records(purifier).key for purifier in self.purifiers]
+
+    def of_images(self, ids: Collection[str]) -> "Purifying | None":
+        """The same work on those images alone that have one of these ids; None where there are none."""
+        chunk = self.crafting.chunk
+        places = [place for place, name in enumerate(chunk.ids) if name in ids]
+        return replace(self, crafting=replace(self.crafting, chunk=chunk.take(places))) if places else None
 
     def missing(self, store: Store) -> list[str]:
         """The keys of the records of which the store lacks something."""

@@ -124,7 +124,13 @@ class _Process:
     """A process with a worker, started with its first task, and again after it was stopped or has died."""
 
     def __init__(self, worker: Worker, device: torch.device) -> None:
-        self.started_with = worker.store, str(device), worker.precision, worker.keeping
+        self.started_with = (
+            worker.store,
+            str(device),
+            worker.precision,
+            worker.keeping,
+            worker.chunk_seconds,
+        )
         self.executor: ProcessPoolExecutor | None = None
 
     def submit(self, task: Task) -> Future[Any]:
@@ -177,7 +183,7 @@ def _attempt(worker: Worker, task: Task) -> Failure | None:
     return None
 
 
-def _begin(store: Store, device: str, precision: str, keeping: Keeping) -> None:
+def _begin(store: Store, device: str, precision: str, keeping: Keeping, chunk_seconds: float | None) -> None:
     global _worker
     for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(asked, signal.SIG_IGN)  # a cluster asks every process to end; the parent decides
@@ -186,7 +192,7 @@ def _begin(store: Store, device: str, precision: str, keeping: Keeping) -> None:
     parent = multiprocessing.parent_process()
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
     place = configure_torch(torch.device(device), tf32=precision == "tf32")
-    _worker = Worker(store, place, precision, keeping)
+    _worker = Worker(store, place, precision, keeping, chunk_seconds=chunk_seconds)
 
 
 def _die_with(sentinel: int) -> None:

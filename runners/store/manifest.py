@@ -23,7 +23,7 @@ VERSION = 1
 MODULES = ("runners.table", "runners.evaluate")
 # Options that say where and by what something is computed: the request is the same without them.
 PLACES = ("store", "records", "tables", "workers", "device", "budget_hours", "data_dir", "hydra",
-          "keep_purified")  # fmt: skip
+          "keep_purified", "chunk_seconds")  # fmt: skip
 SAFE = re.compile(r"[\w/@.]+=")  # name=value; no switch, and nothing of Hydra's own
 WRITTEN = ("store", "records", "tables", "logger")  # options that say where results go
 UNSAFE = re.compile(r"_[a-z]+_\W")  # keys that Hydra's instantiate acts on

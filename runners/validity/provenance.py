@@ -32,7 +32,7 @@ from runners import untrusted
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.identity import identity, version_of
 from runners.evaluation.records import PROVENANCE
-from runners.evaluation.settings import Settings
+from runners.evaluation.settings import UNRECORDED, Settings
 from runners.evaluation.tasks import SCORING, Purifying
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
@@ -134,7 +134,7 @@ def of_cell(
             where: version_of(get_object(part["_target_"])) for where, part in targets(cell.configs)
         },
         "scoring": SCORING,
-        "settings": {k: v for k, v in asdict(settings).items() if k != "keep_purified"},
+        "settings": {k: v for k, v in asdict(settings).items() if k not in UNRECORDED},
         "precision": settings.precision,
         "weights": {
             where: {"sha256": spec.weights_sha256, "trained": spec.trained and spec.trained.made_from}

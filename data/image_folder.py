@@ -1,0 +1,67 @@
+"""A folder of images in class folders."""
+
+from pathlib import Path
+
+import torch
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from data.errors import InputError, MissingError
+from data.listing import FileDataset, Listing
+
+
+class ImageFolder(FileDataset):
+    """Images as torchvision's ImageFolder takes them: <root>/<class>/<image>, all in the evaluation split.
+
+    With folders named evaluation, tuning or train in `root`, each of them holds class folders of its split.
+    Labels are the places of the classes' names in their order.
+
+    Args:
+        root: the folder.
+        label_space: what the labels mean; a victim must name the same.
+        name: what the ids begin with, so that they tell this data set from others.
+        size, resize: see FileDataset.
+    """
+
+    version = 1
+    descriptive = frozenset({"root"})
+
+    def __init__(
+        self, *, root: str, label_space: str, name: str = "folder", size: int = 224, resize: int | None = 256
+    ) -> None:
+        super().__init__(size=size, resize=resize)
+        self.root, self.label_space, self.name = Path(root), label_space, name
+        if not self.root.is_dir():
+            raise MissingError(
+                f"dataset.root: {self.root} does not exist: name the folder that holds the classes"
+            )
+        self.divided = any((self.root / split).is_dir() for split in ("evaluation", "tuning", "train"))
+        folders = [path for path in self.root.iterdir() if path.is_dir()] if self.divided else [self.root]
+        self.classes = tuple(
+            sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
+        )
+        if not self.classes:
+            raise InputError(f"dataset.root: expected a folder for each class in {self.root}, got none")
+
+    def index(self, split: str) -> Listing:
+        """Images of a split; ids read <name>/<class>/<file>."""
+        self.check_split(split)
+        where = self.root / split if self.divided else self.root
+        if not where.is_dir() or (not self.divided and split != "evaluation"):
+            raise MissingError(
+                f"dataset.root: {self.root} has no split {split}: make the folder {split} in it"
+            )
+        found = [
+            (path, label)
+            for label, name in enumerate(self.classes)
+            for path in sorted((where / name).rglob("*"))
+            if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()
+        ]
+        if not found:
+            raise InputError(f"{where}: expected images in class folders, got none")
+        return Listing(
+            ids=tuple(f"{self.name}/{path.relative_to(where)}" for path, _ in found),
+            labels=torch.tensor([label for _, label in found]),
+            files=tuple(path for path, _ in found),
+            size=self.size,
+            resize=self.resize,
+        )

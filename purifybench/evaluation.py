@@ -1,0 +1,167 @@
+"""One cell evaluated from Python: names of configs, or objects of the caller."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.images import Dataset, Images
+from data.process_state import restored
+from purifiers.purifier import Purifier
+from purifybench import own
+from runners import app
+from runners.composition import composed
+from runners.evaluate import save_records, settings_of
+from runners.evaluation.cell import PARTS, Cell
+from runners.evaluation.component import Config, build, to_plain_dict
+from runners.evaluator import CellResult, Evaluator
+from runners.store.manifest import Manifest
+from runners.tables import summary
+from runners.tables.figures import Figure, accuracy
+
+OWN_LABELS = "own"  # the label space of images and a network that are both passed as objects
+WIDTH = 110  # characters of a line of text
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of a cell. `print` it to see its figures, their 95 % intervals and its flags.
+
+    Attributes:
+        result: the cell, its records and their provenance, as the runners have them.
+    """
+
+    result: CellResult
+
+    @property
+    def records(self) -> pd.DataFrame:
+        """One row an image; docs/records.md describes the columns."""
+        return self.result.records
+
+    @property
+    def accuracy(self) -> Figure:
+        """The defended accuracy in %: `value`, the 95 % interval from `low` to `high`, and `n` images."""
+        return accuracy(self.records.correct)
+
+    @property
+    def undefended(self) -> Figure:
+        """The accuracy in % on the same adversarial examples without the purifier."""
+        return accuracy(self.records.adversarial_label == self.records.label)
+
+    @property
+    def clean(self) -> Figure:
+        """The accuracy in % of the undefended victim on the clean images."""
+        return accuracy(self.records.clean_label == self.records.label)
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Reasons to doubt the figure, by their names in docs/flags.md: what was seen."""
+        return {flag.name: flag.seen for flag in self.result.flags}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """All that it takes to make the records again."""
+        return self.result.provenance
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the records and their provenance into the folder as a Parquet file; returns the file."""
+        return save_records(self.result, Path(folder))
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=WIDTH)
+        console.print(summary.of_cell(self.result))
+        return console.file.getvalue().rstrip()
+
+    def __repr__(self) -> str:
+        return f"<Evaluation {self.result.cell.label}: {self.accuracy.text(1)}>"
+
+
+def evaluate(
+    purifier: str | Purifier | Callable[..., Tensor],
+    *,
+    victim: str | nn.Module = "digits-resnet8",
+    dataset: str | Images | tuple[Tensor, Tensor] = "digits-photos",
+    attack: str = "pgd",
+    knowledge: str = "blind",
+    n: int = 24,
+    overrides: Sequence[str] = (),
+    config_dir: Path | str | None = None,
+    workers: int = 1,
+    quiet: bool = False,
+) -> Evaluation:
+    """Evaluate a purifier in front of a victim under an attack, as `python -m runners.evaluate` does.
+
+    Args:
+        purifier: the name of a config, an instance of `purifiers.purifier.Purifier`, or a callable that takes
+            (images, seeds, victim) and returns images. A callable may carry the traits of a purifier as
+            attributes, such as `stochastic = True` or `gradient = "exact"`.
+        victim: the name of a config, or a network that maps images (N, C, H, W) in [0, 1] to logits. Its
+            classes are taken to be those of the data set, in the same order. It is copied; yours stays as it
+            is.
+        dataset: the name of a config, `purifybench.Images`, or a pair (images, labels) of tensors.
+        attack: the name of a config.
+        knowledge: what the attacker knows; the name of a config.
+        n: the number of images.
+        overrides: further words of the command line, such as "attack.eps=4/255", "store=my-store" or
+            "device=cuda".
+        config_dir: a folder with configs of your own, as the option --config-dir of the command line.
+        workers: 1 works in this process. More start processes, which only names of configs can be sent to;
+            your script then needs `if __name__ == "__main__":`.
+        quiet: print no progress.
+
+    Raises InputError, in one line, for what cannot be evaluated, and FailedCellsError where the evaluation
+    failed. Finished chunks are kept in the store, so that the same call goes on from there.
+    """
+    given: dict[str, Any] = dict(zip(PARTS, (dataset, victim, attack, knowledge, purifier), strict=True))
+    for part in ("attack", "knowledge"):
+        if not isinstance(given[part], str):
+            raise InputError(f"{part}: expected the name of a config, got a {type(given[part]).__name__}")
+    named = {part: value for part, value in given.items() if isinstance(value, str)}
+    words = [*(f"{part}={value}" for part, value in named.items()), f"n={n}", *overrides]
+    config, choices = composed("evaluate", [*words, f"workers={workers}"], config_dir=config_dir)
+    configs = {part: to_plain_dict(config[part]) for part in named}
+    configs |= _own_configs(given, configs)
+    if workers != 1 and len(named) < len(given):
+        raise InputError(
+            f"workers: expected 1, since objects cannot be sent to other processes; got {workers}"
+        )
+    typed = " ".join(["python -m runners.evaluate", *words])
+    cell = Cell(
+        names={part: choices[part] if part in named else own.name_of(given[part]) for part in PARTS},
+        configs={part: configs[part] for part in PARTS},
+        command=typed
+        if len(named) == len(given)
+        else f"purifybench.evaluate of {', '.join({*given} - {*named})}",
+    )
+    of_command_line = len(named) == len(given) and config_dir is None
+    request = Manifest("runners.evaluate", cell.label, tuple(words)) if of_command_line else None
+    console = Console(quiet=True) if quiet else app.console
+    with restored(torch.device("cpu")):
+        evaluator = Evaluator(settings_of(config), console, here=workers == 1)
+        (result,) = evaluator.evaluate([cell], request)
+    if result.skipped is not None:
+        raise InputError(result.skipped)
+    if result.failed is not None:
+        raise app.FailedCellsError(f"failed cell {cell.label}: {result.failed}")
+    return Evaluation(result)
+
+
+def _own_configs(given: dict[str, Any], named: dict[str, Config]) -> dict[str, Config]:
+    """Configs for the parts that are objects."""
+    made: dict[str, Config] = {}
+    if "dataset" not in named:
+        known = named.get("victim", {}).get("label_space", OWN_LABELS)
+        made["dataset"] = own.dataset_config(given["dataset"], known)
+    if "victim" not in named:
+        dataset: Dataset = build(named.get("dataset") or made["dataset"])
+        made["victim"] = own.victim_config(given["victim"], dataset.label_space)
+    if "purifier" not in named:
+        made["purifier"] = own.purifier_config(given["purifier"])
+    return made

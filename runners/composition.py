@@ -1,0 +1,53 @@
+"""Configs composed from Python, as the command line composes them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data.errors import InputError
+from runners import app
+
+
+def composed(
+    config: str, words: Sequence[str], *, config_dir: Path | str | None = None
+) -> tuple[DictConfig, dict[str, str]]:
+    """The resolved config of a command, and the chosen name of each of its groups.
+
+    Args:
+        config: the name of the command's config, such as "evaluate".
+        words: what would be typed on the command line.
+        config_dir: a folder with further configs, as the option --config-dir names it.
+
+    Raises InputError, in the words of the command line, where the words name what is not there.
+    """
+    words = list(words)
+    if config_dir is not None:
+        folder = Path(config_dir).expanduser().resolve()
+        if not folder.is_dir():
+            raise InputError(f"config_dir: expected a folder with configs, got {config_dir}")
+        words.append(f"hydra.searchpath=['file://{folder}']")
+    try:
+        with _alone(), initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
+            made = compose(config, words, return_hydra_config=True)
+        choices = dict(made.hydra.runtime.choices)
+        made = OmegaConf.masked_copy(made, [name for name in made if name != "hydra"])
+        OmegaConf.resolve(made)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise InputError(app.explain(error, config, words)) from error
+    return made, choices
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Compose beside a Hydra application of the caller's own, which is put back afterwards."""
+    held, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = held

@@ -1,0 +1,174 @@
+"""The leaderboard: python -m runners.leaderboard, and python -m runners.leaderboard add name=... card=...
+
+`add` takes an entry only if its card and its record files are sound, its purifier passes the contract checks,
+and a sample of its images, run again, gives the recorded decisions.
+"""
+
+from runners import app
+
+if __name__ == "__main__":
+    import sys
+
+    from runners.words import placed
+
+    sys.argv[1:] = placed(sys.argv[1:], ("action",))
+    app.refuse_unknown_names("leaderboard")
+
+import random
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from data.errors import InputError
+from runners import replay
+from runners.evaluation.component import build
+from runners.evaluation.devices import configure_torch
+from runners.evaluation.records import from_parquet
+from runners.evaluation.schema import DECISIONS
+from runners.evaluation.weights import load_or_train
+from runners.files import folder, writable, write_together, write_whole
+from runners.leaderboard import board, pages
+from runners.leaderboard.entry import CARD, WRITTEN, Entry, digest_of, read_card
+from runners.leaderboard.memory import bytes_taken
+from runners.store.artifact import Artifact
+from runners.store.store import Store
+from runners.validity.provenance import RecordFile
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
+ENTRIES = "entries"
+
+
+def main(config: DictConfig) -> None:
+    """Render the pages, after having added an entry where that is asked for."""
+    where = folder(config.leaderboard, "leaderboard")
+    if config.action == "add":
+        add(config, where)
+    elif config.action != "render":
+        raise InputError(f"action: expected add or render, got {config.action!r}")
+    render(where)
+
+
+def render(where: Path) -> None:
+    """Write index.html, leaderboard.md and leaderboard.csv from the entries."""
+    entries = board.entries_in(where / ENTRIES)
+    if not entries:
+        raise InputError(
+            f"leaderboard: expected entries in {where / ENTRIES}, got none; add one: python -m "
+            "runners.leaderboard add (docs/leaderboard.md)"
+        )
+    boards = board.boards(entries)
+    page = pages.html(boards, folder=Path(ENTRIES))
+    contents = {
+        "index.html": page,
+        "leaderboard.md": pages.markdown(boards),
+        "leaderboard.csv": pages.csv(boards),
+    }
+    write_together({writable(where) / name: text.encode() for name, text in contents.items()})
+    app.tell(f"{len(entries)} entries: {where / 'index.html'}, leaderboard.md, leaderboard.csv")
+
+
+def add(config: DictConfig, where: Path) -> None:
+    """Check an entry, run a sample of it again, and put it among the others."""
+    name = config.name
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(
+            f"name: expected small letters, digits and hyphens, such as ddip-32, got {name!r:.80}"
+        )
+    target = where / ENTRIES / name
+    if target.exists():
+        raise InputError(f"name: expected a new name, got {name}, which is there already: {target}")
+    if not isinstance(config.card, str):
+        raise InputError(f"card: expected a YAML file, got {config.card!r}")
+    if not isinstance(config.sample, int) or config.sample < 1:
+        raise InputError(f"sample: expected 1 image or more, got {config.sample!r}")
+    card = read_card(Path(config.card), taken=False)
+    entry = Entry.of(name, card, [Path(str(path)) for path in config.files])
+    check_weights(entry)
+    row = board.row_of(entry)
+    replayed = [again(file, config) for file in entry.files]
+    told = {key: card[key] for key in WRITTEN} | {
+        "records": {file.path.name: digest_of(file.path) for file in entry.files},
+        "replayed": replayed,
+        "bytes_an_image": memory_of(entry.files[0], config),
+    }
+    keep(target, told, [file.path for file in entry.files])
+    app.tell(f"added {name}: {target}; {'complete' if row.complete else 'incomplete'}")
+
+
+def check_weights(entry: Entry) -> None:
+    """Raise InputError unless the card names the weights of the purifier that its records were made with."""
+    for file in entry.files:
+        used = file["weights"].get("purifier", {}).get("sha256")
+        if used != entry.card["weights_sha256"]:
+            raise InputError(
+                f"card: weights_sha256: expected {used or 'null'}, the weights of {file.path.name}, got "
+                f"{entry.card['weights_sha256'] or 'null'}"
+            )
+
+
+def again(file: RecordFile, config: DictConfig) -> str:
+    """Run a random sample of a record file's images again; what was compared, in words.
+
+    Raises InputError where a decision is another one now.
+    """
+    recorded = from_parquet(file.path.read_bytes()).set_index("id")
+    sample = random.SystemRandom().sample(sorted(recorded.index), min(config.sample, len(recorded)))
+    result, _ = replay.remade(
+        file,
+        data_dir=folder(config.data_dir, "data_dir"),
+        kept=Store(folder(config.store, "store")),
+        device=config.device,
+        workers=config.workers,
+        only=frozenset(sample),
+    )
+    now = result.records.set_index("id")
+    if set(now.index) != set(sample):
+        raise InputError(f"{file.path}: expected images that its settings choose, got others: was it edited?")
+    for column in ("label", "eps", *DECISIONS):
+        was, is_ = recorded[column].loc[now.index], now[column]
+        differs = (was != is_) & ~(was.isna() & is_.isna())
+        if differs.fillna(True).any():
+            first = differs[differs.fillna(True)].index[0]
+            raise InputError(
+                f"{file.path}: {column} of {first}: the records say {was[first]}, but a replay gives "
+                f"{is_[first]}; the entry is not taken"
+            )
+    return f"{file.path.name}: {len(sample)} of {len(recorded)} images gave the same decisions"
+
+
+def memory_of(file: RecordFile, config: DictConfig) -> int:
+    """The bytes that purifying one image takes, measured on the first steps of a purifier that is fitted."""
+    cell = replay.cell_of(file, folder(config.data_dir, "data_dir"))
+    device = configure_torch(replay.device_for(file, config.device), tf32=False)
+    with tempfile.TemporaryDirectory(prefix="leaderboard-") as own:
+        for name in ("purifier", "victim"):
+            told = file["weights"].get(name, {}).get("trained")
+            trained = None if told is None else Artifact.read(told)
+            content = None if trained is None else Store(folder(config.store, "store")).get(trained)
+            if content is not None:
+                Store(own).put(trained, content)
+        purifier = (
+            load_or_train(cell.configs["purifier"], Store(own), device=device).load(Store(own)).trial()[0]
+        )
+        victim = load_or_train(cell.configs["victim"], Store(own), device=device).load(Store(own)).to(device)
+    dataset = build(cell.configs["dataset"])
+    image = dataset.index(file["settings"]["split"]).take([0]).images.to(device)
+    return bytes_taken(lambda: purifier(image, seeds=[0], victim=victim), device)
+
+
+def keep(target: Path, card: dict, files: list[Path]) -> None:
+    """Put the entry's files into its folder, all of them or none."""
+    parent = writable(target.parent)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".adding-") as part:
+        for path in files:
+            shutil.copyfile(path, Path(part) / path.name)
+        write_whole(Path(part) / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True).encode())
+        shutil.copytree(part, target)
+
+
+if __name__ == "__main__":
+    app.run(main, "leaderboard")

@@ -1,0 +1,123 @@
+"""The figures of the leaderboard, from the records of its entries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from attacks.attack import Clean
+from attacks.knowledge import MEANING
+from data.errors import InputError
+from runners.evaluation.cell import Cell
+from runners.evaluation.component import build
+from runners.leaderboard.entry import Entry
+from runners.tables.figures import Figure, accuracy, under_all
+from runners.untrusted import relocated
+from runners.validity import flags
+from runners.validity.flags import Evidence
+from runners.validity.provenance import RecordFile
+
+CLEAN, WORST, WORST_OF_DRAWS = "clean", "worst", "worst of draws"
+COLUMNS = (CLEAN, *MEANING, WORST, WORST_OF_DRAWS)
+INCOMPLETE = "incomplete"
+OF_ROW = tuple(flags.ROW)  # decided anew by all records of an entry
+
+
+@dataclass(frozen=True)
+class Cited:
+    """A figure with the record files that it is computed from."""
+
+    figure: Figure
+    files: tuple[RecordFile, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry of the board.
+
+    `flags` are reasons to doubt its figures, by name; `draws` counts the draws that "worst of draws" is over.
+    """
+
+    entry: Entry
+    figures: dict[str, Cited]
+    flags: dict[str, str]
+    draws: int
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was attacked in all ways that the protocol asks for."""
+        return INCOMPLETE not in self.flags
+
+    @property
+    def worst(self) -> float:
+        """What it is ranked by."""
+        return self.figures[WORST].figure.value
+
+
+def row_of(entry: Entry) -> Row:
+    """The entry's figures. Raises InputError where the clean images or any attack are missing."""
+    evidence = [_evidence(file, frame) for file, frame in zip(entry.files, entry.frames, strict=True)]
+    of: dict[str, list[int]] = {}
+    for place, one in enumerate(evidence):
+        kind = CLEAN if isinstance(one.attack, Clean) else one.knowledge.kind
+        of.setdefault(kind, []).append(place)
+    if CLEAN not in of or len(of) == 1:
+        lacking = "attacks" if CLEAN in of else "clean images (attack=clean)"
+        raise InputError(f"{entry.name}: expected records of clean images and of attacks; it lacks {lacking}")
+    every = list(range(len(evidence)))
+
+    def cited(places: Sequence[int], column: str = "correct") -> Cited:
+        parts = [entry.frames[i][column].astype(bool).set_axis(entry.frames[i].id) for i in places]
+        return Cited(accuracy(under_all(parts)), tuple(entry.files[i] for i in places))
+
+    figures = {kind: cited(of[kind]) for kind in (CLEAN, *MEANING) if kind in of}
+    figures |= {WORST: cited(every), WORST_OF_DRAWS: cited(every, "correct_all")}
+    return Row(
+        entry,
+        figures,
+        _flags(entry, evidence),
+        draws=int(max(frame.draws.max() for frame in entry.frames)),
+        seconds=float(pd.concat([frame.purify_seconds for frame in entry.frames]).mean()),
+    )
+
+
+def _evidence(file: RecordFile, frame: pd.DataFrame) -> Evidence:
+    configs = {part: relocated(config, part) for part, config in file["configs"].items()}
+    cell = Cell(file["names"], configs, file["command"])
+    knowledge, purifier = build(cell.knowledge), build(configs["purifier"])
+    return Evidence(cell, frame, build(configs["attack"]), knowledge, purifier, None)
+
+
+def _flags(entry: Entry, evidence: Sequence[Evidence]) -> dict[str, str]:
+    """Flags of probes as the records tell them, and those that records decide, decided anew."""
+    found: dict[str, str] = {}
+    for file in entry.files:
+        told = file.provenance.get("flags", {})
+        found |= (
+            {name: seen for name, seen in told.items() if name not in OF_ROW}
+            if isinstance(told, dict)
+            else {}
+        )
+    for raised in (*map(flags.of_cell, evidence), *flags.of_row(evidence)):
+        found |= {flag.name: flag.seen for flag in raised}
+    return found
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Complete entries before incomplete ones, and within each the most robust first."""
+    return sorted(rows, key=lambda row: (not row.complete, -row.worst, row.entry.name))
+
+
+def boards(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
+    """The ranked rows of each data set and victim."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for entry in entries:
+        found.setdefault(entry.setting, []).append(row_of(entry))
+    return {setting: ranked(rows) for setting, rows in sorted(found.items())}
+
+
+def entries_in(folder: Path) -> list[Entry]:
+    """All entries of a folder, in the order of their names."""
+    return [Entry.read(path.parent) for path in sorted(folder.glob("*/card.yaml"))]

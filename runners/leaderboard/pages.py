@@ -1,0 +1,146 @@
+"""The leaderboard as one HTML page, as Markdown and as CSV."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from attacks.knowledge import MEANING
+from runners.leaderboard.board import COLUMNS, Cited, Row
+from runners.report.page import TEMPLATES, environment
+from runners.validity.flags import meaning
+
+TITLE = "purifybench: leaderboard"
+ABOUT = {
+    "clean": "accuracy on clean images",
+    **MEANING,
+    "worst": "right on the clean image and under every attack of the entry",
+    "worst of draws": "the same, and in each scored draw of a random purifier",
+}
+METHOD = (
+    "Accuracy in % with Wilson's 95 % interval. Where an entry has several attacks of one kind, an image "
+    "counts as right if it is right under all of them. Incomplete entries were not attacked in all the ways "
+    "that the protocol asks for, and are ranked below complete ones. A sample of each entry's images was run "
+    "again before it was listed, and gave the same decisions."
+)
+Boards = Mapping[tuple[str, str], Sequence[Row]]
+
+
+def text_of(cited: Cited | None) -> str:
+    """A figure with its interval, "62.5 [40.1–80.2]"; empty where there is none."""
+    if cited is None:
+        return ""
+    figure = cited.figure
+    return f"{figure.value:.1f} [{figure.low:.1f}–{figure.high:.1f}]"
+
+
+def memory_text(row: Row) -> str:
+    """MB of memory that an image takes; empty where it was not measured."""
+    taken = row.entry.card["bytes_an_image"]
+    return "" if taken is None else f"{taken / 1e6:.1f}"
+
+
+def markdown(boards: Boards) -> str:
+    """A table for each data set and victim."""
+    lines = ["# Leaderboard", "", METHOD, ""]
+    for (dataset, victim), rows in boards.items():
+        heads = ["rank", "purifier", *COLUMNS, "s/image", "MB/image", "n", "flags"]
+        lines += [f"## {dataset}, {victim}", "", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+        for rank, row in enumerate(rows, 1):
+            card = row.entry.card
+            name = f"[{_escaped(card['purifier'])}]({card['link']})"
+            figures = [text_of(row.figures.get(column)) for column in COLUMNS]
+            rest = [
+                f"{row.seconds:.2g}",
+                memory_text(row),
+                str(len(row.entry.frames[0])),
+                ", ".join(row.flags),
+            ]
+            lines.append(f"| {' | '.join([str(rank), name, *figures, *rest])} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\|[]*_`<" else c for c in text)
+
+
+def csv(boards: Boards) -> str:
+    """A row for each figure, with the commands that evaluate its cells and their record files."""
+    told = [
+        {
+            "dataset": dataset,
+            "victim": victim,
+            "rank": rank,
+            "entry": row.entry.name,
+            "purifier": row.entry.card["purifier"],
+            "complete": row.complete,
+            "column": column,
+            **vars(cited.figure),
+            "draws": row.draws,
+            "seconds_an_image": row.seconds,
+            "bytes_an_image": row.entry.card["bytes_an_image"],
+            "flags": " ".join(row.flags),
+            "records": " ".join(f"entries/{row.entry.name}/{file.path.name}" for file in cited.files),
+            "commands": "; ".join(file["command"] for file in cited.files),
+        }
+        for (dataset, victim), rows in boards.items()
+        for rank, row in enumerate(rows, 1)
+        for column, cited in row.figures.items()
+    ]
+    return pd.DataFrame(told).to_csv(index=False)
+
+
+def html(boards: Boards, *, folder: Path) -> str:
+    """The page. It stands by itself, but for its links to the record files beside it."""
+    found = [
+        {
+            "dataset": dataset,
+            "victim": victim,
+            "rows": [_row(rank, row, folder) for rank, row in enumerate(rows, 1)],
+        }
+        for (dataset, victim), rows in boards.items()
+    ]
+    return (
+        environment()
+        .get_template("leaderboard.html")
+        .render(
+            title=TITLE,
+            method=METHOD,
+            boards=found,
+            columns=[{"name": name, "about": ABOUT[name]} for name in COLUMNS],
+            style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            script=(TEMPLATES / "leaderboard.js").read_text(encoding="utf-8"),
+        )
+    )
+
+
+def _row(rank: int, row: Row, folder: Path) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "card": row.entry.card,
+        "complete": row.complete,
+        "figures": [_figure(row, column, folder) for column in COLUMNS],
+        "seconds": row.seconds,
+        "memory": memory_text(row),
+        "n": len(row.entry.frames[0]),
+        "flags": [{"name": name, "about": meaning(name), "seen": seen} for name, seen in row.flags.items()],
+    }
+
+
+def _figure(row: Row, column: str, folder: Path) -> dict[str, Any]:
+    cited = row.figures.get(column)
+    files = cited.files if cited else ()
+    return {
+        "value": cited.figure.value if cited else -1,
+        "text": text_of(cited),
+        "cells": [
+            {
+                "label": f"{file['names']['attack']}, knowledge {file['names']['knowledge']}",
+                "records": f"{folder.name}/{row.entry.name}/{file.path.name}",
+                "command": file["command"],
+            }
+            for file in files
+        ],
+    }

@@ -1,0 +1,17 @@
+"""Words of a command line that stand without a name, such as the folders of `runners.purify in/ out/`."""
+
+from collections.abc import Sequence
+
+
+def placed(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The words, where the first ones without a name get these names: ["in/"] becomes ["images='in/'"]."""
+    given, bare = list(words), 0
+    while bare < min(len(given), len(names)) and not given[bare].startswith("-") and "=" not in given[bare]:
+        given[bare] = f"{names[bare]}={quoted(given[bare])}"
+        bare += 1
+    return given
+
+
+def quoted(value: str) -> str:
+    """A value as one word of Hydra's, whatever characters it holds."""
+    return "'{}'".format(value.replace("\\", "\\\\").replace("'", "\\'"))

@@ -1,0 +1,54 @@
+"""RobustBench's models (Croce et al. 2021, https://arxiv.org/abs/2010.09670)."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from data.errors import InputError, MissingError
+
+
+class RobustBench(nn.Module):
+    """A model of RobustBench by name, which owns its normalisation. Its weights are never downloaded here.
+
+    Args:
+        name, dataset, threat_model: as RobustBench calls them.
+        model_dir: RobustBench's folder of models; the weights lie in <dataset>/<threat_model>/<name>.pt.
+        label_space: what its labels mean.
+        robust: the ball in which it was adversarially trained, as of Victim.
+    """
+
+    version = 1
+    descriptive = frozenset({"model_dir"})
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model_dir: str,
+        label_space: str,
+        dataset: str = "cifar10",
+        threat_model: str = "Linf",
+        robust: dict[str, str | float] | None = None,
+    ) -> None:
+        super().__init__()
+        try:
+            from robustbench.utils import load_model
+        except ImportError as error:
+            raise MissingError("this victim needs robustbench: install it beside purifybench") from error
+        path = Path(model_dir) / dataset / threat_model / f"{name}.pt"
+        if not path.is_file():
+            raise MissingError(
+                f"{path} does not exist (set DATA_DIR, or victim.model_dir): robustbench.utils.load_model "
+                "downloads it"
+            )
+        self.label_space = label_space
+        try:
+            self.model = load_model(name, model_dir=model_dir, dataset=dataset, threat_model=threat_model)
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"victim.name: expected a model of RobustBench, got {name!r} ({error})"
+            ) from error
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images in [0, 1]."""
+        return self.model(images)
