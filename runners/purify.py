@@ -1,4 +1,9 @@
-"""Clean images with a purifier: python -m runners.purify in/ out/ purifier=jpeg"""
+"""Clean images with a purifier.
+
+python -m runners.purify in/ out/ purifier=jpeg
+python -m runners.purify in/ out/ purifier=jpeg purifier.quality=50
+python -m runners.purify in/ out/ purifier=tvm seed=1
+"""
 
 from runners import app
 

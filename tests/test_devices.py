@@ -158,7 +158,7 @@ def processes(monkeypatch):
     monkeypatch.setattr(pool, "is_broken", lambda device: bool(broken) and broken[-1] == len(Executor.made))
     released = []
     return types.SimpleNamespace(
-        store=None, device=CUDA[0], precision="float32", keeping=None,
+        store=None, device=CUDA[0], precision="float32", keeping=None, chunk_seconds=None,
         release=lambda: released.append(len(Executor.made)), released=released,
     )  # fmt: skip
 

@@ -1,4 +1,8 @@
-"""The leaderboard: python -m runners.leaderboard, and python -m runners.leaderboard add name=... card=...
+"""The leaderboard of purifiers: its pages, and new entries.
+
+    python -m runners.leaderboard
+    python -m runners.leaderboard add name=jpeg card=jpeg.yaml "files=[results/records/mine.parquet]"
+    python -m runners.leaderboard leaderboard=another/folder
 
 `add` takes an entry only if its card and its record files are sound, its purifier passes the contract checks,
 and a sample of its images, run again, gives the recorded decisions.
