@@ -1,8 +1,10 @@
 """A table's setting for a paper's appendix, and BibTeX for what is in it.
 
-python -m runners.cite table=ddip/table1
-python -m runners.cite table=ddip/table1 dataset=cifar10 victim=resnet56 n=128
-python -m runners.cite table=ncis/table1
+    python -m runners.cite table=ddip/table1
+    python -m runners.cite table=ddip/table1 dataset=cifar10 victim=resnet56 n=128
+    python -m runners.cite table=ncis/table1
+
+The settings are those of `runners.table`. Nothing is evaluated.
 """
 
 from runners import app

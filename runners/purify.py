@@ -1,8 +1,10 @@
 """Clean images with a purifier.
 
-python -m runners.purify in/ out/ purifier=jpeg
-python -m runners.purify in/ out/ purifier=jpeg purifier.quality=50
-python -m runners.purify in/ out/ purifier=tvm seed=1
+    python -m runners.purify in/ out/ purifier=jpeg
+    python -m runners.purify in/ out/ purifier=jpeg purifier.quality=50
+    python -m runners.purify in/ out/ purifier=tvm seed=1
+
+The first folder holds images, and the second one receives the cleaned images.
 """
 
 from runners import app
