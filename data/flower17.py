@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from data import matlab
 from data.errors import InputError, MissingError
@@ -60,12 +59,10 @@ class Flower17(FileDataset):
                 f"missing ({absent[0]} first). Unpack 17flowers.tgz ({SOURCE}) into DATA_DIR/flower17"
             )
         numbers = (self._official() if self.splits == "official" else self._drawn())[split]
-        return Listing(
-            ids=tuple(f"flower17/{number}" for number in numbers),
-            labels=torch.tensor([(number - 1) // PER_CLASS for number in numbers]),
-            files=tuple(files[number - 1] for number in numbers),
-            size=self.size,
-            resize=self.resize,
+        return self.listing(
+            ids=(f"flower17/{number}" for number in numbers),
+            labels=((number - 1) // PER_CLASS for number in numbers),
+            files=(files[number - 1] for number in numbers),
         )
 
     def _drawn(self) -> dict[str, list[int]]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from data.errors import InputError, MissingError
@@ -58,10 +57,8 @@ class ImageFolder(FileDataset):
         ]
         if not found:
             raise InputError(f"{where}: expected images in class folders, got none")
-        return Listing(
-            ids=tuple(f"{self.name}/{path.relative_to(where)}" for path, _ in found),
-            labels=torch.tensor([label for _, label in found]),
-            files=tuple(path for path, _ in found),
-            size=self.size,
-            resize=self.resize,
+        return self.listing(
+            ids=(f"{self.name}/{path.relative_to(where)}" for path, _ in found),
+            labels=(label for _, label in found),
+            files=(path for path, _ in found),
         )

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.models import ResNet50_Weights
 
@@ -75,12 +74,10 @@ class ImageNet(FileDataset):
             order = np.random.default_rng(0).permutation(len(found)).tolist()
             picked = order[:TUNING] if split == "tuning" else order[TUNING : TUNING + self.training]
             found = [found[i] for i in picked]
-        return Listing(
-            ids=tuple(f"imagenet/{part}/{file.stem}" for file, _ in found),
-            labels=torch.tensor([label for _, label in found]),
-            files=tuple(file for file, _ in found),
-            size=self.size,
-            resize=self.resize,
+        return self.listing(
+            ids=(f"imagenet/{part}/{file.stem}" for file, _ in found),
+            labels=(label for _, label in found),
+            files=(file for file, _ in found),
         )
 
     def _found(self, part: str) -> list[tuple[Path, int]]:

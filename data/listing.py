@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -174,6 +174,19 @@ class FileDataset(Dataset):
         if resize is not None and resize < size:
             raise InputError(f"dataset.resize: expected at least dataset.size, {size}, got {resize}")
         self.size, self.resize = size, resize
+
+    def listing(
+        self, ids: Iterable[str], labels: Iterable[int], files: Iterable[Path], *, said_in: Iterable[str] = ()
+    ) -> Listing:
+        """These images at the size of this data set."""
+        return Listing(
+            ids=tuple(ids),
+            labels=torch.tensor(list(labels)),
+            files=tuple(files),
+            size=self.size,
+            resize=self.resize,
+            said_in=tuple(said_in),
+        )
 
     def load(self, split: str) -> Images:
         """All images of a split, read at once."""

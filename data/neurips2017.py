@@ -4,8 +4,6 @@ import csv
 import logging
 from pathlib import Path
 
-import torch
-
 from data.errors import InputError, MissingError
 from data.imagenet import CLASSES
 from data.listing import FileDataset, Listing
@@ -56,13 +54,11 @@ class NeurIPS2017(FileDataset):
             raise MissingError(f"NeurIPS 2017: {(self.folder / 'images').resolve()} holds no images; {HOW}")
         if len(there) < len(rows):
             log.warning("neurips2017: %s of %s images are there", f"{len(there):,}", f"{len(rows):,}")
-        return Listing(
-            ids=tuple(f"neurips2017/{name}" for name, _, _ in there),
-            labels=torch.tensor([label for _, label, _ in there]),
-            files=tuple(self._file(name) for name, _, _ in there),
-            size=self.size,
-            resize=self.resize,
-            said_in=tuple(f"images.csv, line {line}" for _, _, line in there),
+        return self.listing(
+            ids=(f"neurips2017/{name}" for name, _, _ in there),
+            labels=(label for _, label, _ in there),
+            files=(self._file(name) for name, _, _ in there),
+            said_in=(f"images.csv, line {line}" for _, _, line in there),
         )
 
     def _file(self, name: str) -> Path:

@@ -2,7 +2,7 @@
 https://arxiv.org/abs/2009.08110
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.fitting.engine import SGD, Fit, Networks, Parameters
+from purifiers.fitting.engine import SGD, Fit, Networks, Observer, Parameters
 from purifiers.fitting.stack import Stack
 from purifiers.fitting.trace import Newest, Readout, Trace, TracePurifier
 from purifiers.networks.fcn import conv_parameters
@@ -131,13 +131,7 @@ class OAGTrace(Trace):
     lr: float = 3e-5
     scale: float = 255.0
 
-    def stream(
-        self,
-        images: Tensor,
-        seeds: Sequence[int],
-        steps: int,
-        observe: Callable[[int, Tensor], None],
-    ) -> None:
+    def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
         """The synthesised images, each before the network's update that follows it."""
         networks = Networks(self.network, images, seeds=seeds)
         stack = networks.stack

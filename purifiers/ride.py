@@ -2,7 +2,7 @@
 via Self-Supervised Data Estimation. https://arxiv.org/abs/1909.06271
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from purifiers.fitting.engine import Adam, Architecture, Fit, Networks
+from purifiers.fitting.engine import Adam, Architecture, Fit, Networks, Observer
 from purifiers.fitting.stack import Stack
 from purifiers.fitting.trace import Iterate, Newest, Readout, Trace, TracePurifier
 
@@ -80,13 +80,7 @@ class RIDETrace(Trace):
             if not good:
                 raise InputError(f"trace.{name}: out of range, got {value}")
 
-    def stream(
-        self,
-        images: Tensor,
-        seeds: Sequence[int],
-        steps: int,
-        observe: Callable[[int, Tensor], None],
-    ) -> None:
+    def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
         """The network's outputs along the updates; the K-th, 2K-th and so on are the estimates."""
         channels = images.shape[1]
         mean = images.new_tensor(self.mean or [0.0] * channels).view(-1, 1, 1)

@@ -28,7 +28,7 @@ from runners.store.manifest import Manifest
 from runners.store.store import Store
 from runners.validity import provenance
 from runners.validity.audit import audit
-from runners.validity.flags import Flag
+from runners.validity.evidence import Flag
 
 UNFINISHED = "not finished: not all of its records are in the store; the same command goes on"
 SHORT = 10  # seconds of work, for which starting processes does not pay

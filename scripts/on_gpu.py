@@ -23,7 +23,7 @@ from runners.output import Output
 
 RESULTS = Path("results/bench/cuda")
 CELL = "runners.evaluate attack=pgd chunk=64 audit=off budget_hours=3"
-ON_CUDA = "test_engine test_stack test_ride test_oag test_draws test_memory test_traits test_purifiers"
+ON_CUDA = "test_engine test_stack test_ride test_oag test_draws test_memory test_contract test_purifiers"
 console = Output()
 
 

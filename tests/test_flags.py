@@ -17,7 +17,8 @@ from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
 from runners.evaluation.cell import Cell
-from runners.validity.flags import CELL, MARKS, ROW, Evidence, of_cell, of_row
+from runners.validity.evidence import Evidence
+from runners.validity.flags import CELL, MARKS, ROW, of_cell, of_row
 
 N = 600
 VICTIM = {"network": {"classes": 10}}
@@ -245,7 +246,7 @@ def test_flags_stand_on_the_figures_with_a_legend():
 
     from runners.tables import render
     from runners.tables.frame import frame_of
-    from runners.validity.flags import Flag
+    from runners.validity.evidence import Flag
 
     table, cells = placed()
     cells[1][2].flags = [Flag("attack_weak", "the bare victim keeps 12.0 %"), Flag("small_n", "20 images")]

@@ -82,7 +82,7 @@ def test_status_tells_what_runs_where_and_what_is_missing(folder):
     assert not seen.complete
     told = said(store_command.main, "--store", folder, "status")[1]
     assert re.search(rf"running  Identity: a/0 to a/1: \S+, process {os.getpid()}, for \d+ s", told)
-    store.leases.release_all()
+    store.leases.release(first[0][1])
 
 
 def test_time_left_is_of_the_work_that_is_left(folder):

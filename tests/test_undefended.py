@@ -13,7 +13,7 @@ from runners.evaluation.queue import Launch
 from runners.evaluator import CellResult, Evaluator
 from runners.tables.paper_results import PaperSetting, printed
 from runners.tables.undefended import above, flag_weak
-from runners.validity.flags import Flag
+from runners.validity.evidence import Flag
 
 TABLE = OmegaConf.create(
     {

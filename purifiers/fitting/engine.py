@@ -19,6 +19,7 @@ from purifiers.fitting.draws import Draws
 from purifiers.fitting.stack import STACKS, Stack
 
 Parameters = Mapping[str, Tensor]
+Observer = Callable[[int, Tensor], None]  # is told a step and the reconstructions before its update
 
 # The kernels of a CPU take other paths for channels that are left over. Adam turns a gradient that is
 # only rounding into a full step, so that after some steps such a difference can be seen.
@@ -128,7 +129,7 @@ class Fit:
         self.taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def run(self, steps: int, observe: Callable[[int, Tensor], None] = lambda step, images: None) -> None:
+    def run(self, steps: int, observe: Observer = lambda step, images: None) -> None:
         """Take `steps` steps. `observe` is called after each with its number in this run, from 0, and the
         images that its loss was taken of, before the update: (asked, C, H, W), detached."""
         for step in range(steps):

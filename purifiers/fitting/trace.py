@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Protocol
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.similarity import ssim
-from purifiers.fitting.engine import Fit
+from purifiers.fitting.engine import Fit, Observer
 from purifiers.purifier import TRIAL_STEPS, Purifier
 
 
@@ -131,13 +131,7 @@ class Trace(ABC):
     version: ClassVar[int] = 2  # raised when the engine, a network or a readout's input changes results
 
     @abstractmethod
-    def stream(
-        self,
-        images: Tensor,
-        seeds: Sequence[int],
-        steps: int,
-        observe: Callable[[int, Tensor], None],
-    ) -> None:
+    def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
         """Call `observe` with 0 to steps - 1 and the reconstructions (B, C, H, W) after as many updates."""
 
     def run(
@@ -170,12 +164,6 @@ class FitTrace(Trace):
     def fit(self, images: Tensor, seeds: Sequence[int]) -> Fit:
         """The fit, before its first step; its networks' parameters are all that it learns."""
 
-    def stream(
-        self,
-        images: Tensor,
-        seeds: Sequence[int],
-        steps: int,
-        observe: Callable[[int, Tensor], None],
-    ) -> None:
+    def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
         """The reconstructions of the fit, before each of its updates."""
         self.fit(images, seeds).run(steps, observe)

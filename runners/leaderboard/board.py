@@ -15,7 +15,7 @@ from runners.leaderboard.entry import Entry
 from runners.tables.figures import Figure, accuracy, under_all
 from runners.untrusted import relocated
 from runners.validity import flags
-from runners.validity.flags import Evidence
+from runners.validity.evidence import Evidence
 from runners.validity.provenance import RecordFile
 
 CLEAN, WORST, WORST_OF_DRAWS = "clean", "worst", "worst of draws"

@@ -75,11 +75,6 @@ class Leases:
         for dead in range(generation + 1):
             _forget(self.folder / f"{name}.{dead}")
 
-    def release_all(self) -> None:
-        """Before the process ends."""
-        for name in list(self.held):
-            self.release(name)
-
     @contextmanager
     def alone(
         self, name: str, what: str, waiting: Callable[[Holder], None] = lambda holder: None

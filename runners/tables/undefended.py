@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from runners.evaluation.metrics import wilson
 from runners.evaluator import CellResult
 from runners.tables.paper_results import figure_of
-from runners.validity.flags import Flag
+from runners.validity.evidence import Flag
 
 
 def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper: pd.DataFrame) -> None:

@@ -27,7 +27,7 @@ from runners.evaluation.stages import Worker
 from runners.evaluation.tasks import Crafting, Purifying
 from runners.store.artifact import Artifact, key_of
 from runners.validity import flags
-from runners.validity.flags import Evidence, Flag
+from runners.validity.evidence import Evidence, Flag
 
 log = logging.getLogger(__name__)
 

@@ -5,60 +5,21 @@ is one function here; its name, its mark in tables and its docstring are all tha
 functions stand in the order in which tables print their marks.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 from torch import Tensor
 
-from attacks.attack import Attack
-from attacks.knowledge import BPDA, Kind, Knowledge
-from purifiers.purifier import Purifier
-from runners.evaluation.cell import Cell
+from attacks.knowledge import BPDA, Kind
 from runners.evaluation.component import Config
-from runners.evaluation.metrics import standard_error, survived, wilson
+from runners.evaluation.metrics import standard_error, wilson
 from runners.evaluation.subset import OF_VICTIM
+from runners.validity.evidence import Evidence, Flag
 
 SMALL_N = 500
 ROUNDING = 1e-5  # of norms, in float32
 WHITE_BOX: tuple[Kind, ...] = ("bpda", "unrolled", "full", "everything")
 BLACK_BOX: tuple[Kind, ...] = ("transfer", "surrogate", "score", "decision")
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One reason: its name in docs/flags.md, and what was seen here."""
-
-    name: str
-    seen: str
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A finished cell and what its parts declare."""
-
-    cell: Cell
-    records: pd.DataFrame
-    attack: Attack
-    knowledge: Knowledge
-    purifier: Purifier
-    published: float | None  # the victim's clean accuracy in %
-    probes: Mapping[str, Tensor] = field(default_factory=dict)  # of runners/validity/audit.py, images first
-    failed_probes: Mapping[str, str] = field(default_factory=dict)  # and what was raised
-
-    @property
-    def attacked(self) -> bool:
-        """Whether there is an attack at all."""
-        return self.attack.needs is not None
-
-    @property
-    def classes(self) -> int:
-        """How many the victim tells apart; ten where its network does not say."""
-        return (self.cell.configs["victim"].get("network") or {}).get("classes", 10)
-
-    @property
-    def accuracy(self) -> float:
-        return self.records.correct.mean()
 
 
 CellCheck = Callable[[Evidence], str | None]
@@ -208,9 +169,9 @@ def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
         if not ours.attacked or ours.knowledge.kind not in white:
             continue
         for other in row:
-            if other.knowledge.kind not in BLACK_BOX or (stands := _standing_in_ball_of(ours, other)) is None:
+            if other.knowledge.kind not in BLACK_BOX or (stands := other.standing_in_ball_of(ours)) is None:
                 continue
-            more = len(_standing(ours) - stands)
+            more = len(ours.standing - stands)
             if more >= max(2, 0.002 * len(ours.records)):
                 yield i, f"{other.cell.names['attack']} ({other.cell.names['knowledge']}) breaks {more} more"
 
@@ -312,20 +273,3 @@ def _but_for_eps(evidence: Evidence) -> tuple[Config, Config]:
         name: value for name, value in configs["attack"].items() if name not in ("eps", "alpha", "steps")
     }
     return attack, configs["knowledge"]
-
-
-def _standing_in_ball_of(ours: Evidence, other: Evidence) -> set[str] | None:
-    """What the other attack leaves standing within our eps; None where that is not known. An attack that
-    looks for the nearest has no eps of its own: it is read off its path."""
-    if other.attack.norm != ours.attack.norm:
-        return None
-    if other.attack.eps == ours.attack.eps:
-        return _standing(other)
-    if other.attack.eps is None and other.attack.records_path and other.records.path.map(len).all():
-        stands = survived(other.records.path, eps=ours.attack.eps, queries=other.records.queries.max())
-        return set(other.records.id[stands])
-    return None
-
-
-def _standing(evidence: Evidence) -> set[str]:
-    return set(evidence.records.id[evidence.records.correct])
