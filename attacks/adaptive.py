@@ -98,10 +98,11 @@ class Adaptive(Attack):
         made, by = images.clone(), [ITSELF if share == 1 else "" for share in misled.tolist()]
         told: list[list[dict[str, Any]]] = [[] for _ in by]
         seconds: list[dict[str, float]] = [{} for _ in by]
-        for member in members:
+        for number, member in enumerate(members, start=1):
             standing = (misled < 1).nonzero().flatten()
             if not len(standing):
                 break
+            self.activity = f"member {number} of {len(members)}: {member.name} on {len(standing)} images"
             places, begun = standing.tolist(), time.perf_counter()
             before = [_passes(model, place) for place in places]
             seen = defense.through(member.knowledge)

@@ -57,6 +57,7 @@ class Attack(ABC):
         batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
             rule, say); such attacks run in step (attacks/lockstep.py), one an image.
         reduced: what a table adds to the attack's name if its budget is below the standard one, else "".
+        activity: what an attack of several parts is doing now, which a progress bar shows.
         by_rows: the loop is our own and decides everything row by row: `craft` gets the whole batch, with
             Rows (attacks/rows.py) in place of a model.
     """
@@ -74,6 +75,7 @@ class Attack(ABC):
     forward: int = 0
     backward: int = 0
     reduced: str = ""
+    activity: str = ""
 
     @property
     def budget_told(self) -> str:

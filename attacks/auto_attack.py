@@ -70,7 +70,7 @@ class AutoAttack(Attack):
         logits = model.logits(images)
         standing = (logits.argmax(1) == labels).nonzero().flatten()
         found = in_turn(
-            [_confirmed(part) for part in self.parts(logits, labels).values()],
+            [self._confirmed(name, part) for name, part in self.parts(logits, labels).items()],
             model.take(standing),
             images[standing],
             labels[standing],
@@ -96,6 +96,20 @@ class AutoAttack(Attack):
             "FAB-T": _one_after_another([self._approach(classes) for classes in targets]),
             "Square": self._search,
         }
+
+    def _confirmed(self, name: str, attempt: Attempt) -> Attempt:
+        """What another answer of the defense confirms of this attempt."""
+
+        def confirmed(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
+            self.activity = f"{name} on {len(images)} images"
+            found = attempt(rows, images, labels, places)
+            fell = found.fell.nonzero().flatten()
+            if len(fell):
+                again = rows.take(fell).logits(found.images[fell]).argmax(1) != labels[fell]
+                found.fell[fell] = again
+            return found
+
+        return confirmed
 
     def _climb_cross_entropy(self, rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
         return self._climb(rows, images, labels, lambda logits: LOSSES["ce"](logits, labels))
@@ -131,17 +145,3 @@ class AutoAttack(Attack):
 def _one_after_another(attempts: list[Attempt]) -> Attempt:
     """Several attempts as one."""
     return lambda *batch: in_turn(attempts, *batch)
-
-
-def _confirmed(attempt: Attempt) -> Attempt:
-    """What another answer of the defense confirms of this attempt."""
-
-    def confirmed(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
-        found = attempt(rows, images, labels, places)
-        fell = found.fell.nonzero().flatten()
-        if len(fell):
-            again = rows.take(fell).logits(found.images[fell]).argmax(1) != labels[fell]
-            found.fell[fell] = again
-        return found
-
-    return confirmed

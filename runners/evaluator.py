@@ -21,6 +21,7 @@ from runners.evaluation.queue import Launch, TaskQueue
 from runners.evaluation.records import from_parquet
 from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
+from runners.evaluation.task_progress import reached_of
 from runners.evaluation.tasks import Crafting, Purifying, Task, grouped
 from runners.store.artifact import Artifact
 from runners.store.failures import Failure, failure_of, keep_failure
@@ -197,19 +198,29 @@ class Evaluator:
         estimate: Estimate,
         count: int,
     ) -> dict[str, str]:
-        progress = self._progress(results)
-        total = sum(map(estimate.weight, (*crafting, *purifying)))
-        with Bar(self.console, progress.text("crafting"), total=total) as bar:
+        progress, finished = self._progress(results), 0.0
 
-            def done(task: Task, reason: str | None) -> None:
-                if reason is None and isinstance(task, Purifying):
-                    for key in task.results:
-                        progress.finish(key)
-                bar.update(advance=estimate.weight(task), description=progress.text(queue.stage))
+        def show(bar: Bar) -> None:
+            """What is finished, and how far the running tasks are."""
+            running = list(queue.running.values())
+            reached = [reached_of(self.store, task.key) for task in running]
+            within = sum(estimate.weight(task) * r.share for task, r in zip(running, reached, strict=True))
+            activity = next((f", {r.activity}" for r in reached if r.activity), "")
+            bar.update(completed=finished + within, description=progress.text(queue.stage) + activity)
 
+        def done(task: Task, reason: str | None) -> None:
+            nonlocal finished
+            finished += estimate.weight(task)
+            if reason is None and isinstance(task, Purifying):
+                for key in task.results:
+                    progress.finish(key)
+            show(bar)
+
+        tasks = [*self.launch.ordered(crafting), *self.launch.ordered(purifying)]
+        queue = TaskQueue(tasks, store=self.store, launch=self.launch, done=done)
+        total = sum(map(estimate.weight, tasks))
+        with Bar(self.console, progress.text("crafting"), total=total, look=show) as bar:
             bar.update(completed=0)
-            tasks = [*self.launch.ordered(crafting), *self.launch.ordered(purifying)]
-            queue = TaskQueue(tasks, store=self.store, launch=self.launch, done=done)
             workers.run(queue, worker=self.worker, workers=count, devices=self.devices)
         return queue.reasons
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from data.errors import InputError
 from runners.output import duration
 
 EVERY = 30  # seconds between lines
+LOOK = 5  # seconds between looks at what is being done
 KNOWN = 0.01  # of the work, from which the time left is told
 WATCHED = 10  # seconds of a training from which its length is estimated
 
@@ -25,10 +26,18 @@ class Bar:
 
     Args:
         total: what `completed` reaches in the end; None while that is not known.
+        look: called with the bar every few seconds, from a thread, to update it within a long step.
     """
 
-    def __init__(self, console: Console, description: str, *, total: float | None = 1.0) -> None:
-        self.console = console
+    def __init__(
+        self,
+        console: Console,
+        description: str,
+        *,
+        total: float | None = 1.0,
+        look: Callable[[Self], None] | None = None,
+    ) -> None:
+        self.console, self.look = console, look
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -44,18 +53,18 @@ class Bar:
         self._begun: tuple[float, float] | None = None  # the time and the share of the first update
         self._left: float | None = None  # seconds, where whoever does the work has said so
         self._ended = threading.Event()
-        self._lines = threading.Thread(target=self._tell, daemon=True)
+        self._watching = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
-        if not self.console.is_terminal:
-            self._lines.start()
+        if self.look is not None or not self.console.is_terminal:
+            self._watching.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
         self._ended.set()
-        if self._lines.is_alive():
-            self._lines.join()
+        if self._watching.is_alive():
+            self._watching.join()
         self._progress.stop()
 
     def update(self, *, left: float | None = None, **changes: Any) -> None:
@@ -81,10 +90,16 @@ class Bar:
         when = f"{duration(so_far)} so far" if left is None else f"{duration(left)} left"
         return f"{self._progress.tasks[0].description}: {100 * share:.0f} %, {when}"
 
-    def _tell(self) -> None:
-        while not self._ended.wait(EVERY):
-            if self._begun is not None and self._share < 1:
-                self.console.print(self.line(), soft_wrap=True)
+    def _watch(self) -> None:
+        """Look at the work every few seconds; without a terminal, also print a line every half minute."""
+        printed = time.monotonic()
+        while not self._ended.wait(min(LOOK, EVERY)):
+            if self.look is not None:
+                self.look(self)
+            if not self.console.is_terminal and time.monotonic() - printed >= EVERY:
+                printed = time.monotonic()
+                if self._begun is not None and self._share < 1:
+                    self.console.print(self.line(), soft_wrap=True)
 
 
 class RunProgress:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from runners.evaluation.keeping import Keeping
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored
+from runners.evaluation.task_progress import reached_by, reported
 from runners.evaluation.tasks import Crafting, Purifying, Task
 from runners.evaluation.time_limit import limited
 from runners.store.store import Store
@@ -120,7 +122,8 @@ class Worker:
         while True:
             target = self.target(task, "attacked", batch=batch, recompute=recompute)
             try:
-                return attack(target, images, labels, seeds=seeds), target
+                with reported(self.store, task.key, partial(reached_by, attack, target)):
+                    return attack(target, images, labels, seeds=seeds), target
             except (MemoryError, RuntimeError) as error:
                 if not memory_ran_out(error) or (batch == 1 and recompute):
                     raise
