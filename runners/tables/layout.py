@@ -1,5 +1,6 @@
 """The shape of a table: what rows and columns set on a data set and victim, and the cells they meet in."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
         for differs in here:
             plain_entry = OmegaConf.merge(plain_entry, differs)
             plain_entry.cell = [*plain_entry.get("cell", []), *plain_entry.pop("also", [])]
+        if "cell" in plain_entry:  # an interpolation of null within a word has become the text None
+            plain_entry.cell = [re.sub(r"=None$", "=null", word) for word in plain_entry.cell]
         found.append(plain_entry)
     return found
 
