@@ -13,7 +13,8 @@ from runners.evaluation import workers
 from runners.evaluation.cell import Cell, describe
 from runners.evaluation.contract import ContractChecks
 from runners.evaluation.devices import configure_torch, devices_of
-from runners.evaluation.estimate import Estimate, Estimator
+from runners.evaluation.estimate import Estimate
+from runners.evaluation.estimator import Estimator
 from runners.evaluation.keeping import Keeping
 from runners.evaluation.plan import Planner
 from runners.evaluation.progress import Bar, RunProgress
@@ -166,8 +167,8 @@ class Evaluator:
             + ("" if alone else ", if no other job helped")
             + "; finished chunks are kept if you stop"
         )
-        for budget in estimator.budgets:
-            self.console.print(budget)
+        for line in filter(None, [estimate.longest, *estimator.budgets]):
+            self.console.print(line)
         longest_first = sorted(purifying, key=estimate.weight, reverse=True)
         return reasons | self._do(results, crafting, longest_first, estimate, count)
 

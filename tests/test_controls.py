@@ -3,7 +3,7 @@
 import pytest
 from test_grid import cell, run
 
-from runners.evaluation.estimate import Estimator
+from runners.evaluation.estimator import Estimator
 from runners.validity import audit
 from victims.victim import Victim
 

@@ -11,9 +11,10 @@ from test_grid import CELLS, cell, run, same
 from attacks.target import Target
 from data.digits_photos import DigitsPhotos
 from data.errors import InputError
-from runners.evaluation import estimate, probe
+from runners.evaluation import estimator, probe
 from runners.evaluation.component import Component
-from runners.evaluation.estimate import Estimate, Estimator
+from runners.evaluation.estimate import Estimate
+from runners.evaluation.estimator import Estimator
 from runners.evaluation.stages import Worker
 from runners.evaluation.tasks import Crafting, Purifying
 from runners.evaluation.weights import load_or_train
@@ -92,7 +93,7 @@ def clock(monkeypatch):
     """A second for each pass of an image through the defense, half a second for what an attack does by itself
     between two questions, nothing for all else."""
     clock, ask = Clock(), Target.ask
-    monkeypatch.setattr(estimate, "time", clock)
+    monkeypatch.setattr(estimator, "time", clock)
     monkeypatch.setattr(probe, "time", clock)
     monkeypatch.setattr(Estimator, "_forward", lambda *parts: 1.0)
     monkeypatch.setattr(Estimator, "_backward", lambda *parts: 0.0)
@@ -176,8 +177,8 @@ def test_an_unknown_time_and_an_upper_bound_are_said(unknown, at_most, expected)
 
 
 def test_a_slow_first_call_is_not_taken_for_the_pace(task, monkeypatch):
-    times = iter([0.0, estimate.SHORT - 0.1, 0.0, 0.2])  # a library is imported; then it is there
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(times))
+    times = iter([0.0, estimator.SHORT - 0.1, 0.0, 0.2])  # a library is imported; then it is there
+    monkeypatch.setattr(estimator.time, "perf_counter", lambda: next(times))
     worker, purifying = task("attack=clean", "purifier=jpeg")
     assert Estimator(worker)._once({"work": 1}, purifying.crafting, lambda: None) == pytest.approx(0.1)
 
@@ -201,7 +202,7 @@ def test_on_cuda_only_replayed_steps_are_multiplied(monkeypatch, device, steps, 
 
 def test_a_trial_that_does_not_fit_into_memory_is_halved_as_the_run_would_be(task, monkeypatch):
     worker, purifying = task("attack=clean", "purifier=dip", "purifier.steps=12")
-    asked, together = [], estimate.purify_together
+    asked, together = [], estimator.purify_together
 
     def short(purifiers, images, **words):
         asked.append(len(images))
@@ -209,6 +210,26 @@ def test_a_trial_that_does_not_fit_into_memory_is_halved_as_the_run_would_be(tas
             raise torch.OutOfMemoryError("CUDA out of memory")
         return together(purifiers, images, **words)
 
-    monkeypatch.setattr(estimate, "purify_together", short)
+    monkeypatch.setattr(estimator, "purify_together", short)
     assert Estimator(worker).seconds(purifying) is not None
     assert asked[:3] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("expected", "parts", "longest"),
+    [
+        (
+            7200.0,
+            {"A on DIP": 3600.0, "B": 60.0, "C": 7200.0, "D": 1.0},
+            "longest: C 2.0 h, A on DIP 60 min, B 60 s",
+        ),
+        (7200.0, {"A on DIP": 3600.0}, ""),  # there is nothing to choose from
+        (60.0, {"A on DIP": 30.0, "B": 60.0}, ""),
+    ],
+)
+def test_long_work_names_what_takes_longest(expected, parts, longest):
+    long = Estimate({"": expected}, 1, expected, parts=parts)
+    assert long.longest == longest
+    with pytest.raises(InputError) as raised:
+        long.check(types.SimpleNamespace(budget_hours=1e-3, n=8))
+    assert str(raised.value).endswith(f" ({longest})" if longest else "a larger budget_hours")

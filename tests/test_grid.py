@@ -22,7 +22,7 @@ from small_table import TIMINGS
 from runners.app import CONFIGS
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import to_plain_dict
-from runners.evaluation.estimate import Estimator
+from runners.evaluation.estimator import Estimator
 from runners.evaluation.settings import Settings
 from runners.evaluator import CellResult, Evaluator
 from tests.broken import Raises

@@ -21,7 +21,7 @@ from data.digits_photos import DigitsPhotos
 from data.images import Images, rounded
 from runners import app
 from runners.evaluation import workers as pool
-from runners.evaluation.estimate import Estimator
+from runners.evaluation.estimator import Estimator
 from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored
 from runners.evaluation.stages import Worker

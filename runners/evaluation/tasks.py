@@ -75,9 +75,14 @@ class Crafting:
         return f"{self.chunk.ids[0]} to {self.chunk.ids[-1]}"
 
     @property
+    def part(self) -> str:
+        """The kind of work, for people: which attack, on what."""
+        return f"{self.attack.name} on {'the victim' if self.purifier is None else self.purifier.name}"
+
+    @property
     def label(self) -> str:
         """The work, for people."""
-        return f"{self.attack.name}: {self.images}"
+        return f"{self.part}: {self.images}"
 
     @property
     def results(self) -> list[str]:
@@ -140,9 +145,14 @@ class Purifying:
         return self.crafting.images
 
     @property
+    def part(self) -> str:
+        """The kind of work, for people: the purifiers."""
+        return ", ".join(purifier.name for purifier in self.purifiers)
+
+    @property
     def label(self) -> str:
         """The work, for people."""
-        return f"{', '.join(purifier.name for purifier in self.purifiers)}: {self.images}"
+        return f"{self.part}: {self.images}"
 
     @property
     def results(self) -> list[str]:
