@@ -12,6 +12,7 @@ import pytest
 import torch
 from fake_data import FAKES
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from attacks.attack import Attack
@@ -26,6 +27,7 @@ from purifiers.networks.skipnet import SkipNet
 from purifiers.purifier import Purifier
 from runners import app
 from runners.app import CONFIGS
+from runners.claims import shape
 from runners.evaluation.component import build, to_plain_dict
 
 pytest_plugins = ["tests.vision_api"]
@@ -92,15 +94,31 @@ SMALL = {
 
 
 @cache
-def attack_config(name: str) -> dict:
-    """An attack of configs/attack."""
+def composed(*words: str, config: str = "evaluate") -> DictConfig:
+    """The config of a command with these words, and Hydra's own part. Composing takes a tenth of a second, so
+    all tests of a process share one config, which is read only."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain_dict(compose("evaluate", [f"attack={name}"]).attack)
+        made = compose(config, list(words), return_hydra_config=True)
+    OmegaConf.set_readonly(made, True)
+    return made
+
+
+def config_of(group: str, name: str, *words: str) -> dict:
+    """The config of a component, such as the purifier jpeg, with further words of the command line."""
+    return to_plain_dict(composed(f"{group}={name}", *words)[group])
+
+
+@cache
+def table_of(name: str) -> DictConfig:
+    """A table of configs/table, which is shared with what the tests call, and only read."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return shape.config_of(name)
 
 
 def small_attack(name: str, **changes) -> Attack:
     """An attack of configs/attack with a small budget."""
-    return build({key: changes.get(key, SMALL.get(key, value)) for key, value in attack_config(name).items()})
+    config = config_of("attack", name)
+    return build({key: changes.get(key, SMALL.get(key, value)) for key, value in config.items()})
 
 
 def answering(attack: Attack) -> Knowledge:

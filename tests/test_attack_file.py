@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import config_of
 from safetensors.torch import save_file
 
 import purifybench
 from data.images import shuffled
 from runners import app, table
-from runners.app import CONFIGS
-from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.component import build
 
 N, EPS = 4, 8 / 255
 
@@ -21,8 +20,7 @@ N, EPS = 4, 8 / 255
 @pytest.fixture(scope="module")
 def chosen():
     """The images that n=4 takes."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        dataset = build(to_plain_dict(compose("evaluate", []).dataset))
+    dataset = build(config_of("dataset", "digits-photos"))
     index = dataset.index("evaluation")
     return index.take(shuffled(len(index.ids), 0)[:N])
 

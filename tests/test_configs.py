@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import composed, config_of, table_of
 from omegaconf import OmegaConf
 
 from data.errors import MissingError
@@ -17,17 +17,11 @@ from runners.tables.paper_results import panels_of
 GROUPS = ("dataset", "victim", "attack", "knowledge", "purifier")
 
 
-@pytest.fixture(autouse=True)
-def hydra_here():
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        yield
-
-
 @pytest.mark.parametrize(
     ("group", "name"), [(g, n) for g in GROUPS for n in names_of(g) if not n.startswith("own/")]
 )
 def test_leaf_composes_and_builds(group, name):
-    config = to_plain_dict(compose("evaluate", [f"{group}={name}"])[group])
+    config = config_of(group, name)
     assert re.fullmatch(r"\d+(\.\d+)*", identity(config)["version"]), "expected a declared version"
     for other in config.pop("victims", {}).values():  # of a transfer attack; whoever runs it loads them
         build(other)
@@ -41,14 +35,10 @@ def test_leaf_composes_and_builds(group, name):
 
 @pytest.mark.parametrize("name", names_of("network"))
 def test_every_network_has_a_purifier_that_it_fits(name):
-    kind = compose("evaluate", [f"+network@probe={name}"]).probe._target_.split(".")[-1]
+    kind = composed(f"+network@probe={name}").probe._target_.split(".")[-1]
     purifier = {"SkipNet": "ddip", "Generator": "oag"}.get(kind, "ride")
-    words = [f"purifier={purifier}", f"network@purifier.trace.network={name}"]
-    assert type(build(to_plain_dict(compose("evaluate", words).purifier)).trace.network).__name__ == kind
-
-
-def table_of(name):
-    return compose("table", [f"table={name}"]).table
+    made = build(config_of("purifier", purifier, f"network@purifier.trace.network={name}"))
+    assert type(made.trace.network).__name__ == kind
 
 
 def settings_of(table):
@@ -84,7 +74,7 @@ def test_oag_has_the_beta_of_the_images_size():
 
 @pytest.mark.parametrize("budget", ["700", "null"])
 def test_the_adaptive_tables_budget_is_that_of_its_columns(budget):
-    table = compose("table", ["table=adaptive", f"table.budget={budget}"]).table
+    table = composed("table=adaptive", f"table.budget={budget}", config="table").table
     columns = on(table.columns, "digits-photos", "digits-resnet8")
     of_adaptive = [column for column in columns if "attack=adaptive" in column.cell]
     assert len(of_adaptive) > 3
@@ -117,7 +107,7 @@ def test_every_cell_of_every_table_composes_and_builds():
             of_parts.setdefault(alike, [words[0], *own])
     assert len(of_parts) > 60
     for (part, _), words in of_parts.items():
-        config = to_plain_dict(compose("evaluate", words)[part])
+        config = to_plain_dict(composed(*words)[part])
         config.pop("victims", None)  # of a transfer attack; whoever runs it loads them
         try:
             build(config)

@@ -3,22 +3,16 @@
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import table_of
 
-from runners.app import CONFIGS
 from scripts.wandb_dashboard import built, spec_of, varying
 
 pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces (pip install -e '.[dashboard]')")
 
 
-def table(name: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("table", [f"table={name}"]).table
-
-
 @pytest.fixture(scope="module")
 def spec() -> dict:
-    return spec_of(built(table("ddip/table1"), "ddip/table1", entity="someone", project="purifybench"))
+    return spec_of(built(table_of("ddip/table1"), "ddip/table1", entity="someone", project="purifybench"))
 
 
 def test_it_has_the_reports_panels(spec):
@@ -48,5 +42,5 @@ def test_it_shows_the_runs_of_this_table_only(spec):
     ],
 )
 def test_a_panel_for_every_number_that_the_cells_differ_in(name, expected):
-    assert set(expected) <= set(varying(table(name)))
-    assert "attack.alpha" not in varying(table(name))
+    assert set(expected) <= set(varying(table_of(name)))
+    assert "attack.alpha" not in varying(table_of(name))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import composed
 from rich.console import Console
 from small_table import TIMINGS
 
@@ -34,8 +34,7 @@ RAISED = inspect.getsourcelines(Raises.purify)[1] + 1
 
 def cell(*overrides: str, purifier: str | None = None) -> Cell:
     """A cell, by default of the embedded data and its victim; `purifier` names a class of broken.py."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("evaluate", list(overrides), return_hydra_config=True)
+    config = composed(*overrides)
     choices = config.hydra.runtime.choices
     configs = {part: to_plain_dict(config[part]) for part in PARTS}
     names = {part: choices[part] for part in PARTS}

@@ -8,13 +8,13 @@ from collections import Counter
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import config_of
 from hydra.utils import get_object
 from test_grid import cell, run
 
 from data.digits_photos import DigitsPhotos
 from runners.app import CONFIGS
-from runners.evaluation.component import Component, to_plain_dict
+from runners.evaluation.component import Component
 from runners.evaluation.identity import declares_version, identity, version_of
 from runners.evaluation.own_state import own_state, state_behind
 from runners.evaluation.tasks import Crafting
@@ -139,8 +139,7 @@ def test_every_component_declares_its_version_and_has_a_name_of_its_own():
 
 @pytest.mark.parametrize("words", ["purifier=ddip", "purifier=nrp", "victim=resnet50", "attack=pgd"])
 def test_identity_holds_no_path_of_code(words):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = to_plain_dict(compose("evaluate", [words])[words.partition("=")[0]])
+    config = config_of(*words.split("="))
     for _, part in targets(config):
         assert part["_target_"] not in str(identity(config))
 

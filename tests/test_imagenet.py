@@ -5,14 +5,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from conftest import config_of
 from fake_data import WNIDS, dataset, flattened, picture
-from hydra import compose, initialize_config_dir
 
 from data.errors import InputError, MissingError
 from data.flower17 import Flower17
 from data.imagenet import CLASSES, WNIDS_SHA256
-from runners.app import CONFIGS
-from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.component import build
 
 # NeurIPS 2017
 
@@ -30,9 +29,8 @@ def test_neurips_has_nothing_to_learn_or_to_tune_on(fake):
     source = dataset("neurips2017", fake("neurips2017"))
     with pytest.raises(MissingError, match=r"no train split.*training@purifier.weights=photographs"):
         source.load("train")
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = ["dataset=neurips2017", "purifier=ncis", "training@purifier.weights=photographs"]
-        purifier = build(to_plain_dict(compose("evaluate", words).purifier))
+    words = ["dataset=neurips2017", "training@purifier.weights=photographs"]
+    purifier = build(config_of("purifier", "ncis", *words))
     assert isinstance(purifier.weights.dataset, Flower17)
 
 

@@ -4,16 +4,14 @@ import hashlib
 
 import pytest
 import torch
-from conftest import losses_of, random_images
-from hydra import compose, initialize_config_dir
+from conftest import config_of, losses_of, random_images
 from torch import nn
 
 from data.errors import InputError, MissingError
 from data.weights import WeightFile
 from purifiers.networks.nrp import RandomFeatures
 from purifiers.nrp import NRP, relativistic_loss
-from runners.app import CONFIGS
-from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.component import build
 from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from victims.cifar_resnet import CifarResNet
@@ -218,17 +216,14 @@ def test_features_of_a_classifier_are_those_of_its_layer(tmp_path):
 
 def test_features_of_the_8_bit_mobilenet_have_stride_4():
     """As VGG-16's conv3_3, which the authors take; of images of any size."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = ["purifier=nrp-resg", "features@purifier.features=mobilenet_v1"]
-        purifier = build(to_plain_dict(compose("evaluate", words).purifier))
+    purifier = build(config_of("purifier", "nrp-resg", "features@purifier.features=mobilenet_v1"))
     purifier.features.ready = True  # its structure alone: no weights are needed
     assert purifier.features(random_images(2, size=40)).shape == (2, 128, 10, 10)
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("nrp-released", 23), ("nrp-resg-released", 23)])
 def test_released_checkpoints_fit_by_names_and_shapes(name, blocks, tmp_path):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = to_plain_dict(compose("evaluate", [f"purifier={name}"]).purifier)
+    config = config_of("purifier", name)
     purifier = build(config)
     released = {f"{layer}.{kind}": size for layer, *sizes in _released(name, blocks)
                 for kind, size in zip(("weight", "bias"), sizes, strict=True)}  # fmt: skip

@@ -8,8 +8,7 @@ import importlib
 
 import pytest
 import torch
-from conftest import ATTACKS, Noise, RowByRow, linear_victim, random_images, small_attack
-from hydra import compose, initialize_config_dir
+from conftest import ATTACKS, Noise, RowByRow, composed, linear_victim, random_images, small_attack
 from pretended_device import DEVICE, PretendedDevice
 from test_purifiers import NAMES, purifier
 
@@ -18,7 +17,6 @@ from attacks.knowledge import Decision, Full, Score
 from attacks.open_defense import Everything
 from purifiers import ddip
 from purifiers.fitting.stack import STACKS
-from runners.app import CONFIGS
 
 IMAGES = random_images(2, 32)
 
@@ -57,8 +55,7 @@ def test_the_pretended_device_sees_what_waits(device, wait, count):
 
 
 def fits(name: str) -> bool:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return "trace" in compose("evaluate", [f"purifier={name}"]).purifier
+    return "trace" in composed(f"purifier={name}").purifier
 
 
 FITS = [name for name in NAMES if fits(name) and "imagenet" not in name]

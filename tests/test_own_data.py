@@ -5,20 +5,18 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import composed
 from own_victims import Small
 from PIL import Image
 
 from data.errors import InputError, MissingError
-from runners.app import CONFIGS
 from runners.evaluation.component import build, to_plain_dict
 from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 
 
 def config(part, *words):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain_dict(compose("evaluate", list(words))[part])
+    return to_plain_dict(composed(*words)[part])
 
 
 def stub(monkeypatch, name, **held):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import table_of
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -20,8 +21,7 @@ TWICE = {"ddip/ddn", "ddip/tuning", "oag/tuning", "oag/tuning-imagenet", "ride/t
 
 
 def tables() -> dict:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return {name: compose("table", [f"table={name}"]).table for name in names_of("table")}
+    return {name: table_of(name) for name in names_of("table")}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_the_nearest_of_the_papers_settings_is_taken(dataset, victim, n):
 @pytest.mark.parametrize("name", ["mobilenet_v2-int8", "mobilenet_v2-unfolded"])
 def test_a_mobilenet_stands_beside_oags_mobilenet(name):
     """Not beside the ResNet-18 of the table's first setting."""
-    table = tables()["oag/table3"]
+    table = table_of("oag/table3")
     figures = printed(table, panel_for(table, "flower17", f"flower17/{name}"))
     under_igsm = figures[figures.attack == "igsm-targeted"].set_index("defense").value
     theirs = {"none": 5.59, "mean": 82.65, "jpeg": 58.53, "tvm": 88.53, "oag": 91.18}

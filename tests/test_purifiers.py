@@ -1,12 +1,13 @@
 """Every purifier of configs/purifier keeps the contract, and known answers come out."""
 
+import copy
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import linear_victim, random_images
+from conftest import composed, linear_victim, random_images
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -31,10 +32,8 @@ STEPS = 12
 
 
 def purifier(name: str) -> Purifier:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("evaluate", [f"purifier={name}"])
+    config = copy.deepcopy(composed(f"purifier={name}"))
+    OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
     method = config.purifier.get("purifier", config.purifier)  # the one inside, where there is one
     if "steps" in method:
@@ -50,7 +49,6 @@ def purifier(name: str) -> Purifier:
         method.denoiser.network.width = 8
     if "until" in method:
         method.until = 3
-    OmegaConf.resolve(config)
     torch.manual_seed(0)  # of untrained networks
     try:
         built = build(to_plain_dict(config.purifier))

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
+from conftest import config_of
 from test_training import Notes, Waves
 from torch import nn
 
@@ -18,10 +18,8 @@ from data.images import Images
 from data.listing import FileDataset, Listing
 from data.repeatable import repeatable
 from data.weights import WeightFile
-from runners.app import CONFIGS
 from runners.evaluation import progress
 from runners.evaluation.compatibility import check_split_consistency
-from runners.evaluation.component import to_plain_dict
 from runners.evaluation.progress import Allowance
 from runners.evaluation.weights import _learnt_from, load_or_train
 from runners.store.store import Store
@@ -199,9 +197,8 @@ def test_impossible_recipes_are_refused(settings, message):
 
 def test_a_stopped_victim_goes_on_from_the_store(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "SECONDS", -1)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "victim.weights.batch=100"]
-        config = to_plain_dict(compose("evaluate", words).victim)
+    words = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "victim.weights.batch=100"]
+    config = config_of("victim", "digits-resnet8", *words)
 
     def stop(share):
         if share > 0.45:

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import composed, config_of
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from data.errors import InputError
-from runners.app import CONFIGS
 from runners.evaluation.cell import Cell
 from runners.evaluation.component import to_plain_dict
 from runners.evaluation.metrics import survived
@@ -311,8 +310,7 @@ def test_a_purifier_that_is_not_the_papers_gets_no_verdict_and_it_is_said():
 
 
 def purifier_of(*words: str) -> dict:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain_dict(compose("evaluate", list(words)).purifier)
+    return to_plain_dict(composed(*words).purifier)
 
 
 def test_departures_are_of_components_that_there_are():
@@ -430,10 +428,8 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
 )
 def test_a_column_of_parameters_is_told_by_what_was_composed(name, millions):
     """0.40, 16.6 and 1.70 M are printed (NCIS, supplement, Table 2)."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = to_plain_dict(compose("evaluate", [f"purifier={name}"]).purifier)
     made = result(17, purifier=name)
-    made.cell.configs["purifier"] = config
+    made.cell.configs["purifier"] = config_of("purifier", name)
     table = OmegaConf.create(
         {"paper": "ncis", "printed": "supp-table2", "metric": "accuracy", "rows": [{"label": name}],
          "columns": [{"label": "Parameters (M)", "metric": "parameters"}]}

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import random_images
-from hydra import compose, initialize_config_dir
+from conftest import config_of, random_images
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from torch import nn
@@ -20,7 +19,7 @@ from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.super_resolution import SuperResolution
 from runners.app import CONFIGS, names_of
-from runners.evaluation.component import build, to_plain_dict
+from runners.evaluation.component import build
 from runners.evaluation.metrics import in_batches, wilson
 from victims.from_timm import Timm
 from victims.from_torchvision import CifarTorchvision, Torchvision
@@ -39,20 +38,9 @@ REAL = Path(os.environ.get("DATA_DIR", "DATA_DIR"))
 
 
 @cache
-def config_of(name: str) -> dict:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain_dict(compose("evaluate", [f"victim={name}"]).victim)
-
-
-@cache
 def classes_of(label_space: str) -> set[int]:
     """How many classes the data sets of that label space have."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        sets = [
-            build(to_plain_dict(compose("evaluate", [f"dataset={n}"]).dataset))
-            for n in names_of("dataset")
-            if not n.startswith("own/")
-        ]
+    sets = [build(config_of("dataset", n)) for n in names_of("dataset") if not n.startswith("own/")]
     return {len(data.classes) for data in sets if data.label_space == label_space}
 
 
@@ -71,7 +59,7 @@ def moved(network: nn.Module) -> nn.Module:
 def test_every_victim_has_a_logit_for_each_label_of_its_data_sets(name):
     """On another device than the CPU, whose tensors no victim may mix in, and without waiting for its values:
     so it would be on a GPU. Nothing is computed."""
-    config = config_of(name)
+    config = config_of("victim", name)
     victim = None
     if "regnet" in name or name.endswith("vit"):  # torchvision computes with their tensors as it makes them
         with torch.device("cpu" if "regnet" in name else "meta"):
@@ -85,7 +73,7 @@ def test_every_victim_has_a_logit_for_each_label_of_its_data_sets(name):
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_torchvisions_weights_are_those_that_it_names(name):
-    config = config_of(name)
+    config = config_of("victim", name)
     file = config["weights"] if "path" in config["weights"] else config["weights"]["start"]
     published = torchvision.models.get_model_weights(config["network"]["name"]).IMAGENET1K_V1
     assert file["source"] == published.url
@@ -102,7 +90,7 @@ def test_inceptions_normalisation_is_torchvisions_own():
     for name in ("inception_v3", "googlenet"):
         with torch.device("meta"):
             theirs = getattr(torchvision.models, name)(transform_input=True, init_weights=False)
-        config = config_of(f"imagenet/{name}")
+        config = config_of("victim", f"imagenet/{name}")
         ours = (images - config["mean"][0]) / config["std"][0]
         torch.testing.assert_close(theirs._transform_input((images - mean) / std), ours)
 
@@ -206,12 +194,10 @@ def test_weights_of_another_network_are_named():
     ],
 )
 def test_weights_that_are_here_keep_their_published_accuracy(name, dataset, n):
-    config = config_of(name)
+    config = config_of("victim", name)
     if not Path(config["weights"]["path"]).is_file():
         pytest.skip(f"{config['weights']['path']} is not here: set DATA_DIR")
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        images = build(to_plain_dict(compose("evaluate", [f"dataset={dataset}"]).dataset)).index("evaluation")
-    images = images.take(list(range(n)))
+    images = build(config_of("dataset", dataset)).index("evaluation").take(list(range(n)))
     victim = build(config)
     victim.freeze(victim.weights.load())
     right = int((in_batches(victim, images.images, 50).argmax(1) == images.labels).sum())
@@ -255,7 +241,7 @@ def convolved(archive, step, x):
 
 @pytest.mark.parametrize("name", ["imagenet/mobilenet_v1-int8", "imagenet/mobilenet_v2-int8"])
 def test_an_8_bit_mobilenet_equals_its_integer_source(name):
-    config = config_of(name)
+    config = config_of("victim", name)
     file = Path(config["weights"]["path"])
     if not file.is_file():
         pytest.skip(f"{file} is not here: set DATA_DIR")

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import table_of
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from runners.app import CONFIGS, names_of
+from runners.app import names_of
 from runners.evaluation.cell import Cell
 from runners.evaluation.metrics import wilson
 from runners.evaluator import CellResult
@@ -24,7 +24,7 @@ KNOWN = ("blind", "blind", "bpda")
 Answers = Sequence[Sequence[int] | str]  # by column; a word is the reason why there is none
 
 
-def table_of(rows: Sequence[str]):
+def table_with(rows: Sequence[str]):
     return OmegaConf.create(
         {
             "paper": "ddip",
@@ -60,7 +60,7 @@ def cell_of(answers: Sequence[int] | str, *, purifier: str, knowledge: str, ids=
 
 def frame_from(rows: Mapping[str, Answers], table=None) -> pd.DataFrame:
     """A row "none" is the bare victim."""
-    table = table or table_of(list(rows))
+    table = table or table_with(list(rows))
     placed = [
         (row, column, cell_of(of, purifier=row.label, knowledge=knowledge))
         for row in table.rows
@@ -99,7 +99,7 @@ def test_worst_is_the_and_of_all_columns_clean_too():
 
 
 def test_images_are_matched_by_id():
-    table = table_of(["x"])
+    table = table_with(["x"])
     cells = [
         cell_of([1, 0, 0], purifier="x", knowledge="blind", ids=list("abc")),
         cell_of([0, 0, 1], purifier="x", knowledge="blind", ids=list("cba")),
@@ -159,7 +159,7 @@ def test_the_legend_names_the_attacks_and_what_they_know(tmp_path):
 
 
 def test_a_table_may_have_no_worst_column():
-    table = table_of(["x"])
+    table = table_with(["x"])
     table.worst = None
     frame = frame_from({"x": [right(9), right(8), right(7)]}, table)
     assert frame.column.tolist() == ["Clean", "PGD", "PGD"]
@@ -237,8 +237,7 @@ def test_a_figure_without_its_interval_is_not_rendered(lost, tmp_path):
 
 @pytest.mark.parametrize("name", names_of("table"))
 def test_every_table_with_its_marks_fits_100_columns(name):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        table = compose("table", [f"table={name}"]).table
+    table = table_of(name)
     assert not table.get("worst") or (table.metric, table.worst.attack) == ("accuracy", "worst")
     draws, placed = np.random.default_rng(0), []
     for row in table.rows:
@@ -264,7 +263,7 @@ def test_every_table_with_its_marks_fits_100_columns(name):
 
 def test_only_purifiers_that_faced_the_same_attack_are_compared(tmp_path):
     """A row with an attacker of its own has columns of its own, and the others' are empty there."""
-    table = table_of(["none", "blind", "blind2", "aware"])
+    table = table_with(["none", "blind", "blind2", "aware"])
     table.columns, table.worst = table.columns[1:2], None
     known = {"aware": "bpda"}
     placed = [
