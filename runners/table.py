@@ -88,11 +88,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     if config.only:
         rows = chosen(rows, config.only, composer)
     rows += added(config.rows)
-    cells = [
-        (row, column, composer.cell([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])]))
-        for row in rows
-        for column in columns
-    ]
+    cells = composer.cells(table, rows, columns)
     distinct(cells)
     readable(cells)
     app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")

@@ -1,6 +1,7 @@
 """Cells whose attacker knows more: what is shared, what is recorded, what is refused."""
 
 import json
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.utils import instantiate
-from test_grid import cell, files, run, same
+from test_grid import DIP, cell, files, run, same
 
 from data.errors import InputError
 from runners.evaluation.settings import Settings
@@ -27,10 +28,10 @@ CELLS = {
     "known draw": cell(*PGD, "knowledge=full", "knowledge.known_draw=true", "purifier=randomization"),
     "square": cell("attack=square", "attack.queries=20", "knowledge=score", "purifier=jpeg"),
     "hopskipjump": cell("attack=hopskipjump", "attack.queries=150", "knowledge=decision", "purifier=jpeg"),
-    "bpda dip": cell(*PGD, "knowledge=bpda", "purifier=dip", "purifier.steps=4"),
-    "unrolled dip": cell(*PGD, "knowledge=unrolled", "knowledge.steps=2", "purifier=dip", "purifier.steps=4"),
+    "bpda dip": cell(*PGD, "knowledge=bpda", *DIP, "purifier.steps=4"),
+    "unrolled dip": cell(*PGD, "knowledge=unrolled", "knowledge.steps=2", *DIP, "purifier.steps=4"),
     "adaptive dip": cell(
-        "attack=adaptive", "attack.budget=110", "knowledge=everything", "purifier=dip", "purifier.steps=4"
+        "attack=adaptive", "attack.budget=110", "knowledge=everything", *DIP, "purifier.steps=4"
     ),
     "ddn": cell("attack=ddn", "attack.steps=5", "purifier=none"),
     "clean": cell("attack=clean", "purifier=jpeg"),
@@ -41,7 +42,7 @@ CELLS = {
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     store = tmp_path_factory.mktemp("attacked") / "store"
-    results, _ = run(store, list(CELLS.values()))
+    results, _ = run(store, list(CELLS.values()), here=True)
     assert [r.failed or r.skipped for r in results] == [None] * len(CELLS)
     return store, dict(zip(CELLS, results, strict=True))
 
@@ -143,6 +144,7 @@ def test_eight_bits_are_scored_where_it_costs_little(done):
 
 def test_order_and_processes_do_not_matter(done, tmp_path):
     names = ["hopskipjump", "eot", "bpda dip"]
+    shutil.copytree(done[0] / "traits", tmp_path / "store" / "traits")  # they have passed their checks
     again, _ = run(tmp_path / "store", [CELLS[name] for name in names], workers=2)
     same(again, [done[1][name] for name in names])
 
@@ -162,10 +164,8 @@ def test_what_cannot_be_attacked_so_is_skipped_and_the_others_go_on(done, words,
 
 
 def test_a_run_above_the_budget_is_refused_and_says_what_fits(tmp_path):
-    from data.errors import InputError
-
     with pytest.raises(InputError, match=r"above budget_hours=0.001; (n=\d+ would fit|not even n=1)"):
-        run(tmp_path / "store", [cell(*PGD, "knowledge=bpda", "purifier=ddip")], budget_hours=0.001)
+        run(tmp_path / "store", [cell(*PGD, "knowledge=bpda", "purifier=ddip", DIP[1])], budget_hours=0.001)
 
 
 def test_a_substitute_that_is_the_victim_is_refused(tmp_path):

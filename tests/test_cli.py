@@ -22,6 +22,9 @@ def run(command, tmp_path):
     return lambda main, config, *words, **more: command(main, config, *words, *places, **more)
 
 
+QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]  # a training of a second
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -74,7 +77,7 @@ def run(command, tmp_path):
             ["knowledge=decision", "attack=square"],
             "attack Square needs a score, knowledge Decision gives a decision",
         ),
-        (["budget_hours=1e-9"], "above budget_hours=1e-09; not even n=1 would fit"),
+        (["purifier=none", "budget_hours=1e-9"], "above budget_hours=1e-09; not even n=1 would fit"),
         (["budget_hours=0"], "budget_hours: expected a finite number of hours above 0, got 0"),
         (["budget_hours=inf"], "budget_hours: expected a finite number of hours above 0, got inf"),
         (["budget_hours=nan"], "budget_hours: expected a finite number of hours above 0, got nan"),
@@ -85,17 +88,15 @@ def run(command, tmp_path):
         (["seed=-1"], "seed: expected 0 or more, got -1"),
         (["attack.alpha=nan"], "expected finite numbers, got nan"),
         (["dataset.patch=500"], "dataset digits-photos: its config cannot be used"),
-        (["victim.weights.batch=5000"], "victim.weights.batch: expected 1 to 1000, got 5000"),
+        (["victim.weights.batch=5000", *QUICK], "victim.weights.batch: expected 1 to 1000, got 5000"),
         (["victim.network.classes=5"], "victim: its config cannot be used"),
-        (["victim.weights.lr=1e6"], "training diverged"),
+        (["victim.weights.lr=1e6", *QUICK], "training diverged"),
         (["purifier.steps=abc"], "purifier.steps: expected a whole number of at least 1, got abc"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes_get_one_line_and_status_2(run, words, expected):
-    quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]
-    known = [] if any(word.startswith("victim=") for word in words) else quick
-    status, _, err = run(evaluate.main, "evaluate", *known, *words)
+    status, _, err = run(evaluate.main, "evaluate", *words)
     assert status == 2, err
     assert len(err.strip().splitlines()) == 1, err
     assert err.startswith("error: ")
@@ -210,8 +211,7 @@ average: {label: Average, attack: average}
 def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
     (tmp_path / "configs" / "table").mkdir(parents=True)
     (tmp_path / "configs" / "table" / "mine.yaml").write_text(MINE)
-    quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=2", f"tables={tmp_path}/tables"]
-    words = [f"--config-dir={tmp_path}/configs", "table=mine", *quick]
+    words = [f"--config-dir={tmp_path}/configs", "table=mine", "n=2", f"tables={tmp_path}/tables"]
     status, out, err = run(table.main, "table", *words)
     assert status == 0, err
     folder = tmp_path / "tables"
@@ -252,8 +252,7 @@ def test_unknown_table(run):
 
 def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    quick = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=3"]
-    words = ["-m", "attack=fgsm", "purifier=comdefend-released,none,jpeg", *quick]
+    words = ["-m", "attack=fgsm", "purifier=comdefend-released,none,jpeg", "n=3"]
     status, out, err = run(evaluate.main, "evaluate", *words, after=evaluate.summarise)
     assert status == 2
     assert out.count("SSIM to clean") == 2, (out, err)
@@ -271,7 +270,7 @@ def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
 
 
 def test_damage_is_said_to_the_user(run, tmp_path, caplog):
-    words = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1", "n=2", "purifier=none"]
+    words = ["n=2", "purifier=none"]
     assert run(evaluate.main, "evaluate", *words)[0] == 0
     for path in (tmp_path / "store" / "records").rglob("*"):
         if path.is_file():
@@ -281,8 +280,7 @@ def test_damage_is_said_to_the_user(run, tmp_path, caplog):
 
 
 def test_a_victim_is_trained_alone_and_its_accuracy_told(run, tmp_path):
-    quick = ["victim=digits-resnet8", "victim.weights.epochs=1", "victim.weights.dataset.copies=1"]
-    status, out, err = run(train.main, "evaluate", *quick)
+    status, out, err = run(train.main, "evaluate", "victim=digits-resnet8", *QUICK)
     assert status == 0, err
     assert re.search(r"victim digits-resnet8\nweights: .*\nsha256: .*\nseconds: .*\ntuning: .*n=197", out)
     assert len([path for path in (tmp_path / "store").rglob("*") if path.is_file()]) == 1

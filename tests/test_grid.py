@@ -43,16 +43,18 @@ def cell(*overrides: str, purifier: str | None = None) -> Cell:
     return Cell(names, configs, "")
 
 
+# A fit of few parameters: what these tests ask does not depend on how large its network is.
+DIP = ("purifier=dip", "network@purifier.trace.network=small")
 CELLS = [
     cell("attack=clean", "purifier=none"),
     cell("attack=pgd", "attack.steps=2", "purifier=none"),
     cell("attack=pgd", "attack.steps=2", "purifier=jpeg"),
-    cell("attack=pgd", "attack.steps=2", "purifier=dip", "purifier.steps=6"),
-    cell("attack=pgd", "attack.steps=2", "purifier=dipdefend", "purifier.steps=8"),
+    cell("attack=pgd", "attack.steps=2", *DIP, "purifier.steps=6"),
+    cell("attack=pgd", "attack.steps=2", "purifier=dipdefend", DIP[1], "purifier.steps=8"),
 ]
 
 
-def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
+def run(store: Path, cells=CELLS, *, here: bool = False, **changes) -> tuple[list[CellResult], str]:
     """Results, and what was printed."""
     settings = {
         "n": 5,
@@ -69,7 +71,7 @@ def run(store: Path, cells=CELLS, **changes) -> tuple[list[CellResult], str]:
     }
     settings = Settings(store=str(store), **(settings | changes))
     console = Console(file=io.StringIO(), width=200)
-    results = Evaluator(settings, console).evaluate(cells)
+    results = Evaluator(settings, console, here=here).evaluate(cells)
     return results, console.file.getvalue()
 
 
@@ -91,8 +93,9 @@ def undisturbed(tmp_path_factory) -> tuple[Path, list[CellResult]]:
 
 @pytest.fixture
 def store(undisturbed, tmp_path) -> Path:
-    """A store that holds the trained victim only."""
-    subprocess.run(["cp", "-r", str(undisturbed[0] / "weights"), str(tmp_path)], check=True)
+    """A store that holds the trained victim only, and that the components have passed their checks."""
+    for kept in ("weights", "traits"):
+        subprocess.run(["cp", "-r", str(undisturbed[0] / kept), str(tmp_path)], check=True)
     return tmp_path
 
 

@@ -1,6 +1,7 @@
 """The papers' figures: read with types, and each of them a cell of exactly one table, or told why not."""
 
 import math
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -46,13 +47,19 @@ def claimed() -> pd.Series:
     return pd.Series(found)
 
 
+@cache
+def rules() -> list[dict]:
+    """Which figures no cell has, and why."""
+    return OmegaConf.to_container(OmegaConf.load(PAPERS / "elsewhere.yaml"))
+
+
 def elsewhere(figure: pd.Series) -> list[str]:
     """Reasons given for a figure that no cell has."""
     reasons = []
-    for rule in OmegaConf.load(PAPERS / "elsewhere.yaml"):
+    for rule in rules():
         wanted = {key: [v] if isinstance(v, str) else list(v) for key, v in rule.items() if key != "reason"}
         if all(figure[key] in values for key, values in wanted.items()):
-            reasons.append(rule.reason)
+            reasons.append(rule["reason"])
     return reasons
 
 

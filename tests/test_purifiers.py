@@ -14,7 +14,7 @@ from PIL import Image
 from data.errors import InputError, MissingError
 from data.similarity import ssim
 from data.weights import WeightFile
-from purifiers.contract.checks import check
+from purifiers.contract.checks import STEPS, check
 from purifiers.ddip import DDIP
 from purifiers.dip import DIP
 from purifiers.dipdefend import DIPDefend
@@ -28,7 +28,6 @@ from runners.app import CONFIGS
 from runners.evaluation.component import build, to_plain_dict
 
 NAMES = sorted(p.stem for p in (CONFIGS / "purifier").glob("*.yaml"))
-STEPS = 12
 
 
 def purifier(name: str) -> Purifier:
@@ -45,6 +44,8 @@ def purifier(name: str) -> Purifier:
         method.trace.iterations = STEPS // 6
     if "network_steps" in method:
         method.network_steps = 3
+    if "filters" in method:
+        method.filters = 8
     if "denoiser" in method:
         method.denoiser.network.width = 8
     if "until" in method:
@@ -65,7 +66,7 @@ def purifier(name: str) -> Purifier:
 def test_contract(name):
     size = 12 if name == "pixeldefend" else 32  # it decodes a pixel at a time
     p, images, seeds, v = purifier(name), random_images(4, size), [3, 1, 4, 15], linear_victim()
-    check(p, images, v, steps=STEPS)
+    check(p, images, v)
     out = p(images, seeds=seeds, victim=v)
     assert out.shape == images.shape
     assert out.dtype == torch.float32

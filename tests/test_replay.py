@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_grid import cell, run
+from test_grid import DIP, cell, run
 
 from attacks import from_torchattacks as library
 from runners import app, replay, trace, untrusted
@@ -26,7 +26,7 @@ CELLS = {
     "bpda": cell(*PGD, "knowledge=bpda", "knowledge.eot=2", "purifier=pixel-deflection"),
     "eot": cell(*PGD, "knowledge=full", "knowledge.eot=2", "purifier=randomization"),
     "decision": cell("attack=hopskipjump", "attack.queries=150", "knowledge=decision", "purifier=jpeg"),
-    "fit": cell(*PGD, "purifier=dip", "purifier.steps=4"),
+    "fit": cell(*PGD, *DIP, "purifier.steps=4"),
 }
 
 

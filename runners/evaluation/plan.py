@@ -72,7 +72,6 @@ class Planner:
         for name, config in parts.items():
             check_split_consistency(name, config, cell.configs["dataset"], dataset.divided_by)
         chunks = self._images(cell)
-        victim = self._victim(cell)
         attack, knowledge = Component(cell.configs["attack"]), Component(cell.knowledge)
         attack_object: Attack = attack.object
         knowledge_object: Knowledge = knowledge.object
@@ -86,6 +85,7 @@ class Planner:
         except MissingError as error:
             raise UnsuitedError(str(error)) from error
         knowledge_object.check(attack_object, self.worker.load(purifier))
+        victim = self._victim(cell)  # last, since its training may take hours
         seen = knowledge_object.uses_purifier and attack_object.needs is not None
         draws = self.settings.draws_of(self.worker.load(purifier), attacked=seen)
         tasks = []

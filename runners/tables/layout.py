@@ -96,28 +96,49 @@ class Composer:
         self.after = run
         self.known: dict[tuple[str, tuple[str, ...]], tuple[str, Config]] = {}
 
+    def cells(
+        self, table: DictConfig, rows: Sequence[DictConfig], columns: Sequence[DictConfig]
+    ) -> list[tuple[DictConfig, DictConfig, Cell]]:
+        """The cells of a table, row by row."""
+
+        def cell(row: DictConfig, column: DictConfig) -> Cell:
+            return self.cell([word for entry in (table, row, column) for word in entry.get("cell", [])])
+
+        # A new row is composed together with a new column, which takes the fewest compositions. The last rows
+        # come first, since they may be those that the user has added: a mistake in them is told at once.
+        for i in range(max(len(rows), len(columns))):
+            cell(rows[-1 - i % len(rows)], columns[i % len(columns)])
+        return [(row, column, cell(row, column)) for row in rows for column in columns]
+
     def cell(self, overrides: list[str]) -> Cell:
         """The cell of these overrides on the table's data set and victim."""
         taken = [part for part in PARTS if part not in self.base]
+        own = {part: tuple(word for word in overrides if part_of(word) == part) for part in taken}
         if stray := [word for word in overrides if part_of(word) not in taken]:
             raise InputError(
                 f"table: a cell's words set {', '.join(taken)}; got {', '.join(stray)} (dataset, victim and "
                 "settings are the whole table's)"
             )
-        parts = {**self.base, **{part: self._part(part, overrides) for part in taken}}
+        if lacking := {part: words for part, words in own.items() if (part, words) not in self.known}:
+            self._compose(lacking)
+        parts = {**self.base, **{part: self.known[part, words] for part, words in own.items()}}
         return Cell(
             names={part: name for part, (name, _) in parts.items()},
             configs={part: content for part, (_, content) in parts.items()},
             command=" ".join(["python -m runners.evaluate", *self.before, *overrides, *self.after]),
         )
 
-    def _part(self, part: str, overrides: list[str]) -> tuple[str, Config]:
-        own = tuple(o for o in overrides if part_of(o) == part)
-        if (part, own) not in self.known:
-            words = [*self.before, *own, f"data_dir='{self.config.data_dir}'"]
-            try:
-                composed = compose("evaluate", words, return_hydra_config=True)
-            except ConfigCompositionException as error:
-                raise InputError(f"table: {' '.join(own)}: {explain(error, 'evaluate', own)}") from error
+    def _compose(self, parts: dict[str, tuple[str, ...]]) -> None:
+        """Compose parts of a cell, each from its own words, all at once: a composition takes a tenth of a
+        second, however many parts it has."""
+        words = [word for own in parts.values() for word in own]
+        asked = [*self.before, *words, f"data_dir='{self.config.data_dir}'"]
+        try:
+            composed = compose("evaluate", asked, return_hydra_config=True)
+        except ConfigCompositionException as error:
+            if len(parts) > 1:
+                for part, own in parts.items():
+                    self._compose({part: own})  # raises where these words are wrong
+            raise InputError(f"table: {' '.join(words)}: {explain(error, 'evaluate', words)}") from error
+        for part, own in parts.items():
             self.known[part, own] = composed.hydra.runtime.choices[part], to_plain_dict(composed[part])
-        return self.known[part, own]
