@@ -70,7 +70,7 @@ smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
 
 test: $(READY)   ## the tests, in about a quarter of an hour on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
-	@$(RUN) pytest -n 2
+	@$(RUN) pytest -n 2 --dist worksteal
 
 test-avx2: $(READY) ## the tests that compare to the bit, as on a CPU without AVX-512
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(RUN) pytest -n 2 \

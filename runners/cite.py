@@ -52,11 +52,7 @@ def main(config: DictConfig) -> None:
         on(entries, choices["dataset"], choices["victim"])
         for entries in (config.table.rows, config.table.columns)
     )
-    cells = [
-        composer.cell([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])])
-        for row in rows
-        for column in columns
-    ]
+    cells = [cell for *_, cell in composer.cells(table, rows, columns)]
     app.tell(paragraph(table.title, config, cells))
     links = [*dict.fromkeys([PYTORCH, *(link for cell in cells for link in links_of(cell.configs))])]
     known = references()
