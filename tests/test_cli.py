@@ -104,6 +104,13 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     assert "Traceback" not in err
 
 
+def test_what_cannot_be_attacked_is_refused_before_its_victim_is_trained(run, tmp_path):
+    status, _, err = run(evaluate.main, "evaluate", "knowledge=full", "purifier=jpeg", *QUICK)
+    assert status == 2
+    assert "expected a purifier whose gradient is exact" in err
+    assert not (tmp_path / "store" / "weights").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

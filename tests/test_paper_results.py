@@ -13,9 +13,11 @@ from omegaconf import OmegaConf
 import scripts.tables
 from data.errors import InputError
 from runners.app import CONFIGS, names_of
+from runners.tables import layout
 from runners.tables.layout import Composer, added, changes_of, chosen, on
 from runners.tables.paper_results import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed
 
+EMBEDDED = ("digits-photos", "digits-resnet8")
 HELD = {"ddip": 394, "dip-vit": 16, "ncis": 461, "oag": 133, "ride": 61}
 # They show figures of other tables again:
 TWICE = {"ddip/ddn", "ddip/tuning", "oag/tuning", "oag/tuning-imagenet", "ride/tuning"}
@@ -233,6 +235,40 @@ def test_rows_are_chosen_by_label_and_the_bare_victim_stays():
             InputError, match=r"expected a list of labels of rows \(Bare, jpeg, ddip\), got ride"
         ):
             chosen(rows, ["ddip", "ride"], composer)
+
+
+@pytest.fixture
+def compositions(monkeypatch) -> list[list[str]]:
+    """The words of each composition that a table makes."""
+    asked = []
+    monkeypatch.setattr(
+        layout, "compose", lambda name, words, **more: asked.append(words) or compose(name, words, **more)
+    )
+    return asked
+
+
+def test_a_table_takes_as_many_compositions_as_it_has_rows_or_columns(compositions):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("table", ["table=ddip/table1"], return_hydra_config=True)
+        rows, columns = (on(e, *EMBEDDED) for e in (config.table.rows, config.table.columns))
+        cells = Composer(config, config.hydra.runtime.choices, []).cells(config.table, rows, columns)
+        assert len(compositions) == max(len(rows), len(columns))
+        assert [(row.label, column.label) for row, column, _ in cells] == [
+            (row.label, column.label) for row in rows for column in columns
+        ]
+        alone = Composer(config, config.hydra.runtime.choices, [])
+        for row, column, cell in cells[:: len(columns) + 1]:
+            assert cell == alone.cell([*row.cell, *column.cell])
+
+
+def test_a_mistake_in_an_added_row_is_told_before_the_table_is_composed(compositions):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("table", ["table=ddip/table1"], return_hydra_config=True)
+        rows, columns = (on(e, *EMBEDDED) for e in (config.table.rows, config.table.columns))
+        composer = Composer(config, config.hydra.runtime.choices, [])
+        with pytest.raises(InputError, match="table: purifier=jpg: no purifier is called 'jpg'"):
+            composer.cells(config.table, [*rows, *added(["jpg"])], columns)
+    assert len(compositions) <= 4, "all parts at once, then each alone"
 
 
 def test_the_papers_files_are_all_there():
