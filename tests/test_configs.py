@@ -79,7 +79,7 @@ def test_the_adaptive_tables_budget_is_that_of_its_columns(budget):
     of_adaptive = [column for column in columns if "attack=adaptive" in column.cell]
     assert len(of_adaptive) > 3
     assert all(f"attack.budget={budget}" in column.cell for column in of_adaptive)
-    attack = build(to_plain_dict(compose("evaluate", of_adaptive[0].cell).attack))
+    attack = build(to_plain_dict(composed(*of_adaptive[0].cell).attack))
     assert str(attack.budget) == budget.replace("null", "None")
 
 
