@@ -160,10 +160,12 @@ def distances(images: Tensor, references: Tensor, norm: str) -> Tensor:
 
 
 def check_eps(eps: float, norm: str = "linf") -> float:
-    """`eps` if it is a radius that images in [0, 1] can have; raises InputError otherwise."""
+    """Return `eps` if it is a radius that images in [0, 1] can have; raise InputError otherwise."""
     most = 1 if norm == "linf" else 1000
     if not isinstance(eps, int | float) or not 0 < eps <= most:
-        raise InputError(f"attack.eps: expected 0 < eps <= {most} (images lie in [0, 1]), got {eps}")
+        pixels = norm == "linf" and isinstance(eps, int | float) and 1 < eps <= 255 and eps == int(eps)
+        meant = f" (did you mean {eps:g}/255?)" if pixels else ""
+        raise InputError(f"attack.eps: expected 0 < eps <= {most} (images lie in [0, 1]), got {eps}{meant}")
     return eps
 
 

@@ -24,15 +24,15 @@ Kind = Literal[
     "blind", "transfer", "surrogate", "bpda", "unrolled", "full", "score", "decision", "everything"
 ]
 MEANING: dict[Kind, str] = {
-    "blind": "the victim with its weights, no purifier",
-    "transfer": "other classifiers, no purifier",
-    "surrogate": "the victim behind a cheaper purifier",
-    "bpda": "the whole defense, with a substitute for the purifier's gradient",
-    "unrolled": "the whole defense, with the gradient through the steps of its fit",
-    "full": "the whole defense with its gradient",
-    "score": "the logits of the whole defense",
-    "decision": "the class that the whole defense decides",
-    "everything": "the whole defense, in each of these ways",
+    "blind": "knows the victim with its weights, but no purifier",
+    "transfer": "knows other classifiers, but neither the victim nor a purifier",
+    "surrogate": "knows the victim behind a cheaper purifier",
+    "bpda": "knows the whole defense, with a substitute for the purifier's gradient",
+    "unrolled": "knows the whole defense, with the gradient through the steps of its fit",
+    "full": "knows the whole defense with its exact gradient",
+    "score": "sees the logits of the whole defense",
+    "decision": "sees only the class that the whole defense returns",
+    "everything": "knows the whole defense in each of these ways",
 }
 
 
@@ -133,7 +133,7 @@ class Blind(Knowledge):
     uses_purifier = False
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
-        """The bare victim."""
+        """The target is the undefended victim."""
         return lambda images, seeds: victim(images)
 
 

@@ -1,7 +1,8 @@
 """Networks that are fixed: frozen, named by the content of their state, and seen to be as they were."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -36,6 +37,27 @@ def digest_of(state: Mapping[str, Any]) -> str:
         else:  # what a module adds to its state with `get_extra_state`
             digest.update(f"{name} {item!r}\n".encode())
     return digest.hexdigest()
+
+
+def misfit(error: RuntimeError) -> str:
+    """What `load_state_dict` objected to, in one short line."""
+    text = str(error)
+    problems: dict[str, Iterable[str]] = {"of another shape": re.findall(r"size mismatch for (\S+):", text)}
+    for line in text.splitlines():
+        for what in ("missing", "unexpected"):
+            if line.strip().lower().startswith(f"{what} key"):
+                problems[what] = re.findall(r'"([^"]+)"', line)
+    return misfits(problems) or text.splitlines()[0]
+
+
+def misfits(problems: Mapping[str, Iterable[str]]) -> str:
+    """The tensors of each problem, counted, with the first few names."""
+    counted = {what: sorted(names) for what, names in problems.items()}
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+        for what, names in counted.items()
+        if names
+    )
 
 
 def touchable(network: nn.Module, *, copied: bool = True) -> dict[str, Any]:

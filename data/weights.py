@@ -24,8 +24,8 @@ class UnverifiedError(MissingError):
 
     def __init__(self, path: Path, found: str, setting: str = "weights.sha256") -> None:
         super().__init__(
-            f"weights {path}: nobody publishes this file's sha256; if the one that is there is what you "
-            f"trust, set {setting}={found[:16]}"
+            f"weights {path}: no sha256 is set for this file; if you trust the file that is there, set "
+            f"{setting}={found[:16]}"
         )
         self.path, self.found = path, found
 
@@ -95,7 +95,7 @@ class WeightFile:
         if not _is_state(state):
             keys = f" of {', '.join(map(str, [*state][:5]))}" if isinstance(state, dict) else ""
             raise InputError(
-                f"{self.what} {self.path}: expected a dictionary of tensors, or one that holds it under "
+                f"{self.what} {self.path}: expected a dictionary of tensors, or one that has it as "
                 f"{' or '.join(HOLDERS)}; got {type(state).__name__}{keys}: save the state_dict alone"
             )
         return state
@@ -103,19 +103,20 @@ class WeightFile:
     def read(self) -> bytes:
         """The file's content, once its sha256 is verified; raises as `load` does."""
         path = Path(self.path)
-        hint = f"; {self.source}" if self.source else ""
         if not path.is_file():
-            fetch = ": python -m scripts.fetch downloads it there" if self.url else ""
-            raise MissingError(f"{self.what} {path} do not exist (set DATA_DIR, or give a path){hint}{fetch}")
+            origin = f"; their source is {self.source}" if self.source else ""
+            fetch = f"; python -m scripts.fetch downloads them from {self.url}" if self.url else origin
+            raise MissingError(f"{self.what} {path} do not exist (set DATA_DIR, or give a path){fetch}")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if self.sha256 is None:
             raise UnverifiedError(path, found, f"{self.what}.sha256")
         if not found.startswith(self.sha256):
-            looks = " It is a web page." if content[:200].lstrip()[:1] == b"<" else ""
+            kind = "a web page" if content[:200].lstrip()[:1] == b"<" else "truncated, or another file"
+            again = f"download it again from {self.source}" if self.source else "download it again"
             raise InputError(
-                f"{self.what} {path}: expected sha256 {self.sha256}, got {found} "
-                f"({len(content)} bytes).{looks} Truncated or another file: fetch it again{hint}"
+                f"{self.what} {path}: expected sha256 {self.sha256}, got {found} ({len(content)} bytes): the "
+                f"file is {kind}; {again}, or set {self.what}.sha256 if this is the file you mean"
             )
         return content
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.frozen import misfits
 from data.weights import WeightFile
 from purifiers.purifier import Purifier
 from purifiers.training import Training
@@ -53,9 +54,8 @@ class TrainedNetwork(ABC):
             "unexpected": state.keys() - own.keys(),
             "of another shape": {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape},
         }
-        said = [f"{len(names)} {what} ({_some(names)})" for what, names in problems.items() if names]
-        if said:
-            raise InputError(f"{type(self).__name__} weights do not fit its network: {'; '.join(said)}")
+        if found := misfits(problems):
+            raise InputError(f"{type(self).__name__} weights do not fit its network: tensors: {found}")
         self.network.load_state_dict(state)
         self.network.eval().requires_grad_(False)
         self.frozen = True
@@ -76,7 +76,3 @@ class Learned(TrainedNetwork, Purifier):
             raise ValueError(f"{type(self).__name__} has no trained weights: expected freeze(state) first")
         self.network.to(images.device)
         return self.restore(images, seeds)
-
-
-def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:4]) + (", ..." if len(names) > 4 else "")

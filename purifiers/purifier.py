@@ -31,7 +31,7 @@ class Purifier(ABC):
     purifiers that declare `uses_victim`; the clean image and the label are never given.
 
     Attributes:
-        changes_nothing: the result is the image itself, so that the defense is the bare victim.
+        changes_nothing: the result is the image itself, so that the defense is the undefended victim.
         version: raised on any change of behaviour; cached results of older versions are not used.
         stochastic: other seeds give other results.
         gradient: "exact" if autograd is right through `purify`; "unrolled" if the purifier is a fit whose

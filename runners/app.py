@@ -16,6 +16,7 @@ from traceback import extract_tb
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -33,6 +34,7 @@ from runners.output import Output
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 console = Output()
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)  # for a bad config
 
 # A thread that waits for work sleeps, and leaves its core to others. What the user has set stays, and worker
 # processes inherit all of it.
@@ -65,7 +67,7 @@ def refuse_unknown_names(config: str) -> None:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             for alternatives in _each(parsed) if flags else [[override.input_line for override in parsed]]:
                 compose(config, alternatives)
-    except (HydraException, OmegaConfBaseException) as error:
+    except CONFIG_ERRORS as error:
         sys.stderr.write(f"error: {explain(error, config)}\n")
         sys.exit(2)
 
@@ -127,13 +129,13 @@ def run(
                 try:
                     jobs.append(Job(words, task(composed)))
                 except SystemExit as ended:  # no runner ends so: a component did, outside of any cell
-                    told = f"a component asked the whole process to end (SystemExit: {ended.code})"
-                    raise FailedCellsError(told) from ended
+                    reason = f"a component asked the whole process to end (SystemExit: {ended.code})"
+                    raise FailedCellsError(reason) from ended
         except EndedError as ended:
             if os.getpid() == ours:
                 raise
             raise FailedCellsError(f"a job was {ended}; finished work is kept") from ended
-        except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
+        except (FailedCellsError, InputError, *CONFIG_ERRORS) as error:
             if os.getpid() != ours:
                 raise
             problems.append(error)
@@ -144,9 +146,9 @@ def run(
         if after is not None and len(jobs) > 1:
             after(jobs)
     except KeyboardInterrupt as stopped:
-        sys.stderr.write("stopped; finished work is kept, the same command goes on from there\n")
+        sys.stderr.write("stopped; finished work is kept, and the same command continues from there\n")
         sys.exit(128 + stopped.number if isinstance(stopped, EndedError) else 130)
-    except (FailedCellsError, InputError, HydraException, OmegaConfBaseException) as error:
+    except (FailedCellsError, InputError, *CONFIG_ERRORS) as error:
         problems.append(error)
     except ValueError as error:  # Hydra's own for group=null and the like; any other is our fault
         if Path(hydra.__file__).parent not in Path(extract_tb(error.__traceback__)[-1].filename).parents:
@@ -200,7 +202,10 @@ def explain(error: Exception, config: str, words: Sequence[str] | None = None) -
         group, _, name = error.missing_cfg_file.partition("/")
         return f"no {group} is called {name!r}{_near(name, names_of(group))}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: expected name=value, with quotes around what holds ( or ="
+        return f"cannot read {error.override!r}: expected name=value, with quotes around a value with ( or ="
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark
+        return f"{mark.name} line {mark.line + 1}: this is not valid YAML ({error.problem})"
     text = str(error)
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return _unknown_option(match[1], config, words)
@@ -209,6 +214,11 @@ def explain(error: Exception, config: str, words: Sequence[str] | None = None) -
         return f"no {group} is called {name!r}{_near(name, names_of(group))}"
     if match := re.search(r"Key '([\w./-]+)' is not in struct", text):
         return _unknown_option(match[1], config, words)
+    key = getattr(error, "full_key", None)
+    return f"{key}: {_first_line(text)}" if key else _first_line(text)
+
+
+def _first_line(text: str) -> str:
     return next(line for line in text.splitlines() if line.strip())
 
 
@@ -238,7 +248,7 @@ def _unknown_option(name: str, config: str, words: Sequence[str]) -> str:
     full = groups[group]
     chosen = (typed.get(full) or leaves[full] or "").split(",")[0]
     if not chosen:
-        return f"no option is called {name!r}: name the {group} too that it is of, {full}=..."
+        return f"no option is called {name!r}: also name the {group} that it belongs to, with {full}=..."
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         node = compose(config, [f"{full}={chosen}"]).get(group)

@@ -59,7 +59,7 @@ def main(config: DictConfig) -> None:
     app.tell("\n" + "\n".join([OURS, *(known[link] for link in links if link in known)]))
     for link in links:
         if link not in known:
-            app.tell(f"% {link} is linked to, and {REFERENCES.name} has no entry for it")
+            app.tell(f"% {REFERENCES.name} has no entry for {link}")
 
 
 def paragraph(title: str, config: DictConfig, cells: Sequence[Cell]) -> str:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from data.errors import InputError
 from runners import app
@@ -24,8 +22,8 @@ def composed(
         words: what would be typed on the command line.
         config_dir: a folder with further configs, as the option --config-dir names it.
 
-    Raises InputError, in the words of the command line, where the words name what is not there.
-    """
+    Raises InputError, with the message of the command line, if a word names a config or an option that does
+    not exist."""
     words = list(words)
     if config_dir is not None:
         folder = Path(config_dir).expanduser().resolve()
@@ -38,7 +36,7 @@ def composed(
         choices = dict(made.hydra.runtime.choices)
         made = OmegaConf.masked_copy(made, [name for name in made if name != "hydra"])
         OmegaConf.resolve(made)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (*app.CONFIG_ERRORS, ValueError) as error:
         raise InputError(app.explain(error, config, words)) from error
     return made, choices
 

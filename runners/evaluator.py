@@ -24,6 +24,7 @@ from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
 from runners.evaluation.task_progress import reached_of
 from runners.evaluation.tasks import Crafting, Purifying, Task, grouped
+from runners.output import quantity
 from runners.store.artifact import Artifact
 from runners.store.failures import Failure, failure_of, keep_failure
 from runners.store.manifest import Manifest
@@ -32,7 +33,7 @@ from runners.validity import provenance
 from runners.validity.audit import audit
 from runners.validity.evidence import Flag
 
-UNFINISHED = "not finished: not all of its records are in the store; the same command goes on"
+UNFINISHED = "not finished: some of its records are not in the store; the same command continues"
 SHORT = 10  # seconds of work, for which starting processes does not pay
 
 
@@ -162,10 +163,11 @@ class Evaluator:
         self._write(request, results, estimate.seconds)
         count = self._processes([*crafting, *purifying], estimate, count)
         self.console.print(
-            f"estimate: {estimate.text} for {len(crafting)} chunks to craft and {len(purifying)} to purify, "
-            f"{max(count, 1)} {'process' if count <= 1 else 'processes'} on {self.worker.device.type}"
-            + ("" if alone else ", if no other job helped")
-            + "; finished chunks are kept if you stop"
+            f"estimate: {estimate.text}{'' if alone else ' if no other job helps'} "
+            f"({quantity(len(crafting), 'chunk')} to craft, {len(purifying):,} to purify; "
+            f"{quantity(max(count, 1), 'process', 'processes')} on {self.worker.device.type}); finished "
+            "chunks "
+            "are kept if you stop"
         )
         for line in filter(None, [estimate.longest, *estimator.budgets]):
             self.console.print(line)

@@ -16,6 +16,7 @@ from runners import app
 from runners.evaluation.component import build, to_plain_dict
 from runners.files import folder
 from runners.loggers.wandb import WandbLogger
+from runners.output import quantity
 from runners.tables.reading import Table
 
 
@@ -32,7 +33,7 @@ def main(config: DictConfig) -> None:
         cells = {csv: cells_of(csv, records) for csv in tables}
         logged = sum(logger.send(cells[csv], table=str(config.only), csv=csv) for csv in tables)
         total = len(tables) + sum(len(of_one) for of_one in cells.values())
-    app.tell(f"logged: {logged} of {total} runs; the others were logged before")
+    app.tell(f"logged {logged} of {quantity(total, 'run')}; the others had been logged before")
 
 
 def record_files(path: Path) -> list[Path]:

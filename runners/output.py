@@ -1,4 +1,4 @@
-"""Where commands print, and how they write durations."""
+"""Where commands print, and how they write durations and counts."""
 
 import os
 
@@ -14,6 +14,11 @@ class Output(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
+
+
+def quantity(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun in the singular or the plural: '1 chunk', '1,204 images'."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -31,6 +31,7 @@ from runners.evaluator import Evaluator
 from runners.files import folder, writable
 from runners.jobs import end_job, launch_of, words_typed
 from runners.loggers.logger import Logger
+from runners.output import quantity
 from runners.store.manifest import Manifest
 from runners.tables import console, render, saved
 from runners.tables.frame import METRICS, frame_of
@@ -67,11 +68,13 @@ def main(config: DictConfig) -> None:
             make(composed, choices, words, launch_of(config))
         except (MissingError, app.FailedCellsError) as error:
             problems.append((panel, error))
-            app.tell(f"not whole: {panel.dataset}, {panel.victim}: {error}", style="red")
+            app.tell(f"incomplete: {panel.dataset}, {panel.victim}: {error}", style="red")
     if problems:
-        told = "; ".join(f"{panel.dataset}, {panel.victim}: {error}" for panel, error in problems)
-        made = len(panels) - len(problems)
-        raise app.FailedCellsError(f"{made} of {len(panels)} settings of the paper are whole. {told}")
+        reasons = "; ".join(f"{panel.dataset}, {panel.victim}: {error}" for panel, error in problems)
+        complete = len(panels) - len(problems)
+        raise app.FailedCellsError(
+            f"{complete} of the paper's {len(panels)} settings are complete. {reasons}"
+        )
 
 
 def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> None:
@@ -79,7 +82,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     table = checked(config.table, choices["table"])
     dataset, victim = choices["dataset"], choices["victim"]
     panel = panel_for(table, dataset, victim)
-    printed(table, panel)  # a bad file of figures is told before hours of work
+    printed(table, panel)  # a bad file of printed results is reported before hours of work
     where = writable(folder(config.tables, "tables"))
     records_in = writable(folder(config.records, "records"))
     composer = Composer(config, choices, typed)
@@ -91,7 +94,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     cells = composer.cells(table, rows, columns)
     distinct(cells)
     readable(cells)
-    app.console.print(f"[bold]{escape(table.title)}[/], {len(cells)} cells, n={config.n}")
+    app.console.print(f"[bold]{escape(table.title)}[/], {quantity(len(cells), 'cell')}, n={config.n}")
     request = Manifest("runners.table", choices["table"], tuple(typed))
     logger: Logger = build(to_plain_dict(config.logger))
     results = Evaluator(settings_of(config), app.console, launch).evaluate(
@@ -111,10 +114,10 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     heading = render.Heading(
         title=table.title,
         note=note,
-        setting=f"dataset {dataset}, victim {victim}, n={config.n} images an entry, "
+        setting=f"dataset {dataset}, victim {victim}, n={config.n} images per entry, "
         f"split {config.split}, subset {config.subset}, seed {config.seed}"
         + (", TF32" if config.tf32 else "")
-        + (f", of the rows {', '.join(config.only)} only" if config.only else ""),
+        + (f", only the rows {', '.join(config.only)}" if config.only else ""),
         agreement=None if whole is None else agreement(frame, whole),
     )
     stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
@@ -127,8 +130,8 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     failed = frame[frame.status == "failed"]
     if len(failed):
         raise app.FailedCellsError(
-            f"{len(failed)} of {len(cells)} cells failed; the others are done and the next run retries "
-            f"only these. First: {failed.iloc[0].row} / {failed.iloc[0].column}: {failed.iloc[0].note}"
+            f"{len(failed)} of {len(cells)} cells failed. The next run retries only these. The first is "
+            f"{failed.iloc[0].row} / {failed.iloc[0].column}: {failed.iloc[0].note}"
         )
 
 

@@ -48,7 +48,9 @@ def groups_of(config: str, configs: Path = CONFIGS) -> list[Line]:
             if not group.startswith("override "):
                 names = sorted(path.stem for path in (configs / group).glob("*.yaml"))
                 count = len(list((configs / group).rglob("*.yaml")))
-                known = ", ".join(names) if count == len(names) <= 7 else f"{count} in configs/{group}/"
+                known = (
+                    ", ".join(names) if count == len(names) <= 7 else f"{count} configs in configs/{group}/"
+                )
                 lines.append(
                     Line(group, str(chosen or "none"), f"{GROUPS[group.rpartition('/')[2]]}: {known}")
                 )

@@ -31,6 +31,7 @@ from runners.claims import overview
 from runners.claims.counterparts import counted
 from runners.claims.finished import finished
 from runners.claims.shape import config_of
+from runners.output import quantity
 from runners.tables.layout import on
 from runners.tables.paper_results import panels_of
 from runners.tables.saved import EMBEDDED
@@ -180,7 +181,7 @@ def main() -> None:
         app.console.print(listed())
         app.console.print(finished_ones())
     elif failed := run(chosen, words) if command == "run" else cost(chosen):
-        sys.exit(f"error: {len(failed)} tables are not whole: {', '.join(failed)}")
+        sys.exit(f"error: {quantity(len(failed), 'table')} could not be completed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

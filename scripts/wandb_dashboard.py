@@ -73,13 +73,15 @@ def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
             bars("Accuracy in %, by attack", "accuracy", panels.Config("names.attack")),
             bars("SSIM, by purifier", "ssim"),
             bars(
-                "Accuracy of the bare victim in %, by attack", "bare_accuracy", panels.Config("names.attack")
+                "Accuracy of the undefended victim in %, by attack",
+                "bare_accuracy",
+                panels.Config("names.attack"),
             ),
         ],
         "Curves": [scatter("Accuracy over eps", panels.Config("attack.eps")), *of_parameters],
         "Cost against robustness": [
-            scatter("Accuracy over seconds an image", panels.SummaryMetric("purify_seconds"), log_x=True),
-            bars("Seconds of purifying an image", "purify_seconds"),
+            scatter("Accuracy over seconds per image", panels.SummaryMetric("purify_seconds"), log_x=True),
+            bars("Seconds to purify one image", "purify_seconds"),
         ],
         "Images": [panels.WeavePanelSummaryTable(table_name="pictures")],
         "Table": [

@@ -101,7 +101,7 @@ def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, capl
     seen = {flag.name: flag.seen for flag in results[0].flags}
     assert seen["probe_failed"] == "1 of 1 probes failed (noise: MemoryError: too large)"
     assert results[0].provenance["flags"]["probe_failed"] == seen["probe_failed"]
-    assert "probe noise failed, its flag is not known: too large" in caplog.text
+    assert "the probe noise failed, so its flag is unknown: too large" in caplog.text
 
 
 def test_a_full_audit_looks_harder(store, monkeypatch):

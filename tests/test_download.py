@@ -104,5 +104,5 @@ def test_only_an_address_is_one(tmp_path):
 
 def test_a_file_whose_sha256_nobody_publishes_is_read_only_when_the_user_names_it(tmp_path):
     (tmp_path / "w.pt").write_bytes(CONTENT)
-    with pytest.raises(MissingError, match=f"nobody publishes.*set weights.sha256={SHA[:16]}"):
+    with pytest.raises(MissingError, match=f"no sha256 is set.*set weights.sha256={SHA[:16]}"):
         WeightFile(str(tmp_path / "w.pt"), None).load()

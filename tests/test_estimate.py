@@ -166,9 +166,9 @@ def test_work_whose_trial_fails_is_of_unknown_length_and_not_free(task, tmp_path
     [
         (0, False, "2 min"),
         (0, True, "at most 2 min"),
-        (2, False, "2 min, and an unknown time for 2 chunks whose trial failed,"),
-        (2, True, "at most 2 min, and an unknown time for 2 chunks whose trial failed,"),
-        (6, True, "unknown, since its trial failed,"),
+        (2, False, "2 min, and an unknown time for 2 chunks whose trial failed"),
+        (2, True, "at most 2 min, and an unknown time for 2 chunks whose trial failed"),
+        (6, True, "an unknown time, since the trial failed"),
     ],
 )
 def test_an_unknown_time_and_an_upper_bound_are_said(unknown, at_most, expected):

@@ -249,12 +249,15 @@ def test_flags_stand_on_the_figures_with_a_legend():
     from runners.validity.evidence import Flag
 
     table, cells = placed()
-    cells[1][2].flags = [Flag("attack_weak", "the bare victim keeps 12.0 %"), Flag("small_n", "20 images")]
+    cells[1][2].flags = [
+        Flag("attack_weak", "the undefended victim keeps 12.0 %"),
+        Flag("small_n", "20 images"),
+    ]
     cells[3][2].flags = [Flag("incomplete", "without bpda")]
     text = render.markdown(frame_of(table, cells, panel=PANEL, comparable=False), HEADING)
     assert "| 0.0*w |" in text
     assert "75.0*† |" in text
-    assert "- w attack_weak: The bare victim keeps more than 10 %" in text
+    assert "- w attack_weak: The undefended victim keeps an accuracy of more than 10 %" in text
     assert text.count("small_n") == 0, "read off n, and said once"
     assert set(MARKS) == {*CELL, *ROW}
     assert [name for name, mark in MARKS.items() if not mark] == ["small_n"], "it is read off n"

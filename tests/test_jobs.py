@@ -112,7 +112,7 @@ def test_a_signal_ends_the_command_and_its_claims(sent, tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "_attempt", lambda worker, task: os.kill(os.getpid(), signal.SIGTERM))
     status, _, err = sent()
     assert status == 143
-    assert "stopped; finished work is kept, the same command goes on from there" in err
+    assert "stopped; finished work is kept, and the same command continues from there" in err
     assert not list((tmp_path / "store" / "claims").iterdir())
 
 

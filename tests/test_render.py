@@ -104,11 +104,12 @@ GOLDEN = """\
 |  | 95 % | 70–97 |  |  |
 
 - dataset cifar10.
-- Attacker's knowledge: blind: the victim with its weights, no purifier.
-- 95 %: Wilson's interval over the images; of averages, Agresti and Coull's.
-- * fewer than 500 images: the interval is wide.
-- ~ the highest purifier and those that McNemar's exact test does not tell from it (p at least 1).
-- = the paper's figure lies inside our interval; ≠ it does not.
+- Attacker's knowledge: blind: knows the victim with its weights, but no purifier.
+- The 95 % intervals are Wilson's, over the images; those of averages are Agresti and Coull's.
+- * There are fewer than 500 images, so the interval is wide.
+- ~ The purifier with the highest result, and those that McNemar's exact test does not distinguish from it \
+(p is at least 1).
+- = The paper's result lies inside our interval; ≠ it lies outside.
 - DIPDefend: the paper: printed average differs from the mean of the row's 15 entries (72.453).
 - SR: skipped: no weights.
 - Ours_new: failed: NaN.
@@ -166,7 +167,7 @@ def test_the_compact_form_keeps_the_largest_eps_of_each_attack_and_names_the_oth
         ["Defense", "Clean", "PGD", "8", "Average"],
         ["Defense", "Clean", "PGD", "8", "Average", "PGD", "2"],
     )
-    assert "Not shown: PGD 2; show=full prints them." in compact
+    assert "Not shown: PGD 2. Set show=full to print all columns." in compact
     assert "Not shown" not in whole
 
 
@@ -195,7 +196,10 @@ def test_the_kind_of_knowledge_stands_on_every_column_that_is_not_blind(frame):
     aware = frame.assign(knowledge=["blind", "bpda-blur", ""] * 4, knowledge_kind=["blind", "bpda", ""] * 4)
     text = render.markdown(aware, HEADING)
     assert "| Clean | PGD 8 bpda | Average |" in text
-    assert "knowledge: blind: the victim with its weights, no purifier; bpda: the whole defense, with" in text
+    assert (
+        "knowledge: blind: knows the victim with its weights, but no purifier; bpda: knows the whole "
+        "defense, with" in text
+    )
 
 
 def test_an_average_over_different_knowledge_says_so():
@@ -420,7 +424,7 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
     assert "| Defense |  | Clean | s/image |" in text
     assert "| DIPDefend | ours | 85.0~* | 0.0123* |" in text
     assert "|  | 95 % | 64–95 |  |" in text
-    assert "95 %: Wilson's or Student's interval over the images." in text
+    assert "The 95 % intervals are Wilson's or Student's, over the images." in text
 
 
 @pytest.mark.parametrize(

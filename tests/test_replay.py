@@ -76,7 +76,7 @@ def test_a_replay_is_equal_to_the_bit_and_takes_only_weights_from_the_store(made
     assert status == 0, (out, err)
     assert "result equal" in out
     assert "3 chunks" not in out
-    assert "for 2 chunks to craft and 2 to purify" in out, "nothing came from a store"
+    assert "(2 chunks to craft, 2 to purify; " in out, "nothing came from a store"
     assert before == {p: p.stat().st_mtime_ns for p in made[0].rglob("*")}
 
 

@@ -61,7 +61,7 @@ def test_a_figure_has_its_facts_and_images_failures_first(made, tmp_path):
     data = told(reported(made, tmp_path, "images=4") / "ddip-table1.html")
     records = pd.read_parquet(made / "tables" / "ddip-table1-records.parquet")
     figure = data["figures"][1]
-    mine = records[records.command == dict((n, v) for n, v, _ in figure["facts"])["this cell alone"]]
+    mine = records[records.command == dict((n, v) for n, v, _ in figure["facts"])["evaluate this cell alone"]]
     right = [picture["correct"] for picture in figure["pictures"]]
     assert right == sorted(mine.correct)[:4]
     assert all(name in data["images"] for picture in figure["pictures"] for name in picture["views"])

@@ -115,7 +115,7 @@ def test_a_damaged_file_is_refused_and_a_missing_one_is_said(tiny, tmp_path, cap
         shipped_content(tiny, build(tiny))
     file.unlink()
     assert shipped_content(tiny, build(tiny)) is None
-    assert "tiny.safetensors is not there, so its weights are trained here" in caplog.text
+    assert "tiny.safetensors does not exist: its weights are trained here" in caplog.text
 
 
 def test_unknown_names_are_not_shipped():

@@ -101,7 +101,8 @@ def test_status_of_nothing(tmp_path):
     assert "expected a folder, got none; choose one with --store" in told
     Store(tmp_path / "empty")
     assert (
-        "no table was asked for yet" in said(store_command.main, "--store", tmp_path / "empty", "status")[1]
+        "no table has been requested yet"
+        in said(store_command.main, "--store", tmp_path / "empty", "status")[1]
     )
 
 
@@ -215,7 +216,7 @@ def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
     results, printed = run(elsewhere, CELLS[:2])
     assert "nothing to compute" in printed
     same(results, table[1][:2])
-    assert "were there already" in said(store_command.main, "--store", elsewhere, "import", archive)[1]
+    assert "existed already" in said(store_command.main, "--store", elsewhere, "import", archive)[1]
     code, told = said(store_command.main, "--store", folder, "export", "oag/table1", archive)
     assert code == 2
     assert "there are ddip/table1" in told

@@ -306,7 +306,7 @@ def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(caplog):
     assert asked == [(6, False), (3, True), (1, True)]
     assert torch.equal(made[0][0], made[1][0])
     assert made[0][1] == made[1][1]
-    assert "beginning again with gradients of 3 rows" in caplog.text
+    assert "it starts again with gradients of 3 rows" in caplog.text
     victim.limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         Worker._crafted(worker, None, attack, images, labels, list(range(6)))

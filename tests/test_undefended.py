@@ -44,7 +44,7 @@ def entry(column: dict, *words: str, kept: int = 100, n: int = 100, flags=(), **
 
 
 FGSM, PGD = {"attack": "fgsm", "eps": 8}, {"attack": "pgd", "eps": 8}
-CASES = [  # column, words, how many of how many the bare victim keeps, whether the attack is weak
+CASES = [  # column, words, how many of how many the undefended victim keeps, whether the attack is weak
     (FGSM, ["attack=fgsm"], 60, 100, True),
     (FGSM, ["attack=fgsm"], 53, 100, False),  # [43.3, 62.5]
     (FGSM, ["attack=fgsm"], 530, 1000, True),
@@ -65,11 +65,11 @@ def test_an_attack_is_weak_where_the_bare_victim_keeps_more_than_the_papers(colu
 
 
 def test_it_says_both_figures_and_stands_once():
-    others = [Flag("attack_weak", "the bare victim keeps 60.0 %"), Flag("incomplete", "without bpda")]
+    others = [Flag("attack_weak", "the undefended victim keeps 60.0 %"), Flag("incomplete", "without bpda")]
     flags = entry(FGSM, "attack=fgsm", kept=60, flags=others)
     assert flags == [
         others[1],
-        Flag("attack_weak", "the bare victim keeps 60.0 % [50.2, 69.1], the paper's 44.4 %"),
+        Flag("attack_weak", "the undefended victim keeps 60.0 % [50.2, 69.1], the paper's keeps 44.4 %"),
     ]
 
 

@@ -135,9 +135,15 @@ def test_what_is_neither_right_nor_wrong_is_refused(value):
 @pytest.mark.parametrize(
     ("of_x", "note"),
     [
-        ([right(9), right(8), "failed NaN"], "x: no worst figure: missing PGD 8 bpda."),
-        ([right(9), "failed NaN", "skipped file"], "x: no worst figure: missing PGD 8, PGD 8 bpda."),
-        (["skipped file"] * 3, "x: no worst figure: missing all columns."),
+        (
+            [right(9), right(8), "failed NaN"],
+            "x: there is no worst result without PGD 8 bpda.",
+        ),
+        (
+            [right(9), "failed NaN", "skipped file"],
+            "x: there is no worst result without PGD 8, PGD 8 bpda.",
+        ),
+        (["skipped file"] * 3, "x: there is no worst result without all columns."),
     ],
 )
 def test_a_row_that_lacks_an_attack_has_no_worst_figure(of_x, note, tmp_path):
@@ -152,7 +158,7 @@ def test_a_row_that_lacks_an_attack_has_no_worst_figure(of_x, note, tmp_path):
 
 def test_the_legend_names_the_attacks_and_what_they_know(tmp_path):
     texts = said(frame_from({"x": [right(9), right(8), right(7)]}), tmp_path)
-    sentence = "Worst: images that are right in every column (blind: Clean, PGD 8; bpda: PGD 8)."
+    sentence = "Worst: the share of images that are right in every column (blind: Clean, PGD 8; bpda: PGD 8)."
     for output in (".md", ".tex", "console"):
         assert sentence in " ".join(texts[output].split())
     assert "| Clean | PGD 8 | PGD 8 bpda | Worst |" in texts[".md"]
@@ -215,7 +221,7 @@ def test_purifiers_that_may_be_equal_share_a_mark(tmp_path):
     assert "90.0~*" in texts["console"]
     for output, mark in ((".md", "~"), (".tex", r"$\sim$"), ("console", "~")):
         assert (
-            f"{mark} the highest purifier and those that McNemar's exact test does not tell from it (p at "
+            f"{mark} The purifier with the highest result, and those that McNemar's exact test does not "
             in (" ".join(texts[output].split()))
         )
         assert "▲" not in texts[output]
@@ -226,7 +232,9 @@ def test_a_figure_without_its_interval_is_not_rendered(lost, tmp_path):
     frame = frame_from(CLEAR)
     frame.loc[5, lost] = float("nan")
     for output in (render.markdown, render.latex, console.for_console):
-        with pytest.raises(ValueError, match="expected an interval and n with every figure; x, PGD"):
+        with pytest.raises(
+            ValueError, match="expected an interval and n with every result, got none: x, PGD"
+        ):
             output(frame, HEADING)
     with pytest.raises(ValueError, match="expected an interval"):
         saved.write(frame, HEADING, tmp_path / "t")

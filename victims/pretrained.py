@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.frozen import misfit
 
 
 class PretrainedNetwork(nn.Module):
@@ -52,7 +53,7 @@ class PretrainedNetwork(nn.Module):
         try:
             loaded = self.model.load_state_dict(kept, strict=False)
         except RuntimeError as error:
-            raise InputError(f"weights.start does not fit: {_shortened(error)}") from error
+            raise InputError(f"weights.start does not fit: tensors: {misfit(error)}") from error
         missing = [name for name in loaded.missing_keys if _layer(name) != head]
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
         if wrong := missing + loaded.unexpected_keys:
@@ -81,7 +82,3 @@ def without_background(state: Mapping[str, Tensor], head: str) -> dict[str, Tens
 
 def _layer(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _shortened(error: RuntimeError) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:3])

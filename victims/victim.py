@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
-from data.frozen import frozen
+from data.frozen import frozen, misfit
 from data.weights import WeightFile
 from victims.recipe import Recipe
 
@@ -74,10 +74,7 @@ class Victim(nn.Module):
         try:
             self.network.load_state_dict(state)
         except RuntimeError as error:
-            lines = str(error).splitlines()
-            raise InputError(
-                f"victim weights do not fit the network: {' '.join(line.strip() for line in lines[:3])}"
-            ) from error
+            raise InputError(f"victim weights do not fit the network: tensors: {misfit(error)}") from error
         return frozen(self)
 
 

@@ -44,7 +44,7 @@ class Cell:
 
     @property
     def undefended(self) -> bool:
-        """Whether the purifier changes nothing, so that the cell is one of the bare victim."""
+        """Whether the purifier changes nothing, so that the cell is one of the undefended victim."""
         return get_class(self.configs["purifier"]["_target_"]).changes_nothing
 
     @property

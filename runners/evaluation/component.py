@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from data.errors import InputError
 from data.weights import WeightFile
 from runners.evaluation.identity import identity
+from runners.evaluation.locating import why_not_loaded
 from runners.evaluation.own_state import own_state
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
@@ -41,7 +42,7 @@ def to_plain_dict(node: DictConfig) -> Config:
     Raises InputError for a config that is empty and for numbers that are not finite.
     """
     if not isinstance(node, DictConfig):
-        raise InputError(f"expected the name of a config, got {node!r}")
+        raise InputError(f"expected the name of a config of settings (name: value), got {node!r}")
 
     def value(item: Any) -> Any:
         if isinstance(item, dict):
@@ -71,7 +72,12 @@ def build(config: Config) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
             raise cause from None
-        raise InputError(f"{config.get('_target_', 'component')}: {str(cause).splitlines()[0]}") from error
+        target = config.get("_target_", "component")
+        if isinstance(cause, ImportError) and isinstance(target, str):
+            raise InputError(
+                f"_target_: {target} cannot be loaded: {why_not_loaded(target, cause)}"
+            ) from error
+        raise InputError(f"{target}: {str(cause).splitlines()[0]}") from error
 
 
 def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:

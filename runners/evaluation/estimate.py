@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from data.errors import InputError
 from runners.evaluation.settings import Settings
 from runners.evaluation.tasks import Task
-from runners.output import duration
+from runners.output import duration, quantity
 
 MANY = 600.0  # expected seconds above which the longest parts are named
 NAMED = 3
@@ -37,13 +37,14 @@ class Estimate:
 
     @property
     def text(self) -> str:
-        """For people, with how many chunks are left out, and whether it is an upper bound."""
+        """The estimate for people: the time, whether it is an upper bound, and how many chunks it leaves
+        out."""
         known = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
         if not self.unknown:
             return known
         if not self.seconds:
-            return "unknown, since its trial failed,"
-        return f"{known}, and an unknown time for {self.unknown} chunks whose trial failed,"
+            return "an unknown time, since the trial failed"
+        return f"{known}, and an unknown time for {quantity(self.unknown, 'chunk')} whose trial failed"
 
     @property
     def longest(self) -> str:
@@ -67,7 +68,7 @@ class Estimate:
         known = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
         raise InputError(
             f"estimate: {known}, above budget_hours={settings.budget_hours:g}; "
-            + (f"n={fitting} would fit, or " if fitting else "not even n=1 would fit: ")
-            + "fewer steps, queries or draws of the attack, or a larger budget_hours"
+            + (f"n={fitting} would fit; " if fitting else "not even n=1 would fit; ")
+            + "otherwise lower the steps, queries or draws of the attack, or raise budget_hours"
             + (f" ({self.longest})" if self.longest else "")
         )

@@ -40,6 +40,13 @@ class Planner:
 
     def check_parameters(self, cells: Sequence[Cell]) -> None:
         """Raise InputError for bad parameters, before any training."""
+        for cell in cells:
+            for part, config in cell.configs.items():
+                if not isinstance(config.get("_target_"), str):
+                    raise InputError(
+                        f"{part} {cell.names[part]}: expected a config with _target_, the name of a class "
+                        f"such as purifiers.jpeg.JPEG, got {', '.join(config) or 'an empty config'}"
+                    )
         known = [(cell, other) for cell in cells for other in cell.surrogates.values()]
         # Where one of several is the victim, as in OAG's Table II, its column is a white-box attack.
         if known and all(identity(other) == identity(cell.configs["victim"]) for cell, other in known):

@@ -44,7 +44,7 @@ def shipped_content(config: dict[str, Any], component: Any) -> bytes | None:
         return None
     shipped = replace(shipped, path=str(PROJECT / shipped.path))
     if not Path(shipped.path).is_file():
-        log.warning("%s is not there, so its weights are trained here and may differ a little", shipped.path)
+        log.warning("%s does not exist: its weights are trained here and may differ slightly", shipped.path)
         return None
     recipe = recipe_of(config, getattr(component, "afterwards", ()))
     if shipped.metadata().get(RECIPE) != recipe:

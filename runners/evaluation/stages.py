@@ -128,7 +128,7 @@ class Worker:
                 if not memory_ran_out(error) or (batch == 1 and recompute):
                     raise
                 batch, recompute = max(1, batch // 2), True
-                log.warning("out of memory in an attack: beginning again with gradients of %d rows", batch)
+                log.warning("out of memory in an attack: it starts again with gradients of %d rows", batch)
             free()
 
     def target(

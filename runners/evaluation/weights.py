@@ -195,7 +195,9 @@ class ComponentLoader:
                 bar.update(completed=share, description=f"training {what}")
 
             def waiting(holder: Holder, share: float, left: float | None) -> None:
-                bar.update(completed=share, left=left, description=f"{what}: trained by {holder.label}")
+                bar.update(
+                    completed=share, left=left, description=f"{what} is being trained by {holder.label}"
+                )
 
             return load_or_train(config, self.store, progress=advanced, waiting=waiting, device=self.device)
 

@@ -33,21 +33,25 @@ from runners.tables.reading import Table
 
 log = logging.getLogger(__name__)
 
-OURS = "Filled points: ours, with 95 % intervals; hollow points: the paper's."
+OURS = "Filled points are our results with 95 % intervals; hollow points are the paper's."
 KINDS = {  # of plots: title, caption
     "eps": ("Accuracy against eps", OURS),
-    "queries": ("Accuracy against the query budget", f"{OURS} Read off the paths of the decision attack."),
+    "queries": (
+        "Accuracy against the query budget",
+        f"{OURS} They come from the paths of the decision attack.",
+    ),
     "parameters": ("Parameter studies", OURS),
     "cost": (
         "Cost against robustness",
-        "Seconds of purifying an image on the machine that made the records; purifiers that share one "
-        "optimisation share its seconds. 95 % intervals.",
+        "Seconds to purify one image on the machine that made the records, with 95 % intervals; "
+        "purifiers that "
+        "share one optimisation share its seconds.",
     ),
 }
 
 
 def main(config: DictConfig) -> None:
-    """A page for every table of the folder, and an index."""
+    """Write a page for every table of the folder, and an index."""
     found = tables_in(files.folder(config.tables, "tables"), config.only)
     folder = writable(files.folder(config.report, "report"))
     store, traced_in = files.folder(config.store, "store"), files.folder(config.traces, "traces")

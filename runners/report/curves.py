@@ -115,7 +115,7 @@ def cost(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
     if len(series) < 2:
         return []
     label = f"{what}, accuracy in %"
-    return [Panel("", "seconds an image", tuple(series), label, log_x=True, joined=False)]
+    return [Panel("", "seconds per image", tuple(series), label, log_x=True, joined=False)]
 
 
 def _figures(frame: pd.DataFrame) -> pd.DataFrame:

@@ -88,7 +88,7 @@ def _cell(entry: pd.Series) -> dict[str, str]:
     if span and pd.notna(entry.delta):
         styles.append(f"--d:{min(abs(entry.delta) / FAR[entry.metric], 1):.2f}")
     interval = render.interval_text(entry)
-    spoken = f"{entry.row}, {render.column_name(entry)}: {value or 'no figure'}"
+    spoken = f"{entry.row}, {render.column_name(entry)}: {value or 'no result'}"
     return {
         "value": value,
         "interval": interval,
@@ -103,7 +103,7 @@ def _cell(entry: pd.Series) -> dict[str, str]:
 
 
 def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, str, bool]]:
-    """What is said of a figure: name, text, and whether it is to be typed."""
+    """The facts about a result: name, text, and whether the text is a command."""
     facts = []
     if pd.notna(entry.value):
         facts.append(
@@ -114,7 +114,7 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
         facts.append(
             (
                 "the paper",
-                f"{render.paper_text(entry)}" + (f" (ours less it: {delta}{verdict})" if delta else ""),
+                f"{render.paper_text(entry)}" + (f" (difference: {delta}{verdict})" if delta else ""),
             )
         )
     if entry.knowledge:
@@ -129,16 +129,16 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
         of_all = (
             f"{len(records):,}: {wrong.sum():,} wrong, {(wrong & ~bare).sum():,} of them right without the"
         )
-        facts.append(("images", f"{of_all} purifier; {(~wrong & bare).sum():,} wrong only without it"))
+        facts.append(("images", f"{of_all} purifier; {(~wrong & bare).sum():,} are wrong only without it"))
         facts.append(
             (
-                "seconds an image",
+                "seconds per image",
                 f"crafting {records.craft_seconds.mean():.3g}, purifying {records.purify_seconds.mean():.3g}",
             )
         )
     typed = [
-        ("this cell alone", entry.command),
-        ("made again", entry.record and f"python -m runners.replay {entry.record}"),
+        ("evaluate this cell alone", entry.command),
+        ("replay it", entry.record and f"python -m runners.replay {entry.record}"),
     ]
     return [(*fact, False) for fact in facts] + [(name, text, True) for name, text in typed if text]
 
@@ -146,10 +146,10 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
 def _shows(records: pd.DataFrame | None, count: int) -> str:
     """How many of the images are in the page."""
     if records is None:
-        return "No records belong to this figure alone."
+        return "This result has no records of its own."
     if not count:
         return (
-            "No images: the store that this page was made from does not hold them. The table's command with "
-            "keep_purified=all makes them again and keeps them."
+            "No images: the store that this page was made from does not have them. Run the "
+            "command of the table with keep_purified=all to make and keep them."
         )
     return f"{count} of {len(records):,} images, wrongly classified ones first."

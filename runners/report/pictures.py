@@ -76,7 +76,7 @@ class Pictures:
         try:
             return safetensors.numpy.load(content)["images"]
         except (safetensors.SafetensorError, KeyError) as error:
-            log.warning("left out: %s holds no images (%s)", path, error)
+            log.warning("left out: %s contains no images (%s)", path, error)
             return None
 
 

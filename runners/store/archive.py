@@ -112,7 +112,7 @@ def import_archive(
         raise
     except (OSError, tarfile.TarError, ValueError, RecursionError) as error:
         raise InputError(f"import: cannot read {file} ({error})") from error
-    console.print(f"{count} files added, {known} were there already")
+    console.print(f"{count} files added; {known} existed already")
     return 0
 
 

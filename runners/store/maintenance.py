@@ -74,7 +74,7 @@ def verify(store: Store, console: Console) -> int:
                 console.print(f"{wrong}: {entry.path}", markup=False)
     console.print(f"{count} files, {megabytes(size)} MB read: {damaged or 'none'} damaged")
     if damaged:
-        console.print("what is damaged is made again by the next run that needs it")
+        console.print("the next run that needs a damaged file makes it again")
     return 1 if damaged else 0
 
 

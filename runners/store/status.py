@@ -91,7 +91,7 @@ def show_status(store: Store, console: Console) -> int:
     if complete := len(every) - len(shown):
         console.print(f"{complete} cells evaluated alone are done")
     if not every:
-        console.print(f"store {escape(str(store.root))}: no table was asked for yet")
+        console.print(f"store {escape(str(store.root))}: no table has been requested yet")
     return 0
 
 

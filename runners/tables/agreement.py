@@ -1,14 +1,17 @@
-"""How well a table repeats the order of the paper's figures: the numbers, and a sentence that states them."""
+"""How well a table repeats the order of the paper's results: the numbers, and a sentence that states them."""
 
 from dataclasses import dataclass
+
+from runners.output import quantity
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Pairs of entries in a column that the paper separates by more than 5 points, by how ours are ordered.
+    """How many pairs of entries that differ by more than 5 points in the paper have the same order in our
+    table.
 
-    `correlation` is Spearman's, of all our figures with the paper's, and `low` and `high` bound its 95 %
-    interval; they are None where fewer than three figures can be compared.
+    `correlation` is Spearman's, of all our results with the paper's, and `low` and `high` bound its 95 %
+    interval; all three are None if fewer than three results can be compared.
     """
 
     same: int
@@ -22,14 +25,16 @@ class Agreement:
     def text(self) -> str:
         """One sentence for the legend of a table."""
         pairs = self.same + self.opposite + self.undecided
-        said = (
-            f"Agreement with the paper: it separates {pairs} pairs of entries in a column by more than 5 "
-            f"points; ours are ordered the same way in {self.same}, the other way in {self.opposite}, each "
-            f"beyond chance, and {self.undecided} are undecided"
+        order = (
+            f"Agreement with the paper: of {quantity(pairs, 'pair')} of entries in one column that differ "
+            "by more "
+            f"than 5 points in the paper, our results have the same order in {self.same}, the opposite "
+            "order in "
+            f"{self.opposite} (both beyond chance), and no clear order in {self.undecided}"
         )
         if self.correlation is None:
-            return said
+            return order
         return (
-            f"{said}. Spearman's rank correlation of {self.figures} figures with the paper's: "
-            f"{self.correlation:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
+            f"{order}. Spearman's rank correlation of our {self.figures} results with the paper's is "
+            f"{self.correlation:.2f} (95 % interval {self.low:.2f} to {self.high:.2f})"
         )

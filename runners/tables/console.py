@@ -14,7 +14,7 @@ from runners.tables import render
 
 WIDTH = 100  # characters, where the output is no terminal
 SHOWN = ("compact", "full")
-ENTRY = "Each entry: our result, its 95 % interval, and the paper's result if it prints one."
+ENTRY = "Each entry shows our result, its 95 % interval, and the paper's result if it prints one."
 
 
 def for_console(
@@ -34,7 +34,7 @@ def for_console(
     tables[0].title = heading.title
     left_out = [name for name in _names(frame) if name not in _names(shown)]
     notes = [ENTRY]
-    notes += [f"Not shown: {', '.join(left_out)}; show=full prints them."] if left_out else []
+    notes += [f"Not shown: {', '.join(left_out)}. Set show=full to print all columns."] if left_out else []
     head = [Text(heading.note, style="bold yellow")] if heading.note else []
     return Group(*tables, *head, *(Text(line, style="dim") for line in [*notes, *legend]))
 

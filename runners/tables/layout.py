@@ -37,7 +37,7 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
 
 
 def chosen(rows: list[DictConfig], labels: Sequence[str], composer: "Composer") -> list[DictConfig]:
-    """The rows of these labels, and the bare victim's. Raises InputError for a label that there is not."""
+    """The rows of these labels, and the undefended victim's. Raises InputError for an unknown label."""
     there = [row.label for row in rows]
     if isinstance(labels, str) or (unknown := [label for label in labels if label not in there]):
         got = labels if isinstance(labels, str) else ", ".join(map(str, unknown))

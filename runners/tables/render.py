@@ -25,35 +25,37 @@ PLACES = {  # decimals that a metric is printed with
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands around the figures."""
+    """The text around the results of a table."""
 
     title: str
-    note: str  # why they may not be compared with the paper's; empty where they may
+    note: str  # why the results may not be compared with the paper's; empty if they may
     setting: str
-    agreement: Agreement | None = None  # with the paper's figures, where there are any
+    agreement: Agreement | None = None  # with the paper's results, if it prints any
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame. Raises ValueError where a figure has no number of images or lacks its interval; only a mean
-    of an unbounded value may have none."""
+    """Return the frame. Raises ValueError if a result lacks its number of images or its interval; only the
+    mean of an unbounded value may have no interval."""
     ends = frame[["low", "high"]].isna()
     lacks = ends.any(axis=1) & ((frame.metric == "accuracy") | ~ends.all(axis=1))
     bare = frame[frame.value.notna() & (lacks | frame.n.isna())]
     if len(bare):
         first = bare.iloc[0]
-        raise ValueError(f"expected an interval and n with every figure; {first.row}, {first.column}: none")
+        raise ValueError(
+            f"expected an interval and n with every result, got none: {first.row}, {first.column}"
+        )
     return frame
 
 
 def column_name(entry: pd.Series) -> str:
-    """FGSM 8, Clean, and where the attacker is not blind its kind of knowledge too: PGD 8 bpda."""
+    """The name of an entry's column, such as Clean, FGSM 8, or PGD 8 bpda if the attacker is not blind."""
     name = f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
     return name if entry.knowledge_kind in ("", "blind") else f"{name} {entry.knowledge_kind}"
 
 
 def value_text(entry: pd.Series) -> str:
-    """The figure, or why there is none; `▲` and `~` mark the best, `*` few images, letters other flags, `=`
-    and `≠` a verdict."""
+    """The result, or why there is none. `▲` and `~` mark the best, `*` few images, letters other flags, and
+    `=` and `≠` a verdict."""
     if pd.isna(entry.value):
         return {"failed": "failed", "skipped": "–", "absent": ""}[entry.status]
     marks = ("▲" if entry.p_best < ALPHA else "~") if entry.best else ""
@@ -64,7 +66,7 @@ def value_text(entry: pd.Series) -> str:
 
 
 def interval_text(entry: pd.Series) -> str:
-    """The 95 % interval, or nothing where there is none."""
+    """The 95 % interval, or empty text if there is none."""
     places = PLACES[entry.metric] - (entry.metric in ("accuracy", "ssim"))
     return "" if pd.isna(entry.low) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
 
@@ -81,7 +83,8 @@ LINES = {"ours": value_text, "95 %": interval_text, "paper": paper_text, "Δ": d
 
 
 def grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text in the shape of the paper: a defense's lines below one another, attacks across."""
+    """The entries as text in the shape of the paper: several lines for each defense, one column for each
+    attack."""
     rows = []
     for name, entries in complete(frame).groupby("row", sort=False):
         for line, text in LINES.items():
@@ -92,7 +95,7 @@ def grid(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
-    """Every sentence the figures need."""
+    """The sentences that explain the results of the table."""
     attackers = sorted(set(frame.knowledge_kind) - {""})
     lines = [
         heading.setting + ".",
@@ -100,12 +103,12 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
         _intervals(frame),
     ]
     if (frame.n.dropna() < SMALL_N).any():
-        lines.append(f"* fewer than {SMALL_N} images: the interval is wide.")
+        lines.append(f"* There are fewer than {SMALL_N} images, so the interval is wide.")
     raised = set(" ".join(frame["flags"]).split())
     lines += [f"{mark} {name}: {meaning(name)}." for name, mark in MARKS.items() if mark and name in raised]
     lines += [*_over(frame), *explained(frame)]
     if frame.verdict.any():
-        lines.append("= the paper's figure lies inside our interval; ≠ it does not.")
+        lines.append("= The paper's result lies inside our interval; ≠ it lies outside.")
     if heading.agreement is not None:
         lines.append(f"{heading.agreement.text()}.")
     notes = frame.assign(note=frame.note.str.split("; (?=the paper: )", regex=True)).explode("note")
@@ -116,15 +119,15 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
 
 
 def _intervals(frame: pd.DataFrame) -> str:
-    """How the intervals are computed (runners/evaluation/metrics.py)."""
+    """The sentence that says how the intervals are computed (runners/evaluation/metrics.py)."""
     averages = frame[(frame.attack == "average") & (frame.metric == "accuracy")]
     methods = dict.fromkeys("Wilson's" if metric == "accuracy" else "Student's" for metric in frame.metric)
-    said = f"95 %: {' or '.join(methods)} interval over the images"
-    return f"{said}; of averages, Agresti and Coull's." if len(averages) else f"{said}."
+    text = f"The 95 % intervals are {' or '.join(methods)}, over the images"
+    return f"{text}; those of averages are Agresti and Coull's." if len(averages) else f"{text}."
 
 
 def _over(frame: pd.DataFrame) -> list[str]:
-    """What the worst figures are over."""
+    """The sentence that says which columns the worst results combine."""
     worst, cells = frame[frame.attack == "worst"], frame[frame.knowledge_kind != ""]
     if worst.value.isna().all():
         return []
@@ -132,17 +135,19 @@ def _over(frame: pd.DataFrame) -> list[str]:
     for kind, part in cells.assign(knowledge_kind="").groupby(cells.knowledge_kind, sort=False):
         names = dict.fromkeys(column_name(entry) for _, entry in part.iterrows())
         known.append(f"{kind}: {', '.join(names)}")
-    return [f"{worst.column.iloc[0]}: images that are right in every column ({'; '.join(known)})."]
+    return [
+        f"{worst.column.iloc[0]}: the share of images that are right in every column ({'; '.join(known)})."
+    ]
 
 
 def lacking(missing: list[dict], across: int) -> str:
-    """Why a row has no worst figure: the entries without records, of so many."""
+    """Why a row has no worst result: the names of its entries without records, of `across` entries."""
     names = "all columns" if len(missing) == across else ", ".join(column_name(pd.Series(e)) for e in missing)
-    return f"no worst figure: missing {names}" if missing else ""
+    return f"there is no worst result without {names}" if missing else ""
 
 
 def markdown(frame: pd.DataFrame, heading: Heading) -> str:
-    """GitHub's Markdown."""
+    """The table as a page in GitHub's Markdown."""
     table = grid(frame)
     lines = [f"# {heading.title}", ""]
     lines += [f"**{heading.note}**", ""] if heading.note else []
@@ -157,7 +162,7 @@ def markdown_table(table: pd.DataFrame) -> list[str]:
 
 
 def latex(frame: pd.DataFrame, heading: Heading) -> str:
-    """A booktabs table."""
+    """The table in LaTeX, for the package booktabs."""
     escape = str.maketrans({c: f"\\{c}" for c in "%&_#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}"})
     text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$", "▲": "$\\triangle$", "~": "$\\sim$", "<": "$<$"}
     text["†"] = "$\\dagger$"

@@ -1,4 +1,4 @@
-"""Which purifier a table may call the best: the highest figure, and McNemar's test on the same images."""
+"""Which purifier a table may call the best: the highest result, and McNemar's test on the same images."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ ALPHA = 0.05  # a smaller p tells two purifiers apart
 
 
 def best_of(right: Mapping[int, pd.Series]) -> dict[int, tuple[bool, float]]:
-    """Whether a purifier is the highest or cannot be told from it, and the p that says so.
+    """Whether each purifier is the highest or is not distinguished from it, and the p-value that says so.
 
     The p is that of the test against the highest; the highest's own is the largest of them, so below ALPHA
     it stands alone. Since it must pass the test against every other one, a winner among several equal
@@ -33,7 +33,7 @@ def marked(frame: pd.DataFrame, right: Mapping[int, pd.Series], asked: Mapping[i
     """A table's frame with `best` and `p_best`.
 
     Args:
-        right: what `best_of` compares, by place in the frame; without the bare victim.
+        right: what `best_of` compares, by place in the frame; without the undefended victim.
         asked: what each entry faced, by place; those that faced the same are compared.
     """
     found: dict[int, tuple[bool, float]] = {}
@@ -44,18 +44,19 @@ def marked(frame: pd.DataFrame, right: Mapping[int, pd.Series], asked: Mapping[i
 
 
 def explained(frame: pd.DataFrame) -> list[str]:
-    """What the marks of the best purifiers mean, and how sure they are."""
+    """The sentences that explain the marks of the best purifiers, with their p-values."""
     marked = frame[frame.best]
     alone, others = marked[marked.p_best < ALPHA], marked[marked.p_best >= ALPHA]
     lines = []
     if len(alone):
         lines.append(
-            "▲ the best purifier: above every other by McNemar's exact test on the same images "
-            f"(p < {ALPHA:g}, at most {alone.p_best.max():.2g})."
+            "▲ The best purifier: McNemar's exact test on the same images finds it better than every other "
+            f"(p < {ALPHA:g}; here p is at most {alone.p_best.max():.2g})."
         )
     if len(others):
         lines.append(
-            "~ the highest purifier and those that McNemar's exact test does not tell from it "
-            f"(p at least {others.p_best.min():.2g})."
+            "~ The purifier with the highest result, and those that McNemar's exact test does not "
+            "distinguish "
+            f"from it (p is at least {others.p_best.min():.2g})."
         )
     return lines

@@ -1,4 +1,4 @@
-"""Figures for the console: of one cell, and of all cells of a sweep."""
+"""Results for the console: of one cell, and of all cells of a sweep."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,12 @@ from rich.text import Text
 
 from runners.app import FailedCellsError, Job
 from runners.evaluator import CellResult
+from runners.output import quantity
 from runners.tables.figures import accuracy, mean, mean_share
 
 
 def of_cell(result: CellResult) -> Table:
-    """The figures of one cell, one below another."""
+    """The results of one cell, one below another."""
     records, cell, names = result.records, result.cell, result.cell.names
     bare = accuracy(records.adversarial_label == records.label)
     clean = accuracy(records.clean_label == records.label)
@@ -21,21 +22,22 @@ def of_cell(result: CellResult) -> Table:
     rows = {
         "accuracy": accuracy(records.correct).text(1),
         **_draws(records),
-        "of the examples in 8 bits": "not scored, it would double the cost"
+        "accuracy after 8-bit rounding": "not scored, since it would double the cost"
         if records.correct_8bit.isna().any()
         else accuracy(records.correct_8bit.astype(bool)).text(1),
-        "without the purifier": bare.text(1),
-        "victim on clean images": clean.text(1),
+        "accuracy without the purifier": bare.text(1),
+        "accuracy of the victim on clean images": clean.text(1),
         "SSIM to clean": mean(records.ssim).text(3),
-        "images": f"{len(records)}, {names['dataset']}, {records.subset.iloc[0]}",
+        "images": f"{len(records)} of {names['dataset']}, {records.subset.iloc[0]}",
         "attacker": f"{names['attack']}, knowledge: {names['knowledge']}"
         + (f", {cell.eps}" if cell.eps else ""),
-        "largest norms": f"linf {records.linf.max() * 255:.2f}/255, l2 {records.l2.max():.3f}",
-        "the attack, an image": f"at most {records.queries.max()} queries, "
-        f"{records.forward_passes.max()} forward and {records.backward_passes.max()} backward passes",
-        "seconds an image": f"craft {records.craft_seconds.mean():.2f}, "
+        "largest perturbations": f"linf {records.linf.max() * 255:.2f}/255, l2 {records.l2.max():.3f}",
+        "cost of the attack per image": f"at most {quantity(records.queries.max(), 'query', 'queries')}, "
+        f"{records.forward_passes.max()} forward and "
+        f"{quantity(records.backward_passes.max(), 'backward pass', 'backward passes')}",
+        "seconds per image": f"craft {records.craft_seconds.mean():.2f}, "
         f"purify {records.purify_seconds.mean():.2f}"
-        + (" (a run that purifiers of one trace share)" if "trace" in cell.configs["purifier"] else ""),
+        + (" (shared by all purifiers of the trace)" if "trace" in cell.configs["purifier"] else ""),
     }
     rows |= {f"! {flag.name}": flag.seen for flag in result.flags}
     for name, value in rows.items():
@@ -44,21 +46,23 @@ def of_cell(result: CellResult) -> Table:
 
 
 def _draws(records: pd.DataFrame) -> dict[str, str]:
-    """What fresh draws of a random purifier come to."""
+    """The results of fresh draws of a random purifier."""
     draws = records.draws.iloc[0]
     if draws == 1:
         return {}
     return {
-        f"mean of {draws} draws": mean_share(records.correct_mean).text(1),
-        "majority, any, all of them": ", ".join(
+        f"mean accuracy of {draws} draws": mean_share(records.correct_mean).text(1),
+        "majority, any, all of the draws": ", ".join(
             accuracy(records[f"correct_{what}"]).text(1) for what in ("majority", "any", "all")
         ),
     }
 
 
 def of_sweep(jobs: Sequence[Job]) -> Table:
-    """One row for each cell: the words that tell it from the others, accuracy, flags and seconds an image."""
-    table = Table(title=f"{len(jobs)} cells", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """One row for each cell: the words that distinguish it, accuracy, flags and seconds per image."""
+    table = Table(
+        title=quantity(len(jobs), "cell"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     words = [dict(word.split("=", 1) for word in job.words) for job in jobs]
     names = dict.fromkeys(name for of_job in words for name in of_job)
     differing = [name for name in names if len({of_job.get(name) for of_job in words}) > 1]
@@ -74,7 +78,7 @@ def of_sweep(jobs: Sequence[Job]) -> Table:
 
 
 def _outcome(job: Job) -> tuple[str, ...]:
-    """The figures of a job's cell, or that there are none; the reasons are told as errors."""
+    """The figures of a job's cell, or that there are none; the reasons are printed as errors."""
     if job.problem is not None:
         return ("failed" if isinstance(job.problem, FailedCellsError) else "refused", "", "", "", "")
     records = job.result.records

@@ -1,4 +1,4 @@
-"""Whether the bare victim keeps more than the paper's does: `attack_weak`, as only a table can tell."""
+"""Raises `attack_weak` where the undefended victim keeps more than the paper prints."""
 
 from collections.abc import Iterable
 
@@ -13,8 +13,8 @@ from runners.validity.evidence import Flag
 
 
 def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper: pd.DataFrame) -> None:
-    """Raise attack_weak on the blind cells of each attack under which the bare victim keeps more than the
-    paper prints, by more than our interval explains.
+    """Raise attack_weak on the blind cells of each attack under which the undefended victim keeps more than
+    the paper prints, by more than our interval explains.
 
     Args:
         placed: rows, columns and cells of a table, on the paper's own data set and victim: on others there is
@@ -34,11 +34,12 @@ def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper
 
 
 def above(records: pd.DataFrame, printed: float) -> str | None:
-    """What is seen where the bare victim's share of right answers is above a printed one, in %."""
+    """What is observed if the undefended victim's accuracy is above a printed one (in %), otherwise None."""
     right = records.adversarial_label == records.label
     low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
     if low <= printed:
         return None
     return (
-        f"the bare victim keeps {100 * right.mean():.1f} % [{low:.1f}, {high:.1f}], the paper's {printed:g} %"
+        f"the undefended victim keeps {100 * right.mean():.1f} % [{low:.1f}, {high:.1f}], "
+        f"the paper's keeps {printed:g} %"
     )

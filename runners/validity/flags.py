@@ -1,8 +1,8 @@
-"""Reasons to doubt a figure: small pure functions of records. docs/flags.md says what to do about each.
+"""Reasons to doubt a result: small pure functions of records. docs/flags.md says what to do about each.
 
-A cell's flags need nothing but the cell; a row's compare the cells of one defense on one data set. A new flag
-is one function here; its name, its mark in tables and its docstring are all that is shown of it. The
-functions stand in the order in which tables print their marks.
+A flag of a cell needs nothing but the cell; a flag of a row compares the cells of one defense on one data
+set. A new flag is one function here. Its name, its mark in tables and its docstring are all that is shown of
+it. The order of the functions is the order in which tables print their marks.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,11 +26,11 @@ CellCheck = Callable[[Evidence], str | None]
 RowCheck = Callable[[Sequence[Evidence]], Iterable[tuple[int, str]]]
 CELL: dict[str, CellCheck] = {}
 ROW: dict[str, RowCheck] = {}
-MARKS: dict[str, str] = {}  # what stands behind a figure; that of few images is read off n
+MARKS: dict[str, str] = {}  # the mark behind a result; that of small_n is derived from n
 
 
 def cell_flag(*, mark: str) -> Callable[[CellCheck], CellCheck]:
-    """Register a flag that a cell raises alone. The function returns what was seen, or None."""
+    """Register a flag of a single cell. The function returns what was observed, or None."""
 
     def register(check: CellCheck) -> CellCheck:
         CELL[check.__name__], MARKS[check.__name__] = check, mark
@@ -40,7 +40,7 @@ def cell_flag(*, mark: str) -> Callable[[CellCheck], CellCheck]:
 
 
 def row_flag(*, mark: str) -> Callable[[RowCheck], RowCheck]:
-    """Register a flag of cells beside each other. The function yields places of cells and what was seen."""
+    """Register a flag of a row of cells. The function yields the index of a cell and what was observed."""
 
     def register(check: RowCheck) -> RowCheck:
         ROW[check.__name__], MARKS[check.__name__] = check, mark
@@ -50,20 +50,20 @@ def row_flag(*, mark: str) -> Callable[[RowCheck], RowCheck]:
 
 
 def of_cell(evidence: Evidence) -> list[Flag]:
-    """The flags that the cell alone raises."""
+    """The flags of a single cell."""
     return [Flag(name, seen) for name, check in CELL.items() if (seen := check(evidence)) is not None]
 
 
 def meaning(name: str) -> str:
-    """What a flag is raised by, in a line."""
+    """The reason for which a flag is raised, in one line."""
     check = CELL.get(name) or ROW.get(name)
     if check is None:
-        return "a flag that is raised no longer"
+        return "this flag no longer exists"
     return " ".join(check.__doc__.partition(" (runners/")[0].split()).rstrip(".")
 
 
 def of_row(row: Sequence[Evidence]) -> list[list[Flag]]:
-    """The flags that cells of one defense raise beside each other, a list for each."""
+    """The flags that compare the cells of one defense, as one list for each cell."""
     raised: list[list[Flag]] = [[] for _ in row]
     for name, check in ROW.items():
         for at, seen in check(row):
@@ -73,16 +73,16 @@ def of_row(row: Sequence[Evidence]) -> list[list[Flag]]:
 
 @cell_flag(mark="")
 def small_n(evidence: Evidence) -> str | None:
-    """Fewer than 500 images."""
+    """There are fewer than 500 images."""
     n = len(evidence.records)
     return f"{n} images" if n < SMALL_N else None
 
 
 @row_flag(mark="†")
 def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """A defense without an adaptive attack of the standard budget, and without blind, transfer, BPDA and
-    query attacks; a purifier with an exact gradient needs only an attack through it, if it is not fitted at
-    test time."""
+    """The purifier was attacked neither by the adaptive attack with its standard budget nor by all of a
+    blind, a transfer, a BPDA and a query attack. For a purifier that has an exact gradient and is not fitted
+    at test time, one attack through this gradient is enough."""
     if not row or row[0].purifier.changes_nothing:
         return
     known = {evidence.knowledge.kind for evidence in row if evidence.attacked}
@@ -94,18 +94,20 @@ def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     lacking = [name for name in ("blind", "transfer", "bpda") if name not in known]
     lacking += [] if known & {"score", "decision"} else ["a query attack"]
     if lacking:
-        said = "an attack through the exact gradient (full)" if exact else ", ".join(lacking)
+        absent = "an attack through the exact gradient (full)" if exact else ", ".join(lacking)
         for i, evidence in enumerate(row):
             if evidence.attacked:
-                yield i, f"without {said}"
+                yield i, f"without {absent}"
 
 
 @cell_flag(mark="w")
 def attack_weak(evidence: Evidence) -> str | None:
-    """The bare victim keeps more than 10 % under an iterative blind attack of 8/255 and more or without a
-    bound, or, on the paper's own data and victim, more than it prints (runners/tables/undefended.py).
+    """The undefended victim keeps an accuracy of more than 10 % under an iterative blind attack whose eps is
+    at least 8/255 or unlimited; on the paper's own data and victim, it keeps more than the paper
+    prints (runners/tables/undefended.py).
 
-    A victim may keep more in the ball in which it declares that it was adversarially trained.
+    A victim that declares adversarial training may keep more under attacks within the norm and eps of its
+    training.
     """
     attack, robust = evidence.attack, evidence.cell.configs["victim"].get("robust")
     if robust and attack.eps and attack.norm == robust["norm"] and attack.eps <= robust["eps"] + ROUNDING:
@@ -114,12 +116,13 @@ def attack_weak(evidence: Evidence) -> str | None:
     if evidence.knowledge.kind != "blind" or not strong or attack.backward < 5:
         return None
     bare = (evidence.records.adversarial_label == evidence.records.label).mean()
-    return f"the bare victim keeps {100 * bare:.1f} %" if bare > 0.1 else None
+    return f"the undefended victim keeps {100 * bare:.1f} %" if bare > 0.1 else None
 
 
 @cell_flag(mark="z")
 def zero_grad(evidence: Evidence) -> str | None:
-    """For more than 1 % of the images most gradients were zero, in a ball: others stop where they succeed."""
+    """Most gradients are zero for more than 1 % of the images. Attacks without an eps are not checked, since
+    their gradients may vanish once they succeed."""
     asked = evidence.records[evidence.records.backward_passes > 0]
     if asked.empty or evidence.attack.eps is None:
         return None
@@ -129,13 +132,14 @@ def zero_grad(evidence: Evidence) -> str | None:
 
 @cell_flag(mark="c")
 def not_converged(evidence: Evidence) -> str | None:
-    """Twice the steps mislead more often, by more than 2 standard errors."""
+    """The attack succeeds more often with twice the steps, by more than 2 standard errors."""
     return _fewer(evidence.probes.get("twice"), "the attack with twice the steps", by=2.0)
 
 
 @row_flag(mark="m")
 def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """Accuracy rises with eps, other things equal, by more than 2 standard errors."""
+    """The accuracy is higher under a larger eps, by more than 2 standard errors, while everything else is
+    equal."""
     for i, less in enumerate(row):
         for j, more in enumerate(row):
             if not (_but_for_eps(less) == _but_for_eps(more) and less.attack.eps and more.attack.eps):
@@ -148,14 +152,15 @@ def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
 
 @cell_flag(mark="u")
 def unbounded_fails(evidence: Evidence) -> str | None:
-    """With eps = 1 the attack does not mislead what it attacks down to chance, 2 standard errors allowed."""
+    """With eps = 1, the attack does not bring the accuracy of what it attacks down to chance (2 standard
+    errors are allowed)."""
     seen = evidence.probes.get("unbounded")
     if seen is None:
         return None
     stands, n = 1 - seen[:, 0].float().mean().item(), len(seen)
     chance = 1 / evidence.classes
     return (
-        f"{100 * stands:.1f} % of {n} stand at eps 1"
+        f"{100 * stands:.1f} % of {n} images withstand eps = 1"
         if stands > chance + 2 * standard_error(chance, n, 0, n)
         else None
     )
@@ -163,7 +168,8 @@ def unbounded_fails(evidence: Evidence) -> str | None:
 
 @row_flag(mark="b")
 def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """A transfer or query attack in the same ball breaks images that a white-box attack does not."""
+    """A transfer or query attack with the same norm and eps breaks images that the white-box attack does not
+    break."""
     for i, ours in enumerate(row):
         white = (*WHITE_BOX, *["blind"] * ours.purifier.changes_nothing)
         if not ours.attacked or ours.knowledge.kind not in white:
@@ -178,13 +184,14 @@ def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
 
 @cell_flag(mark="n")
 def noise_wins(evidence: Evidence) -> str | None:
-    """Random noise in the ball misleads what the attacker sees more often than the attack."""
+    """Random noise of the same norm and eps misleads what is attacked more often than the attack does."""
     return _fewer(evidence.probes.get("noise"), "noise", by=0.0)
 
 
 @cell_flag(mark="e")
 def eot_too_small(evidence: Evidence) -> str | None:
-    """Two independent gradients of as many draws as a step takes hardly agree: mean cosine below 0.3."""
+    """Two independent gradients, each of as many draws as one step takes, hardly agree: their mean cosine is
+    below 0.3."""
     seen = evidence.probes.get("eot")
     if seen is None or seen.mean() >= 0.3:
         return None
@@ -193,27 +200,28 @@ def eot_too_small(evidence: Evidence) -> str | None:
 
 @cell_flag(mark="q")
 def quantisation_gap(evidence: Evidence) -> str | None:
-    """Rounding the adversarial images to 8 bits moves the accuracy by more than 2 points and one image."""
+    """Rounding the adversarial images to 8 bits changes the accuracy by more than 2 points and one image."""
     if evidence.records.correct_8bit.isna().any():
         return None
     gap = 100 * (evidence.records.correct_8bit.astype(float).mean() - evidence.accuracy)
     images = abs(gap) / 100 * len(evidence.records)
-    return f"8-bit rounding moves it by {gap:+.1f} points" if abs(gap) > 2 and images > 1.5 else None
+    return f"8-bit rounding changes it by {gap:+.1f} points" if abs(gap) > 2 and images > 1.5 else None
 
 
 @cell_flag(mark="p")
 def bpda_poor(evidence: Evidence) -> str | None:
-    """The purifier moves values by more than 3 eps (root mean square): the identity is a poor substitute."""
+    """The purifier changes pixel values by more than 3 eps (root mean square), so the identity is a poor
+    substitute for its gradient."""
     knowledge, attack = evidence.knowledge, evidence.attack
     if not isinstance(knowledge, BPDA) or knowledge.substitute is not None or attack.norm != "linf":
         return None
     moved = evidence.records.moved.mean()
-    return f"it moves values by {moved * 255:.1f}/255" if attack.eps and moved > 3 * attack.eps else None
+    return f"it changes values by {moved * 255:.1f}/255" if attack.eps and moved > 3 * attack.eps else None
 
 
 @cell_flag(mark="!")
 def eps_violation(evidence: Evidence) -> str | None:
-    """An adversarial image lies outside the ball."""
+    """An adversarial image differs from its original by more than eps."""
     if evidence.attack.eps is None or evidence.attack.norm is None:
         return None
     largest = evidence.records[evidence.attack.norm].max()
@@ -222,8 +230,9 @@ def eps_violation(evidence: Evidence) -> str | None:
 
 @cell_flag(mark="o")
 def noop_attack(evidence: Evidence) -> str | None:
-    """Images came out of the attack unchanged that it should have changed; or that it let go when it saw them
-    misclassified once, as by a random purifier or another classifier, though they count as right."""
+    """The attack left more than 1 % of the images unchanged. For an attack that stops at success, these are
+    images that it left after one answer although they are classified correctly: a random purifier or another
+    classifier was wrong about them once."""
     records, unchanged = evidence.records, evidence.records.linf == 0
     if evidence.attack.may_return_image:
         stood = records.adversarial_label == records.label
@@ -236,29 +245,31 @@ def noop_attack(evidence: Evidence) -> str | None:
 
 @cell_flag(mark="v")
 def clean_acc_off(evidence: Evidence) -> str | None:
-    """The victim's clean accuracy is more than a point from its published one, beyond chance."""
+    """The victim's accuracy on clean images differs from its published accuracy by more than one point and by
+    more than chance explains."""
     chosen_right = evidence.records.get("subset", pd.Series([""])).iloc[0].startswith(OF_VICTIM)
     if evidence.published is None or chosen_right:
         return None
     right = evidence.records.clean_label == evidence.records.label
     low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
     off = 100 * right.mean() - evidence.published
-    said = f"{100 * right.mean():.1f} %, published {evidence.published:.1f} %"
-    return said if abs(off) > 1 and not low <= evidence.published <= high else None
+    both = f"{100 * right.mean():.1f} %, published {evidence.published:.1f} %"
+    return both if abs(off) > 1 and not low <= evidence.published <= high else None
 
 
 @cell_flag(mark="?")
 def probe_failed(evidence: Evidence) -> str | None:
-    """A probe raised an exception, so that nobody knows whether its flag would be raised."""
+    """A probe raised an exception, so it is unknown whether its flag would be raised."""
     failed = evidence.failed_probes
     if not failed:
         return None
-    said = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    return f"{len(failed)} of {len(failed) + len(evidence.probes)} probes failed ({said})"
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return f"{len(failed)} of {len(failed) + len(evidence.probes)} probes failed ({reasons})"
 
 
 def _fewer(seen: Tensor | None, what: str, *, by: float) -> str | None:
-    """Whether the first column is misled more often than the second, by so many standard errors."""
+    """What was observed if the first column is misled more often than the second, by so many standard
+    errors."""
     if seen is None:
         return None
     other, attack, n = seen[:, 0].float().mean().item(), seen[:, 1].float().mean().item(), len(seen)

@@ -81,7 +81,8 @@ def legend(columns: Sequence[Column], note: str, setting: str) -> list[str]:
         "Prediction accuracy: the share of the clean image's labels that the purified one has; top-1: the "
         "same first label; top-5: the clean one's first label among the purified one's. A label that the "
         "service does not name has not come back.",
-        "95 %: Wilson's interval over the pairs; for prediction accuracy, Agresti and Coull's.",
+        "The 95 % intervals are Wilson's, over the pairs; those of prediction accuracy are Agresti and "
+        "Coull's.",
     ]
     return [line for line in lines if line]
 
