@@ -180,7 +180,7 @@ class Surrogate(BPDA):
     def check(self, attack: Attack, purifier: Purifier) -> None:
         """Check that fewer steps are another purifier."""
         super().check(attack, self.surrogate or purifier)
-        if self.steps is not None and purifier.trial(steps=self.steps)[1] <= 1:
+        if self.steps is not None and purifier.shortened(steps=self.steps)[1] <= 1:
             raise UnsuitedError(
                 f"knowledge.steps: expected a purifier of more than {self.steps} steps, got "
                 f"{type(purifier).__name__}; name another purifier (+purifier@knowledge.purifier=median)"
@@ -188,5 +188,5 @@ class Surrogate(BPDA):
 
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
         """BPDA on the surrogate."""
-        cheaper = self.surrogate or purifier.trial(steps=self.steps)[0]
+        cheaper = self.surrogate or purifier.shortened(steps=self.steps)[0]
         return super().view(victim, cheaper, others)

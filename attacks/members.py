@@ -57,7 +57,7 @@ def judging_draws(purifier: Purifier) -> int:
     """How many draws of the defense judge a candidate."""
     if not purifier.stochastic:
         return 1
-    return DRAWS_OF_A_FIT if purifier.fits else DRAWS
+    return DRAWS_OF_A_FIT if purifier.per_image_optimization else DRAWS
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Ensemble:
             labels: (N,).
         """
         losses = [loss for loss in LOSSES if loss != "dlr" or logits.shape[1] >= CLASSES_OF_DLR]
-        if purifier.fits:
+        if purifier.per_image_optimization:
             return self._of_fit(purifier)
         if purifier.stochastic:
             return self._of_random(purifier, losses)
@@ -184,8 +184,8 @@ class Ensemble:
                 for m in depths
             ]
             found.append(self.climb("unrolled all", Unrolled(steps=None), "ce", 5))
-        fewer = max(1, round(purifier.trial(steps=1)[1] / 4))
-        if purifier.trial(steps=fewer)[1] > 1:
+        fewer = max(1, round(purifier.shortened(steps=1)[1] / 4))
+        if purifier.shortened(steps=fewer)[1] > 1:
             found.append(self.climb(f"surrogate {fewer} steps", Surrogate(steps=fewer), "ce", 40))
         return [*found, self.climb("blind ce", Blind(), "ce", 50), self.ask("square", Score(), 100)]
 

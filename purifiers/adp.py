@@ -74,7 +74,7 @@ class ADP(DenoiserPurifier):
             x = clipped(x + torch.where(going, step, 0.0) * along)
         return x
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same with few steps."""
         short = copy.copy(self)
         short.steps = min(self.steps, steps)

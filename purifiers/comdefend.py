@@ -34,7 +34,7 @@ class ComDefend(Learned):
     """
 
     version = 1
-    afterwards = frozenset({"patch"})
+    inference_only = frozenset({"patch"})
 
     def __init__(
         self,

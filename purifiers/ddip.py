@@ -93,9 +93,9 @@ class DDIP(TracePurifier):
             return self.warmup
         return math.ceil(self.warmup * max(1, self.steps / self.maps))
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple["DDIP", float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple["DDIP", float]:
         """Few iterations, mapped as often as in the full run."""
-        short, factor = super().trial(steps=steps)
+        short, factor = super().shortened(steps=steps)
         short.maps = max(1, round(self.maps / factor))
         return short, factor
 

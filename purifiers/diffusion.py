@@ -39,7 +39,7 @@ class DiffusionPurifier(DenoiserPurifier):
         self.until = until
         self.added, self.kept = variances(times)
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same up to an early time, from which there are few steps back."""
         short = copy.copy(self)
         short.until = min(self.until, steps)

@@ -52,7 +52,7 @@ class EBM(DenoiserPurifier):
             x = x + self.step**2 / 2 * self.score(x, self.level) + self.step * noise
         return to_unit(x)
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same with few steps."""
         short = copy.copy(self)
         short.steps = min(self.steps, steps)

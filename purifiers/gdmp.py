@@ -75,7 +75,7 @@ class GDMP(DiffusionPurifier):
             x = self.there_and_back(x, draws, guide)
         return to_unit(x)
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """One round up to an early time."""
         short = copy.copy(self)
         short.rounds, short.until = 1, min(self.until, steps)

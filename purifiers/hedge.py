@@ -42,7 +42,7 @@ class Hedge(Purifier):
             )
         self.steps, self.size, self.eps = steps, size, eps
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same with one step: after many, a nearly linear victim leaves no trace of the random start."""
         short = copy.copy(self)
         short.steps = 1

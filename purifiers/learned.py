@@ -17,10 +17,10 @@ from purifiers.training import Training
 class TrainedNetwork(ABC):
     """A network with the loss that it is trained on, and with where its trained weights come from.
 
-    Until `freeze` has given it trained weights, it can only be trained.
+    Until `load_frozen` has given it trained weights, it can only be trained.
 
     Attributes:
-        afterwards: parameters on which the training does not depend.
+        inference_only: parameters on which the training does not depend.
         resumable: the objective keeps nothing from step to step, so that a checkpoint holds all.
 
     Args:
@@ -28,7 +28,7 @@ class TrainedNetwork(ABC):
         network: untrained.
     """
 
-    afterwards: ClassVar[frozenset[str]] = frozenset()
+    inference_only: ClassVar[frozenset[str]] = frozenset()
     resumable: ClassVar[bool] = True
 
     def __init__(self, *, weights: WeightFile | Training, network: nn.Module) -> None:
@@ -43,7 +43,7 @@ class TrainedNetwork(ABC):
         Differentiable in the network's parameters; every random draw comes from `generator`.
         """
 
-    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+    def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
         """Load the network's weights and fix them: evaluation mode, no gradient to weights.
 
         Raises InputError for tensors that are missing, unknown or of another shape.
@@ -71,8 +71,10 @@ class Learned(TrainedNetwork, Purifier):
         """Purified images in [0, 1]; the network is trained and on the images' device."""
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """What `restore` makes of the images; raises ValueError before `freeze`."""
+        """What `restore` makes of the images; raises ValueError before `load_frozen`."""
         if not self.frozen:
-            raise ValueError(f"{type(self).__name__} has no trained weights: expected freeze(state) first")
+            raise ValueError(
+                f"{type(self).__name__} has no trained weights: expected load_frozen(state) first"
+            )
         self.network.to(images.device)
         return self.restore(images, seeds)

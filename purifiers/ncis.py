@@ -39,7 +39,7 @@ class NCIS(Learned):
 
     version = 1
     gradient = "exact"
-    afterwards = frozenset({"iterations"})
+    inference_only = frozenset({"iterations"})
 
     def __init__(
         self,

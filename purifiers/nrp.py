@@ -40,7 +40,7 @@ class NRP(Learned):
 
     version = 1
     gradient = "bpda"
-    afterwards = frozenset({"round_to_8_bits"})
+    inference_only = frozenset({"round_to_8_bits"})
     resumable = False  # the critic is not in the checkpoint
 
     def __init__(

@@ -31,7 +31,7 @@ class PixelDefend(Learned):
     """
 
     version = 1
-    afterwards = frozenset({"eps"})
+    inference_only = frozenset({"eps"})
 
     def __init__(self, *, weights: WeightFile | Training, network: PixelCNN, eps: int = 16) -> None:
         if not isinstance(eps, int) or not 0 <= eps < LEVELS:
@@ -67,7 +67,7 @@ class PixelDefend(Learned):
                     pixel[:, channel, 0, 0] = logits.masked_fill(far, -torch.inf).argmax(1)
         return made.to(images.dtype) / (LEVELS - 1)
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """Every sixteenth row; the others keep the input's levels."""
         short = copy.copy(self)
         short.every = 16

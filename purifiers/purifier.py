@@ -38,7 +38,7 @@ class Purifier(ABC):
             steps can be differentiated (purifiers/fitting/unrolled.py); otherwise "bpda", or "none".
         uses_victim: reads the victim's outputs.
         batch_coupled: an image's result depends on its batch (none of ours should).
-        fits: a network is fitted to each image, so that another draw costs as much again.
+        per_image_optimization: a network is fitted to each image, so that another draw costs as much again.
         scale: the result is this many times as high and wide; 1 for all but super-resolution that hands
             its large image on.
     """
@@ -49,7 +49,7 @@ class Purifier(ABC):
     gradient: Literal["exact", "unrolled", "bpda", "none"] = "bpda"
     uses_victim: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
-    fits: bool = False
+    per_image_optimization: bool = False
     scale: int = 1
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Purifier(ABC):
         """The costly computation this purifier only reads off, equal for all that can share it."""
         return None
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple["Purifier", float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple["Purifier", float]:
         """A cheap copy of at most so many steps, if it has any, and how many times longer this one takes."""
         return self, 1.0
 

@@ -72,7 +72,7 @@ class ScoreOpt(DenoiserPurifier):
                 optimiser.step()
         return to_unit(x.detach())
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same with one short step: in more or longer ones, Adam enlarges what is rounding in the
         gradient, so that results differ a little from batch to batch."""
         short = copy.copy(self)

@@ -39,7 +39,7 @@ class SuperResolution(Learned):
     """
 
     version = 1
-    afterwards = frozenset({"sigma", "shrink", "quality"})
+    inference_only = frozenset({"sigma", "shrink", "quality"})
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class SuperResolution(Learned):
         self.sigma = sigma
         self.scale = 1 if shrink else 2
 
-    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+    def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
         """As of every learned purifier; checkpoints of torch.nn.DataParallel too."""
-        return super().freeze({name.removeprefix(PREFIX): value for name, value in state.items()})
+        return super().load_frozen({name.removeprefix(PREFIX): value for name, value in state.items()})
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Mean absolute error of images made half as large and enlarged again."""

@@ -36,9 +36,9 @@ class SurrogateVictim(Wrapper):
         """Of the classifier."""
         return self.victim.weights
 
-    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+    def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
         """Fix the classifier's weights."""
-        self.victim.freeze(state)
+        self.victim.load_frozen(state)
         return self
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from purifiers.purifier import TRIAL_STEPS, Purifier
 
-TRAITS = ("stochastic", "gradient", "uses_victim", "batch_coupled", "fits", "scale")
+TRAITS = ("stochastic", "gradient", "uses_victim", "batch_coupled", "per_image_optimization", "scale")
 
 
 class Wrapper(Purifier):
@@ -32,14 +32,14 @@ class Wrapper(Purifier):
         """The weights of the purifier inside, or None if it has none."""
         return getattr(self.purifier, "weights", None)
 
-    def freeze(self, state: Mapping[str, Tensor]) -> Self:
+    def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
         """Fix the weights of the purifier inside."""
-        self.purifier.freeze(state)
+        self.purifier.load_frozen(state)
         return self
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """A copy around a cheap copy of the purifier inside, and how many times longer this one takes."""
-        short, factor = self.purifier.trial(steps=steps)
+        short, factor = self.purifier.shortened(steps=steps)
         copied = copy.copy(self)
         copied.purifier = short
         return copied, factor

@@ -61,7 +61,7 @@ class ZeroPur(Purifier):
         self.projection, self.likeness = projection, likeness
         self.kernel = gaussian(kernel, name="purifier.kernel")
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same with one step in each part: over many, signs of gradients that are rounding add up, and
         a few values differ from batch to batch."""
         short = copy.copy(self)

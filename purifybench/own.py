@@ -15,7 +15,7 @@ from purifybench.fingerprint import fingerprint
 
 Config = dict[str, Any]
 HELD: dict[str, Any] = {}  # the objects, by their fingerprints
-TRAITS = ("stochastic", "gradient", "uses_victim", "batch_coupled", "fits", "scale")
+TRAITS = ("stochastic", "gradient", "uses_victim", "batch_coupled", "per_image_optimization", "scale")
 
 
 def _held(name: str) -> Any:
@@ -78,11 +78,11 @@ class OwnPurifier(Purifier):
             raise TypeError(f"expected a purifier that returns a tensor, got a {type(made).__name__}")
         return made
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """As the caller's purifier has it."""
         if not isinstance(self.inner, Purifier):
             return self, 1.0
-        short, factor = self.inner.trial(steps=steps)
+        short, factor = self.inner.shortened(steps=steps)
         made = copy.copy(self)
         made._hold(short)
         return made, factor

@@ -44,7 +44,7 @@ def ready(name: str) -> Purifier:
     purifier = build(config_of(f"purifier={name}", "purifier"))
     inside = getattr(purifier, "purifier", purifier)
     if isinstance(inside, Learned):
-        inside.freeze(inside.network.state_dict())
+        inside.load_frozen(inside.network.state_dict())
     return purifier
 
 
@@ -66,7 +66,7 @@ def measure(name: str, size: int, batch: int, longer: int) -> dict[str, float | 
     """In a process of its own. `longer` times as many steps, for purifiers that have them."""
     victim = build(config_of("victim=digits-resnet8", "victim")).to(DEVICE).eval()
     purifier, images = ready(name), images_of(batch, size)
-    short, factor = purifier.trial()
+    short, factor = purifier.shortened()
     if isinstance(short, TracePurifier):
         short.steps, factor = short.steps * longer, factor / longer
     before = held()

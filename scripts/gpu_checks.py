@@ -155,7 +155,7 @@ def contract(device: torch.device) -> None:
             purifier = build(config_of(f"purifier={name}", "purifier"))
             inside = getattr(purifier, "purifier", purifier)
             if isinstance(inside, Learned):
-                inside.freeze(inside.network.state_dict())
+                inside.load_frozen(inside.network.state_dict())
             checks.check(purifier, photos, victim)
             tell(True, f"{name}: {time.perf_counter() - start:.1f} s")
         except InputError as error:

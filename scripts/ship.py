@@ -62,7 +62,7 @@ def trained(name: str, config: Config) -> tuple[dict[str, Tensor], float]:
 
 def right_on_tuning(part: str, config: Config, state: dict[str, Tensor]) -> tuple[int, int]:
     """How many tuning images the victim gets right, and of how many; a purifier's are purified first."""
-    component = build(config).freeze(state)
+    component = build(config).load_frozen(state)
     tuning: Images = component.weights.dataset.load("tuning")
     images, victim = tuning.images, component
     if part == "purifier":
@@ -76,7 +76,7 @@ def right_on_tuning(part: str, config: Config, state: dict[str, Tensor]) -> tupl
 def denoising_errors(config: Config, state: dict[str, Tensor]) -> dict[str, float]:
     """The root mean squared error of the estimate of the tuning images at each noise level, which is itself
     the error of the noisy images."""
-    component = build(config).freeze(state)
+    component = build(config).load_frozen(state)
     clean = 2 * component.weights.dataset.load("tuning").images - 1
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     errors = {}
@@ -100,14 +100,14 @@ def quality(part: str, config: Config, state: dict[str, Tensor]) -> dict[str, An
 def shipped_victim() -> Victim:
     """The default victim with its shipped weights."""
     victim: Victim = build(composed("victim", "digits-resnet8"))
-    return victim.freeze(victim.weights.shipped.load())
+    return victim.load_frozen(victim.weights.shipped.load())
 
 
 def ship(part: str, name: str) -> dict[str, Any]:
     """Train one component and write its files; returns what is stated beside the weights."""
     config = composed(part, name)
     state, seconds = trained(name, config)
-    recipe = recipe_of(config, getattr(build(config), "afterwards", ()))
+    recipe = recipe_of(config, getattr(build(config), "inference_only", ()))
     content = to_ship(state, recipe)
     stated = {
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -126,8 +126,11 @@ def test_what_an_attack_tells_is_recorded(done):
 
 def test_fits_that_are_attacked_are_scored_on_several_draws():
     settings = SimpleNamespace(draws="auto")
-    fit, noise = SimpleNamespace(stochastic=True, fits=True), SimpleNamespace(stochastic=True, fits=False)
-    still = SimpleNamespace(stochastic=False, fits=False)
+    fit, noise = (
+        SimpleNamespace(stochastic=True, per_image_optimization=True),
+        SimpleNamespace(stochastic=True, per_image_optimization=False),
+    )
+    still = SimpleNamespace(stochastic=False, per_image_optimization=False)
     of = partial(Settings.draws_of, settings)
     assert [of(purifier, attacked=True) for purifier in (fit, noise, still)] == [5, 10, 1]
     assert [of(purifier, attacked=False) for purifier in (fit, noise, still)] == [1, 10, 1]

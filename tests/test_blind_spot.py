@@ -120,12 +120,12 @@ def zeros(purifier: NCIS) -> dict[str, Tensor]:
 def test_with_a_zero_network_ncis_is_iterated_smoothing(size):
     purifier, images = NCIS(weights=WEIGHTS, **SMALL), random_images(2, size)
     expected = GaussianSmoothing(kernel=11, iterations=7)(images, seeds=[0, 1])
-    assert torch.equal(purifier.freeze(zeros(purifier))(images, seeds=[0, 1]), expected)
+    assert torch.equal(purifier.load_frozen(zeros(purifier))(images, seeds=[0, 1]), expected)
 
 
 def test_with_a_zero_network_and_no_smoothing_nothing_is_left():
     purifier = NCIS(weights=WEIGHTS, smoothing_kernel=None, **SMALL)
-    assert purifier.freeze(zeros(purifier))(random_images(1), seeds=[0]).abs().max() == 0
+    assert purifier.load_frozen(zeros(purifier))(random_images(1), seeds=[0]).abs().max() == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"patch": 1}, {"smoothing_kernel": None}], ids=str)
@@ -142,9 +142,9 @@ def test_objective_falls(settings):
 def test_contract_with_any_weights():
     torch.manual_seed(0)
     purifier = NCIS(weights=WEIGHTS, **SMALL)
-    with pytest.raises(ValueError, match="freeze"):
+    with pytest.raises(ValueError, match="load_frozen"):
         purifier(random_images(1), seeds=[0])
-    purifier.freeze(purifier.network.state_dict())
+    purifier.load_frozen(purifier.network.state_dict())
     assert not any(p.requires_grad for p in purifier.network.parameters())
     images = random_images(3, 15)
     out = purifier(images, seeds=[1, 2, 3], victim=linear_victim())
@@ -159,9 +159,9 @@ def test_freeze_names_what_does_not_fit():
     state = zeros(purifier)
     state["more"] = state.pop("out.2.bias")
     with pytest.raises(InputError, match=r"1 missing \(out.2.bias\); 1 unexpected \(more\)"):
-        purifier.freeze(state)
+        purifier.load_frozen(state)
     with pytest.raises(InputError, match="of another shape"):
-        purifier.freeze(zeros(purifier) | {"out.2.bias": torch.zeros(5)})
+        purifier.load_frozen(zeros(purifier) | {"out.2.bias": torch.zeros(5)})
 
 
 @pytest.mark.parametrize(

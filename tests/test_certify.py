@@ -33,7 +33,7 @@ def linear_defense(margin: float):
     image = torch.full((3, 8, 8), 0.5)
     victim = LinearVictim(weight, margin - float(image.flatten() @ weight))
     purifier = DenoisedSmoothing(denoiser=Denoiser(weights=NOWHERE, network=Unmoved()), sigma=SIGMA)
-    purifier.freeze({})
+    purifier.load_frozen({})
     return lambda images, seeds: victim(purifier(images, seeds=seeds, victim=None)), image
 
 

@@ -36,7 +36,7 @@ class Normal(nn.Module):
 
 def on(method, network: nn.Module, **settings):
     purifier = method(denoiser=Denoiser(weights=NOWHERE, network=network), **settings)
-    return purifier.freeze(network.state_dict())
+    return purifier.load_frozen(network.state_dict())
 
 
 def test_the_score_is_that_of_the_normal_distribution():

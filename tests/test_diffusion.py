@@ -34,7 +34,7 @@ class Unmoved(nn.Module):
 
 def purifier(network: nn.Module, **settings) -> DiffPure:
     p = DiffPure(denoiser=Denoiser(weights=NOWHERE, network=network), **settings)
-    return p.freeze(network.state_dict())
+    return p.load_frozen(network.state_dict())
 
 
 @pytest.mark.parametrize("until", [1, 20])

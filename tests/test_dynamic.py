@@ -66,7 +66,7 @@ def test_traits_follow_the_purifier_inside(small_trace):
     with pytest.raises(ValueError, match="victim"):
         purifier(random_images(1), seeds=[0])
     assert purifier(random_images(1), seeds=[0], victim=linear_victim(16)).shape == (1, 3, 16, 16)
-    assert purifier.trial()[1] == ddip.trial()[1]
+    assert purifier.shortened()[1] == ddip.shortened()[1]
 
 
 @pytest.mark.parametrize("settings", [{"sigma": 0}, {"eps": 0}, {"eps": 2}], ids=str)
@@ -77,7 +77,12 @@ def test_bad_settings_are_named(settings):
 
 def test_a_wrapper_takes_every_trait_of_the_purifier_inside():
     inside = JPEG()
-    for trait, value in {"fits": True, "scale": 2, "batch_coupled": True, "gradient": "none"}.items():
+    for trait, value in {
+        "per_image_optimization": True,
+        "scale": 2,
+        "batch_coupled": True,
+        "gradient": "none",
+    }.items():
         setattr(inside, trait, value)
     wrapped = Dynamic(purifier=inside)
     assert [getattr(wrapped, trait) for trait in TRAITS if trait != "stochastic"] == [

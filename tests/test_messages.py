@@ -75,7 +75,7 @@ def test_weights_of_another_network_are_counted_and_not_listed():
     victim = Victim(network=MnistCNN(), label_space="mnist", mean=[0], std=[1], weights=None)
     state = victim.network.state_dict()
     with pytest.raises(InputError, match=r"do not fit the network: tensors: \d+ missing") as raised:
-        victim.freeze({"other": torch.zeros(1)})
+        victim.load_frozen({"other": torch.zeros(1)})
     assert f"{len(state)} missing (" in str(raised.value)
     assert "1 unexpected (other)" in str(raised.value)
     assert len(str(raised.value)) < 250

@@ -55,12 +55,12 @@ def test_parameters_are_named_as_in_the_public_checkpoints():
 def test_output_is_on_256_levels(network):
     images = random_images(2)
     purifier = small(network=network)
-    purifier.freeze(purifier.network.state_dict())
+    purifier.load_frozen(purifier.network.state_dict())
     out = purifier(images, seeds=[0, 1])
     assert (out * 255 - (out * 255).round()).abs().max() < 1e-4
     assert purifier.gradient == "bpda"
     exact = small(network=network, round_to_8_bits=False)
-    exact.freeze(purifier.network.state_dict())
+    exact.load_frozen(purifier.network.state_dict())
     assert (exact(images, seeds=[0, 1]) - out).abs().max() <= 0.5 / 255 + 1e-6
     assert exact.gradient == "exact"
 

@@ -53,7 +53,7 @@ def test_a_channel_is_told_those_before_it_in_its_pixel(network, channel, told):
 
 def purifier(network: PixelCNN, eps: int) -> PixelDefend:
     p = PixelDefend(weights=NOWHERE, network=network, eps=eps)
-    return p.freeze(network.state_dict())
+    return p.load_frozen(network.state_dict())
 
 
 def test_decoding_takes_the_likeliest_level_in_the_ball(network):

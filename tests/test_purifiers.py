@@ -56,7 +56,7 @@ def purifier(name: str) -> Purifier:
         if isinstance(built, Learned | SurrogateVictim):  # the contract holds for untrained networks too
             trained = isinstance(built.weights, WeightFile)
             network = built.victim.network if isinstance(built, SurrogateVictim) else built.network
-            built.freeze(built.weights.load() if trained else network.state_dict())
+            built.load_frozen(built.weights.load() if trained else network.state_dict())
         return built
     except MissingError as error:
         pytest.skip(str(error))

@@ -83,7 +83,7 @@ def tiny(tmp_path, monkeypatch):
     folder = tmp_path / "results" / "weights"
     folder.mkdir(parents=True)
     bare = TINY | {"weights": {name: item for name, item in TINY["weights"].items() if name != "shipped"}}
-    content = to_ship(trained("tiny", bare)[0], recipe_of(bare, NCIS.afterwards))
+    content = to_ship(trained("tiny", bare)[0], recipe_of(bare, NCIS.inference_only))
     (folder / "tiny.safetensors").write_bytes(content)
     named = TINY["weights"]["shipped"] | {"sha256": hashlib.sha256(content).hexdigest()}
     return TINY | {"weights": TINY["weights"] | {"shipped": named}}
@@ -91,7 +91,7 @@ def tiny(tmp_path, monkeypatch):
 
 def test_a_training_done_again_makes_what_was_shipped(tiny, tmp_path):
     content = shipped_content(tiny, build(tiny))
-    assert content == to_ship(trained("tiny", tiny)[0], recipe_of(tiny, NCIS.afterwards))
+    assert content == to_ship(trained("tiny", tiny)[0], recipe_of(tiny, NCIS.inference_only))
     used = shipped_content(tiny | {"iterations": 1}, build(tiny | {"iterations": 1}))
     assert used == content, "how it purifies is no part of its training"
     assert load_or_train(tiny, Store(tmp_path / "store"), progress=refuse).weights_sha256

@@ -39,16 +39,16 @@ class Nearest(nn.Module):
 def test_super_resolution_denoises_enlarges_clips_and_shrinks(tmp_path):
     images = random_images(2, 20)
     p = SuperResolution(network=Nearest(), weights=saved(Nearest(), tmp_path), sigma=0.1)
-    p.freeze(p.weights.load())
+    p.load_frozen(p.weights.load())
     large = Nearest()(denoise(images, 0.1)).clamp(0, 1)
     expected = F.interpolate(large, size=(20, 20), mode="bicubic", antialias=True).clamp(0, 1)
     assert torch.equal(p(images, seeds=[0, 1]), expected)
     unshrunk = SuperResolution(network=Nearest(), weights=p.weights, sigma=0.1, shrink=False)
-    assert torch.equal(unshrunk.freeze(p.weights.load())(images, seeds=[0, 1]), large)
+    assert torch.equal(unshrunk.load_frozen(p.weights.load())(images, seeds=[0, 1]), large)
     stored = SuperResolution(network=Nearest(), weights=p.weights, sigma=0.1, shrink=False, quality=95)
     as_jpeg = JPEG(quality=95)(denoise(images, 0.1), seeds=[0, 1])
     expected = Nearest()(as_jpeg).clamp(0, 1)
-    assert torch.equal(stored.freeze(p.weights.load())(images, seeds=[0, 1]), expected)
+    assert torch.equal(stored.load_frozen(p.weights.load())(images, seeds=[0, 1]), expected)
     with pytest.raises(InputError, match="RGB images, got 1"):
         p(images[:, :1], seeds=[0, 1])
 
@@ -62,7 +62,7 @@ def test_super_resolution_denoises_enlarges_clips_and_shrinks(tmp_path):
 def test_other_weights_are_refused(kind, change, tmp_path):
     p = SuperResolution(network=kind(blocks=2), weights=saved(kind(blocks=2), tmp_path, change))
     with pytest.raises(InputError, match="SuperResolution weights do not fit its network"):
-        p.freeze(p.weights.load())
+        p.load_frozen(p.weights.load())
 
 
 @pytest.mark.parametrize("kind", [EDSR, IMDN])
@@ -72,7 +72,7 @@ def test_weights_load_with_and_without_the_prefix_of_data_parallel(kind, tmp_pat
         weights = saved(
             network, tmp_path, lambda state, prefix=prefix: {prefix + n: v for n, v in state.items()}
         )
-        p = SuperResolution(network=kind(blocks=2), weights=weights).freeze(weights.load())
+        p = SuperResolution(network=kind(blocks=2), weights=weights).load_frozen(weights.load())
         images = random_images(1)
         with torch.no_grad():
             assert torch.equal(p.network(images), network(images))
@@ -117,7 +117,7 @@ def test_imdn_beats_bicubic_enlargement():
         pytest.skip("no IMDN weights in DATA_DIR")
     sha256 = OmegaConf.load(CONFIGS / "purifier" / "sr-imdn.yaml").weights.sha256
     weights = WeightFile(str(path), sha256)
-    network = SuperResolution(network=IMDN(), weights=weights).freeze(weights.load()).network
+    network = SuperResolution(network=IMDN(), weights=weights).load_frozen(weights.load()).network
     images = Cifar10(root=os.environ["DATA_DIR"]).load("evaluation").subset(100, seed=0).images
     small = F.interpolate(images, size=16, mode="bicubic", antialias=True).clamp(0, 1)
     bicubic = F.interpolate(small, size=32, mode="bicubic")

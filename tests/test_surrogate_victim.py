@@ -36,9 +36,9 @@ def test_it_is_the_purifier_with_the_other_classifier():
 def test_the_victim_is_not_asked():
     purifier = SurrogateVictim(purifier=ddip(), victim=victim_of(1))
     assert not purifier.uses_victim
-    assert purifier.fits
+    assert purifier.per_image_optimization
     assert purifier(random_images(1), seeds=[1]).shape == (1, 3, 16, 16)
-    short, factor = purifier.trial(steps=5)
+    short, factor = purifier.shortened(steps=5)
     assert isinstance(short, SurrogateVictim)
     assert factor > 1
 

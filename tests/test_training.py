@@ -89,7 +89,7 @@ def test_training_learns():
     p = purifier(steps=150)
     images = Waves().load("train").images
     untrained = p.objective(images, torch.Generator()).item()
-    p.freeze(p.weights.fit(p))
+    p.load_frozen(p.weights.fit(p))
     assert p.objective(images, torch.Generator()).item() < untrained / 3
 
 

@@ -38,7 +38,7 @@ def test_a_victim_that_loads_its_own_weights_is_frozen(tmp_path, images, more):
     assert not any(part.training for part in victim.modules())
     assert not any(weight.requires_grad for weight in victim.parameters())
     same = Victim(network=own_victims.Small(), label_space="digits", mean=[0.5] * 3, std=[0.25] * 3)
-    assert torch.equal(victim(images), same.freeze(load_file(path))(images))
+    assert torch.equal(victim(images), same.load_frozen(load_file(path))(images))
 
 
 def test_a_changed_weight_file_of_its_own_never_meets_older_results(tmp_path):

@@ -118,7 +118,7 @@ def test_super_resolution_shows_a_victim_of_a_fixed_size_its_double():
     victim = Victim(network=network, label_space="", mean=[0] * 3, std=[1] * 3, weights=None, size=16)
     weights = WeightFile("none.pt", "0" * 64)
     for shrink in (True, False):
-        purifier = SuperResolution(network=Double(), weights=weights, sigma=0, shrink=shrink).freeze({})
+        purifier = SuperResolution(network=Double(), weights=weights, sigma=0, shrink=shrink).load_frozen({})
         victim(purifier(random_images(2, 16), seeds=[0, 1]))
     assert seen == [(16, 16), (32, 32)]
 
@@ -174,7 +174,7 @@ def test_unknown_networks_are_refused(make, message):
 def test_weights_of_another_network_are_named():
     other = MnistCNN(filters=(4, 8)).state_dict()
     with pytest.raises(InputError, match="victim weights do not fit the network"):
-        Victim(network=MnistCNN(), label_space="mnist", mean=[0], std=[1], weights=None).freeze(other)
+        Victim(network=MnistCNN(), label_space="mnist", mean=[0], std=[1], weights=None).load_frozen(other)
     with torch.device("meta"):
         mobile = Int8MobileNet(architecture=1)
     with pytest.raises(InputError, match="expected 28 layers, each with one scale, got another layer 0"):
@@ -199,7 +199,7 @@ def test_weights_that_are_here_keep_their_published_accuracy(name, dataset, n):
         pytest.skip(f"{config['weights']['path']} is not here: set DATA_DIR")
     images = build(config_of("dataset", dataset)).index("evaluation").take(list(range(n)))
     victim = build(config)
-    victim.freeze(victim.weights.load())
+    victim.load_frozen(victim.weights.load())
     right = int((in_batches(victim, images.images, 50).argmax(1) == images.labels).sum())
     low, high = wilson(right, n)
     assert low <= config["published"][dataset] / 100 <= high, f"{right} of {n}"
@@ -250,7 +250,7 @@ def test_an_8_bit_mobilenet_equals_its_integer_source(name):
         pixels = np.asarray(Image.open(photographs[0]).convert("RGB"))[:224, :224]
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
     victim = build(config)
-    victim.freeze(victim.weights.load())
+    victim.load_frozen(victim.weights.load())
     theirs = integers_by_hand(file, 2 * image.permute(1, 2, 0).double().numpy() - 1)
     assert len(theirs) == 1001
     ours = victim(image[None])[0].double().numpy()

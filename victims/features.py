@@ -38,6 +38,6 @@ class Features(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features of images in [0, 1]; raises MissingError where the weights are not there."""
         if not self.ready:
-            self.victim.freeze(self.victim.weights.load())
+            self.victim.load_frozen(self.victim.weights.load())
             self.ready = True
         return self.upto((images - self.victim.mean) / self.victim.std)["features"]

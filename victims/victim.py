@@ -69,7 +69,7 @@ class Victim(nn.Module):
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return self.network((images - self.mean) / self.std)
 
-    def freeze(self, state: Mapping[str, Tensor]) -> "Victim":
+    def load_frozen(self, state: Mapping[str, Tensor]) -> "Victim":
         """Load the network's weights, and fix them: evaluation mode, no gradient to weights."""
         try:
             self.network.load_state_dict(state)

@@ -183,7 +183,7 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 
 def shortened(purifier: Purifier, steps: int | None = None) -> Purifier:
     """The copy of a few steps that is tried; purifiers that differ in how many they take have equal ones."""
-    return purifier.trial(steps=steps or STEPS)[0]
+    return purifier.shortened(steps=steps or STEPS)[0]
 
 
 def check(purifier: Purifier, images: Tensor, victim: nn.Module, *, steps: int | None = None) -> None:

@@ -37,7 +37,7 @@ class Trial:
     """A purifier on a few images with a victim, and what is known of it so far.
 
     Args:
-        purifier: it may be a short copy (`Purifier.trial`).
+        purifier: it may be a short copy (`Purifier.shortened`).
         images: (N, C, H, W) in [0, 1], N at least 4, no two alike.
         victim: frozen, on the images' device.
     """
@@ -67,7 +67,7 @@ class Trial:
         """What two calls of one kind of device may differ by."""
         return (
             ROUNDING_OF_A_FIT[self.images.device.type][self.precision]
-            if self.fits
+            if self.per_image_optimization
             else ROUNDING[self.precision]
         )
 
@@ -79,18 +79,18 @@ class Trial:
     @property
     def repeatable(self) -> float:
         """What the same call twice may differ by: nothing, but for fits on CUDA."""
-        return self.rounding if self.fits else 0.0
+        return self.rounding if self.per_image_optimization else 0.0
 
     @property
-    def fits(self) -> bool:
+    def per_image_optimization(self) -> bool:
         """Whether a network is fitted to each image."""
-        return self.purifier.fits
+        return self.purifier.per_image_optimization
 
     def off(self, expected: Tensor, came: Tensor) -> float:
         """How far two results are apart: their largest difference; of fits on CUDA, which make some images'
         rounding large, the mean difference of the image that differs least."""
         off = (came - expected).abs().flatten(1)
-        return (off.mean(1).min() if self.fits and off.is_cuda else off.max()).item()
+        return (off.mean(1).min() if self.per_image_optimization and off.is_cuda else off.max()).item()
 
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """The result, as a cell gets it."""

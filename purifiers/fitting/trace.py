@@ -79,7 +79,7 @@ class TracePurifier(Purifier):
     """
 
     stochastic = True
-    fits = True
+    per_image_optimization = True
     reads_last: ClassVar[bool] = False
     crosses: bool = False
 
@@ -101,7 +101,7 @@ class TracePurifier(Purifier):
         """The optimisation; the longest of those who share it sets its length."""
         return self.trace
 
-    def trial(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
+    def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """The same with few iterations; reading them off costs little beside them."""
         short = copy.copy(self)
         short.steps = min(self.steps, steps)

@@ -148,9 +148,9 @@ class Component:
             state = store.get_tensors(self.trained)
             if state is None:
                 raise InputError("trained weights are not in the store any more: run again")
-            return component.freeze(state)
+            return component.load_frozen(state)
         if (weights := weights_of(component)) is not None:
-            return component.freeze(weights.load())
+            return component.load_frozen(weights.load())
         own = own_state(component)
         if own is not None and own != self.weights_sha256:
             raise InputError(

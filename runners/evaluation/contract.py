@@ -150,4 +150,4 @@ def _content(short: Purifier) -> Hashable:
         hash(content)
     except TypeError:
         return object()
-    return content if short.fits else object()
+    return content if short.per_image_optimization else object()

@@ -70,7 +70,7 @@ class Estimator:
         knowledge: Knowledge = task.knowledge.object
         seen, factor = None, 1.0
         if task.purifier is not None:
-            seen, factor = self.worker.load(task.purifier).trial(steps=knowledge.trial_steps)
+            seen, factor = self.worker.load(task.purifier).shortened(steps=knowledge.trial_steps)
 
         def cost(forward: float, backward: float) -> float:
             """Seconds of passes alone, without the attack's own work between them."""
@@ -126,7 +126,7 @@ class Estimator:
 
     def _rounded(self, crafting: Crafting, spec: Component) -> bool:
         """Whether the purifier is asked for the 8-bit rounding of the examples too."""
-        if self.worker.load(spec).fits:
+        if self.worker.load(spec).per_image_optimization:
             return False
         stored = self.worker.store.get_tensors(crafting.artifact)
         if stored is None and not isinstance(crafting.attack.object, Clean):
@@ -168,7 +168,7 @@ class Estimator:
     def _trial(self, crafting: Crafting, purifiers: Sequence[Component], steps: int) -> tuple[float, float]:
         """Seconds an image of copies of at most so many steps, and the factor to all their steps."""
         loaded = [self.worker.load(purifier) for purifier in purifiers]
-        trials, factors = zip(*(purifier.trial(steps=steps) for purifier in loaded), strict=True)
+        trials, factors = zip(*(purifier.shortened(steps=steps) for purifier in loaded), strict=True)
 
         def once() -> None:
             images = crafting.chunk.images.to(self.worker.device)

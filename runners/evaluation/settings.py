@@ -85,6 +85,6 @@ class Settings:
             return 1
         if self.draws != "auto":
             return int(self.draws)
-        if not purifier.fits:
+        if not purifier.per_image_optimization:
             return DRAWS
         return DRAWS_OF_ATTACKED_FIT if attacked else 1

@@ -21,13 +21,13 @@ FOLDER = PROJECT / "results" / "weights"
 RECIPE = "recipe"  # the name of the recipe in a file's metadata
 
 
-def recipe_of(config: dict[str, Any], afterwards: Collection[str] = ()) -> str:
+def recipe_of(config: dict[str, Any], inference_only: Collection[str] = ()) -> str:
     """The identity of what the weights of a component are trained from, as JSON.
 
     Args:
-        afterwards: the component's arguments on which its training does not depend.
+        inference_only: the component's arguments on which its training does not depend.
     """
-    learnt = {name: item for name, item in config.items() if name not in afterwards}
+    learnt = {name: item for name, item in config.items() if name not in inference_only}
     learnt["weights"] = {name: item for name, item in learnt["weights"].items() if name != "shipped"}
     return json.dumps(identity(learnt), sort_keys=True)
 
@@ -46,10 +46,10 @@ def shipped_content(config: dict[str, Any], component: Any) -> bytes | None:
     if not Path(shipped.path).is_file():
         log.warning("%s does not exist: its weights are trained here and may differ slightly", shipped.path)
         return None
-    recipe = recipe_of(config, getattr(component, "afterwards", ()))
+    recipe = recipe_of(config, getattr(component, "inference_only", ()))
     if shipped.metadata().get(RECIPE) != recipe:
         return None
-    component.freeze(shipped.load())
+    component.load_frozen(shipped.load())
     return shipped.read()
 
 

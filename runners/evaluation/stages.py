@@ -228,7 +228,7 @@ class Worker:
             made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
             if torch.equal(eight_bit, attacked):
                 made["of_8_bit"] = made["images"].clone()
-            elif not purifier.fits:
+            elif not purifier.per_image_optimization:
                 again = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
                 if isinstance(again, PurifierError):
                     yield spec, again

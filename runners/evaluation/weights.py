@@ -97,10 +97,10 @@ def load_or_train(
     if weights is None:
         return Component(config, own_state(component))
     if isinstance(weights, WeightFile):
-        component.freeze(weights.load())
+        component.load_frozen(weights.load())
         return Component(config, weights.digest())
-    afterwards = getattr(component, "afterwards", frozenset())
-    learnt = {name: item for name, item in config.items() if name not in afterwards}
+    inference_only = getattr(component, "inference_only", frozenset())
+    learnt = {name: item for name, item in config.items() if name not in inference_only}
     trained = Artifact("weights", {"component": identity(learnt), **_learnt_from(weights.dataset)})
     content = shipped_content(config, component)
     if content is not None and store.get(trained) != content:

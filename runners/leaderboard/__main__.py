@@ -156,7 +156,7 @@ def memory_of(file: RecordFile, config: DictConfig) -> int:
             if content is not None:
                 Store(own).put(trained, content)
         purifier = (
-            load_or_train(cell.configs["purifier"], Store(own), device=device).load(Store(own)).trial()[0]
+            load_or_train(cell.configs["purifier"], Store(own), device=device).load(Store(own)).shortened()[0]
         )
         victim = load_or_train(cell.configs["victim"], Store(own), device=device).load(Store(own)).to(device)
     dataset = build(cell.configs["dataset"])

@@ -37,7 +37,7 @@ def told_by(records: pd.DataFrame) -> str:
 def missing(purifier: Purifier, kinds: Sequence[Kind], records: pd.DataFrame) -> str:
     """What the protocol for defenses that draw or are fitted at test time asks besides what is here; empty
     for other defenses."""
-    if not (purifier.stochastic or purifier.fits):
+    if not (purifier.stochastic or purifier.per_image_optimization):
         return ""
     asked = {
         f"{SMALL_N} images": len(records) >= SMALL_N,

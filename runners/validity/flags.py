@@ -88,7 +88,7 @@ def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     known = {evidence.knowledge.kind for evidence in row if evidence.attacked}
     if any(e.attack.needs == "everything" and not e.attack.reduced for e in row):
         return
-    exact = row[0].purifier.gradient == "exact" and not row[0].purifier.fits
+    exact = row[0].purifier.gradient == "exact" and not row[0].purifier.per_image_optimization
     if exact and "full" in known:
         return
     lacking = [name for name in ("blind", "transfer", "bpda") if name not in known]
