@@ -96,7 +96,7 @@ class Adaptive(Attack):
         members = self.plan(defense.purifier, logits, labels)
         self.forward, self.backward = cost(members, judging)
         made, by = images.clone(), [ITSELF if share == 1 else "" for share in misled.tolist()]
-        told: list[list[dict[str, Any]]] = [[] for _ in by]
+        of_members: list[list[dict[str, Any]]] = [[] for _ in by]
         seconds: list[dict[str, float]] = [{} for _ in by]
         for number, member in enumerate(members, start=1):
             standing = (misled < 1).nonzero().flatten()
@@ -122,7 +122,7 @@ class Adaptive(Attack):
                     now - then for now, then in zip(_passes(model, place), passes, strict=True)
                 )
                 note = {"member": member.name, "misled": share, "forward": forward, "backward": backward}
-                told[place].append(note | seen.told(model.owners[place]))
+                of_members[place].append(note | seen.told(model.owners[place]))
                 seconds[place][member.name] = spent
         notes = [
             {
@@ -133,7 +133,7 @@ class Adaptive(Attack):
                 "planned": [member.name for member in members],
                 "members": of_image,
             }
-            for name, share, of_image in zip(by, misled.tolist(), told, strict=True)
+            for name, share, of_image in zip(by, misled.tolist(), of_members, strict=True)
         ]
         return Crafted(made, notes=notes, seconds=seconds)
 

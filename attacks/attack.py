@@ -117,8 +117,8 @@ class Attack(ABC):
         adversarial = crafted.images.detach()
         self._check(images, adversarial)
         self._check_passes(target, before)
-        told = [target.told(image) for image in range(len(images))]
-        notes = crafted.notes or (told if any(told) else [])
+        diagnoses = [target.told(image) for image in range(len(images))]
+        notes = crafted.notes or (diagnoses if any(diagnoses) else [])
         return replace(crafted, images=standard_layout(adversarial.clamp(0, 1)), notes=notes)
 
     def _one(self, model: nn.Module, image: Tensor, label: Tensor) -> Crafted:

@@ -165,9 +165,9 @@ class Target(nn.Module):
     def told(self, owner: int) -> dict[str, list[float]]:
         """How the image's gradients through a fit came about: the means over all of them of the adjoint norms
         and of the cosines to BPDA's gradient, by the number of last steps; empty if there were none."""
-        if not (told := self.diagnoses[owner]):
+        if not (pairs := self.diagnoses[owner]):
             return {}
-        adjoint, cosine = (torch.tensor([one[i] for one in told], dtype=torch.float64) for i in (0, 1))
+        adjoint, cosine = (torch.tensor([one[i] for one in pairs], dtype=torch.float64) for i in (0, 1))
         means = {"adjoint": adjoint.mean(0), "cosine": cosine.nanmean(0).nan_to_num(0.0)}
         return {name: [float(f"{value:.4g}") for value in mean.tolist()] for name, mean in means.items()}
 

@@ -214,9 +214,9 @@ def ready_weights(
                 source = f"trained again, {kept.root} lacks them"
         with Progress(console=app.console, transient=True) as progress:
             bar = progress.add_task(f"weights of {where}", total=1.0, visible=False)
-            told = partial(_tell, progress, bar)
+            report = partial(_tell, progress, bar)
             with usable(f"weights of {where}"):
-                got = load_or_train(_part(cell, where), fresh, progress=told, device=device).weights_sha256
+                got = load_or_train(_part(cell, where), fresh, progress=report, device=device).weights_sha256
         if got != weights["sha256"]:
             raise InputError(
                 f"weights of {where}: expected sha256 {weights['sha256']}, got {got} ({source}); name a "

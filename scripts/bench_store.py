@@ -58,8 +58,8 @@ def share(purifier: str, folder: str) -> dict[str, Any]:
         config = compose("evaluate", [f"purifier={purifier}"], return_hydra_config=True)
     names = {part: config.hydra.runtime.choices[part] for part in PARTS}
     cell = Cell(names, {part: to_plain_dict(config[part]) for part in PARTS}, "")
-    told = {name: config[name] for name in Settings.__dataclass_fields__}
-    settings = Settings(**told | {"store": folder, "n": 16, "chunk": 8, "workers": 1, "audit": "off"})
+    shared = {name: config[name] for name in Settings.__dataclass_fields__}
+    settings = Settings(**shared | {"store": folder, "n": 16, "chunk": 8, "workers": 1, "audit": "off"})
     clock: dict[str, float] = {}
     run = workers.run
 

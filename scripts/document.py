@@ -147,10 +147,10 @@ def _config_row(group: str, path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     name = path.relative_to(CONFIGS / group).with_suffix("")
     if group == "table":
-        told = next(line.partition(": ")[2] for line in lines if line.startswith("title: "))
-        return f"| `{name}` | {told} |"
-    told = " ".join(_facts(lines))
-    return f"| `{name}` | {told} |"
+        text = next(line.partition(": ")[2] for line in lines if line.startswith("title: "))
+        return f"| `{name}` | {text} |"
+    text = " ".join(_facts(lines))
+    return f"| `{name}` | {text} |"
 
 
 def _facts(lines: list[str]) -> Iterator[str]:

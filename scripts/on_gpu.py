@@ -100,8 +100,8 @@ def main() -> None:
         status, seconds = run(step, RESULTS)
         rows.append({"step": step.name, "status": status, "seconds": round(seconds, 1), "words": step.words})
         pd.DataFrame(rows).to_csv(RESULTS / f"steps-{what}.csv", index=False)
-        said = {0: "ok", 124: f"stopped after {step.limit} s"}.get(status, f"failed with status {status}")
-        console.print(f"{step.name}: {said}, {seconds:.0f} s, {RESULTS / f'{step.name}.log'}")
+        outcome = {0: "ok", 124: f"stopped after {step.limit} s"}.get(status, f"failed with status {status}")
+        console.print(f"{step.name}: {outcome}, {seconds:.0f} s, {RESULTS / f'{step.name}.log'}")
     if any(row["status"] for row in rows):
         sys.exit(1)
 

@@ -163,8 +163,8 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _refuse(told: str) -> NoReturn:
-    sys.stderr.write(f"error: {told}\n")
+def _refuse(reason: str) -> NoReturn:
+    sys.stderr.write(f"error: {reason}\n")
     sys.exit(2)
 
 

@@ -46,8 +46,8 @@ def main(config: DictConfig) -> None:
     for part in parts:
         start, name = time.perf_counter(), HydraConfig.get().runtime.choices[part]
         with Bar(app.console, f"training {name}") as bar, usable(f"{part} {name}"):
-            told = partial(_advanced, bar)
-            spec = load_or_train(to_plain_dict(config[part]), store, progress=told, device=device)
+            report = partial(_advanced, bar)
+            spec = load_or_train(to_plain_dict(config[part]), store, progress=report, device=device)
         if spec.trained is None:
             raise InputError(
                 f"{part} {name} learns nothing here: it has no network, or its weights are a file"

@@ -55,6 +55,6 @@ def _figures(one: Finished) -> dict[int, set[str]]:
             entry = ours.get((row.label, column.label, None if eps is None else float(eps), attack))
             lines = figure_of(figures, row, column, table.get("metric", "accuracy")).index
             if entry is not None and len(lines):
-                said = {"verdict"} if entry.verdict else set()
-                found[lines[0]] = kinds | said | ({"matches"} if entry.verdict == "matches" else set())
+                verdict = {"verdict"} if entry.verdict else set()
+                found[lines[0]] = kinds | verdict | ({"matches"} if entry.verdict == "matches" else set())
     return found

@@ -35,22 +35,22 @@ def by_paper(outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
 def counted(outcomes: Iterable[Outcome]) -> str:
     """How many claims there are of each verdict, in words."""
     counts = Counter(one.verdict for one in outcomes)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-    return f"{counts.total()} claims: {told}"
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    return f"{counts.total()} claims: {verdicts}"
 
 
 def verdict_text(outcome: Outcome) -> str:
     """The verdict, how sure it is, and how many images would decide what is not decided."""
     if outcome.verdict == "not run":
         return f"not run: {outcome.reason}"
-    told = f"{outcome.verdict}, p = {outcome.p:.2g}"
+    text = f"{outcome.verdict}, p = {outcome.p:.2g}"
     if outcome.verdict != "undetermined":
-        return told
+        return text
     if outcome.reason:
-        return f"{told}; {outcome.reason}"
+        return f"{text}; {outcome.reason}"
     if outcome.needs is None:
-        return f"{told}; no number of images would decide these figures"
-    return f"{told}; about {outcome.needs:,} images would decide"
+        return f"{text}; no number of images would decide these figures"
+    return f"{text}; about {outcome.needs:,} images would decide"
 
 
 def claim_text(outcome: Outcome) -> str:
@@ -78,8 +78,8 @@ def console(outcomes: Sequence[Outcome]) -> Group:
         shown.title_justify = "left"
         for one in part:
             if one.verdict != "not run":
-                told = Text(verdict_text(one), style=STYLES[one.verdict])
-                shown.add_row(one.claim.id, told, Text(one.observed), Text(setting_text(one)))
+                verdict = Text(verdict_text(one), style=STYLES[one.verdict])
+                shown.add_row(one.claim.id, verdict, Text(one.observed), Text(setting_text(one)))
         tables.append(shown if shown.row_count else Text(title, style="italic"))
     return Group(*tables)
 

@@ -19,8 +19,8 @@ def one_line(error: BaseException) -> str:
     """What was raised, in one line."""
     if isinstance(error, SystemExit):
         return f"it asked the whole process to end (SystemExit: {error.code})"
-    said = str(error).splitlines()[0] if str(error) else "no message"
-    return f"{type(error).__name__}: {said}"
+    reason = str(error).splitlines()[0] if str(error) else "no message"
+    return f"{type(error).__name__}: {reason}"
 
 
 def reason_of(error: BaseException, configs: Iterable[Any]) -> str:

@@ -16,8 +16,8 @@ def to_parquet(records: pd.DataFrame, provenance: Mapping[str, Any] | None = Non
     """Records as Parquet bytes, with `provenance` as JSON in the file's metadata."""
     table, file = pa.Table.from_pandas(records, preserve_index=False), io.BytesIO()
     if provenance is not None:
-        told = {PROVENANCE: json.dumps(provenance, sort_keys=True, allow_nan=False).encode()}
-        table = table.replace_schema_metadata({**table.schema.metadata, **told})
+        metadata = {PROVENANCE: json.dumps(provenance, sort_keys=True, allow_nan=False).encode()}
+        table = table.replace_schema_metadata({**table.schema.metadata, **metadata})
     pq.write_table(table, file)
     return file.getvalue()
 

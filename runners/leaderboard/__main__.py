@@ -94,12 +94,12 @@ def add(config: DictConfig, where: Path) -> None:
     check_weights(entry)
     row = board.row_of(entry)
     replayed = [again(file, config) for file in entry.files]
-    told = {key: card[key] for key in WRITTEN} | {
+    contents = {key: card[key] for key in WRITTEN} | {
         "records": {file.path.name: digest_of(file.path) for file in entry.files},
         "replayed": replayed,
         "bytes_an_image": memory_of(entry.files[0], config),
     }
-    keep(target, told, [file.path for file in entry.files])
+    keep(target, contents, [file.path for file in entry.files])
     app.tell(f"added {name}: {target}; {'complete' if row.complete else 'incomplete'}")
 
 
@@ -150,8 +150,8 @@ def memory_of(file: RecordFile, config: DictConfig) -> int:
     device = configure_torch(replay.device_for(file, config.device), tf32=False)
     with tempfile.TemporaryDirectory(prefix="leaderboard-") as own:
         for name in ("purifier", "victim"):
-            told = file["weights"].get(name, {}).get("trained")
-            trained = None if told is None else Artifact.read(told)
+            stored = file["weights"].get(name, {}).get("trained")
+            trained = None if stored is None else Artifact.read(stored)
             content = None if trained is None else Store(folder(config.store, "store")).get(trained)
             if content is not None:
                 Store(own).put(trained, content)

@@ -94,10 +94,10 @@ def _flags(entry: Entry, evidence: Sequence[Evidence]) -> dict[str, str]:
     """Flags of probes as the records tell them, and those that records decide, decided anew."""
     found: dict[str, str] = {}
     for file in entry.files:
-        told = file.provenance.get("flags", {})
+        recorded = file.provenance.get("flags", {})
         found |= (
-            {name: seen for name, seen in told.items() if name not in OF_ROW}
-            if isinstance(told, dict)
+            {name: seen for name, seen in recorded.items() if name not in OF_ROW}
+            if isinstance(recorded, dict)
             else {}
         )
     for raised in (*map(flags.of_cell, evidence), *flags.of_row(evidence)):

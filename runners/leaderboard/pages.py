@@ -68,7 +68,7 @@ def _escaped(text: str) -> str:
 
 def csv(boards: Boards) -> str:
     """A row for each figure, with the commands that evaluate its cells and their record files."""
-    told = [
+    lines = [
         {
             "dataset": dataset,
             "victim": victim,
@@ -89,7 +89,7 @@ def csv(boards: Boards) -> str:
         for rank, row in enumerate(rows, 1)
         for column, cited in row.figures.items()
     ]
-    return pd.DataFrame(told).to_csv(index=False)
+    return pd.DataFrame(lines).to_csv(index=False)
 
 
 def html(boards: Boards, *, folder: Path) -> str:

@@ -58,7 +58,7 @@ def main(config: DictConfig) -> None:
     writable(folder / "plots")
     if not isinstance(config.images, int) or config.images < 0:
         raise InputError(f"images: expected 0 or more, got {config.images!r}")
-    told = []
+    listed = []
     for path in found:
         start = time.perf_counter()
         try:
@@ -73,11 +73,11 @@ def main(config: DictConfig) -> None:
         write_whole(folder / f"{table.stem}.html", html.encode())
         seconds = time.perf_counter() - start
         app.tell(f"{folder / table.stem}.html: {len(html) / 1e6:.1f} MB in {seconds:.1f} s")
-        told.append(_row(table))
+        listed.append(_row(table))
     if config.only is None:
         claims = write_claims(files.folder(config.tables, "tables"), folder)
         style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-        index = environment().get_template("index.html").render(tables=told, claims=claims, style=style)
+        index = environment().get_template("index.html").render(tables=listed, claims=claims, style=style)
         write_whole(folder / "index.html", index.encode())
         app.tell(f"index: {folder / 'index.html'}")
 
@@ -122,14 +122,14 @@ def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:
         "parameters": curves.over_parameters(table.frame),
         "cost": curves.cost(table.frame, table.records),
     }
-    told = []
+    drawn = []
     for kind, of_kind in panels.items():
         if not of_kind:
             continue
         figure = plots.drawn(of_kind)
         paths = plots.saved(figure, folder / "plots" / f"{table.stem}-{kind}")
         title, caption = KINDS[kind]
-        told.append(
+        drawn.append(
             {
                 "id": kind,
                 "title": title,
@@ -139,7 +139,7 @@ def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:
                 "files": [f"plots/{path.name}" for path in paths],
             }
         )
-    return told
+    return drawn
 
 
 def _row(table: Table) -> dict[str, Any]:

@@ -51,25 +51,29 @@ def _read(path: Path, stem: Path) -> list[dict[str, Any]]:
     return _images(untrusted.parsed(str(arrays["told"]), str(path)), arrays, stem)
 
 
-def _images(told: dict[str, Any], arrays: dict[str, np.ndarray], stem: Path) -> list[dict[str, Any]]:
+def _images(trace: dict[str, Any], arrays: dict[str, np.ndarray], stem: Path) -> list[dict[str, Any]]:
     images = []
-    for i, name in enumerate(told["ids"]):
+    for i, name in enumerate(trace["ids"]):
         figure = plots.traced(
-            told["steps"], arrays["confidence"][i], told["labels"][i], told["crossings"][i], told["used"][i]
+            trace["steps"],
+            arrays["confidence"][i],
+            trace["labels"][i],
+            trace["crossings"][i],
+            trace["used"][i],
         )
         plots.saved(figure, stem.with_name(f"{stem.name}-{i}"))
         views = [
             (image, f"iteration {step}: {says}")
-            for image, step, says in zip(arrays["strip"][i], told["kept"], told["says"][i], strict=True)
+            for image, step, says in zip(arrays["strip"][i], trace["kept"], trace["says"][i], strict=True)
         ]
-        if "on_boundary" in told:
-            boundary = zip(arrays[f"boundary{i}"], told["on_boundary"][i], strict=True)
+        if "on_boundary" in trace:
+            boundary = zip(arrays[f"boundary{i}"], trace["on_boundary"][i], strict=True)
             views += [(image, f"on the boundary: {says}") for image, says in boundary]
-        views.append((arrays["last"][i], f"result: {told['final'][i]}"))
-        spoken = f"Decision trace of {name}, class {told['labels'][i]}"
+        views.append((arrays["last"][i], f"result: {trace['final'][i]}"))
+        spoken = f"Decision trace of {name}, class {trace['labels'][i]}"
         images.append(
             {
-                "about": f"{name}, class {told['labels'][i]}",
+                "about": f"{name}, class {trace['labels'][i]}",
                 "svg": plots.svg(figure, f"{stem.name}-{i}", spoken=spoken),
                 "strip": [{"src": encoded(image, exact=True), "says": says} for image, says in views],
             }

@@ -65,8 +65,8 @@ class Artifact:
 def file_of(header: Mapping[str, Any], content: bytes, *, pack: bool) -> bytes:
     """An artifact's file: its header with the checksum, and the content, packed where that is worth it."""
     small = packing.packed(content) if pack else None
-    held, told = (content, {}) if small is None else (small, {"packed": packing.VERSION})
-    head = {**header, **told, "sha256": hashlib.sha256(held).hexdigest()}
+    held, packing_note = (content, {}) if small is None else (small, {"packed": packing.VERSION})
+    head = {**header, **packing_note, "sha256": hashlib.sha256(held).hexdigest()}
     return json.dumps(head, sort_keys=True).encode() + b"\n" + held
 
 
@@ -131,13 +131,13 @@ def fault(raw: bytes, stage: str, key: str) -> str | None:
     """What is wrong with an artifact's file of this name, if anything."""
     head, newline, held = raw.partition(b"\n")
     try:
-        told = json.loads(head)
-        whole = bool(newline) and told["sha256"] == hashlib.sha256(held).hexdigest()
+        header = json.loads(head)
+        whole = bool(newline) and header["sha256"] == hashlib.sha256(held).hexdigest()
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         return "damaged, its checksum differs"
-    made_from = told.get("made_from")
+    made_from = header.get("made_from")
     try:
         named = made_from["stage"] == stage and key_of(made_from) == key
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -150,8 +150,8 @@ class Leases:
         """Who holds it; nobody known while it is being written, None where it is gone."""
         try:
             with opened(path) as file:
-                told = json.loads(file.read())
-            return Holder(**told)
+                holder = json.loads(file.read())
+            return Holder(**holder)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError):

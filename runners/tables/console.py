@@ -95,5 +95,5 @@ def _entry(entry: pd.Series) -> Text:
         (render.interval_text(entry), "dim"),
         (render.paper_text(entry), "cyan"),
     ]
-    told = [(text, style) for text, style in lines if text]
-    return Text("\n").join(Text(text, style=style, no_wrap=True) for text, style in told)
+    shown = [(text, style) for text, style in lines if text]
+    return Text("\n").join(Text(text, style=style, no_wrap=True) for text, style in shown)

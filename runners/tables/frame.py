@@ -61,7 +61,7 @@ def frame_of(
             figure = _size(result) if metric == "parameters" else _figure(metric, part)
             reasons = "; ".join(filter(None, [differs, _lucky(column, result)]))
             entry = _entry(table, row, column, figure, paper, comparable, reasons)
-            rows.append(entry | _outcome(result, told=figure is not None or METRICS[metric] is not None))
+            rows.append(entry | _outcome(result, has_value=figure is not None or METRICS[metric] is not None))
             if result.records is not None and result.cell.knowledge_kind == "everything":
                 rows[-1] |= _of_adaptive(rows[-1], mine, result)
         missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
@@ -174,8 +174,8 @@ def _entry(
     metric = metric_of(table, column)
     found = figure_of(paper, row, column, table.metric)
     theirs = float(found.value.iloc[0]) if len(found) else None
-    told = {"ours": differs, "the paper": found.note.iloc[0]} if len(found) else {}
-    notes = [ADDED] if row.get("added") else [f"{whose}: {note}" for whose, note in told.items() if note]
+    remarks = {"ours": differs, "the paper": found.note.iloc[0]} if len(found) else {}
+    notes = [ADDED] if row.get("added") else [f"{whose}: {note}" for whose, note in remarks.items() if note]
     verdict = ""
     bounded = figure is not None and not math.isnan(figure.low)
     if bounded and theirs is not None and comparable and not differs and metric in RESULTS:
@@ -194,7 +194,7 @@ def _entry(
     }
 
 
-def _outcome(result: CellResult, *, told: bool) -> dict[str, Any]:
+def _outcome(result: CellResult, *, has_value: bool) -> dict[str, Any]:
     outcome = {"knowledge": result.cell.names["knowledge"], "knowledge_kind": result.cell.knowledge_kind}
     outcome["command"] = result.cell.command
     outcome["flags"] = " ".join(flag.name for flag in result.flags)
@@ -203,4 +203,4 @@ def _outcome(result: CellResult, *, told: bool) -> dict[str, Any]:
         return outcome | {"status": "failed", "note": result.failed}
     if result.skipped is not None:
         return outcome | {"status": "skipped", "note": result.skipped}
-    return outcome | {"status": "done" if told else "absent"}
+    return outcome | {"status": "done" if has_value else "absent"}

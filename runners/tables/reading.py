@@ -70,19 +70,21 @@ class Table:
         if frame.empty:
             raise InputError(f"{path}: expected figures, got none; make the table again")
         try:
-            told = untrusted.parsed(beside.read_bytes(), str(beside), {}) if beside.is_file() else {}
+            stored = untrusted.parsed(beside.read_bytes(), str(beside), {}) if beside.is_file() else {}
             records = pd.read_parquet(parquet) if parquet.is_file() else pd.DataFrame({"command": []})
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{beside} or {parquet}: cannot be read ({error}); make the table again"
             ) from error
         untrusted.check_shape(
-            told, {name: kind for name, kind in HEADING.items() if name in told}, str(beside)
+            stored, {name: kind for name, kind in HEADING.items() if name in stored}, str(beside)
         )
-        heading = render.Heading(told.get("title", path.stem), told.get("note", ""), told.get("setting", ""))
-        legend = told.get("legend") or render.legend(frame, heading)
+        heading = render.Heading(
+            stored.get("title", path.stem), stored.get("note", ""), stored.get("setting", "")
+        )
+        legend = stored.get("legend") or render.legend(frame, heading)
         agrees = None
-        if told.get("agreement") is not None:
-            untrusted.check_shape(told["agreement"], AGREEMENT, f"{beside}: agreement")
-            agrees = Agreement(**{name: told["agreement"][name] for name in AGREEMENT})
+        if stored.get("agreement") is not None:
+            untrusted.check_shape(stored["agreement"], AGREEMENT, f"{beside}: agreement")
+            agrees = Agreement(**{name: stored["agreement"][name] for name in AGREEMENT})
         return cls(path.stem, frame, records, heading.title, heading.note, heading.setting, legend, agrees)

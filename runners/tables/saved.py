@@ -54,12 +54,12 @@ def write(
     }
     if records is not None:
         contents[RECORDS] = to_parquet(records)
-    told = {
+    summary = {
         **asdict(heading),
         "legend": render.legend(frame, heading),
         "files": {f"{stem.name}{suffix}": _sha256(content) for suffix, content in contents.items()},
     }
-    contents[".json"] = json.dumps(told, indent=1).encode()
+    contents[".json"] = json.dumps(summary, indent=1).encode()
     paths = {suffix: _beside(stem, suffix) for suffix in contents}
     write_together({paths[suffix]: content for suffix, content in contents.items()})
     if records is None:

@@ -72,8 +72,8 @@ def of_sweep(jobs: Sequence[Job]) -> Table:
         table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("flags", overflow="fold")
     for job, of_job in zip(jobs, words, strict=True):
-        told = (*(of_job.get(name, "") for name in differing), *_outcome(job))
-        table.add_row(*(Text(text) for text in told))
+        texts = (*(of_job.get(name, "") for name in differing), *_outcome(job))
+        table.add_row(*(Text(text) for text in texts))
     return table
 
 

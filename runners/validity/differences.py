@@ -63,8 +63,8 @@ def equal_decisions(recorded: pa.Table, now: pa.Table) -> int:
 
 def of_provenance(recorded: Facts, now: Facts) -> list[tuple[str, str]]:
     """What is worth telling about the two runs."""
-    told = [(name, f"{was} -> {is_}") for name, (was, is_) in differing(recorded, now, TOLD).items()]
-    return told + [
+    changes = [(name, f"{was} -> {is_}") for name, (was, is_) in differing(recorded, now, TOLD).items()]
+    return changes + [
         (part["stage"], f"{part['chunks']} chunks of the recorded run were in a store, made by {part['by']}")
         for part in recorded["made_elsewhere"]
     ]

@@ -187,11 +187,11 @@ def made_by(store: Store, artifact: Artifact) -> Facts | None:
 
     Raises InputError where the header says it in another form than ours: an archive may have brought it.
     """
-    told = store.made_by(artifact)
-    if told is not None:
-        untrusted.check_plain(told, f"{store.path(artifact)}: made_by")
-        untrusted.check_shape(told, MADE_BY, f"{store.path(artifact)}: made_by")
-    return told
+    maker = store.made_by(artifact)
+    if maker is not None:
+        untrusted.check_plain(maker, f"{store.path(artifact)}: made_by")
+        untrusted.check_shape(maker, MADE_BY, f"{store.path(artifact)}: made_by")
+    return maker
 
 
 def _versions(device: torch.device) -> dict[str, str]:

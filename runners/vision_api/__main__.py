@@ -64,8 +64,8 @@ def main(config: DictConfig) -> None:
     worker = Worker(Store(settings.store, made_by=provenance.maker(facts)), device, settings.precision)
     rows = rows_of(config)
     if config.validation == 0 and (choosing := [row.label for row in rows if len(row.iterations) > 1]):
-        told = ", ".join(choosing)
-        raise InputError(f"validation: expected pairs to choose iterations of {told} on, got none")
+        names = ", ".join(choosing)
+        raise InputError(f"validation: expected pairs to choose iterations of {names} on, got none")
     columns = columns_of(config, worker.store)
     if all(column.skipped for column in columns):
         raise InputError("; ".join(column.skipped for column in columns))
@@ -224,7 +224,7 @@ def finish(config: DictConfig, columns: list[Column], where: Path, facts: dict[s
     files = api_render.write(frame, chosen, config.title, notes, where / stem)
     records = records_of(columns)
     if records is not None:
-        told = {
+        about = {
             **facts,
             "format": "vision APIs",
             "configs": {part: to_plain_dict(config[part]) for part in ("dataset", "attack", "knowledge")},
@@ -232,7 +232,7 @@ def finish(config: DictConfig, columns: list[Column], where: Path, facts: dict[s
             "rows": {row.row.label: row.row.config for c in columns for row in c.entries},
         }
         path = where / f"{stem}-records.parquet"
-        write_whole(path, to_parquet(records, told))
+        write_whole(path, to_parquet(records, about))
         files.append(path)
     app.console.print(api_render.for_console(frame, chosen, config.title, notes))
     app.tell("written: " + ", ".join(str(file) for file in files))

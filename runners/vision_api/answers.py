@@ -42,15 +42,15 @@ class Asker:
         content = self.store.get(artifact)
         if content is None:
             answer = self.service.ask(sent)
-            told: dict[str, Any] = {"labels": answer.labels, "scores": answer.scores, "model": answer.model}
-            content = json.dumps(told | {"date": datetime.now(UTC).date().isoformat()}).encode()
+            stored: dict[str, Any] = {"labels": answer.labels, "scores": answer.scores, "model": answer.model}
+            content = json.dumps(stored | {"date": datetime.now(UTC).date().isoformat()}).encode()
             self.store.put(artifact, content)
         else:
             self.kept += 1
-        told = json.loads(content)
-        self.dates.add(told["date"])
-        self.models.add(told["model"])
-        return LabelResponse(tuple(told["labels"]), tuple(told["scores"]), told["model"])
+        stored = json.loads(content)
+        self.dates.add(stored["date"])
+        self.models.add(stored["model"])
+        return LabelResponse(tuple(stored["labels"]), tuple(stored["scores"]), stored["model"])
 
     def _artifact(self, sent: Tensor) -> Artifact:
         pixels = eight_bit(sent)

@@ -48,7 +48,7 @@ def chosen_of(columns: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
     for column in columns:
         for entry in column.entries:
             mine = paper[(paper.victim == column.paper) & (paper.defense == entry.row.defense)]
-            said = mine.params.iloc[0].removeprefix("iterations=") if len(mine) else None
+            printed = mine.params.iloc[0].removeprefix("iterations=") if len(mine) else None
             for iterations, made in entry.tried.items():
                 taken = iterations == entry.iterations
                 rows.append(
@@ -62,7 +62,7 @@ def chosen_of(columns: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
                         "high": made.high,
                         "n": made.n,
                         "paper": float(mine.value.iloc[0]) if len(mine) and taken else None,
-                        "paper_iterations": int(said) if said and taken else None,
+                        "paper_iterations": int(printed) if printed and taken else None,
                     }
                 )
     return pd.DataFrame(rows)

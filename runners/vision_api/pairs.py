@@ -78,9 +78,9 @@ class Candidates:
 
 
 def find(
-    candidates: Candidates, asker: Asker, wanted: int, told: Callable[[Found], None] = lambda found: None
+    candidates: Candidates, asker: Asker, wanted: int, progress: Callable[[Found], None] = lambda found: None
 ) -> Found:
-    """The first `wanted` pairs; fewer where there are no more. `told` hears how far it is.
+    """The first `wanted` pairs; fewer where there are no more. `progress` hears how far it is.
 
     Kept is a pair whose images have `labels` labels each, the service's setting, and none in common. Raises
     as `Asker.answer` does: to pass over a candidate without an answer would make the choice hang on chance.
@@ -98,5 +98,5 @@ def find(
             found.shared += 1
         else:
             found.pairs.append(Pair(image_id, clean, adversarial, first, second))
-        told(found)
+        progress(found)
     return found

@@ -46,15 +46,15 @@ def main(config: DictConfig) -> None:
         lines += [f"export GOOGLE_APPLICATION_CREDENTIALS={key} GOOGLE_CLOUD_UNIVERSE_DOMAIN=localhost"]
     except ModuleNotFoundError:
         lines += ["(Google: its client is not installed)"]
-    told = [f"services.{name}.endpoint={address}" for name in ("aws", "azure", "google")]
+    endpoints = [f"services.{name}.endpoint={address}" for name in ("aws", "azure", "google")]
     try:
         from runners.vision_api.local.clarifai import serve_clarifai
 
         labeller.clarifai, clarifai = serve_clarifai(labeller, port + 1)  # unreferenced it would end
-        told += [f"services.clarifai.endpoint=http://127.0.0.1:{clarifai}"]
+        endpoints += [f"services.clarifai.endpoint=http://127.0.0.1:{clarifai}"]
     except ModuleNotFoundError:
         lines += ["(Clarifai: its client is not installed)"]
-    lines += [f"python -m runners.vision_api {' '.join(told)} ...", "or"]
+    lines += [f"python -m runners.vision_api {' '.join(endpoints)} ...", "or"]
     lines += [f"python -m runners.vision_api vision_api/service=http service.url={address}/labels ..."]
     app.console.print("\n".join(lines), soft_wrap=True, highlight=False)
     threading.Event().wait()
