@@ -283,7 +283,7 @@ def test_every_header_has_paper_command_cost_and_the_papers_figures():
         head = (CONFIGS / "table" / f"{name}.yaml").read_text().partition("\ntitle:")[0]
         assert "https://" in head, name
         assert f"make {scripts.tables.target(name)}" in head, name
-        cost = "under 1 core-hour" if cost == "<1" else f"{cost} core-hours"
+        cost = {"<1": "under 1 core-hour", "1": "1 core-hour"}.get(str(cost), f"{cost} core-hours")
         assert f"# As printed: {cost} of purifying" in head, name
         assert "The paper" in head, name
 
