@@ -66,7 +66,7 @@ class Adaptive(Attack):
         )
 
     def plan(self, purifier: Purifier, logits: Tensor, labels: Tensor) -> list[Member]:
-        """The members, with as many steps as the budget pays.
+        """Return the members, with as many steps as the budget allows.
 
         Raises InputError for a budget that does not pay a step of each.
         """

@@ -105,7 +105,7 @@ class APGD(Attack):
 
 @dataclass
 class Ascent:
-    """What one run of all its steps brought for each row.
+    """The result of one run of all steps for each row.
 
     Attributes:
         best: (N, C, H, W) the iterate with the largest loss.
@@ -180,7 +180,7 @@ class _Ball:
         self.low, self.high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
 
     def start(self, rows: Rows) -> Tensor:
-        """A random direction, as far as the ball goes."""
+        """Return a start in a random direction at distance eps."""
         shape = self.images.shape[1:]
         if self.norm == "linf":
             drawn = 2 * rows.uniform(*shape) - 1
@@ -195,7 +195,7 @@ class _Ball:
         return scaled / _length(scaled).clamp_min(1e-12)
 
     def projected(self, moved: Tensor) -> Tensor:
-        """Back into the ball, then into [0, 1]."""
+        """Project onto the ball, then onto [0, 1]."""
         if self.norm == "linf":
             return moved.clamp(self.low, self.high)
         change = moved - self.images
@@ -203,10 +203,10 @@ class _Ball:
 
 
 def _largest(values: Tensor) -> Tensor:
-    """(N, 1, 1, 1) largest absolute values; 1e-30 where all are 0."""
+    """Return the (N, 1, 1, 1) largest absolute values, or 1e-30 if all are 0."""
     return each(values.flatten(1).abs().amax(1).clamp_min(1e-30), values)
 
 
 def _length(values: Tensor) -> Tensor:
-    """(N, 1, 1, 1) Euclidean norms."""
+    """Return the (N, 1, 1, 1) Euclidean norms."""
     return each(values.square().flatten(1).sum(1).sqrt(), values)

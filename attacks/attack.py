@@ -22,7 +22,7 @@ Path = list[tuple[int, float]]  # after so many queries, an adversarial example 
 
 @dataclass
 class Crafted:
-    """Adversarial examples, and what an attack tells of each.
+    """Adversarial examples, with the attack's notes on each.
 
     Attributes:
         images: (N, C, H, W).
@@ -83,12 +83,13 @@ class Attack(ABC):
         return ""
 
     def of_images(self, ids: Sequence[str]) -> "Attack":
-        """The attack on the images of these ids. Only one that looks its examples up needs to know them."""
+        """Return the attack on the images of these ids. Only an attack that looks up its examples needs the
+        ids."""
         return self
 
     @abstractmethod
     def craft(self, model: nn.Module | Rows, images: Tensor, labels: Tensor) -> Tensor | Crafted:
-        """The method itself, called through `__call__`; with one image where `batch_coupled`."""
+        """Return the adversarial examples. Called through `__call__`; with one image if `batch_coupled`."""
 
     @final
     def __call__(self, target: Target, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Crafted:
@@ -177,5 +178,5 @@ class Clean(Attack):
     may_return_image = True
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The images as they are."""
+        """Return the images as they are."""
         return images

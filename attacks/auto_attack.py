@@ -115,7 +115,7 @@ class AutoAttack(Attack):
         return self._climb(rows, images, labels, lambda logits: LOSSES["ce"](logits, labels))
 
     def _climb_towards(self, classes: Tensor) -> Attempt:
-        """Targeted APGD; `classes` are of the whole batch."""
+        """Return an attempt by targeted APGD; `classes` are of the whole batch."""
 
         def attempt(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
             targets = classes[places]
@@ -133,7 +133,7 @@ class AutoAttack(Attack):
         return apgd.ascend(rows, images, labels, loss=loss, **run).found
 
     def _approach(self, classes: Tensor) -> Attempt:
-        """Targeted FAB; `classes` are of the whole batch."""
+        """Return an attempt by targeted FAB; `classes` are of the whole batch."""
         run = {"eps": self.eps, "norm": self.norm, "steps": self.steps}
         return lambda rows, images, labels, places: fab.approach(rows, images, labels, classes[places], **run)
 
@@ -143,5 +143,5 @@ class AutoAttack(Attack):
 
 
 def _one_after_another(attempts: list[Attempt]) -> Attempt:
-    """Several attempts as one."""
+    """Return several attempts as a single one."""
     return lambda *batch: in_turn(attempts, *batch)

@@ -35,5 +35,5 @@ class GaussianBlur(nn.Module):
         self.kernel, self.sigma = kernel, sigma
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """Return the blurred images (N, C, H, W)."""
         return gaussian_blur(images, self.kernel, self.sigma)

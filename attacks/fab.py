@@ -54,7 +54,7 @@ def approach(
 
 
 def _lead(labels: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """The loss: by how much the target's logit exceeds the label's."""
+    """Return the loss: by how much the target's logit exceeds the label's."""
     return lambda logits: (
         logits.gather(1, targets.unsqueeze(1)) - logits.gather(1, labels.unsqueeze(1))
     ).squeeze(1)
@@ -101,6 +101,6 @@ def nearest_on_plane(points: Tensor, slope: Tensor, offset: Tensor, *, norm: str
 
 
 def _norm(change: Tensor, norm: str) -> Tensor:
-    """(N,) norms."""
+    """Return the (N,) norms."""
     flat = change.flatten(1)
     return flat.abs().amax(1) if norm == "linf" else flat.square().sum(1).sqrt()

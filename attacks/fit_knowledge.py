@@ -59,7 +59,7 @@ class Unrolled(WholeDefense):
             raise UnsuitedError(str(error)) from error
 
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
-        """The defense, with the gradient through its steps."""
+        """Return the defense with the gradient through its steps."""
         return self._view(victim, purifier, lambda seeds, diagnosis: None)
 
     def target(
@@ -134,7 +134,7 @@ class AlongFit(BPDA):
             )
 
     def view(self, victim: nn.Module, purifier: TracePurifier, others: Sequence[nn.Module]) -> View:
-        """The defense, with the mean gradient at its reconstructions."""
+        """Return the defense with the mean gradient at its reconstructions."""
 
         def answer(images: Tensor, seeds: Sequence[int]) -> Tensor:
             if not images.requires_grad:
@@ -178,7 +178,7 @@ class Surrogate(BPDA):
         self.steps, self.surrogate = steps, purifier
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Check that fewer steps are another purifier."""
+        """Raise UnsuitedError unless fewer steps give a different purifier."""
         super().check(attack, self.surrogate or purifier)
         if self.steps is not None and purifier.shortened(steps=self.steps)[1] <= 1:
             raise UnsuitedError(
@@ -187,6 +187,6 @@ class Surrogate(BPDA):
             )
 
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
-        """BPDA on the surrogate."""
+        """Return BPDA on the surrogate."""
         cheaper = self.surrogate or purifier.shortened(steps=self.steps)[0]
         return super().view(victim, cheaper, others)

@@ -54,14 +54,14 @@ class FromFile(Attack):
         self.ids: Sequence[str] = ()
 
     def of_images(self, ids: Sequence[str]) -> "FromFile":
-        """The attack on the images of these ids."""
+        """Return the attack on the images of these ids."""
         attack = copy.copy(self)
         attack.ids = tuple(ids)
         return attack
 
     @cached_property
     def examples(self) -> dict[str, Tensor]:
-        """All examples of the file, by the images' ids."""
+        """All examples of the file by the ids of their images."""
         return self.file.load()
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

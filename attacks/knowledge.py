@@ -133,7 +133,7 @@ class Blind(Knowledge):
     uses_purifier = False
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
-        """The target is the undefended victim."""
+        """Return the undefended victim."""
         return lambda images, seeds: victim(images)
 
 
@@ -159,7 +159,7 @@ class Transfer(Knowledge):
         self.average = average
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
-        """The mean of the other classifiers."""
+        """Return the mean of the other classifiers."""
         if not others:
             raise InputError("knowledge.victims: expected at least one classifier to attack, got none")
         if self.average == "logits":
@@ -179,11 +179,11 @@ class WholeDefense(Knowledge):
         self.eot, self.known_draw = eot, known_draw
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
-        """The defense as it is."""
+        """Return the defense as it is."""
         return lambda images, seeds: victim(purifier(images, seeds=seeds, victim=victim))
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Several draws of what draws nothing would be the same draw."""
+        """Refuse several draws of a defense that draws nothing, since all draws would be equal."""
         super().check(attack, purifier)
         if self.eot > 1 and not purifier.stochastic:
             raise UnsuitedError(
@@ -213,7 +213,7 @@ class BPDA(WholeDefense):
         self.substitute = substitute
 
     def view(self, victim: nn.Module, purifier: Purifier | None, others: Sequence[nn.Module]) -> View:
-        """The defense, with another gradient."""
+        """Return the defense with the gradient of the substitute."""
 
         def answer(images: Tensor, seeds: Sequence[int]) -> Tensor:
             like = self.substitute or (nn.Identity() if purifier.scale == 1 else _enlarged(purifier.scale))
@@ -233,7 +233,7 @@ class Full(WholeDefense):
     kind = "full"
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Only where autograd is right."""
+        """Refuse purifiers through which autograd is not exact."""
         super().check(attack, purifier)
         if purifier.gradient != "exact":
             raise UnsuitedError(
@@ -243,7 +243,7 @@ class Full(WholeDefense):
 
 
 class Score(WholeDefense):
-    """Queries to the whole defense, answered with logits."""
+    """Answers queries to the whole defense with logits."""
 
     version = 1
     kind = "score"

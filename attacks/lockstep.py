@@ -63,7 +63,7 @@ class _Question:
 
 
 class _Ended(BaseException):
-    """Unwinds a thread that is not needed any more."""
+    """Raised in a thread that is no longer needed, to end it."""
 
 
 class _ImageThread(nn.Module):
@@ -86,13 +86,13 @@ class _ImageThread(nn.Module):
     # In the thread
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of these rows."""
+        """Return the logits of these rows."""
         if torch.is_grad_enabled() and images.requires_grad:
             return _Differentiable.apply(images, self)
         return self.ask(_Question("value", images.detach()))
 
     def ask(self, question: _Question) -> Any:
-        """Wait for the others, and for the answer."""
+        """Ask a question, and wait for its answer."""
         self.question = question
         self.others.release()
         self.mine.acquire()
@@ -114,7 +114,7 @@ class _ImageThread(nn.Module):
     # Outside
 
     def start(self, work: Callable[[nn.Module, int], Any]) -> None:
-        """Until its first question."""
+        """Start the thread, and wait for its first question."""
         self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
         self.thread.start()
         self.go_on()
@@ -130,7 +130,7 @@ class _ImageThread(nn.Module):
             raise self.problem
 
     def end(self) -> None:
-        """Unwind the thread, wherever it is."""
+        """End the thread, wherever it is."""
         if self.thread is not None:
             self.ended = True
             self.mine.release()
@@ -154,7 +154,7 @@ class _Differentiable(torch.autograd.Function):
 
 
 def _answer(target: Target, asking: list[_ImageThread]) -> None:
-    """One evaluation for each kind of question, whoever asks it."""
+    """Answer all questions with one evaluation for each kind."""
     for kind in ("value", "differentiable"):
         lanes = []
         for lane in asking:

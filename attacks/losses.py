@@ -19,12 +19,12 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) cross entropies."""
+    """Return the (N,) cross entropies."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def carlini_wagner(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) margins of the strongest other class over the label."""
+    """Return the (N,) margins of the strongest other class over the label."""
     return -margin(logits, labels)
 
 

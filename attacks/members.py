@@ -54,7 +54,7 @@ class Member:
 
 
 def judging_draws(purifier: Purifier) -> int:
-    """How many draws of the defense judge a candidate."""
+    """Return how many draws of the defense judge a candidate."""
     if not purifier.stochastic:
         return 1
     return DRAWS_OF_A_FIT if purifier.per_image_optimization else DRAWS
@@ -122,7 +122,7 @@ class Ensemble:
         return Member(name, knowledge, queries, 0, search)
 
     def members(self, purifier: Purifier, logits: Tensor, labels: Tensor) -> list[Member]:
-        """The members that suit the purifier, in their order.
+        """Return the members that suit the purifier, in their order.
 
         Args:
             logits: (N, classes) of the whole batch, for attacks that choose their targets by them.
@@ -155,7 +155,7 @@ class Ensemble:
         return [*climbs, self.climb("blind ce", Blind(), "ce", 100), self.ask("square", Score(), 5000)]
 
     def _of_random(self, purifier: Purifier, losses: list[str]) -> list[Member]:
-        """For a defense that draws."""
+        """Return the members for a defense that draws."""
         white = Full if purifier.gradient == "exact" else BPDA
         name = white.kind
         return [
@@ -167,7 +167,7 @@ class Ensemble:
         ]
 
     def _of_fit(self, purifier: Purifier) -> list[Member]:
-        """For a defense that fits a network to each image."""
+        """Return the members for a defense that fits a network to each image."""
         found = [
             self.climb("bpda fixed draw", BPDA(known_draw=True), "ce", 20),
             self.climb("bpda fresh draws", BPDA(), "ce", 40),

@@ -23,5 +23,5 @@ class GaussianNoise(Attack):
         self.std = std
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The images with noise."""
+        """Return the images with noise."""
         return (images + self.std * torch.randn_like(images)).clamp(0, 1)

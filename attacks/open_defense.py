@@ -64,5 +64,5 @@ class Everything(WholeDefense):
         others: Sequence[nn.Module],
         **settings: Any,
     ) -> OpenDefense:
-        """The open defense; `settings` are those of any target."""
+        """Return the open defense; `settings` are those of any target."""
         return OpenDefense(victim, purifier, gives=self.gives, **settings)

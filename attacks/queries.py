@@ -58,7 +58,7 @@ class HopSkipJump(Attack):
         self.first_evaluations, self.forward = first_evaluations, queries
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Crafted:
-        """The nearest misclassified image that was asked about."""
+        """Return the nearest misclassified image that was queried."""
         seen = _Nearest(model, images, labels, self.norm)
         try:
             with torch.no_grad():
@@ -79,7 +79,7 @@ class HopSkipJump(Attack):
         return Crafted(seen.best if near else images, [seen.path])
 
     def _walk(self, seen: "_Nearest", images: Tensor, labels: Tensor, start: Tensor, classes: int) -> None:
-        """ART's iterations until the budget is spent."""
+        """Run ART's iterations until the budget is spent."""
         classifier = _Float32Classifier(
             model=seen,
             loss=None,

@@ -67,7 +67,7 @@ class _PerImage(TorchDispatchMode):
         return tensor
 
     def _alone(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Any random operation of the only image, on the CPU."""
+        """Run a random operation of the only image on the CPU."""
         generator, before = self.generators[0], torch.get_rng_state()
         torch.set_rng_state(generator.get_state())
         try:

@@ -35,7 +35,7 @@ class Rows:
 
     @classmethod
     def of(cls, target: Target, seeds: Sequence[int], device: torch.device) -> "Rows":
-        """All images of the target; image i draws from seeds[i]."""
+        """Return the rows of all images of the target; image i draws from seeds[i]."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return cls(target, generators, range(len(generators)), device)
 
@@ -47,7 +47,7 @@ class Rows:
         )
 
     def logits(self, images: Tensor) -> Tensor:
-        """(N, classes) answers, without a gradient."""
+        """Return the (N, classes) answers without a gradient."""
         with torch.no_grad():
             return self.target.ask(images, self.owners)
 
@@ -89,7 +89,7 @@ Attempt = Callable[[Rows, Tensor, Tensor, Tensor], Found]  # rows, images, label
 
 
 def in_turn(attempts: Sequence[Attempt], rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
-    """Each attempt on the rows that those before it left standing.
+    """Run each attempt on the rows that the earlier ones left unbroken.
 
     Args:
         places: (N,) of the rows in the whole batch; an attempt gets those of its own rows.
@@ -107,5 +107,5 @@ def in_turn(attempts: Sequence[Attempt], rows: Rows, images: Tensor, labels: Ten
 
 
 def each(values: Tensor, like: Tensor) -> Tensor:
-    """(N,) values in a shape that multiplies the rows of `like`."""
+    """Return (N,) values in a shape that multiplies the rows of `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))

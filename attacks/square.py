@@ -63,7 +63,7 @@ class Square(Attack):
         self.forward = queries
 
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
-        """The asked image with the smallest margin."""
+        """Return the queried image with the smallest margin."""
         logits, made = model.logits(images), images.clone()
         margins = margin(logits, labels)
         attacked = (logits.argmax(1) == labels) | (not self.early_stop)
@@ -88,7 +88,7 @@ class Square(Attack):
 
 @dataclass
 class Search:
-    """What a search found for each row.
+    """The result of a search for each row.
 
     Attributes:
         margins: (N,) the smallest margin that was met.
@@ -210,7 +210,7 @@ MOVES: dict[str, Callable[[float], _Linf | _L2]] = {"linf": _Linf, "l2": _L2}
 
 
 def _side(images: Tensor, p: float, least: int) -> int:
-    """The side of a square that covers the share `p` of the image."""
+    """Return the side of a square that covers the share `p` of the image."""
     height, width = images.shape[2:]
     return min(max(round(math.sqrt(p * height * width)), least), height, width)
 
@@ -243,12 +243,12 @@ def _placed(patches: Tensor, images: Tensor, down: Tensor, along: Tensor) -> Ten
 
 
 def _signs(uniform: Tensor) -> Tensor:
-    """-1 or 1, each half the time."""
+    """Return -1 or 1, each with probability 1/2."""
     return torch.where(uniform < 0.5, -1.0, 1.0)
 
 
 def _squares(change: Tensor) -> Tensor:
-    """(N, C) sums of squares."""
+    """Return the (N, C) sums of squares."""
     return change.square().flatten(2).sum(2)
 
 

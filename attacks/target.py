@@ -84,7 +84,7 @@ class Target(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of all images, in their order."""
+        """Return the logits of all images in their order."""
         if len(images) != len(self.seeds):
             raise ValueError(
                 f"expected all {len(self.seeds)} images in their order, got {len(images)} rows: "
@@ -98,7 +98,7 @@ class Target(nn.Module):
         return logits
 
     def affords(self, owner: int, rows: int) -> bool:
-        """Whether the image has so many queries left."""
+        """Return whether the image has this many queries left."""
         return self.budget is None or self.counts[owner].queries + rows <= self.budget
 
     def ask(self, images: Tensor, owners: Sequence[int]) -> Tensor:
@@ -146,7 +146,7 @@ class Target(nn.Module):
         return logits.to(images.device)
 
     def _viewed(self, rows: Tensor, seeds: Sequence[int]) -> Tensor:
-        """The view's answer about some rows."""
+        """Return the view's answer about some rows."""
         if not (self.recompute and torch.is_grad_enabled()):
             return self.view(rows, seeds)
 
@@ -181,7 +181,7 @@ class Target(nn.Module):
 
 
 def _decided(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """The best class alone."""
+    """Return the best class alone."""
     return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(dtype)
 
 
@@ -192,6 +192,6 @@ def _within_range(images: Tensor) -> Tensor:
 
 
 def draw_seed(seed: int, draw: int) -> int:
-    """The seed of one draw under an image's seed."""
+    """Return the seed of one draw of an image."""
     digest = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -10,21 +10,21 @@ SECONDS = 60  # between checkpoints; no result depends on it
 
 
 class Checkpoint(Protocol):
-    """Where a training that is stopped goes on from."""
+    """Keeps the state from which a stopped training continues."""
 
     def load(self) -> Mapping[str, Tensor] | None:
-        """What was saved last, or None."""
+        """Return the state that was saved last, or None."""
         ...
 
     def save(self, state: dict[str, Tensor]) -> None:
-        """Replace what was saved."""
+        """Replace the saved state."""
         ...
 
 
 def state_of(
     step: int, network: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """All that the steps to come depend on, after `step` of them."""
+    """Return all that the remaining steps depend on, after `step` of them."""
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         state |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}
@@ -40,7 +40,7 @@ def resume(
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> int:
-    """Steps done already; everything else as it was then."""
+    """Restore a saved state; return the number of steps that are already done."""
     if saved is None:
         return 0
     prefix = "network."

@@ -16,7 +16,7 @@ from data.images import Dataset, Images
 
 @dataclass(frozen=True)
 class Rows:
-    """A split; `take` decodes what is asked for and nothing else."""
+    """The rows of one split; `take` decodes only the images that are requested."""
 
     rows: Any
     labels: Tensor
@@ -26,19 +26,19 @@ class Rows:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """One for each row: <name>/<place>."""
+        """The ids of the rows: <name>/<position>."""
         return tuple(f"{self.name}/{place}" for place in range(len(self.rows)))
 
     @property
     def fingerprint(self) -> str:
-        """That of the library, which covers the content."""
+        """The fingerprint of the library, which covers the content."""
         return str(self.rows._fingerprint)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, indices: Sequence[int]) -> Images:
-        """The images at these positions, in this order."""
+        """Return the images at these positions, in this order."""
         images = [self._decoded(self.rows[int(i)][self.image]) for i in indices]
         return Images(tuple(self.ids[i] for i in indices), torch.stack(images), self.labels[list(indices)])
 
@@ -108,6 +108,6 @@ class SavedDataset(Dataset):
         return Rows(rows, torch.tensor(rows[self.label]), self.image, f"{self.name}/{called}", self.size)
 
     def load(self, split: str) -> Images:
-        """All images of a split, decoded at once."""
+        """Return all images of a split, decoded at once."""
         index = self.index(split)
         return index.take(range(len(index)))

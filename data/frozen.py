@@ -40,7 +40,7 @@ def digest_of(state: Mapping[str, Any]) -> str:
 
 
 def misfit(error: RuntimeError) -> str:
-    """What `load_state_dict` objected to, in one short line."""
+    """Return the objections of `load_state_dict` in one short line."""
     text = str(error)
     problems: dict[str, Iterable[str]] = {"of another shape": re.findall(r"size mismatch for (\S+):", text)}
     for line in text.splitlines():
@@ -51,7 +51,7 @@ def misfit(error: RuntimeError) -> str:
 
 
 def misfits(problems: Mapping[str, Iterable[str]]) -> str:
-    """The tensors of each problem, counted, with the first few names."""
+    """Return the number of tensors with each problem, and their first names."""
     counted = {what: sorted(names) for what, names in problems.items()}
     return "; ".join(
         f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
@@ -80,7 +80,7 @@ def touchable(network: nn.Module, *, copied: bool = True) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The names of what differs, or is missing on one side."""
+    """Return the names of what differs or is missing on one side."""
 
     def same(name: str) -> bool:
         if name not in before or name not in now:
@@ -95,5 +95,5 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, in which NaN equals NaN."""
+    """Return the bytes of a tensor, in which NaN equals NaN."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)

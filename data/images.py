@@ -45,16 +45,16 @@ class Images:
         return len(self.ids)
 
     def to(self, device: torch.device) -> "Images":
-        """The same images on a device."""
+        """Return the same images on a device."""
         return Images(self.ids, self.images.to(device), self.labels.to(device))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of each."""
+        """The shape (C, H, W) of each image."""
         return tuple(self.images.shape[1:])
 
     def take(self, indices: Sequence[int]) -> "Images":
-        """The images at these positions, in this order."""
+        """Return the images at these positions, in this order."""
         picked = list(indices)
         return Images(tuple(self.ids[i] for i in picked), self.images[picked], self.labels[picked])
 
@@ -73,7 +73,7 @@ class Images:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of ids, labels and pixels."""
+        """The sha256 of the ids, labels and pixels."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update(self.labels.numpy().tobytes())
         digest.update(str(tuple(self.images.shape)).encode())
@@ -82,7 +82,7 @@ class Images:
 
     @property
     def fingerprint(self) -> str:
-        """As of Index: the digest."""
+        """The digest, as the fingerprint of an Index."""
         return self.digest
 
 
@@ -95,7 +95,7 @@ def cut(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def shuffled(count: int, seed: int) -> list[int]:
-    """The positions of `count` images in a random order."""
+    """Return the positions of `count` images in a random order."""
     return np.random.default_rng(seed).permutation(count).tolist()
 
 
@@ -115,7 +115,7 @@ def check_images(images: Tensor, *, name: str) -> None:
 
 
 def standard_layout(images: Tensor) -> Tensor:
-    """The same images with the strides of a new contiguous tensor.
+    """Return the same images with the strides of a new contiguous tensor.
 
     A network's last bits depend on the layout of its input (channels-last or not). Images that pass from one
     stage to the next therefore all have this one, which is also that of images read from the store.
@@ -153,11 +153,11 @@ class Index(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A digest."""
+        """A digest of what identifies the images."""
         ...
 
     def take(self, indices: Sequence[int]) -> Images:
-        """The images at these positions, in this order."""
+        """Return the images at these positions, in this order."""
         ...
 
     def take_lazy(self, indices: Sequence[int]) -> Any:

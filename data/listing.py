@@ -60,7 +60,8 @@ class Listing:
         return hashlib.sha256(listed.encode()).hexdigest()
 
     def take(self, indices: Sequence[int]) -> Images:
-        """The images at these positions, in this order. Raises InputError for one that cannot be read."""
+        """Return the images at these positions, in this order. Raises InputError for one that cannot be
+        read."""
         with ThreadPoolExecutor() as threads:
             images = list(threads.map(self._read, indices))
         shape = (3, self.size, self.size)
@@ -68,7 +69,7 @@ class Listing:
         return Images(tuple(self.ids[i] for i in indices), stacked, self.labels[list(indices)])
 
     def take_lazy(self, indices: Sequence[int]) -> "LazyImages":
-        """The same, read when they are asked for."""
+        """Return the same images, which are read when they are needed."""
         said_in = tuple(self.said_in[i] for i in indices) if self.said_in else ()
         ids, files = tuple(self.ids[i] for i in indices), tuple(self.files[i] for i in indices)
         return LazyImages(
@@ -114,25 +115,25 @@ class LazyImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of each; reads nothing."""
+        """The shape (C, H, W) of each image, without reading any."""
         return 3, self.listing.size, self.listing.size
 
     @property
     def images(self) -> Tensor:
-        """(N, C, H, W), as of Images."""
+        """The images (N, C, H, W), as in Images."""
         return self._all().images
 
     @property
     def digest(self) -> str:
-        """As of Images."""
+        """The digest, as in Images."""
         return self.first or self._all().digest
 
     def to(self, device: torch.device) -> Images:
-        """The images on a device."""
+        """Return the images on a device."""
         return self._all().to(device)
 
     def take(self, indices: Sequence[int]) -> Images:
-        """The images at these positions, in this order."""
+        """Return the images at these positions, in this order."""
         return self._all().take(indices)
 
     def _all(self) -> Images:
@@ -178,7 +179,7 @@ class FileDataset(Dataset):
     def listing(
         self, ids: Iterable[str], labels: Iterable[int], files: Iterable[Path], *, said_in: Iterable[str] = ()
     ) -> Listing:
-        """These images at the size of this data set."""
+        """Return these images at the size of this data set."""
         return Listing(
             ids=tuple(ids),
             labels=torch.tensor(list(labels)),
@@ -189,6 +190,6 @@ class FileDataset(Dataset):
         )
 
     def load(self, split: str) -> Images:
-        """All images of a split, read at once."""
+        """Return all images of a split, read at once."""
         listing = self.index(split)
         return listing.take(range(len(listing)))

@@ -31,7 +31,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {  # how 
 
 
 def settings() -> dict[str, Any]:
-    """The values of torch's settings, by name."""
+    """Return the values of torch's settings by name."""
     return {name: read() for name, (read, _) in SETTINGS.items()}
 
 

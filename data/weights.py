@@ -20,7 +20,7 @@ HOLDERS = ("state_dict", "model_state_dict", "model")  # where training scripts 
 
 
 class UnverifiedError(MissingError):
-    """A file whose sha256 the config does not name yet."""
+    """Raised for a file whose sha256 the config does not state."""
 
     def __init__(self, path: Path, found: str, setting: str = "weights.sha256") -> None:
         super().__init__(
@@ -62,11 +62,11 @@ class WeightFile:
 
     @property
     def url(self) -> str | None:
-        """Where it can be downloaded."""
+        """The address from which it can be downloaded, or None."""
         return self.source if re.fullmatch(r"https?://\S+", self.source) else None
 
     def digest(self) -> str:
-        """The file's whole sha256; raises as `load` does."""
+        """Return the file's whole sha256; raise as `load` does."""
         return hashlib.sha256(self.read()).hexdigest()
 
     def metadata(self) -> dict[str, str]:
@@ -76,7 +76,8 @@ class WeightFile:
             return file.metadata() or {}
 
     def load(self) -> dict[str, Tensor]:
-        """Names to tensors. Raises MissingError when absent, InputError when not what it should be."""
+        """Return the tensors by their names. Raises MissingError if the file is absent, InputError if it is
+        another."""
         content = self.read()
         try:
             state = _read(content, Path(self.path).suffix)
@@ -101,7 +102,7 @@ class WeightFile:
         return state
 
     def read(self) -> bytes:
-        """The file's content, once its sha256 is verified; raises as `load` does."""
+        """Return the file's content after its sha256 is verified; raise as `load` does."""
         path = Path(self.path)
         if not path.is_file():
             origin = f"; their source is {self.source}" if self.source else ""

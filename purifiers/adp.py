@@ -61,7 +61,7 @@ class ADP(DenoiserPurifier):
         self.sigma, self.steps, self.rate, self.stop = sigma, steps, rate, stop
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Images that all stopped, or went all steps."""
+        """Return the images after the walk, in which each stops by itself or takes all steps."""
         noise = Draws(seeds, images.device).normal(images.shape[1:]).to(images)
         x = clipped(images + self.sigma * noise)
         going = torch.ones(len(x), 1, 1, 1, dtype=torch.bool, device=x.device)
@@ -75,7 +75,7 @@ class ADP(DenoiserPurifier):
         return x
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with few steps."""
+        """Return a copy with few steps, and how many times longer this one takes."""
         short = copy.copy(self)
         short.steps = min(self.steps, steps)
         return short, self.steps / short.steps
@@ -87,7 +87,7 @@ class ADP(DenoiserPurifier):
         return self.score(x, level) * level.view(-1, 1, 1, 1)
 
     def _step(self, x: Tensor, along: Tensor) -> Tensor:
-        """(N, 1, 1, 1) step sizes."""
+        """Return the (N, 1, 1, 1) step sizes."""
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             asked, given = (x, along) if differentiable else (x.detach().requires_grad_(), along.detach())

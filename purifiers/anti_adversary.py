@@ -36,7 +36,7 @@ class AntiAdversary(Purifier):
         self.steps, self.size = steps, size
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """The images and all steps, clipped to [0, 1]."""
+        """Return the images after all steps, clipped to [0, 1]."""
         x = images.detach()
         size = self.size * getattr(victim, "std", torch.ones(1)).to(x)
         with torch.no_grad():

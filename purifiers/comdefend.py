@@ -66,7 +66,7 @@ class ComDefend(Learned):
         return F.mse_loss(output, images) + self.code_weight * code.square().mean()
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Encode, binarise, decode."""
+        """Encode the images, binarise the code, and decode it."""
         if self.patch is None:
             return self._coded(images)
         n, channels, height, width = images.shape

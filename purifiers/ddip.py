@@ -88,13 +88,14 @@ class DDIP(TracePurifier):
 
     @property
     def first(self) -> int:
-        """The iteration from which crossings count."""
+        """The first iteration whose crossings count."""
         if self.warmup_unit == "iterations":
             return self.warmup
         return math.ceil(self.warmup * max(1, self.steps / self.maps))
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple["DDIP", float]:
-        """Few iterations, mapped as often as in the full run."""
+        """Return a copy with few iterations, which are mapped as often as in the full run, and how many
+        times longer this one takes."""
         short, factor = super().shortened(steps=steps)
         short.maps = max(1, round(self.maps / factor))
         return short, factor

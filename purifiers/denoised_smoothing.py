@@ -14,7 +14,7 @@ from purifiers.fitting.draws import Draws
 
 
 class DenoisedSmoothing(DenoiserPurifier):
-    """Normal noise is added, and the image denoised in one step.
+    """Adds normal noise to the image, and denoises it in one step.
 
     The prediction that the paper certifies is the most frequent one over many draws:
     `python -m runners.certify` counts them. The paper trains a DnCNN for each noise level, the denoiser here
@@ -36,7 +36,7 @@ class DenoisedSmoothing(DenoiserPurifier):
         self.sigma = sigma
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """One draw for each image."""
+        """Return one denoised draw for each image."""
         noise = Draws(seeds, images.device).normal(images.shape[1:]).to(images)
         level = 2 * self.sigma
         return to_unit(self.denoised(2 * images - 1 + level * noise, level))

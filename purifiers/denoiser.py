@@ -66,7 +66,7 @@ class DenoiserPurifier(Learned):
         self.denoiser = denoiser
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The denoiser's."""
+        """Return the training loss of the denoiser."""
         return self.denoiser.objective(images, generator)
 
     def denoised(self, noisy: Tensor, levels: Tensor | float) -> Tensor:

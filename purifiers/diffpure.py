@@ -20,5 +20,5 @@ class DiffPure(DiffusionPurifier):
     version = 1
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """One round, clipped to [0, 1]."""
+        """Return the images after one round, clipped to [0, 1]."""
         return to_unit(self.there_and_back(2 * images - 1, Draws(seeds, images.device)))

@@ -38,7 +38,7 @@ class DIPTrace(FitTrace):
     optimise_input: bool = False
 
     def fit(self, images: Tensor, seeds: Sequence[int]) -> Fit:
-        """The optimisation, before its first update."""
+        """Return the optimisation before its first update."""
         networks = Networks(self.network, images, seeds=seeds)
         shape = (self.network.depth, *images.shape[2:])
         inputs = networks.drawn_once(lambda g: torch.rand(shape, generator=g)) * self.input_scale
@@ -71,5 +71,5 @@ class DIP(TracePurifier):
         super().__init__(trace=trace, steps=steps)
 
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
-        """Keeps the newest reconstruction."""
+        """Return a readout that keeps the newest reconstruction."""
         return Newest()

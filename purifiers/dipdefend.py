@@ -10,7 +10,7 @@ from purifiers.fitting.trace import Iterate, Readout, Trace, TracePurifier
 
 
 class DIPDefend(TracePurifier):
-    """The reconstruction at the peak of the smoothed PSNR curve.
+    """Returns the reconstruction at the peak of the smoothed PSNR curve.
 
     The PSNR to the attacked image rises fast at first, then slowly. Second-order exponential
     smoothing overshoots that bend; its highest point marks where to stop. All steps are run, as in

@@ -38,11 +38,11 @@ class Dynamic(Wrapper):
         self.stochastic, self.sigma, self.eps = True, sigma, eps
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """The purified noisy images."""
+        """Return the purified noisy images."""
         return self.purifier.purify(self.noisy(images, seeds), seeds, victim)
 
     def noisy(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """What is given to the purifier inside, (N, C, H, W) in [0, 1]."""
+        """Return the noisy images that the purifier inside is given, (N, C, H, W) in [0, 1]."""
         draws = Draws([seed ^ OWN_STREAM for seed in seeds], images.device)
         noise = (self.sigma * draws.normal(images.shape[1:])).clamp(-self.eps, self.eps)
         return clipped(images + noise)

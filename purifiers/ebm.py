@@ -45,7 +45,7 @@ class EBM(DenoiserPurifier):
         self.steps, self.step, self.level = steps, step, level
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Where the walk is after all steps, clipped to [0, 1]."""
+        """Return the images after all steps of the walk, clipped to [0, 1]."""
         draws, x = Draws(seeds, images.device), 2 * images - 1
         for _ in range(self.steps):
             noise = draws.normal(x.shape[1:]).to(x)
@@ -53,7 +53,7 @@ class EBM(DenoiserPurifier):
         return to_unit(x)
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with few steps."""
+        """Return a copy with few steps, and how many times longer this one takes."""
         short = copy.copy(self)
         short.steps = min(self.steps, steps)
         return short, self.steps / short.steps

@@ -23,5 +23,5 @@ class FeatureSqueezing(Purifier):
         self.levels = 2**bits - 1
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """Return the quantised images (N, C, H, W)."""
         return (images * self.levels).round() / self.levels

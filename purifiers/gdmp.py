@@ -61,7 +61,7 @@ class GDMP(DiffusionPurifier):
         self.rounds, self.guidance, self.strength, self.eps = rounds, guidance, strength, eps
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """All rounds, then clipped to [0, 1]."""
+        """Return the images after all rounds, clipped to [0, 1]."""
         draws, noise = Draws(seeds, images.device), Draws([~seed for seed in seeds], images.device)
         given = x = 2 * images - 1
 
@@ -76,13 +76,13 @@ class GDMP(DiffusionPurifier):
         return to_unit(x)
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """One round up to an early time."""
+        """Return a copy with one round up to an early time, and how many times longer this one takes."""
         short = copy.copy(self)
         short.rounds, short.until = 1, min(self.until, steps)
         return short, self.rounds * self.until / short.until
 
     def _uphill(self, x: Tensor, goal: Tensor) -> Tensor:
-        """The gradient of the likeness of each image to its goal."""
+        """Return the gradient of the similarity of each image to its goal."""
         if self.guidance == "mse":
             return 2 * (goal - x) / x[0].numel()
         differentiable = torch.is_grad_enabled() and (x.requires_grad or goal.requires_grad)

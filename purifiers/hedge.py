@@ -49,7 +49,7 @@ class Hedge(Purifier):
         return short, float(self.steps)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """The images moved within the ball, clipped to [0, 1]."""
+        """Return the images, moved by at most eps and clipped to [0, 1]."""
         x = images.detach()
         place = Draws(seeds, images.device).below(PLACES, images.shape[1:]).to(x) / PLACES
         moved = self.eps * (2 * place - 1)

@@ -15,5 +15,5 @@ class Identity(Purifier):
     gradient = "exact"
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """The images as they are."""
+        """Return the images as they are."""
         return images

@@ -30,7 +30,7 @@ class JPEG(Purifier):
         self.quality = quality
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Images rounded to 8 bits, compressed and read back."""
+        """Return the images rounded to 8 bits, compressed and decompressed."""
         levels = (images.cpu() * 255).round().to(torch.uint8)
         return torch.stack([self._one(image) for image in levels]).to(images.device)
 

@@ -26,6 +26,6 @@ class Mean(Purifier):
         self.kernel = check_kernel(kernel)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """Return the filtered images (N, C, H, W)."""
         reach = self.kernel // 2
         return F.avg_pool2d(F.pad(images, (reach,) * 4, mode="reflect"), self.kernel, stride=1)

@@ -27,7 +27,7 @@ class Median(Purifier):
         self.kernel = check_kernel(kernel)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """Return the filtered images (N, C, H, W)."""
         planes = images.flatten(0, 1).unsqueeze(1)
         columns = F.unfold(planes, self.kernel, padding=self.kernel // 2)
         return columns.median(1).values.view_as(images)

@@ -69,13 +69,13 @@ class NCIS(Learned):
         return F.mse_loss(self.step(images), images)
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """All iterations, then clipped to [0, 1]."""
+        """Return the images after all iterations, clipped to [0, 1]."""
         for _ in range(self.iterations):
             images = self.step(images)
         return clipped(images)
 
     def step(self, images: Tensor) -> Tensor:
-        """One iteration, F(x) + G(x) of Eq. 10, not clipped."""
+        """Return the images after one iteration, F(x) + G(x) of Eq. 10, without clipping."""
         height, width = images.shape[2:]
         padded = F.pad(images, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
         patches = self.network(F.pixel_unshuffle(padded, self.patch))

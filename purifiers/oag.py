@@ -45,7 +45,7 @@ class Generator:
             raise InputError(f"network.activation: expected middle or last, got {self.activation!r}")
 
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one network for images of shape (C, H, W)."""
+        """Return the initial parameters of one network for images of shape (C, H, W)."""
         channels, *size = shape
         sides = [-(-side // self.stride) for side in size]
         features = self.filters * sides[0] * sides[1]
@@ -55,7 +55,7 @@ class Generator:
         return drawn | {"full.weight": weight, "full.bias": torch.zeros(1)}
 
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
-        """Stacked images (n, B*C, H, W) to (n, B)."""
+        """Map stacked images (n, B*C, H, W) to (n, B)."""
         weight, bias = parameters["conv.weight"], parameters["conv.bias"]
         x = stack.conv_blocks(inputs, weight, bias, stride=self.stride)
         if self.activation == "middle":
@@ -80,7 +80,7 @@ class Autoencoder:
     stride: int = 3
 
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one network for images of shape (C, H, W)."""
+        """Return the initial parameters of one network for images of shape (C, H, W)."""
         drawn = Generator(self.kernel, self.filters, self.stride).initialise(shape, generator)
         back = conv_parameters("back", shape[0], self.filters, self.kernel, generator)
         features = drawn["full.weight"].shape
@@ -92,7 +92,7 @@ class Autoencoder:
         }
 
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
-        """Stacked images to stacked images, both (n, B*C, H, W)."""
+        """Map stacked images to stacked images, both (n, B*C, H, W)."""
         p = parameters
         x = stack.conv(inputs, p["conv.weight"], p["conv.bias"], stride=self.stride, padding="constant")
         x = (x * p["full.weight"]).unflatten(1, (stack.size, -1)).flatten(2).sum(2) + p["full.bias"]
@@ -151,7 +151,7 @@ class OAGTrace(Trace):
 
 
 class OAG(TracePurifier):
-    """The image synthesised after `network_steps` updates.
+    """Returns the image that is synthesised after `network_steps` updates.
 
     Args:
         trace: how image and network are updated.
@@ -165,5 +165,5 @@ class OAG(TracePurifier):
         super().__init__(trace=trace, steps=network_steps)
 
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
-        """Keeps the newest image."""
+        """Return a readout that keeps the newest image."""
         return Newest()

@@ -47,11 +47,11 @@ class PixelDeflection(Purifier):
         self.sigma, self.per_channel = sigma, per_channel
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Deflect, then denoise."""
+        """Deflect pixels, and denoise the images."""
         return denoise(self.deflect(images, Draws(seeds, images.device)), self.sigma)
 
     def deflect(self, images: Tensor, draws: Draws) -> Tensor:
-        """(N, C, H, W) with pixels replaced, before denoising."""
+        """Return the images (N, C, H, W) with pixels replaced, before denoising."""
         _, channels, height, width = images.shape
         planes = channels if self.per_channel else 1
         shape = (planes, -(-self.deflections // planes))

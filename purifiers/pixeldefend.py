@@ -49,7 +49,7 @@ class PixelDefend(Learned):
 
     @torch.no_grad()
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Decode within the ball."""
+        """Return the images decoded within eps of the input."""
         if images.shape[1] != 3:
             raise InputError(f"PixelDefend: expected RGB images, got {images.shape[1]} channels")
         given = _levels(images)
@@ -68,7 +68,7 @@ class PixelDefend(Learned):
         return made.to(images.dtype) / (LEVELS - 1)
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """Every sixteenth row; the others keep the input's levels."""
+        """Return a copy that decodes every sixteenth row, and how many times longer this one takes."""
         short = copy.copy(self)
         short.every = 16
         return short, 16.0

@@ -16,7 +16,7 @@ TRIAL_STEPS = 12
 
 
 class PurifierError(RuntimeError):
-    """A purifier broke its contract; the cell it belongs to fails."""
+    """Raised when a purifier breaks its contract; its cell fails."""
 
     def __init__(self, purifier: "Purifier", check: str, *, expected: str, came: str) -> None:
         super().__init__(f"{type(purifier).__name__}: expected {expected}, got {came}")
@@ -24,7 +24,7 @@ class PurifierError(RuntimeError):
 
 
 class Purifier(ABC):
-    """Image to image: (N, C, H, W) float32 in [0, 1] to the same shape and range.
+    """Maps images (N, C, H, W), float32 in [0, 1], to images of the same shape and range.
 
     A subclass implements `purify` and states its traits. Random draws come only from `seeds`, one
     an image, so that an image's result does not depend on the batch it is in. `victim` is given to
@@ -54,14 +54,15 @@ class Purifier(ABC):
 
     @abstractmethod
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """The method itself; called through `__call__`, which checks what goes in and out."""
+        """Return the purified images. Called through `__call__`, which checks the input and the output."""
 
     def shared_run(self) -> "SharedRun | None":
-        """The costly computation this purifier only reads off, equal for all that can share it."""
+        """Return the costly computation from which this purifier reads its result, or None. It is equal for
+        all purifiers that can share it."""
         return None
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple["Purifier", float]:
-        """A cheap copy of at most so many steps, if it has any, and how many times longer this one takes."""
+        """Return a cheap copy with at most this many steps, and how many times longer this purifier takes."""
         return self, 1.0
 
     @final
@@ -74,7 +75,7 @@ class Purifier(ABC):
 
 
 class SharedRun(Hashable, Protocol):
-    """One computation that several purifiers read off."""
+    """One computation from which several purifiers read their results."""
 
     def run(
         self,

@@ -126,7 +126,7 @@ class RIDETrace(Trace):
             current.copy_(self._moved(current, estimate, stack))
 
     def _losses(self, squared: Tensor, networks: Networks) -> Tensor:
-        """(B, n, C, H, W) squared differences to one loss an image."""
+        """Reduce (B, n, C, H, W) squared differences to one loss per image."""
         if self.mask:
             n, _, height, width = squared.shape[1:]
             kept = networks.stack.draws.chosen(1 - self.mask, (n, 1, height, width))
@@ -146,7 +146,7 @@ class RIDETrace(Trace):
 
 
 class RIDE(TracePurifier):
-    """The last estimate of the trace, x_est^(T) of Algorithm 2.
+    """Returns the last estimate of the trace, x_est^(T) of Algorithm 2.
 
     Args:
         trace: how the networks are fitted.

@@ -57,7 +57,7 @@ class ScoreOpt(DenoiserPurifier):
         self.level, self.reach, self.steps, self.lr = level, reach, steps, lr
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """The optimised images, clipped to [0, 1]."""
+        """Return the optimised images, clipped to [0, 1]."""
         draws = Draws(seeds, images.device)
         with torch.enable_grad():
             x = (2 * images.detach() - 1).requires_grad_()

@@ -33,7 +33,7 @@ class SurrogateVictim(Wrapper):
 
     @property
     def weights(self) -> Any:
-        """Of the classifier."""
+        """The weights of the classifier."""
         return self.victim.weights
 
     def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
@@ -42,5 +42,5 @@ class SurrogateVictim(Wrapper):
         return self
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Images as the purifier makes them for its own classifier."""
+        """Return the images that the purifier makes for its own classifier."""
         return self.purifier.purify(images, seeds, self.victim.to(images.device))

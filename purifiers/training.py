@@ -20,7 +20,7 @@ AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
 
 class Trainable(Protocol):
-    """What the trainer asks of a purifier."""
+    """What the trainer needs of a purifier."""
 
     network: nn.Module
 
@@ -145,7 +145,7 @@ class Training:
         return order[place * self.batch : (place + 1) * self.batch]
 
     def _varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A batch as the step sees it: cut and mirrored at random."""
+        """Return a batch that is cropped and mirrored at random."""
         if self.crop is not None:
             height, width = images.shape[2:]
             if self.crop > min(height, width):
@@ -181,6 +181,6 @@ class Training:
 
 
 def _prefixed(average: AveragedModel | None) -> dict[str, Tensor]:
-    """What a checkpoint keeps of the average."""
+    """Return the part of a checkpoint that holds the average."""
     state = {} if average is None else average.state_dict()
     return {f"{AVERAGE}{name}": value for name, value in state.items()}

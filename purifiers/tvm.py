@@ -42,7 +42,7 @@ class Bregman(Purifier):
         self.std = units(std)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """(N, C, H, W) to the same, an image at a time on the CPU."""
+        """Return the smoothed images (N, C, H, W), computed one at a time on the CPU."""
         return each(
             images,
             lambda image: denoise_tv_bregman(
@@ -76,7 +76,7 @@ class Chambolle(Purifier):
         self.std = units(std)
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """(N, C, H, W) to the same, an image at a time on the CPU."""
+        """Return the smoothed images (N, C, H, W), computed one at a time on the CPU."""
         return each(
             images,
             lambda image: denoise_tv_chambolle(
@@ -114,7 +114,7 @@ class TVM(Purifier):
         self.iterations, self.sweeps = iterations, sweeps
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """Return the smoothed images (N, C, H, W)."""
         kept = Draws(seeds, images.device).chosen(1 - self.drop, images.shape[1:])
         return inpaint(images, kept, weight=self.weight, iterations=self.iterations, sweeps=self.sweeps)
 
@@ -152,19 +152,19 @@ def _edges(rows: Tensor, columns: Tensor) -> list[tuple[Tensor, int]]:
 
 
 def _forward(u: Tensor, dim: int) -> Tensor:
-    """Differences to the next value; 0 at the end."""
+    """Return the differences to the next value, with 0 at the end."""
     return torch.diff(u, dim=dim, append=u.narrow(dim, u.shape[dim] - 1, 1))
 
 
 def _back(d: Tensor, dim: int) -> Tensor:
-    """The adjoint of `_forward`."""
+    """Return the adjoint of `_forward`."""
     inside = d.narrow(dim, 0, d.shape[dim] - 1)
     zero = torch.zeros_like(d.narrow(dim, 0, 1))
     return torch.cat([zero, inside], dim) - torch.cat([inside, zero], dim)
 
 
 def _around(u: Tensor) -> Tensor:
-    """Sum of the four neighbours that exist."""
+    """Return the sum of those of the four neighbours that exist."""
     padded = nn.functional.pad(u, (1, 1, 1, 1))
     return padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:] + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
 
@@ -193,7 +193,7 @@ def units(std: Sequence[float] | None) -> tuple[float, ...] | None:
 
 
 def positive(name: str, value: float) -> float:
-    """`value` if it is above 0; raises InputError otherwise."""
+    """Return `value` if it is above 0; raise InputError otherwise."""
     if not value > 0:
         raise InputError(f"purifier.{name}: expected above 0, got {value}")
     return value

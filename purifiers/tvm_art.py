@@ -40,7 +40,7 @@ class TVMArt(Purifier):
         self.minimise = TotalVarMin(prob=kept, lamb=weight, max_iter=iterations, clip_values=(0, 1))
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """Return the smoothed images (N, C, H, W)."""
         made = []
         for image, seed in zip(images.permute(0, 2, 3, 1).cpu().numpy(), seeds, strict=True):
             with numpy_seeded(seed):

@@ -18,7 +18,7 @@ from purifiers.purifier import Purifier
 
 
 class Wavelet(Purifier):
-    """Wavelet denoising alone; grey or RGB images of any size.
+    """Denoises grey or RGB images of any size by wavelets.
 
     Args:
         sigma: assumed standard deviation of the noise, of values in [0, 1]; 0 changes nothing.
@@ -31,7 +31,7 @@ class Wavelet(Purifier):
         self.sigma = sigma
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Images with small wavelet coefficients removed."""
+        """Return the images with small wavelet coefficients removed."""
         return denoise(images, self.sigma)
 
 

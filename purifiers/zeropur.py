@@ -69,12 +69,12 @@ class ZeroPur(Purifier):
         return short, (self.shift_steps + self.projection_steps) / 2
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """The image as it is after both parts, in [0, 1]."""
+        """Return the images after both parts, in [0, 1]."""
         images = images.detach()
         return self._projected(images, self._shifted(images, victim), victim)
 
     def _shifted(self, images: Tensor, victim: nn.Module) -> Tensor:
-        """The guided shift."""
+        """Return the images after the guided shift."""
         x, momentum = images, torch.zeros_like(images)
         for _ in range(self.shift_steps):
             with torch.no_grad():
@@ -87,7 +87,7 @@ class ZeroPur(Purifier):
         return x
 
     def _projected(self, images: Tensor, shifted: Tensor, victim: nn.Module) -> Tensor:
-        """The projection."""
+        """Return the images after the projection."""
         with torch.no_grad():
             before, after = stages(victim, images), stages(victim, shifted)
 
@@ -133,7 +133,7 @@ def stages(victim: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _embedding(victim: nn.Module, images: Tensor) -> Tensor:
-    """(N, C) means over the places of the last stage."""
+    """Return the (N, C) means over the positions of the last stage."""
     last = stages(victim, images)[-1]
     return last.flatten(2).mean(2) if last.ndim > 2 else last
 

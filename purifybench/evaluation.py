@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def records(self) -> pd.DataFrame:
-        """One row an image; docs/records.md describes the columns."""
+        """The records, with one row per image; docs/records.md describes the columns."""
         return self.result.records
 
     @property
@@ -67,7 +67,7 @@ class Evaluation:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """All that it takes to make the records again."""
+        """Everything that is needed to make the records again."""
         return self.result.provenance
 
     def save(self, folder: Path | str) -> Path:

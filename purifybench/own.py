@@ -47,7 +47,7 @@ class OwnVictim(nn.Module):
         self.network, self.label_space = _held(held), label_space
 
     def forward(self, images: Tensor) -> Tensor:
-        """The network's answer."""
+        """Return the network's answer."""
         return self.network(images)
 
 
@@ -69,7 +69,7 @@ class OwnPurifier(Purifier):
             setattr(self, name, getattr(inner, name, getattr(Purifier, name)))
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """What the caller's purifier makes of the images."""
+        """Return the images that the caller's purifier returns."""
         if isinstance(self.inner, Purifier) and self.inner.shared_run() is not None:
             return self.inner(images, seeds=seeds, victim=victim)
         called = self.inner.purify if isinstance(self.inner, Purifier) else self.inner
@@ -79,7 +79,7 @@ class OwnPurifier(Purifier):
         return made
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """As the caller's purifier has it."""
+        """Return a shortened copy of the caller's purifier, as that defines it."""
         if not isinstance(self.inner, Purifier):
             return self, 1.0
         short, factor = self.inner.shortened(steps=steps)
@@ -126,7 +126,7 @@ def victim_config(network: nn.Module, label_space: str) -> Config:
 
 
 def purifier_config(purifier: Callable[..., Tensor]) -> Config:
-    """A config that names this purifier."""
+    """Return a config that names this purifier."""
     if not callable(purifier) or isinstance(purifier, type):
         got = (
             f"the class {purifier.__name__}: make an instance"
@@ -162,6 +162,6 @@ def dataset_config(dataset: Any, label_space: str) -> Config:
 
 
 def name_of(value: Any) -> str:
-    """What an object is called in records and messages."""
+    """Return the name of an object in records and messages."""
     name = getattr(value, "__name__", type(value).__name__)
     return name.strip("<>")

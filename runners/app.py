@@ -49,7 +49,7 @@ for _name, _value in THREADS.items():
 
 
 class FailedCellsError(Exception):
-    """Some cells failed; the others are done. Exit status 1."""
+    """Raised at the end of a run in which some cells failed; the command ends with status 1."""
 
 
 def refuse_unknown_names(config: str) -> None:

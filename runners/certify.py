@@ -180,7 +180,7 @@ def _counted(
 
 
 def _table(frame: pd.DataFrame, radii: Sequence[float], setting: str) -> Table:
-    """The certified accuracy at each radius, for the console."""
+    """Return the table of the certified accuracy at each radius, for the console."""
     table = Table("l2 radius", "certified accuracy, %", title="Certified accuracy", caption=setting)
     for radius in radii:
         table.add_row(f"{radius:g}", certified(frame, radius).text(1))

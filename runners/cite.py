@@ -63,7 +63,7 @@ def main(config: DictConfig) -> None:
 
 
 def paragraph(title: str, config: DictConfig, cells: Sequence[Cell]) -> str:
-    """The table's setting in sentences."""
+    """Return the setting of the table as a paragraph of sentences."""
     first = cells[0]
 
     def named(part: str) -> str:
@@ -92,7 +92,7 @@ def links_of(config: Any) -> Iterator[str]:
 
 
 def references(path: Path = REFERENCES) -> dict[str, str]:
-    """The BibTeX entries of a file, by their `url`."""
+    """Return the BibTeX entries of a file by their `url`."""
     entries = ENTRY.findall(path.read_text(encoding="utf-8"))
     return {URL.search(entry)[1]: entry for entry in entries}
 

@@ -40,7 +40,7 @@ def settings_of(config: DictConfig) -> Settings:
 
 
 def save_records(result: CellResult, where: Path) -> Path:
-    """Write a cell's records and their provenance as a Parquet file, named by what they are of."""
+    """Write a cell's records and their provenance as a Parquet file that is named after the cell."""
     key = result.provenance["key"]
     name = "-".join([*result.cell.names.values(), f"n{len(result.records)}", key[:8]]).replace("/", "-")
     path = writable(where) / f"{name}.parquet"
@@ -49,7 +49,7 @@ def save_records(result: CellResult, where: Path) -> Path:
 
 
 def main(config: DictConfig) -> CellResult | None:
-    """One cell, from its composed config; nothing of one job of several."""
+    """Evaluate one cell and print its result. One job of several returns None."""
     choices, overrides = HydraConfig.get().runtime.choices, words_typed()
     OmegaConf.resolve(config)
     cell = Cell(

@@ -51,7 +51,7 @@ class CellResult:
 
     @property
     def chunks(self) -> list[Artifact]:
-        """The records of each chunk."""
+        """The artifacts that hold the records, one for each chunk."""
         return [task.records(task.purifiers[0]) for task in self.tasks]
 
 
@@ -239,7 +239,7 @@ class Evaluator:
     def _write(
         self, request: Manifest | None, results: list[CellResult], seconds: Mapping[str, float]
     ) -> None:
-        """Keep what the request needs in the store."""
+        """Write a manifest, so that the store keeps what the request needs."""
         if request is None:
             return
         planned = [result for result in results if result.tasks]

@@ -33,7 +33,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of clusters: befor
 
 
 class EndedError(KeyboardInterrupt):
-    """A signal asked this process to end."""
+    """Raised when a signal asks this process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"asked to end by {signal.Signals(number).name}")

@@ -9,7 +9,7 @@ class Output(Console):
     """Standard output. Work goes on where whoever read it has closed it, as `head` does."""
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more; rich would end the process."""
+        """Discard all further output, where rich would end the process."""
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
@@ -22,7 +22,7 @@ def quantity(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people: '40 s', '7 min', '3.2 h'."""
+    """Return a duration for people, such as '40 s', '7 min' or '3.2 h'."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

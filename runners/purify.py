@@ -47,7 +47,7 @@ from runners.store.store import Store
 
 @dataclass(frozen=True)
 class Cleaner:
-    """A purifier that is ready, and how it is used.
+    """A loaded purifier with everything that is needed to call it.
 
     Args:
         victim: given to purifiers that read the victim's answers; None for the others.

@@ -76,7 +76,7 @@ def remade(
     workers: int | str,
     only: frozenset[str] | None = None,
 ) -> tuple[CellResult, list[str]]:
-    """The recorded cell run again, and where its weights came from.
+    """Run the recorded cell again; return its result and where its weights came from.
 
     Args:
         data_dir: where data and weights lie now.

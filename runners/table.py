@@ -78,7 +78,8 @@ def main(config: DictConfig) -> None:
 
 
 def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> None:
-    """The table on one data set and victim: evaluated, written, printed. A job of several only evaluates."""
+    """Evaluate the table on one data set and victim, write it and print it. One job of several only
+    evaluates."""
     table = checked(config.table, choices["table"])
     dataset, victim = choices["dataset"], choices["victim"]
     panel = panel_for(table, dataset, victim)
@@ -157,7 +158,7 @@ def checked(table: DictConfig, name: str) -> DictConfig:
 
 
 def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
-    """Raise InputError where two entries would stand in one place."""
+    """Raise InputError if two entries have the same row and column."""
     seen: set[tuple] = set()
     for row, column, cell in cells:
         eps = column.get("eps", row.get("eps"))

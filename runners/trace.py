@@ -43,7 +43,7 @@ ON_BOUNDARY = 4  # newest on-boundary images that are kept
 
 @dataclass
 class Watch:
-    """Sees what a readout sees, and writes it down."""
+    """Records the iterates that a readout is given."""
 
     readout: Readout
     victim: nn.Module
@@ -56,7 +56,7 @@ class Watch:
     crossings: list[tuple[int, int]] = field(default_factory=list)  # image, step
 
     def see(self, iterate: Iterate) -> None:
-        """Let the readout see, then look."""
+        """Pass the iterate to the readout, then record it."""
         before = self._found()
         self.readout.see(iterate)
         if self.mapped(iterate.step):
@@ -76,7 +76,7 @@ class Watch:
 
 
 def main(config: DictConfig) -> None:
-    """Watch a few images of one cell."""
+    """Record the traces of a few images of one cell."""
     recorded = RecordFile.read(find(config.record, folder(config.records, "records")))
     check_code(recorded)
     with untrusted.readable(str(recorded.path)):
@@ -146,7 +146,7 @@ def watched(
 def written(
     watch: Watch, final: Tensor, records: pd.DataFrame, victim: nn.Module, purifier: TracePurifier
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What the file holds: words, and arrays with one row an image."""
+    """Return what the file holds: a description, and arrays with one row per image."""
     strips = torch.stack(watch.strip, 1)
     found = [[step for i, step in watch.crossings if i == image] for image in range(len(records))]
     told = {
@@ -191,13 +191,13 @@ def _images(store: Store, stage: str, records: pd.DataFrame) -> Tensor | None:
 
 
 def _sure(victim: nn.Module, images: Tensor) -> Tensor:
-    """(N, classes) the victim's confidences."""
+    """Return the (N, classes) confidences of the victim."""
     with torch.no_grad():
         return victim(images).softmax(1).cpu()
 
 
 def _said(confidence: Tensor) -> list[str]:
-    """The decided class and its confidence, for people."""
+    """Return the predicted class and its confidence as text."""
     top = confidence.max(1)
     return [
         f"class {label}, {100 * sure:.0f} %" for sure, label in zip(*map(Tensor.tolist, top), strict=True)

@@ -49,7 +49,7 @@ SHOWN = 80  # characters of a refused text
 
 
 def parsed(raw: bytes | str, what: str, shape: Any = None) -> Any:
-    """Foreign JSON as plain data.
+    """Return JSON from an untrusted file as plain data.
 
     Raises InputError for what is not JSON, and as `check_plain` and `check_shape` do.
 

@@ -33,7 +33,7 @@ is a sweep. --cfg job prints the composed config, and --hydra-help lists the opt
 
 @dataclass(frozen=True)
 class Line:
-    """One group or setting of a command."""
+    """One group or setting in the help of a command."""
 
     name: str
     default: str
@@ -76,7 +76,7 @@ def _settings(path: Path) -> Iterator[tuple[str, Line]]:
 
 
 def text(config: str, description: str, *, configs: Path = CONFIGS) -> str:
-    """The whole help of a command whose root config is `config`."""
+    """Return the whole help of the command whose root config is `config`."""
     parts = [description.strip() + "\n"]
     for title, lines in (
         ("Config groups", groups_of(config, configs)),
@@ -90,5 +90,5 @@ def text(config: str, description: str, *, configs: Path = CONFIGS) -> str:
 
 
 def asked(words: Sequence[str]) -> bool:
-    """Whether the command line asks for help."""
+    """Return whether the command line asks for help."""
     return bool({"-h", "--help"}.intersection(words))

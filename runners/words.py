@@ -13,5 +13,5 @@ def placed(words: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def quoted(value: str) -> str:
-    """A value as one word of Hydra's, whatever characters it holds."""
+    """Quote a value, so that Hydra reads it as one value whatever characters it contains."""
     return "'{}'".format(value.replace("\\", "\\\\").replace("'", "\\'"))

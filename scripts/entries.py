@@ -41,8 +41,8 @@ YEAR = re.compile(r"^\s*year = \{(\d+)\}", re.MULTILINE)
 def sweeps(name: str, config: Config) -> list[list[str]]:
     """The settings of runners.evaluate for a purifier of this config, a list for each sweep."""
     purifier = build(config)
-    kinds = ["any", *([] if purifier.fits else ["quick"])]
-    kinds += ["exact"] if purifier.gradient == "exact" and not purifier.fits else []
+    kinds = ["any", *([] if purifier.per_image_optimization else ["quick"])]
+    kinds += ["exact"] if purifier.gradient == "exact" and not purifier.per_image_optimization else []
     return [[f"purifier={name}", *sweep] for kind in kinds for sweep in ATTACKS[kind]]
 
 

@@ -27,7 +27,7 @@ class VictimError(RuntimeError):
 
 @dataclass
 class Hearing:
-    """A victim and the images that it is asked about.
+    """A victim and the images that the checks show it.
 
     Args:
         victim: as it was loaded, on the images' device.

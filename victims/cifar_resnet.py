@@ -32,7 +32,7 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(4 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of normalised images (N, 3, H, W)."""
+        """Return the logits of normalised images (N, 3, H, W)."""
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(x.mean((2, 3)))

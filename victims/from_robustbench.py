@@ -50,5 +50,5 @@ class RobustBench(nn.Module):
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images in [0, 1]."""
+        """Return the logits of images in [0, 1]."""
         return self.model(images)

@@ -34,7 +34,7 @@ class Timm(PretrainedNetwork):
         return timm.create_model(self.name, pretrained=False, num_classes=self.classes)
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """With as many classes as the network has."""
+        """Return the checkpoint with as many classes as the network has."""
         head = state.get(f"{self.head}.bias")
         if self.background and head is not None and len(head) == self.classes + 1:
             return without_background(state, self.head)

@@ -35,7 +35,7 @@ class Torchvision(PretrainedNetwork):
         super().__init__()
 
     def made(self) -> nn.Module:
-        """The network of that name."""
+        """Return the untrained network of that name."""
         own = (
             {"init_weights": False, "aux_logits": True} if self.name in ("inception_v3", "googlenet") else {}
         )
@@ -72,7 +72,7 @@ class CifarTorchvision(PretrainedNetwork):
         super().__init__()
 
     def made(self) -> nn.Module:
-        """The network of that name, cut."""
+        """Return the first layers of the untrained network of that name."""
         own = {"init_weights": False, "aux_logits": False} if self.name == "inception_v3" else {}
         network = torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **own)
         if self.name == "inception_v3":

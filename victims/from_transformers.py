@@ -38,5 +38,5 @@ class HuggingFace(nn.Module):
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of normalised images (N, 3, H, W)."""
+        """Return the logits of normalised images (N, 3, H, W)."""
         return self.model(pixel_values=images).logits

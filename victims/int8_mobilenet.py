@@ -28,7 +28,7 @@ V2 = (
 
 
 class Int8MobileNet(PretrainedNetwork):
-    """Images (N, 3, 224, 224) in [-1, 1] to logits.
+    """Maps images (N, 3, 224, 224) in [-1, 1] to logits.
 
     A checkpoint holds, in the network's order, 8-bit weights w<i> (out, height, width, in) with scale and
     zero point, and bias b<i>, BatchNorm folded in. They become float32, scale * (w - zero point); activations
@@ -48,7 +48,7 @@ class Int8MobileNet(PretrainedNetwork):
         super().__init__()
 
     def made(self) -> nn.Module:
-        """The untrained network."""
+        """Return the untrained network."""
         body = _v1() if self.architecture == 1 else _v2()
         last = 1024 if self.architecture == 1 else 1280
         return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Conv2d(last, self.classes, 1), nn.Flatten())
@@ -84,7 +84,7 @@ class UnfoldedMobileNet(Int8MobileNet):
     version = 1
 
     def made(self) -> nn.Module:
-        """The untrained network."""
+        """Return the untrained network."""
         network = super().made()
         for name, layer in list(network.named_modules()):
             if isinstance(layer, Same):
@@ -122,7 +122,7 @@ class Unfolded(nn.BatchNorm2d):
         return plain | statistics | {"num_batches_tracked": torch.tensor(0), "lacking": torch.tensor(True)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W), normalised."""
+        """Return the normalised values (N, channels, H, W)."""
         if self.training and self.lacking:
             self._measure(x)
         return super().forward(x)
@@ -164,7 +164,7 @@ class Inverted(nn.Module):
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         made = self.layers(x)
         return x + made if self.adds else made
 

@@ -39,7 +39,7 @@ class MnistCNN(nn.Module):
         self.linear2 = nn.Linear(hidden, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of normalised images (N, 1, 28, 28)."""
+        """Return the logits of normalised images (N, 1, 28, 28)."""
         x = F.max_pool2d(F.relu(self.conv1(images)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         return self.linear2(F.relu(self.linear1(x.flatten(1))))

@@ -24,7 +24,7 @@ class PretrainedNetwork(nn.Module):
         raise NotImplementedError
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A published checkpoint under the network's own names."""
+        """Return a published checkpoint under the network's own names."""
         return dict(state)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -36,11 +36,11 @@ class PretrainedNetwork(nn.Module):
         self.model.load_state_dict(self.made().state_dict())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The network's own, with no prefix."""
+        """Return the state of the network without a prefix."""
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """A published checkpoint, or what `state_dict` gave."""
+        """Load a published checkpoint, or the result of `state_dict`."""
         return self.model.load_state_dict(self.converted(state), strict, assign)
 
     def begin_from(self, state: Mapping[str, Tensor]) -> None:

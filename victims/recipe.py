@@ -1,4 +1,4 @@
-"""The trainer of victims whose weights nobody ships."""
+"""The trainer of victims whose weights nobody distributes."""
 
 import math
 import time
@@ -153,7 +153,7 @@ class Recipe:
         return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def _varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A batch as the epoch shows it: moved and mirrored at random."""
+        """Return a batch that is shifted and mirrored at random."""
         images = _translate(images, self.shift, self.border, generator)
         if not self.flip:
             return images

@@ -13,7 +13,7 @@ from victims.recipe import Recipe
 
 
 class Victim(nn.Module):
-    """Images (N, C, H, W) float32 in [0, 1] to logits (N, classes).
+    """Maps images (N, C, H, W), float32 in [0, 1], to logits (N, classes).
 
     Attributes:
         resumable: a training of it goes on from a checkpoint.
@@ -63,14 +63,14 @@ class Victim(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images in [0, 1]."""
+        """Return the logits of images in [0, 1]."""
         seen = [(side, side) for side in (self.size, 2 * self.size)] if self.size is not None else []
         if seen and images.shape[2:] not in seen:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return self.network((images - self.mean) / self.std)
 
     def load_frozen(self, state: Mapping[str, Tensor]) -> "Victim":
-        """Load the network's weights, and fix them: evaluation mode, no gradient to weights."""
+        """Load the network's weights and freeze it: evaluation mode, no gradient to its weights."""
         try:
             self.network.load_state_dict(state)
         except RuntimeError as error:

@@ -13,7 +13,7 @@ PARTS = ("dataset", "victim", "attack", "knowledge", "purifier")
 
 @dataclass(frozen=True)
 class Cell:
-    """One dataset x victim x attack x knowledge x purifier; names and configs by part."""
+    """One data set x victim x attack x knowledge x purifier, with the name and the config of each part."""
 
     names: dict[str, str]
     configs: dict[str, Config]
@@ -21,12 +21,12 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """For people: dataset/victim/attack/knowledge/purifier."""
+        """The name of the cell for people: dataset/victim/attack/knowledge/purifier."""
         return "/".join(self.names[part] for part in PARTS)
 
     @property
     def eps(self) -> str:
-        """The attack's ball for people: "eps 8/255", "l2 eps 5", or nothing."""
+        """The bound of the attack for people: "eps 8/255", "l2 eps 5", or empty text."""
         attack = self.configs["attack"]
         if not isinstance(eps := attack.get("eps"), float | int) or not eps:
             return ""
@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def knowledge(self) -> Config:
-        """Of the attacker, without the other classifiers that it knows."""
+        """The config of the attacker's knowledge, without the other classifiers that it knows."""
         return {name: item for name, item in self.configs["knowledge"].items() if name != "victims"}
 
     @property
@@ -54,6 +54,6 @@ class Cell:
 
 
 def describe(cell: Cell) -> dict[str, Any]:
-    """The cell's columns in assembled records."""
+    """Return the columns that describe the cell in assembled records."""
     attack = cell.configs["attack"]
     return {**cell.names, "eps": attack.get("eps"), "command": cell.command}

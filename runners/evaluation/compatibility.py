@@ -1,4 +1,4 @@
-"""Whether the parts of a cell fit each other."""
+"""Checks that the parts of a cell fit each other."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ VICTIMS = CONFIGS / "victim"
 
 
 def victims_for(label_space: str) -> list[str]:
-    """Names of the victims that know these labels."""
+    """Return the names of the victims that know these labels."""
     leaves = {str(leaf.relative_to(VICTIMS).with_suffix("")): leaf for leaf in VICTIMS.rglob("*.yaml")}
     return sorted(n for n, leaf in leaves.items() if OmegaConf.load(leaf).get("label_space") == label_space)
 

@@ -61,7 +61,7 @@ def to_plain_dict(node: DictConfig) -> Config:
 
 
 def build(config: Config) -> Any:
-    """The object that a config describes. What it objects to is raised as InputError, in one line."""
+    """Return the object that a config describes. Raises InputError with one line if it cannot be built."""
     try:
         return instantiate(config)
     except SystemExit as error:
@@ -81,7 +81,7 @@ def build(config: Config) -> Any:
 
 
 def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
-    """The seed of one image's draws in one stage."""
+    """Return the seed of one image's draws in one stage."""
     text = f"{run_seed}/{image_id}/{stage}/{draw}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -125,7 +125,7 @@ class Component:
 
     @property
     def declared(self) -> Any:
-        """The class, with the traits that it declares."""
+        """The class of the component, which declares its traits."""
         return get_class(self.config["_target_"])
 
     @property
@@ -138,11 +138,11 @@ class Component:
         return build(self.config)
 
     def build(self) -> Any:
-        """A new object, without weights."""
+        """Return a new object of the component without weights."""
         return build(self.config)
 
     def load(self, store: Store) -> Any:
-        """A new object of the component, with its weights fixed."""
+        """Return a new object of the component with its weights loaded and frozen."""
         component = build(self.config)
         if self.trained is not None:
             state = store.get_tensors(self.trained)

@@ -100,7 +100,7 @@ class ContractChecks:
     def _reason(
         self, artifact: Artifact, what: str, check: Callable[[], None], components: Sequence[Component]
     ) -> str | None:
-        """Why a check of these components is not passed, in one line.
+        """Return in one line why these components fail a check, or None.
 
         One process checks at a time. Only what passed is stored: what did not is checked again.
         """
@@ -116,7 +116,7 @@ class ContractChecks:
         return self.reasons.get(artifact.key)
 
     def images(self, shape: Sequence[int]) -> Tensor:
-        """Embedded images in the shape of the cell's."""
+        """Return embedded images in the shape of the cell's images."""
         if self.digits is None:
             self.digits = DigitsPhotos().load("tuning")
         channels, *size = shape

@@ -16,7 +16,7 @@ LIBRARIES = {Path(place) for name, place in sysconfig.get_paths().items() if nam
 
 
 def one_line(error: BaseException) -> str:
-    """What was raised, in one line."""
+    """Return the type and the message of an exception in one line."""
     if isinstance(error, SystemExit):
         return f"it asked the whole process to end (SystemExit: {error.code})"
     reason = str(error).splitlines()[0] if str(error) else "no message"
@@ -35,7 +35,7 @@ def reason_of(error: BaseException, configs: Iterable[Any]) -> str:
 
 
 def _targets(config: Any) -> Iterator[str]:
-    """Every `_target_` in a config, however deep."""
+    """Yield every `_target_` in a config, at any depth."""
     if isinstance(config, dict):
         yield from (value for name, value in config.items() if name == "_target_")
     if isinstance(config, dict | list):
@@ -44,7 +44,7 @@ def _targets(config: Any) -> Iterator[str]:
 
 
 def _source(target: str) -> Path | None:
-    """The file that a target is written in; None where it has none."""
+    """Return the source file of a target, or None if it has none."""
     try:
         return Path(inspect.getsourcefile(get_object(target)))
     except TypeError:  # written in C, or an object without a class of its own

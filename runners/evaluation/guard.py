@@ -26,7 +26,7 @@ class Guard:
     loaded: dict[str, tuple[nn.Module, dict[str, Any]]] = field(default_factory=dict)
 
     def watch(self, name: str, victim: nn.Module) -> None:
-        """From now on, see that this victim does not change."""
+        """Watch this victim for changes from now on."""
         self.loaded[name] = victim, touchable(victim)
 
     @contextmanager

@@ -27,7 +27,7 @@ INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("purelib
 
 
 def identity(config: Any) -> Any:
-    """What a result depends on, as JSON values.
+    """Return what a result depends on as JSON values.
 
     A component's config becomes its name, its version and all arguments of its constructor, those of which
     the config says nothing with their defaults. Arguments that the class lists in `descriptive` (where a file
@@ -67,7 +67,7 @@ def version_of(target: Any) -> str:
 
 @cache
 def _defaults(target: Callable[..., Any]) -> dict[str, Any]:
-    """The constructor's arguments that have a default."""
+    """Return the arguments of the constructor that have a default."""
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):  # some compiled callables have no signature
@@ -133,7 +133,7 @@ def _installed_version(module: ModuleType) -> str:
 
 
 def _root_of(module: ModuleType, path: Path) -> Path:
-    """The folder from which the module's package is imported."""
+    """Return the folder from which the module's package is imported."""
     depth = module.__name__.count(".") + (path.name == "__init__.py")
     return path.parents[depth] if module.__name__ != "__main__" else path.parent
 

@@ -8,7 +8,7 @@ LITTLE = 64  # megabytes that the purified images of one cell may take in any ca
 
 @dataclass(frozen=True)
 class Keeping:
-    """What becomes of purified images once they are scored.
+    """Decides which purified images are kept after they are scored.
 
     This decides what lies in the store and nothing else: no record and no key depends on it, because "auto"
     goes by measured time.
@@ -24,7 +24,7 @@ class Keeping:
 
     @property
     def every(self) -> bool:
-        """Whether images are made again where only they are missing."""
+        """Whether purified images are made again if only they are missing."""
         return self.rule == "all"
 
     def keeps(self, seconds: float, size: int, *, held: int) -> bool:

@@ -21,7 +21,7 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
 
 
 def norms(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) l-infinity and l2 norms of the difference."""
+    """Return the (N,) l-infinity and l2 norms of the difference."""
     difference = (images - references).flatten(1)
     return difference.abs().amax(1), difference.double().norm(dim=1).float()  # of 150,000 values, in float64
 
@@ -39,7 +39,7 @@ def wilson(correct: int, n: int, z: float = Z) -> tuple[float, float]:
 
 
 def standard_error(share: float, n: int, other: float, m: int) -> float:
-    """Of the difference of two shares of n and m images."""
+    """Return the standard error of the difference of two shares of n and m images."""
     return math.sqrt(share * (1 - share) / n + other * (1 - other) / m)
 
 
@@ -92,7 +92,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def in_batches(model: Callable[[Tensor], Tensor], images: Tensor, size: int = 256) -> Tensor:
-    """The model's outputs of many images, without gradients."""
+    """Return the model's outputs on many images, computed in batches without gradients."""
     with torch.no_grad():
         return torch.cat([model(images[i : i + size]) for i in range(0, len(images), size)])
 

@@ -114,7 +114,7 @@ class Planner:
         return self.loader.load(cell.configs["victim"], "victim", "victim")
 
     def _images(self, cell: Cell) -> list[Images | LazyImages]:
-        """The cell's images in chunks; only these are read.
+        """Return the images of the cell in chunks; no other images are read.
 
         Raises MissingError for a data set that is absent, InputError for one that is damaged, and as
         `sample_subset` does.

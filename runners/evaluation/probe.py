@@ -13,12 +13,12 @@ Passes = list[tuple[int, int]]  # forward and backward passes of each image
 
 
 class _Stopped(BaseException):
-    """Ends an attack; no library catches it."""
+    """Raised to stop an attack; no library catches it."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How far an attack came in a moment.
+    """How far an attack came in a short time.
 
     Attributes:
         seconds: until it ended or was stopped.

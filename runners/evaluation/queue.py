@@ -70,7 +70,7 @@ class TaskQueue:
         self._not_before: dict[str, tuple[float, float]] = {}  # when to look again, and how long to wait then
 
     def next(self) -> Task | None:
-        """A task that is now ours, or None where there is none for now."""
+        """Return a task that this process has leased, or None if there is none at the moment."""
         for key, task in list(self.waiting.items()):
             if key not in self.waiting or self._blocked(task) or self._resting(key):
                 continue
@@ -91,7 +91,7 @@ class TaskQueue:
 
     @property
     def left(self) -> bool:
-        """Whether anything remains that this process should see to."""
+        """Whether there is work left for this process."""
         if self.running or self.launch.shard is None:
             return bool(self.running or self.waiting)
         return any(key not in self._not_before or self._blocked(t) for key, t in self.waiting.items())
@@ -102,18 +102,18 @@ class TaskQueue:
         return "crafting" if any(isinstance(task, Crafting) for task in tasks) else "purifying"
 
     def finished(self, task: Task, failure: Failure | None) -> None:
-        """A task of `next` has ended."""
+        """Record that a task of `next` has ended."""
         del self.running[task.key]
         self._end(task, failure)
 
     def release(self) -> None:
-        """Give up what is being done, for others to do."""
+        """Release the leases of unfinished tasks, so that other processes can do them."""
         for key in self.running:
             self.store.leases.release(key)
         self.running.clear()
 
     def pause(self) -> None:
-        """Wait until it is worth asking `next` again."""
+        """Wait until `next` may return a task again."""
         soonest = min((when for when, _ in self._not_before.values()), default=0)
         time.sleep(min(max(soonest - time.monotonic(), 0.1), 1.0))
 
@@ -154,7 +154,7 @@ class TaskQueue:
         self.done(task, reason)
 
     def _blocked(self, task: Task) -> bool:
-        """Whether the task needs examples that are not crafted yet."""
+        """Return whether the task needs examples that are not crafted yet."""
         if isinstance(task, Crafting):
             return False
         return task.crafting.key in self.waiting or task.crafting.key in self.running

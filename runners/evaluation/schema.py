@@ -24,7 +24,7 @@ Kind = Literal["identifier", "decision", "measurement", "setting", "cost"]
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column of the records.
 
     Args:
         name: its name in the file.

@@ -66,11 +66,11 @@ class Scored:
 
     @cached_property
     def right(self) -> dict[str, Tensor]:
-        """Whether the decisions are the true labels, by kind of image."""
+        """Return whether the decisions on one kind of image are the true labels."""
         return {name: decided == self.labels for name, decided in self.decided.items()}
 
     def confidence(self, name: str) -> list[float]:
-        """The softmax confidence of the decisions on one kind of image."""
+        """Return the softmax confidence of the decisions on one kind of image."""
         return self.logits[name].softmax(1).amax(1).tolist()
 
     @property
@@ -96,7 +96,7 @@ class Scored:
 
     @cached_property
     def draws(self) -> Tensor:
-        """(draws, N): the decisions under each draw of the purifier."""
+        """The (draws, N) decisions under each draw of the purifier."""
         return self.made["decided"].cpu()
 
     @property

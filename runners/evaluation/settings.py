@@ -1,4 +1,4 @@
-"""The settings of a run, checked."""
+"""The settings of a run, which are checked when they are made."""
 
 import math
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Settings:
 
     @property
     def images(self) -> str:
-        """The subset by rule and seed."""
+        """The rule and the seed of the subset, as text."""
         return f"{self.subset}, seed {self.seed}"
 
     @property
@@ -73,7 +73,7 @@ class Settings:
         return "tf32" if self.tf32 else "float32"
 
     def draws_of(self, purifier: Purifier, *, attacked: bool) -> int:
-        """How many draws of a purifier are scored.
+        """Return how many draws of a purifier are scored.
 
         "auto" is ten. A purifier that fits a network to each image in each draw is scored on five if an
         attack runs it, which takes many more fits than the scoring, and otherwise on one.

@@ -54,5 +54,5 @@ def shipped_content(config: dict[str, Any], component: Any) -> bytes | None:
 
 
 def to_ship(state: dict[str, Tensor], recipe: str) -> bytes:
-    """The content of a weight file with the recipe in its metadata."""
+    """Return the content of a weight file with the recipe in its metadata."""
     return safetensors.torch.save(state, metadata={RECIPE: recipe})

@@ -112,7 +112,7 @@ class Worker:
     def _crafted(
         self, task: Crafting, attack: Attack, images: Tensor, labels: Tensor, seeds: Sequence[int]
     ) -> tuple[Crafted, Target]:
-        """What the attack makes, and the target that it asked.
+        """Run the attack; return its examples and the target that it asked.
 
         Questions that memory cannot answer at once are split where they are asked. Where a gradient needs
         too much, the attack begins again with a target that holds one batch at a time, and half as many rows
@@ -140,7 +140,7 @@ class Worker:
         batch: int | None = None,
         recompute: bool = False,
     ) -> Target:
-        """What the attack of this task sees.
+        """Return the target of the attack of this task.
 
         Args:
             stage: names the defense's draws, unless the attacker knows the draw that is scored.
@@ -160,7 +160,7 @@ class Worker:
         )
 
     def purify(self, task: Purifying) -> None:
-        """Purified images and records of every purifier of the task."""
+        """Purify and score the images with every purifier of the task, and store the results."""
         crafting, chunk = task.crafting, task.crafting.chunk
         unscored = [p for p in task.purifiers if self.store.get(task.records(p)) is None]
         wanted = task.purifiers if task.keep_images else unscored
@@ -207,7 +207,7 @@ class Worker:
     def _purified(
         self, specs: Sequence[Component], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Component
     ) -> Iterator[tuple[Component, dict[str, Tensor] | PurifierError]]:
-        """For each purifier the purified images, or the error.
+        """Return for each purifier its purified images, or its error.
 
         The 8-bit roundings are purified too, unless the purifier fits a network to each image, which would
         double the cost. Of further draws only the victim's decisions are kept.

@@ -28,7 +28,7 @@ def sample_subset(
     classes: Sequence[str],
     right: Right | None = None,
 ) -> list[int]:
-    """Positions of n images.
+    """Return the positions of n images that the rule selects.
 
     Args:
         rule: "random": any image. "two-per-class": the first two of each class in the random order of the

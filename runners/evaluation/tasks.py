@@ -35,7 +35,7 @@ class Crafting:
 
     @property
     def clean(self) -> Artifact:
-        """The clean images, kept for those who look at results."""
+        """The artifact of the clean images, which the report shows."""
         return Artifact("clean", {"images": self.chunk.digest})
 
     @cached_property
@@ -55,42 +55,42 @@ class Crafting:
 
     @property
     def key(self) -> str:
-        """The name of the work, which is that of the artifact."""
+        """The name of the task, which is the key of its artifact."""
         return self.artifact.key
 
     @property
     def classifiers(self) -> tuple[Component, ...]:
-        """All classifiers to which the images are shown."""
+        """All classifiers that the task asks."""
         return self.victim, *self.surrogates
 
     @property
     def configs(self) -> list[Config]:
-        """Of all components that take part."""
+        """The configs of all components that take part."""
         parts = [self.attack, self.knowledge, *self.classifiers]
         return [part.config for part in (*parts, *([] if self.purifier is None else [self.purifier]))]
 
     @property
     def images(self) -> str:
-        """The first and the last image, for people."""
+        """The ids of the first and the last image, for people."""
         return f"{self.chunk.ids[0]} to {self.chunk.ids[-1]}"
 
     @property
     def part(self) -> str:
-        """The kind of work, for people: which attack, on what."""
+        """The kind of work for people: the attack, and what it attacks."""
         return f"{self.attack.name} on {'the victim' if self.purifier is None else self.purifier.name}"
 
     @property
     def label(self) -> str:
-        """The work, for people."""
+        """A description of the task for people."""
         return f"{self.part}: {self.images}"
 
     @property
     def results(self) -> list[str]:
-        """The keys of what is made, by which failures are kept."""
+        """The keys of the results, under which failures are kept."""
         return [self.key]
 
     def missing(self, store: Store) -> list[str]:
-        """The keys of what the store lacks."""
+        """Return the keys of the results that the store lacks."""
         return [] if store.has(self.artifact) else [self.key]
 
 
@@ -136,27 +136,27 @@ class Purifying:
 
     @property
     def configs(self) -> list[Config]:
-        """Of all components that take part."""
+        """The configs of all components that take part."""
         return [*self.crafting.configs, *(purifier.config for purifier in self.purifiers)]
 
     @property
     def images(self) -> str:
-        """The first and the last image, for people."""
+        """The ids of the first and the last image, for people."""
         return self.crafting.images
 
     @property
     def part(self) -> str:
-        """The kind of work, for people: the purifiers."""
+        """The kind of work for people: the names of the purifiers."""
         return ", ".join(purifier.name for purifier in self.purifiers)
 
     @property
     def label(self) -> str:
-        """The work, for people."""
+        """A description of the task for people."""
         return f"{self.part}: {self.images}"
 
     @property
     def results(self) -> list[str]:
-        """The keys of what is made, by which failures are kept."""
+        """The keys of the results, under which failures are kept."""
         return [self.records(purifier).key for purifier in self.purifiers]
 
     def of_images(self, ids: Collection[str]) -> "Purifying | None":
@@ -166,7 +166,7 @@ class Purifying:
         return replace(self, crafting=replace(self.crafting, chunk=chunk.take(places))) if places else None
 
     def missing(self, store: Store) -> list[str]:
-        """The keys of the records of which the store lacks something."""
+        """Return the keys of the records for which the store lacks something."""
         return [
             self.records(purifier).key
             for purifier in self.purifiers

@@ -46,7 +46,7 @@ class Training:
         return Artifact("progress", {"of": self.weights.key})
 
     def load(self) -> dict[str, Tensor] | None:
-        """The state that was saved last."""
+        """Return the state that was saved last, or None."""
         return self.store.get_tensors(self.checkpoint)
 
     def save(self, state: dict[str, Tensor]) -> None:
@@ -125,7 +125,7 @@ def _train(
     progress: Callable[[float], None] | None,
     device: torch.device | None,
 ) -> bytes:
-    """Train the component, and keep its weights."""
+    """Train the component and store its weights."""
     store, weights = training.store, component.weights
     wanted = {"checkpoint": training} if getattr(component, "resumable", False) else {}
     if getattr(weights, "gpu", False) and device is not None:
@@ -166,7 +166,7 @@ class ComponentLoader:
     loaded: dict[str, Component | MissingError] = field(default_factory=dict)
 
     def load(self, config: Config, what: str, where: str) -> Component:
-        """The component of a config.
+        """Return the component of a config.
 
         Raises MissingError where a file is missing, InputError where it cannot be used.
 

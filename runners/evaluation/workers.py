@@ -134,7 +134,7 @@ class _Process:
         self.executor: ProcessPoolExecutor | None = None
 
     def submit(self, task: Task) -> Future[Any]:
-        """Give it a task."""
+        """Send a task to the process."""
         message = pickle.dumps(task)
         if self.executor is not None:
             with suppress(BrokenProcessPool):  # it died while it was idle
@@ -148,7 +148,7 @@ class _Process:
         return self.executor.submit(_serve, message)
 
     def stop(self, *, kill: bool = False) -> None:
-        """End the process, at once where its task must not go on."""
+        """End the process, immediately if its task must not continue."""
         if self.executor is None:
             return
         if kill:
@@ -196,7 +196,7 @@ def _begin(store: Store, device: str, precision: str, keeping: Keeping, chunk_se
 
 
 def _die_with(sentinel: int) -> None:
-    """A killed parent must not leave its processes behind."""
+    """End this process when its parent is killed."""
     wait_for_handle([sentinel])
     _leave(1)
 
@@ -215,7 +215,7 @@ def _serve(message: bytes) -> tuple[Failure | None, bool, list[tuple[str, str]]]
 
 
 class _Warnings(logging.Handler):
-    """Collects the warnings of a process."""
+    """Collects the log messages of a process."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
