@@ -214,11 +214,8 @@ def explain(error: Exception, config: str, words: Sequence[str] | None = None) -
         return f"no {group} is called {name!r}{_near(name, names_of(group))}"
     if match := re.search(r"Key '([\w./-]+)' is not in struct", text):
         return _unknown_option(match[1], config, words)
-    key = getattr(error, "full_key", None)
-    return f"{key}: {_first_line(text)}" if key else _first_line(text)
-
-
-def _first_line(text: str) -> str:
+    if match := re.search(r"Interpolation key '([\w./@-]+)' not found", text):
+        return f"a config refers to ${{{match[1]}}}, and no setting is called {match[1]!r}"
     return next(line for line in text.splitlines() if line.strip())
 
 

@@ -302,7 +302,10 @@ def test_a_victim_is_trained_alone_and_its_accuracy_told(run, tmp_path):
             "victim knows the labels of 'cifar10', but the data set",
         ),
         (["victim=resnet50"], "CIFAR-10 is not in"),
-        (["victim=vit"], "vit_b_16-c867db91.pth: python -m scripts.fetch downloads it there"),
+        (
+            ["victim=vit"],
+            "; python -m scripts.fetch downloads them from https://download.pytorch.org/models/vit_b_16-c867db91.pth",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -97,7 +97,7 @@ def test_only_an_address_is_one(tmp_path):
     }.items():
         assert WeightFile("c.pt", "0" * 8, source).url == url
     with pytest.raises(
-        MissingError, match=r"https://a\.b/c\.pt: python -m scripts\.fetch downloads it there"
+        MissingError, match=r"python -m scripts\.fetch downloads them from https://a\.b/c\.pt"
     ):
         WeightFile(str(tmp_path / "c.pt"), "0" * 8, "https://a.b/c.pt").load()
 

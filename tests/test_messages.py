@@ -40,7 +40,7 @@ def test_a_target_that_cannot_be_loaded(target, expected, tmp_path, monkeypatch)
     ("text", "expected"),
     [
         ("_target_: purifiers.jpeg.JPEG\n quality: 75\n", r"mine\.yaml line 2: this is not valid YAML \("),
-        ("quality: ${nothing}\n", "^purifier.quality: Interpolation key 'nothing' not found"),
+        ("quality: ${nothing}\n", r"a config refers to \$\{nothing\}, and no setting is called 'nothing'"),
     ],
 )
 def test_a_config_that_cannot_be_composed(text, expected, tmp_path):

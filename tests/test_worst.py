@@ -194,12 +194,13 @@ def test_the_best_purifier_stands_alone_where_mcnemar_says_so(tmp_path):
     assert r"x & ours & 90.0$\triangle$* &" in texts[".tex"]
     assert "90.0▲*" in texts["console"]
     for output in (".md", "console"):
-        assert "▲ the best purifier: above every other by McNemar's exact test on the same images " in (
-            " ".join(texts[output].split())
+        assert (
+            "▲ The best purifier: McNemar's exact test on the same images finds it better than every other "
+            in (" ".join(texts[output].split()))
         )
-        assert "(p < 0.05, at most 0.031)" in " ".join(texts[output].split())
-    assert r"$\triangle$ the best purifier" in texts[".tex"]
-    assert "(p $<$ 0.05, at most 0.031)" in texts[".tex"]
+        assert "(p < 0.05; here p is at most 0.031)" in " ".join(texts[output].split())
+    assert r"$\triangle$ The best purifier" in texts[".tex"]
+    assert "(p $<$ 0.05; here p is at most 0.031)" in texts[".tex"]
     assert "~" not in "".join(texts.values())
     back = pd.read_csv(tmp_path / "t.csv")
     assert tuple(back.columns) == COLUMNS
