@@ -184,19 +184,21 @@ def readable(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
                 f"{cell.names['attack']}; name another attack, or take queries out of the column"
             )
         if column.get("eps") is None:
-            raise InputError(f"{place}: expected the column's eps too, at which the path is read; got none")
+            raise InputError(
+                f"{place}: expected the eps at which the path is read in the column too, got none"
+            )
 
 
 def comparability(
     panel: PaperSetting | None, choices: Any, config: DictConfig, typed: Sequence[str] = ()
 ) -> str:
-    """Why figures may not be compared with the paper's; empty where they may. `typed` words may change what
-    a name stands for, and the table itself."""
+    """Return why the results may not be compared with the paper's, or empty text if they may. The `typed`
+    words may change what a name refers to, and the table itself."""
     if panel is None:
         return ""
     if choices["dataset"] == saved.EMBEDDED[0]:
         return (
-            "embedded data: compare the shape, not the figures "
+            "embedded data: compare the shape, not the values "
             f"(the paper: {panel.dataset}, {panel.victim}, n={panel.images})"
         )
     content = [word for word in typed if word.partition("=")[0].rpartition(".")[2] not in WHERE]

@@ -120,7 +120,7 @@ def test_what_an_attack_tells_is_recorded(done):
         assert row.forward_passes <= note["budget"][0] <= 110
         assert set(seconds) == {member["member"] for member in note["members"]}
         assert note["by"] in ("", "the image itself", *note["planned"])
-    assert told_by(rows).startswith("adaptive attack, a budget of 1")
+    assert told_by(rows).startswith("the adaptive attack has a budget of 1")
     assert told_by(records(done, "unrolled dip")) == ""
 
 

@@ -259,7 +259,7 @@ def test_ssim_from_the_same_records():
             {"dataset": "digits-photos", "victim": "v"},
             20,
             "random",
-            "embedded data: compare the shape, not the figures",
+            "embedded data: compare the shape, not the values",
         ),
     ],
 )
@@ -409,7 +409,7 @@ def test_an_added_row_is_marked_and_has_no_verdict():
     assert mine.paper.isna().all()
     assert not mine.verdict.any()
     assert theirs.verdict.all()
-    assert "- dipdefend (added): not one of the table's own rows." in render.markdown(frame, HEADING)
+    assert "- dipdefend (added): this row was added to the table." in render.markdown(frame, HEADING)
 
 
 def test_a_column_of_another_metric_has_its_own_decimals_and_interval():

@@ -319,8 +319,10 @@ def test_a_smaller_budget_of_the_adaptive_attack_is_named_and_its_members_are_to
     assert frame.column.tolist() == ["Adaptive (budget 600)", "Worst of 5 (budget 600)"]
     assert frame.value.tolist() == pytest.approx([100 / 3, 0])
     for said in (
-        "a budget of 544 forward and 227 backward passes an image, of which 100 and 50 were taken",
-        "2 of 3 images misled all 5 judging draws; examples found by: the image itself 1, bpda eot 1",
-        "missing by the protocol: 500 images, a blind attack, a transfer attack, a query attack, other seeds",
+        "a budget of 544 forward and 227 backward passes per image, and used 100 and 50 of them on average",
+        "2 of 3 images misled all 5 judging draws; number of examples by member: the image itself 1, "
+        "bpda eot 1",
+        "a complete evaluation also needs: 500 images, a blind attack, a transfer attack, a query "
+        "attack, other seeds",
     ):  # fmt: skip
         assert said in frame.note[0]

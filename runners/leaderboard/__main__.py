@@ -72,7 +72,10 @@ def render(where: Path) -> None:
         "leaderboard.csv": pages.csv(boards),
     }
     write_together({writable(where) / name: text.encode() for name, text in contents.items()})
-    app.tell(f"{len(entries)} entries: {where / 'index.html'}, leaderboard.md, leaderboard.csv")
+    app.tell(
+        f"{quantity(len(entries), 'entry', 'entries')}: {where / 'index.html'}, leaderboard.md, "
+        "leaderboard.csv"
+    )
 
 
 def add(config: DictConfig, where: Path) -> None:
@@ -84,7 +87,7 @@ def add(config: DictConfig, where: Path) -> None:
         )
     target = where / ENTRIES / name
     if target.exists():
-        raise InputError(f"name: expected a new name, got {name}, which is there already: {target}")
+        raise InputError(f"name: expected a new name, got {name}, which exists already: {target}")
     if not isinstance(config.card, str):
         raise InputError(f"card: expected a YAML file, got {config.card!r}")
     if not isinstance(config.sample, int) or config.sample < 1:
@@ -131,7 +134,9 @@ def again(file: RecordFile, config: DictConfig) -> str:
     )
     now = result.records.set_index("id")
     if set(now.index) != set(sample):
-        raise InputError(f"{file.path}: expected images that its settings choose, got others: was it edited?")
+        raise InputError(
+            f"{file.path}: expected the images that its settings choose, got others; it may have been edited"
+        )
     for column in ("label", "eps", *DECISIONS):
         was, is_ = recorded[column].loc[now.index], now[column]
         differs = (was != is_) & ~(was.isna() & is_.isna())
@@ -139,7 +144,7 @@ def again(file: RecordFile, config: DictConfig) -> str:
             first = differs[differs.fillna(True)].index[0]
             raise InputError(
                 f"{file.path}: {column} of {first}: the records say {was[first]}, but a replay gives "
-                f"{is_[first]}; the entry is not taken"
+                f"{is_[first]}; the entry is not added"
             )
     return f"{file.path.name}: {len(sample)} of {len(recorded)} images gave the same decisions"
 

@@ -58,8 +58,8 @@ class Entry:
             found = digest_of(folder / name)
             if found != expected:
                 raise InputError(
-                    f"{folder / name}: expected sha256 {expected}, got {found}: it was edited since it was "
-                    "replayed; add the entry again"
+                    f"{folder / name}: expected sha256 {expected}, got {found}: it was edited after its "
+                    "replay; add the entry again"
                 )
         return cls.of(folder.name, card, [folder / name for name in card["records"]])
 
@@ -160,4 +160,4 @@ def check_records(file: RecordFile) -> None:
         ).all(),
     }
     if broken := [rule for rule, holds in rules.items() if not holds]:
-        raise InputError(f"{file.path}: expected {broken[0]}, got other values: was it edited?")
+        raise InputError(f"{file.path}: expected {broken[0]}, got other values; it may have been edited")

@@ -30,7 +30,7 @@ METRICS = {  # and the records' column; None: records do not hold it, but the pu
     "parameters": None,
 }
 RESULTS = ("accuracy", "ssim")  # which may be compared with the paper's; times are of other machines
-ADDED = "not one of the table's own rows"
+ADDED = "this row was added to the table"
 COLUMNS = ("row", "defense", "column", "eps_255", "queries", "attack", "knowledge", "knowledge_kind",
            "metric", "value", "low", "high", "n", "flags", "paper", "delta", "verdict", "best", "p_best",
            "status", "note", "command", "record")  # fmt: skip
@@ -120,7 +120,7 @@ def _lucky(column: DictConfig, result: CellResult) -> str:
     random = get_class(result.cell.configs["purifier"]["_target_"]).stochastic
     if column.get("queries") is None or not random:
         return ""
-    return "one lucky draw on the attack's path counts as broken; the paper scores a draw of its own"
+    return "one lucky draw on the attack's path counts as a success, while the paper scores a separate draw"
 
 
 def metric_of(table: DictConfig, column: DictConfig) -> str:

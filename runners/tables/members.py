@@ -13,7 +13,7 @@ from runners.validity.flags import SMALL_N
 
 
 def told_by(records: pd.DataFrame) -> str:
-    """Which members found the examples and what they took; empty if the attack was no adaptive one.
+    """Return which members found the examples and how many passes they took, or empty text for other attacks.
 
     Raises KeyError for notes that another attack made of members.
     """
@@ -27,16 +27,17 @@ def told_by(records: pd.DataFrame) -> str:
     order = {name: place for place, name in enumerate(["the image itself", *notes[0]["planned"]])}
     by = ", ".join(f"{name} {found[name]}" for name in sorted(found, key=lambda name: order[name]))
     return (
-        f"adaptive attack, a budget of {forward:,} forward and {backward:,} backward passes an image, of "
-        f"which {records.forward_passes.mean():,.0f} and {records.backward_passes.mean():,.0f} were taken: "
-        f"{broken} of {len(notes)} images misled all {notes[0]['judged']} judging draws; examples found by: "
-        f"{by or 'none'}; members: {', '.join(notes[0]['planned'])}"
+        f"the adaptive attack has a budget of {forward:,} forward and {backward:,} backward passes per "
+        "image, "
+        f"and used {records.forward_passes.mean():,.0f} and {records.backward_passes.mean():,.0f} of them on "
+        f"average; {broken} of {len(notes)} images misled all {notes[0]['judged']} judging draws; number of "
+        f"examples by member: {by or 'none'}; planned members: {', '.join(notes[0]['planned'])}"
     )
 
 
 def missing(purifier: Purifier, kinds: Sequence[Kind], records: pd.DataFrame) -> str:
-    """What the protocol for defenses that draw or are fitted at test time asks besides what is here; empty
-    for other defenses."""
+    """Return what a complete evaluation of a defense that draws or is fitted at test time still needs, or
+    empty text for other defenses."""
     if not (purifier.stochastic or purifier.per_image_optimization):
         return ""
     asked = {
@@ -49,4 +50,4 @@ def missing(purifier: Purifier, kinds: Sequence[Kind], records: pd.DataFrame) ->
         "other seeds": False,  # a table has one
     }
     lacking = [what for what, there in asked.items() if not there]
-    return f"missing by the protocol: {', '.join(lacking)}"
+    return f"a complete evaluation also needs: {', '.join(lacking)}"

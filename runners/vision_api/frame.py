@@ -78,9 +78,10 @@ def legend(columns: Sequence[Column], note: str, setting: str) -> list[str]:
             continue
         lines += _of_api(column)
     lines += [
-        "Prediction accuracy: the share of the clean image's labels that the purified one has; top-1: the "
-        "same first label; top-5: the clean one's first label among the purified one's. A label that the "
-        "service does not name has not come back.",
+        "Prediction accuracy is the share of the clean image's labels that the purified image also has. "
+        "Top-1: "
+        "both have the same first label. Top-5: the clean image's first label is among those of the purified "
+        "image. A label that the service does not name counts as missing.",
         "The 95 % intervals are Wilson's, over the pairs; those of prediction accuracy are Agresti and "
         "Coull's.",
     ]
@@ -101,7 +102,7 @@ def _of_api(column: Column) -> list[str]:
     if fewer:
         lines.append(
             f"{column.name}: {fewer} of {sum(2 * len(part) for part in done)} answers about purified images "
-            f"have fewer than {labels} labels; those missing count as not come back."
+            f"have fewer than {labels} labels; the others count as missing."
         )
     chosen = [f"{e.row.label} {e.iterations}" for e in column.entries if e.tried]
     if chosen:
