@@ -38,6 +38,7 @@ from runners.files import folder, writable, write_together, write_whole
 from runners.leaderboard import board, pages
 from runners.leaderboard.entry import CARD, WRITTEN, Entry, digest_of, read_card
 from runners.leaderboard.memory import bytes_taken
+from runners.output import quantity
 from runners.store.artifact import Artifact
 from runners.store.store import Store
 from runners.validity.provenance import RecordFile
