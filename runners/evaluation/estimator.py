@@ -135,7 +135,7 @@ class Estimator:
         return not torch.equal(rounded(images), images)
 
     def _forward(self, crafting: Crafting, spec: Component) -> float:
-        """A classifier's answer, without a gradient."""
+        """Return the seconds per image of a classifier's answer without a gradient."""
 
         def once() -> None:
             with torch.no_grad():
@@ -144,7 +144,7 @@ class Estimator:
         return self._once({"forward": spec.identity}, crafting, once)
 
     def _backward(self, crafting: Crafting, spec: Component) -> float:
-        """What the gradient adds to an answer."""
+        """Return the seconds per image that the gradient adds to an answer."""
 
         def once() -> None:
             images = crafting.chunk.images.to(self.worker.device, copy=True).requires_grad_()
@@ -189,12 +189,12 @@ class Estimator:
         return self._once(what, crafting, once), max(factors)
 
     def _storing(self, crafting: Crafting) -> float:
-        """Packing the images of a chunk."""
+        """Return the seconds per image of packing the images of a chunk."""
         content = crafting.chunk.images.numpy().tobytes()
         return self._once({"storing": True}, crafting, lambda: file_of({}, content, pack=True))
 
     def _scoring(self, crafting: Crafting) -> float:
-        """A record of each image, as if the attack and the purifier had changed nothing."""
+        """Return the seconds per image of scoring, as if the attack and the purifier had changed nothing."""
         victim, device = self.worker.load(crafting.victim), self.worker.device
 
         def once() -> None:
