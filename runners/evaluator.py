@@ -165,9 +165,8 @@ class Evaluator:
         self.console.print(
             f"estimate: {estimate.text}{'' if alone else ' if no other job helps'} "
             f"({quantity(len(crafting), 'chunk')} to craft, {len(purifying):,} to purify; "
-            f"{quantity(max(count, 1), 'process', 'processes')} on {self.worker.device.type}); finished "
-            "chunks "
-            "are kept if you stop"
+            f"{quantity(max(count, 1), 'process', 'processes')} on {self.worker.device.type}); "
+            "finished chunks are kept if you stop"
         )
         for line in filter(None, [estimate.longest, *estimator.budgets]):
             self.console.print(line)

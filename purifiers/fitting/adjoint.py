@@ -40,7 +40,7 @@ class State(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that a gradient passes through."""
+        """All tensors that a gradient passes through."""
         return [*self.parameters, *self.first, *self.second]
 
 
@@ -194,7 +194,7 @@ def differentiable_step(fit: Fit, state: State, *, attached: bool, update: bool)
 
 
 def _leaves(state: State) -> State:
-    """The same values, each the beginning of a graph."""
+    """Return the same values, each as the beginning of a graph."""
     return state._replace(
         parameters=[one.detach().requires_grad_() for one in state.parameters],
         first=[one.detach().requires_grad_() for one in state.first],

@@ -23,7 +23,7 @@ SECOND = _signed(0x94D049BB133111EB)
 
 
 class Draws:
-    """One stream an image; each call draws anew.
+    """One random stream per image; each call draws new numbers.
 
     Args:
         seeds: one an image.
@@ -35,7 +35,7 @@ class Draws:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """(B, *shape) standard normal numbers, float32."""
+        """Return (B, *shape) standard normal numbers in float32."""
         size = math.prod(shape)
         u, v = self._bits(size, torch.int32).float().mul_(2**-32).chunk(2, 1)  # [-1/2, 1/2]
         # Box and Muller 1958. A float32 in [-1/2, 1/2] may be -1/2 itself, whose logarithm is no number.

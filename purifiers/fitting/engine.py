@@ -39,7 +39,7 @@ class Architecture(Protocol):
         ...
 
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
-        """Stacked inputs (n, B*in, H, W) to stacked outputs."""
+        """Map stacked inputs (n, B*in, H, W) to stacked outputs."""
         ...
 
 
@@ -67,7 +67,7 @@ class Networks:
         }
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Stacked inputs to stacked outputs."""
+        """Map stacked inputs to stacked outputs."""
         return self.architecture(self.parameters, inputs, self.stack)
 
     def drawn_once(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
@@ -90,7 +90,7 @@ class Adam:
     amsgrad: bool = False
 
     def __call__(self, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
-        """The optimiser of these parameters."""
+        """Return the optimiser of these parameters."""
         options: dict[str, Any] = {"fused": True, "capturable": leaves[0].is_cuda}
         return torch.optim.Adam(
             leaves, lr=self.lr, weight_decay=self.weight_decay, amsgrad=self.amsgrad, **options
@@ -104,7 +104,7 @@ class SGD:
     lr: float
 
     def __call__(self, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
-        """The optimiser of these parameters."""
+        """Return the optimiser of these parameters."""
         return torch.optim.SGD(leaves, lr=self.lr, fused=True)
 
 
@@ -176,5 +176,5 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """To be learnt, in the layout that it has."""
+    """Return a tensor that is learnt, in its own memory layout."""
     return x.detach().requires_grad_()

@@ -71,11 +71,11 @@ class Stack:
         )
 
     def norm(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """Batch normalisation of each image by its own statistics."""
+        """Apply batch normalisation to each image by its own statistics."""
         return F.batch_norm(x, None, None, scale, shift, training=True)
 
     def doubled(self, x: Tensor) -> Tensor:
-        """Bilinear enlargement to twice the height and width."""
+        """Enlarge bilinearly to twice the height and width."""
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
     def concat(self, parts: Sequence[Tensor]) -> Tensor:
@@ -95,7 +95,7 @@ class Stack:
         return self.laid_out(images.transpose(0, 1).flatten(1, 2))
 
     def apart(self, x: Tensor) -> Tensor:
-        """(n, B*C, H, W) to (B, n, C, H, W)."""
+        """Map (n, B*C, H, W) to (B, n, C, H, W)."""
         return x.unflatten(1, (self.size, -1)).transpose(0, 1)
 
     def laid_out(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class _Padding(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, near: int, far: int, mode: str) -> Tensor:
-        """The padded images."""
+        """Return the padded images."""
         ctx.near, ctx.far, ctx.mode = near, far, mode
         return F.pad(x, (near, far, near, far), mode=mode)
 

@@ -47,13 +47,13 @@ class Iterate:
     @cached_property
     @torch.no_grad()
     def ssim(self) -> Tensor:
-        """(B,) structural similarity to the target."""
+        """Return the (B,) structural similarity to the target."""
         return ssim(self.images, self.targets)
 
     @cached_property
     @torch.no_grad()
     def labels(self) -> Tensor:
-        """(B,) the victim's decisions."""
+        """Return the (B,) decisions of the victim."""
         return self.victim(self.images).argmax(1)
 
 
@@ -65,7 +65,7 @@ class Readout(Protocol):
         ...
 
     def result(self) -> Tensor:
-        """(B, C, H, W), once the trace has ended."""
+        """Return the result (B, C, H, W) after the trace has ended."""
         ...
 
 
@@ -91,10 +91,10 @@ class TracePurifier(Purifier):
 
     @abstractmethod
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
-        """A fresh readout for these images."""
+        """Return a new readout for these images."""
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """One optimisation for this purifier alone."""
+        """Run one optimisation for this purifier alone."""
         return self.trace.run([self], images, seeds, victim)[0]
 
     def shared_run(self) -> "Trace":
@@ -114,11 +114,11 @@ class Newest:
     images: Tensor
 
     def see(self, iterate: Iterate) -> None:
-        """Forgets what it had."""
+        """Replace the stored reconstructions."""
         self.images = iterate.images
 
     def result(self) -> Tensor:
-        """What was seen last."""
+        """Return the newest reconstructions."""
         return self.images
 
 
@@ -165,5 +165,5 @@ class FitTrace(Trace):
         """The fit, before its first step; its networks' parameters are all that it learns."""
 
     def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
-        """The reconstructions of the fit, before each of its updates."""
+        """Yield the reconstructions of the fit before each of its updates."""
         self.fit(images, seeds).run(steps, observe)

@@ -92,7 +92,7 @@ def unrolled(
 
 
 class _Through(torch.autograd.Function):
-    """Runs the fit forwards, and on a gradient backwards."""
+    """Runs the fit forwards, and backwards for a gradient."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, images: Tensor, run: "_Run") -> Tensor:
@@ -239,7 +239,7 @@ class _Run:
         )
 
     def _graph_size(self, fit: Fit) -> int:
-        """Bytes that the graph of one step holds."""
+        """Return the bytes that the graph of one step holds."""
         held: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:

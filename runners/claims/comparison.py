@@ -36,7 +36,7 @@ class Comparison:
 
     @property
     def n(self) -> int:
-        """How many images."""
+        """The number of images."""
         return len(self.first)
 
     @property
@@ -62,7 +62,7 @@ class Comparison:
         return images_needed(self.first, self.second, by, shares=self.shares, alpha=alpha)
 
     def text(self) -> str:
-        """The observed figures."""
+        """The observed results as text."""
         places, scale = (1, 100) if self.shares else (3, 1)
         one = f"{self.names[0]} {scale * self.first.mean():.{places}f}"
         if self.second is None:
@@ -94,7 +94,7 @@ def compared(
 
 
 def _of_level(claim: Claim, right: np.ndarray) -> tuple[float, float]:
-    """The exact binomial test of a share against the claim's level."""
+    """Return the exact binomial test of a share against the claim's level."""
     below, above = (
         float(binomtest(int(right.sum()), len(right), claim.level * POINT, alternative=side).pvalue)
         for side in ("less", "greater")

@@ -14,7 +14,7 @@ COUNTS = ("printed", "counterpart", "real data", "own data", "verdict", "matches
 
 
 def counted(papers: Sequence[str], tables: Sequence[Finished]) -> pd.DataFrame:
-    """The counts of each paper, and of all in the last row, `all`.
+    """Return the counts of each paper, with those of all papers in the last row, `all`.
 
     A figure has a counterpart where a finished table shows ours beside it. `real data` are those not only on
     the embedded data, `own data` those on the data set that the figure is printed for, `verdict` those that

@@ -1,4 +1,4 @@
-"""How the papers stand as a whole: for the console."""
+"""An overview of all papers for the console."""
 
 from collections.abc import Sequence
 

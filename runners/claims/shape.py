@@ -55,7 +55,7 @@ class Shape:
 
 
 def labels_of(shape: Shape, defense: str) -> int:
-    """How many rows stand for the paper's defense."""
+    """Return how many rows represent the paper's defense."""
     return sum(known == defense for _, known in shape.rows)
 
 
@@ -89,13 +89,13 @@ def shape_of(name: str, dataset: str, victim: str) -> Shape:
 
 @cache
 def _kind(knowledge: str) -> str:
-    """The kind of attacker that a config of knowledge stands for."""
+    """Return the kind of attacker that a config of knowledge represents."""
     target = OmegaConf.load(CONFIGS / "knowledge" / f"{knowledge}.yaml")["_target_"]
     return get_class(target).declared_kind()
 
 
 def panels_for(claim: Claim) -> list[PaperSetting]:
-    """The paper's settings that the claim is about."""
+    """Return the settings of the paper that the claim is about."""
     return [
         panel
         for panel in panels_of(config_of(claim.table))

@@ -33,7 +33,7 @@ def by_paper(outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
 
 
 def counted(outcomes: Iterable[Outcome]) -> str:
-    """How many claims there are of each verdict, in words."""
+    """Return in words how many claims have each verdict."""
     counts = Counter(one.verdict for one in outcomes)
     verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     return f"{counts.total()} claims: {verdicts}"
@@ -54,7 +54,7 @@ def verdict_text(outcome: Outcome) -> str:
 
 
 def claim_text(outcome: Outcome) -> str:
-    """What the paper says, where, by how much, and how we read it."""
+    """Return what the paper claims, where, by how much, and how we read it."""
     claim = outcome.claim
     printed = "" if claim.prints is None else f"; it prints a difference of {claim.prints:g}"
     reading = f" Read as: {claim.reading[0].lower()}{claim.reading[1:]}" if claim.reading else ""
@@ -62,7 +62,7 @@ def claim_text(outcome: Outcome) -> str:
 
 
 def setting_text(outcome: Outcome) -> str:
-    """Data set, victim and number of images."""
+    """Return data set, victim and number of images as text."""
     one = outcome.evidence
     return "" if one is None else f"{one.dataset}, {one.victim}, n = {outcome.n:,}"
 
@@ -113,7 +113,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def _letters(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """A short name for each departure: a, b, ..., z, aa, ab, ..."""
+    """Return a short name for each departure: a, b, ..., z, aa, ab, ..."""
     found = dict.fromkeys(departure for one in outcomes for departure in one.departs)
     return {departure: _letter(i) for i, departure in enumerate(found)}
 

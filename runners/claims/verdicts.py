@@ -27,7 +27,7 @@ Verdict = Literal["holds", "contradicted", "undetermined", "not run"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a claim.
+    """The verdict on a claim with its evidence.
 
     Args:
         claim: the claim.
@@ -68,12 +68,12 @@ class _Tested:
 
     @property
     def against(self) -> float:
-        """That one of them is the other way."""
+        """The p-value for the opposite of one of the comparisons."""
         return min(1.0, len(self.comparisons) * min(one.against for one in self.comparisons))
 
     @property
     def p(self) -> float:
-        """That it is decided at all."""
+        """The p-value for either verdict."""
         return min(1.0, 2 * min(self.support, self.against))
 
 

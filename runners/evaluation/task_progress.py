@@ -59,6 +59,6 @@ def reported(store: Store, key: str, reached: Callable[[], Reached]) -> Iterator
 
 
 def reached_of(store: Store, key: str) -> Reached:
-    """What was reported last of the task of this key."""
+    """Return the last report about the task of this key."""
     content = store.get(Artifact("progress", {"of": key}))
     return Reached() if content is None else Reached(*json.loads(content))

@@ -1,4 +1,4 @@
-"""The figures of the leaderboard, from the records of its entries."""
+"""The results of the leaderboard, computed from the records of its entries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ OF_ROW = tuple(flags.ROW)  # decided anew by all records of an entry
 
 @dataclass(frozen=True)
 class Cited:
-    """A figure with the record files that it is computed from."""
+    """A result with the record files from which it is computed."""
 
     figure: Figure
     files: tuple[RecordFile, ...]
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def worst(self) -> float:
-        """What it is ranked by."""
+        """The result by which the entry is ranked."""
         return self.figures[WORST].figure.value
 
 
@@ -111,7 +111,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def boards(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
-    """The ranked rows of each data set and victim."""
+    """Return the ranked rows of each data set and victim."""
     found: dict[tuple[str, str], list[Row]] = {}
     for entry in entries:
         found.setdefault(entry.setting, []).append(row_of(entry))
@@ -119,5 +119,5 @@ def boards(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
 
 
 def entries_in(folder: Path) -> list[Entry]:
-    """All entries of a folder, in the order of their names."""
+    """Return all entries of a folder in the order of their names."""
     return [Entry.read(path.parent) for path in sorted(folder.glob("*/card.yaml"))]

@@ -88,7 +88,7 @@ class Entry:
 
     @cached_property
     def frames(self) -> list[pd.DataFrame]:
-        """The records of each file."""
+        """Return the records of each file."""
         return [from_parquet(file.path.read_bytes()) for file in self.files]
 
     @property

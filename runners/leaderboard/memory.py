@@ -1,4 +1,4 @@
-"""The most memory that purifying takes."""
+"""Measures the most memory that purifying takes."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping | None = None
     ) -> Any:
-        """Do the operation, and count what it made."""
+        """Run the operation, and count the tensors that it made."""
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):

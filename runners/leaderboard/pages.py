@@ -42,7 +42,7 @@ def memory_text(row: Row) -> str:
 
 
 def markdown(boards: Boards) -> str:
-    """A table for each data set and victim."""
+    """Return a table in Markdown for each data set and victim."""
     lines = ["# Leaderboard", "", METHOD, ""]
     for (dataset, victim), rows in boards.items():
         heads = ["rank", "purifier", *COLUMNS, "s/image", "MB/image", "n", "flags"]

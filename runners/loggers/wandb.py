@@ -206,7 +206,7 @@ def summary_of(records: pd.DataFrame) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Records and provenance of a file that may come from anyone."""
+    """Return the records and the provenance of a file that may come from anyone."""
     table, facts = provenance.opened(path)
     untrusted.check_shape(facts, provenance.NEEDED, f"{path}: provenance")
     return table.to_pandas(), facts

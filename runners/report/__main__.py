@@ -143,7 +143,7 @@ def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:
 
 
 def _row(table: Table) -> dict[str, Any]:
-    """What the index says of a table."""
+    """Return what the index says about a table."""
     status = table.frame.status
     return {
         "file": f"{table.stem}.html",

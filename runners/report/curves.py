@@ -119,7 +119,7 @@ def cost(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
 
 
 def _figures(frame: pd.DataFrame) -> pd.DataFrame:
-    """Entries with a figure, of the table's main metric."""
+    """Return the entries that have a result in the table's main metric."""
     return frame[frame.value.notna() & (frame.metric == frame.metric.iloc[0])]
 
 
@@ -128,7 +128,7 @@ def _attacked(entries: pd.DataFrame) -> pd.Series:
 
 
 def _titles(entries: pd.DataFrame) -> pd.Series:
-    """The column's label, and who attacks."""
+    """Return the titles: the column's label and the attacker's knowledge."""
     return entries.column.str.rstrip(" ,") + ", " + entries.knowledge_kind
 
 
@@ -150,7 +150,7 @@ def _series(
     x_of: Callable[[object], float],
     start: dict[str, tuple[float, object]] | None = None,
 ) -> tuple[Series, ...]:
-    """Lines by name, their points in the order of x."""
+    """Return the lines by name, with their points in the order of x."""
     found: dict[str, list[tuple[float, object]]] = {}
     for entry in part.itertuples():
         name = str(name_of(entry))
@@ -168,7 +168,7 @@ def _series(
 
 
 def words_of(command: str) -> dict[str, str]:
-    """What a command sets, but for the settings of the run."""
+    """Return what a command sets, without the settings of the run."""
     pairs = [word.split("=", 1) for word in command.split() if "=" in word]
     return {
         name: value for name, value in pairs if "." in name or name in ("attack", "knowledge", "purifier")
@@ -241,7 +241,7 @@ def _over_purifiers(figures: pd.DataFrame) -> Iterator[Panel]:
 
 
 def _common(labels: list[str]) -> str:
-    """What all labels begin with."""
+    """Return the common beginning of all labels."""
     same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
     return "".join(letters[0] for letters in same)
 

@@ -17,12 +17,12 @@ LARGEST = 160  # pixels of a side, to which larger ones are reduced
 
 @dataclass
 class EmbeddedImages:
-    """Pictures by figure, and the encoded images that they share."""
+    """The pictures of each result, and the encoded images that they share."""
 
     images: dict[str, str] = field(default_factory=dict)  # data URIs by name
 
     def add(self, picture: Picture) -> dict[str, Any]:
-        """A picture as the page's script takes it."""
+        """Add a picture; return it in the form that the page's script needs."""
         record, names = picture.record, []
         where = f"{record['row']:x}"
         shared = {

@@ -1,4 +1,4 @@
-"""One table as a page that stands by itself: its figures, the images behind them, its plots."""
+"""One table as a self-contained page: its results, the images behind them, and its plots."""
 
 import json
 from pathlib import Path
@@ -21,14 +21,14 @@ FAR = {"accuracy": 50.0, "ssim": 0.3}  # a difference from the paper of the deep
 
 
 def environment() -> jinja2.Environment:
-    """Of the templates; what they are given is escaped."""
+    """Return the environment of the templates, which escape their values."""
     return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
 
 
 def page(
     table: Table, *, plots: list[dict[str, Any]], traces: list[dict[str, Any]], store: Path, images: int
 ) -> str:
-    """The whole page as HTML.
+    """Return the whole page as HTML.
 
     Args:
         plots: id, title, caption, svg, wide and the names of the files for a paper.
@@ -144,7 +144,7 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
 
 
 def _shows(records: pd.DataFrame | None, count: int) -> str:
-    """How many of the images are in the page."""
+    """Return a sentence that says how many of the images are in the page."""
     if records is None:
         return "This result has no records of its own."
     if not count:

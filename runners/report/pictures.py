@@ -56,7 +56,7 @@ class Pictures:
         return Picture(record, {kind: as_bytes(view) for kind, view in zip(KINDS, views, strict=True)})
 
     def _chunk(self, stage: str, key: Any) -> np.ndarray | None:
-        """(N, C, H, W), or None where the store does not have it whole."""
+        """Return the images (N, C, H, W), or None if the store does not have the whole chunk."""
         if not isinstance(key, str):  # records of before it was kept
             return None
         if (stage, key) not in self.recent:
@@ -98,6 +98,6 @@ def _amplified(difference: np.ndarray) -> np.ndarray:
 
 
 def as_bytes(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) of 8 bits; one channel is shown as grey."""
+    """Return (H, W, 3) bytes; a single channel becomes grey."""
     rounded = np.rint(image * 255).astype(np.uint8).transpose(1, 2, 0)
     return np.broadcast_to(rounded, (*rounded.shape[:2], 3)) if rounded.shape[2] == 1 else rounded

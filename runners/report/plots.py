@@ -60,7 +60,7 @@ STYLE = {
 
 
 def drawn(panels: Sequence[Panel]) -> Figure:
-    """The panels side by side, one legend below."""
+    """Return a plot of the panels side by side, with one legend below."""
     across = 2 if len(panels) == 4 else min(len(panels), ACROSS)
     down = math.ceil(len(panels) / across)
     names = list(dict.fromkeys(series.name for panel in panels for series in panel.series))

@@ -45,7 +45,7 @@ def shown(frame: pd.DataFrame, folder: Path, plots_folder: Path, stem: str) -> l
 
 
 def _read(path: Path, stem: Path) -> list[dict[str, Any]]:
-    """The images of one trace; the file may come from anyone."""
+    """Return the images of one trace; the file may come from anyone."""
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     return _images(untrusted.parsed(str(arrays["told"]), str(path)), arrays, stem)

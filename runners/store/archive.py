@@ -26,7 +26,7 @@ HEADER = {"sha256": str, "made_from": {"stage": str}}
 
 
 def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The clean images of the adversarial examples that are needed."""
+    """Return the artifacts of the clean images that belong to the needed adversarial examples."""
     for stage, key in needed:
         path = store.root / stage / key[:2] / key
         if stage == "adversarial" and path.is_file():
@@ -117,7 +117,7 @@ def import_archive(
 
 
 def _checked(raw: bytes, stage: str, key: str, what: str) -> bytes:
-    """The content of an artifact of someone else.
+    """Return the content of a foreign artifact after it is checked.
 
     Raises InputError where it is not what its name says, or cannot be used.
     """

@@ -24,7 +24,7 @@ NAME = re.compile(r"\w+")
 
 
 class DamagedError(Exception):
-    """A file of the store does not hold what its name says."""
+    """Raised if a file of the store does not hold what its name says."""
 
 
 def key_of(content: Any) -> str:
@@ -57,7 +57,7 @@ class Artifact:
 
     @classmethod
     def read(cls, made_from: Mapping[str, Any]) -> "Artifact":
-        """The artifact of which a file says that it was made from this."""
+        """Return the artifact that a file states it was made from."""
         inputs = dict(made_from)
         return cls(inputs.pop("stage"), inputs)
 
@@ -71,7 +71,7 @@ def file_of(header: Mapping[str, Any], content: bytes, *, pack: bool) -> bytes:
 
 
 def opened(path: Path) -> BinaryIO:
-    """A regular file, to be read.
+    """Open a regular file for reading.
 
     Raises OSError for anything else: to read from a pipe or a device could wait for ever.
     """
@@ -105,7 +105,7 @@ def content_of(path: Path) -> bytes:
 
 
 def held_in(raw: bytes, stage: str, key: str) -> bytes:
-    """The content of an artifact's file of this name.
+    """Return the content of the artifact's file of this name.
 
     Raises DamagedError where it is not what its name says, and InputError where a newer version of this
     project wrote it.
@@ -146,7 +146,7 @@ def fault(raw: bytes, stage: str, key: str) -> str | None:
 
 
 def place(root: Path, stage: str, key: str) -> Path:
-    """Where the artifact of this name lies in the store at `root`.
+    """Return the path of the artifact of this name in the store at `root`.
 
     Raises InputError for a name that leads elsewhere: records may come from anyone.
     """

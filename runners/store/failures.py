@@ -11,7 +11,7 @@ from runners.store.store import Store
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something could not be made.
+    """The reason why a result could not be made.
 
     Text that no file can hold, such as half of a surrogate pair in the message of an exception, is written
     with escapes.

@@ -1,4 +1,4 @@
-"""Who holds a claim, and whether that process is still there."""
+"""The process that holds a claim, and whether it still exists."""
 
 import os
 import socket

@@ -29,7 +29,7 @@ DEATHS = 3  # processes that may die over one task before it has failed
 
 
 class DeadlyError(Exception):
-    """Several processes died while they held this claim."""
+    """Raised if several processes died while they held a claim."""
 
 
 class Leases:
@@ -44,7 +44,7 @@ class Leases:
         self._lock = threading.Lock()
 
     def take(self, name: str, what: str, *, deaths: int | None = None) -> bool:
-        """Claim `name`; False where another holds it.
+        """Claim `name`; return False if another process holds it.
 
         Raises DeadlyError once `deaths` processes have died with it, InputError where nothing can be written.
         """
@@ -91,7 +91,7 @@ class Leases:
             self.release(name)
 
     def all(self) -> list[tuple[Path, Holder]]:
-        """Every claim that is there, of the living and of the dead."""
+        """Return all claims, those of dead processes too."""
         try:
             paths = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
         except OSError:
@@ -100,7 +100,7 @@ class Leases:
         return [(path, holder) for path, holder in read if holder is not None]
 
     def alive(self) -> dict[str, Holder]:
-        """Who holds what, by name; the dead left out."""
+        """Return the holders of all claims by name, without dead processes."""
         now = self.now()
         return {path.stem: holder for path, holder in self.all() if not self._dead(path, now)}
 
@@ -175,7 +175,7 @@ class Leases:
         return now - renewed > STALE or time.monotonic() - first > STALE
 
     def now(self) -> float:
-        """The file system's time."""
+        """Return the time of the file system."""
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".now-") as file:
                 return os.stat(file.name).st_mtime

@@ -19,7 +19,7 @@ YOUNG = 3600.0  # seconds in which a run may not have written its manifest yet
 
 
 def stages(store: Store) -> list[str]:
-    """The kinds of artifacts that a store holds."""
+    """Return the kinds of artifacts that a store holds."""
     names = [entry.name for entry in os.scandir(store.root) if entry.is_dir()]
     return sorted(set(names) - {LEASES, PARTS})
 

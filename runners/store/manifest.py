@@ -69,12 +69,12 @@ class Manifest:
 
     @property
     def request(self) -> list[str]:
-        """The words that tell this request from others, in one order."""
+        """The words that distinguish this request from others, in a fixed order."""
         return sorted(word for word in self.words if not word.startswith(PLACES))
 
     @property
     def artifact(self) -> Artifact:
-        """Under which name the manifest is kept."""
+        """The artifact as which the manifest is kept."""
         return Artifact("manifests", {"module": self.module, "name": self.name, "words": self.request})
 
     @property
@@ -83,7 +83,7 @@ class Manifest:
 
     @property
     def artifacts(self) -> set[tuple[str, str]]:
-        """Stage and key of everything that is needed."""
+        """The stage and the key of everything that is needed."""
         found = {(stage, key) for stage, _, key in (name.partition("/") for name in self.other)}
         for chunks in self.cells.values():
             for crafting, _, purified, records in chunks:
@@ -183,5 +183,5 @@ def dependents(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str
 
 
 def names_of(found: Iterable[Manifest]) -> str:
-    """The names of the requests, for an error."""
+    """Return the names of the requests for an error message."""
     return f"there are {', '.join(sorted({manifest.name for manifest in found})) or 'none'}"

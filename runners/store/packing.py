@@ -1,4 +1,4 @@
-"""Artefacts of images in fewer bytes, without loss.
+"""Lossless compression of artifacts that contain images.
 
 Adversarial examples hold two kinds of float32 words: those at the border of the ball or on a grid of 8 bits,
 of which a few hundred different ones make up most of an image, and those in between, which hardly ever
@@ -58,7 +58,7 @@ def _codec() -> pa.Codec:
 
 
 def _frequent(words: np.ndarray) -> np.ndarray:
-    """The sorted words that occur often in an evenly spaced sample."""
+    """Return the sorted words that occur often in an evenly spaced sample."""
     step = max(1, len(words) // SAMPLED)
     found, counts = np.unique(words[::step], return_counts=True)
     return found[counts >= FREQUENT][:TABLE]
@@ -78,12 +78,12 @@ def _slot(words: np.ndarray) -> np.ndarray:
 
 
 def _planes(words: np.ndarray) -> bytes:
-    """All first bytes, then all second bytes, and so on."""
+    """Return all first bytes, then all second bytes, and so on."""
     return words.view(np.uint8).reshape(-1, words.itemsize).T.tobytes()
 
 
 def _whole(planes: memoryview, count: int, kind: type) -> np.ndarray:
-    """`count` words out of their byte planes."""
+    """Return `count` words from their byte planes."""
     size = np.dtype(kind).itemsize
     held = np.frombuffer(planes[: size * count], np.uint8).reshape(size, count)
     return np.ascontiguousarray(held.T).view(kind)[:, 0]

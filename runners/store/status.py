@@ -121,7 +121,7 @@ def _show(console: Console, manifest: Manifest, status: StoreStatus) -> None:
 
 
 def _work(holder: Holder) -> str:
-    """Who works on what, and for how long."""
+    """Return who works on what and for how long, as text."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(holder.since)).total_seconds()
         since = f"for {duration(max(seconds, 1))}"

@@ -28,7 +28,7 @@ os.umask(UMASK)
 
 
 class Store:
-    """Artefacts below `root`, in a folder a stage.
+    """Artifacts below `root`, in one folder per stage.
 
     Raises InputError where the folder cannot be written; a full disk raises InputError too, and
     what was stored before stays as it was.
@@ -50,18 +50,18 @@ class Store:
         return _reopened, (self.root, self.writer)  # claims are this process's own
 
     def path(self, artifact: Artifact) -> Path:
-        """Where the artifact lies, or will."""
+        """Return the path of an artifact, whether it exists or not."""
         return place(self.root, artifact.stage, artifact.key)
 
     def put(self, artifact: Artifact, content: bytes, *, pack: bool = False) -> None:
-        """Write an artifact whole; `pack` makes it smaller, which `get` undoes."""
+        """Write an artifact completely; `pack` makes it smaller, which `get` undoes."""
         header: dict[str, Any] = {"made_from": artifact.made_from}
         if self.writer is not None:
             header["made_by"] = self.writer
         self.write(self.path(artifact), file_of(header, content, pack=pack))
 
     def write(self, path: Path, raw: bytes) -> None:
-        """Write a file of the store whole, header and all."""
+        """Write a file of the store with its header, completely or not at all."""
         part = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class Store:
             ) from error
 
     def has(self, artifact: Artifact) -> bool:
-        """Whether it is there; `get` verifies it.
+        """Return whether an artifact exists; only `get` verifies it.
 
         On a network file system a file that another host wrote may stay unseen for a minute, unless its
         folder is opened, which asks the server.
@@ -99,11 +99,11 @@ class Store:
         return path.exists()
 
     def get(self, artifact: Artifact) -> bytes | None:
-        """The content, or None where there is none, or it is damaged: that is logged, and it is removed."""
+        """Return the content, or None if it is missing or damaged. A damaged file is logged and removed."""
         return self.content(self.path(artifact))
 
     def content(self, path: Path) -> bytes | None:
-        """That of a file of the store, as `get`."""
+        """Return the content of a file of the store, as `get` does."""
         try:
             return content_of(path)
         except FileNotFoundError:
@@ -120,7 +120,7 @@ class Store:
             return None
 
     def remove(self, artifact: Artifact) -> None:
-        """Remove an artifact if it is there. Raises InputError where nothing can be removed."""
+        """Remove an artifact if it exists. Raises InputError if it cannot be removed."""
         path = self.path(artifact)
         try:
             path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ class Store:
             raise InputError(f"store {self.root}: cannot remove {path} ({reason})") from error
 
     def files(self, stage: str) -> Iterator[os.DirEntry[str]]:
-        """Every artifact of a stage; names are keys."""
+        """Return the files of all artifacts of a stage; their names are keys."""
         try:
             folders = sorted(entry.path for entry in os.scandir(self.root / stage) if entry.is_dir())
         except FileNotFoundError:
@@ -138,19 +138,19 @@ class Store:
             yield from (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
 
     def made_by(self, artifact: Artifact) -> Mapping[str, Any] | None:
-        """Who wrote an artifact, or None where that is not known."""
+        """Return who wrote an artifact, or None if that is unknown."""
         try:
             return header_of(self.path(artifact)).get("made_by")
         except (OSError, ValueError):  # none, or damaged: `get` says so
             return None
 
     def put_tensors(self, artifact: Artifact, tensors: dict[str, Tensor], *, pack: bool = False) -> None:
-        """Write tensors as safetensors; `pack` as of `put`."""
+        """Write tensors as safetensors; `pack` is that of `put`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         self.put(artifact, safetensors.torch.save(tensors), pack=pack)
 
     def get_tensors(self, artifact: Artifact) -> dict[str, Tensor] | None:
-        """Tensors as they were written, or None."""
+        """Return the tensors as they were written, or None."""
         content = self.get(artifact)
         return None if content is None else safetensors.torch.load(content)
 

@@ -23,7 +23,7 @@ class Agreement:
     high: float | None
 
     def text(self) -> str:
-        """One sentence for the legend of a table."""
+        """Return the agreement as a sentence for the legend of a table."""
         pairs = self.same + self.opposite + self.undecided
         order = (
             f"Agreement with the paper: of {quantity(pairs, 'pair')} of entries in one column that differ "

@@ -52,7 +52,7 @@ def largest_eps(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
-    """The names of the columns, in their order."""
+    """Return the names of the columns in their order."""
     return list(dict.fromkeys(render.column_name(entry) for _, entry in frame.iterrows()))
 
 
@@ -68,13 +68,13 @@ def blocks(frame: pd.DataFrame, width: int) -> list[Table]:
 
 
 def _needed(table: Table) -> int:
-    """The characters that a table needs if no word is cut."""
+    """Return the number of characters that a table needs if no word is cut."""
     wide = Console(width=1000)
     return Measurement.get(wide, wide.options, table).minimum
 
 
 def _block(frame: pd.DataFrame, names: Sequence[str]) -> Table:
-    """The columns of these names, and a line for every defense."""
+    """Return a table with the columns of these names and a line for every defense."""
     table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     words = [word for row in frame.row for word in str(row).split()]
     table.add_column("Defense", min_width=max(map(len, words)), style="bold")

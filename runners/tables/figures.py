@@ -1,4 +1,4 @@
-"""A printed figure: its value, its interval, how many images it rests on."""
+"""A printed result: its value, its interval and its number of images."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Figure:
     n: int
 
     def text(self, digits: int) -> str:
-        """Value, interval and n."""
+        """Return value, interval and n as text."""
         if math.isnan(self.low):
             return f"{self.value:.{digits}f}  n={self.n}"
         return f"{self.value:.{digits}f}  [{self.low:.{digits}f}, {self.high:.{digits}f}]  n={self.n}"
@@ -34,14 +34,14 @@ def comparison_row(figure: Figure | None, paper: float | None) -> dict[str, floa
 
 
 def accuracy(correct: pd.Series) -> Figure:
-    """Percent, with Wilson's interval."""
+    """Return an accuracy in percent with Wilson's interval."""
     n, right = len(correct), int(correct.sum())
     low, high = wilson(right, n)
     return Figure(100 * right / n, 100 * low, 100 * high, n)
 
 
 def mean(values: pd.Series) -> Figure:
-    """The mean over images of an unbounded value, with Student's interval."""
+    """Return the mean over images of an unbounded value with Student's interval."""
     array = values.to_numpy(float)
     return Figure(float(array.mean()), *mean_interval(array), len(array))
 

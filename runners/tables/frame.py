@@ -1,4 +1,4 @@
-"""A table's figures as a frame, one row an entry: ours, the paper's, intervals. Pure functions of records."""
+"""The results of a table as a frame with one row per entry. All functions are pure functions of records."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,8 @@ def frame_of(
     panel: PaperSetting | None,
     comparable: bool,
 ) -> pd.DataFrame:
-    """One row an entry: figures, the paper's, and where comparable a verdict."""
+    """Return a frame with one row per entry: our result, the paper's, and a verdict if they are
+    comparable."""
     paper, rules = printed(table, panel), departures()
     rows: list[dict[str, Any]] = []
     right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
@@ -128,7 +129,7 @@ def metric_of(table: DictConfig, column: DictConfig) -> str:
 
 
 def _values(metric: str, records: pd.DataFrame | None, column: DictConfig) -> pd.Series | None:
-    """One value an image, by its id."""
+    """Return one value for each image, indexed by the image's id."""
     if records is None or METRICS[metric] is None:
         return None
     if column.get("queries") is not None:  # read off the path of an attack that looks for the nearest

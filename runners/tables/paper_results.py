@@ -47,7 +47,7 @@ class Departure:
     paper: str | None = None
 
     def concerns(self, part: Config) -> bool:
-        """Whether this component of a purifier departs."""
+        """Return whether this rule concerns this component of a purifier."""
         return (
             part.get("_target_") == self.component
             and _has(part, self.where)
@@ -56,7 +56,7 @@ class Departure:
 
 
 def departures(folder: Path = PAPERS) -> list[Departure]:
-    """How purifiers may differ from those that the papers ran."""
+    """Return the rules by which purifiers differ from those that the papers ran."""
     rules = to_plain_dict(OmegaConf.create({"rules": OmegaConf.load(folder / "departures.yaml")}))["rules"]
     return [Departure(**rule) for rule in rules]
 
@@ -107,7 +107,7 @@ class PaperSetting:
 
     @property
     def images(self) -> str:
-        """How many, in words."""
+        """The number of images in words."""
         return f"unsaid, {self.n:,} taken" if self.n_unsaid else f"{self.n:,}"
 
 

@@ -21,7 +21,7 @@ LONGEST = 60  # characters of a file's name that name rows
 
 
 def stem_of(choices: Mapping[str, str], *, only: Sequence[str] = (), added: Sequence[str] = ()) -> str:
-    """The name of a table's files, without suffix.
+    """Return the name of a table's files without the suffix.
 
     It names the table, the data set and victim unless they are the defaults, and the rows where they are not
     the table's own: a part of a table, or one with other rows, never replaces the files of the whole.

@@ -30,7 +30,7 @@ def best_of(right: Mapping[int, pd.Series]) -> dict[int, tuple[bool, float]]:
 
 
 def marked(frame: pd.DataFrame, right: Mapping[int, pd.Series], asked: Mapping[int, str]) -> pd.DataFrame:
-    """A table's frame with `best` and `p_best`.
+    """Return a table's frame with the columns `best` and `p_best`.
 
     Args:
         right: what `best_of` compares, by place in the frame; without the undefended victim.

@@ -47,7 +47,7 @@ class Values:
         return values.set_axis(records.id)
 
     def _combined(self, entry: pd.Series) -> pd.Series | None:
-        """The average or the AND of a row's entries of the same metric."""
+        """Return the average or the AND of a row's entries of the same metric."""
         frame = self.frame
         mine = (frame.row == entry.row) & (frame.metric == entry.metric) & ~frame.attack.isin(COMBINED)
         parts = [self.of(place) for place in range(len(frame)) if mine.iloc[place]]

@@ -1,1 +1,1 @@
-"""Where figures come from, and reasons to doubt them."""
+"""Where results come from, and reasons to doubt them."""

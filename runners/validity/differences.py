@@ -55,14 +55,14 @@ def _values(table: pa.Table, column: str) -> list[str]:
 
 
 def equal_decisions(recorded: pa.Table, now: pa.Table) -> int:
-    """On how many images every decision is the same."""
+    """Return on how many images all decisions are equal."""
     columns = [column for column in DECISIONS if column in recorded.column_names]
     pairs = [zip(_values(recorded, c), _values(now, c), strict=True) for c in columns]
     return sum(all(a == b for a, b in of_image) for of_image in zip(*pairs, strict=True))
 
 
 def of_provenance(recorded: Facts, now: Facts) -> list[tuple[str, str]]:
-    """What is worth telling about the two runs."""
+    """Return the differences between two runs that are worth printing."""
     changes = [(name, f"{was} -> {is_}") for name, (was, is_) in differing(recorded, now, TOLD).items()]
     return changes + [
         (part["stage"], f"{part['chunks']} chunks of the recorded run were in a store, made by {part['by']}")

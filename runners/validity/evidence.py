@@ -23,7 +23,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finished cell and what its parts declare."""
+    """A finished cell with what its parts declare."""
 
     cell: Cell
     records: pd.DataFrame
@@ -36,7 +36,7 @@ class Evidence:
 
     @property
     def attacked(self) -> bool:
-        """Whether there is an attack at all."""
+        """Whether the cell has an attack."""
         return self.attack.needs is not None
 
     @property
@@ -50,7 +50,7 @@ class Evidence:
 
     @property
     def standing(self) -> set[str]:
-        """The ids of the images that are right."""
+        """The ids of the images that are classified correctly."""
         return set(self.records.id[self.records.correct])
 
     def standing_in_ball_of(self, other: "Evidence") -> set[str] | None:

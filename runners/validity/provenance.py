@@ -106,7 +106,7 @@ def cell_key(cell: Cell, purified: Sequence[str], settings: Settings) -> str:
 
 
 def maker(facts: Facts) -> Facts:
-    """The facts that an artefact's header holds."""
+    """Return the facts that the header of an artifact holds."""
     return {name: facts[name] for name in MAKER}
 
 
@@ -148,7 +148,7 @@ def of_cell(
 
 
 def of_ids(ids: Sequence[str]) -> str:
-    """sha256 of image ids in their order."""
+    """Return the sha256 of image ids in their order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
@@ -207,7 +207,7 @@ def _versions(device: torch.device) -> dict[str, str]:
 
 
 def _device(device: torch.device) -> dict[str, str]:
-    """What decides how sums are rounded."""
+    """Return the facts about a device that decide how sums are rounded."""
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         cudnn = torch.backends.cudnn
@@ -262,7 +262,7 @@ class RecordFile:
 
     @classmethod
     def read(cls, path: Path) -> "RecordFile":
-        """The records of a file, which may come from anyone.
+        """Return the records of a file, which may come from anyone.
 
         Raises InputError as `opened` does, and for a provenance that names anything but this project's
         components.
