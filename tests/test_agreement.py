@@ -64,8 +64,7 @@ def test_it_stands_under_the_table_and_in_its_json(tmp_path):
     read = table(tmp_path, ours, (5.0, 20.0, 60.0, 90.0))
     sentence = (
         "of 6 pairs of entries in one column that differ by more than 5 points in the paper, our results "
-        "have "
-        "the same order in 6, the opposite order in 0"
+        "have the same order in 6, the opposite order in 0"
     )
     assert sentence in (tmp_path / f"{read.stem}.md").read_text()
     assert json.loads((tmp_path / f"{read.stem}.json").read_text())["agreement"]["same"] == 6

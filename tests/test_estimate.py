@@ -232,4 +232,4 @@ def test_long_work_names_what_takes_longest(expected, parts, longest):
     assert long.longest == longest
     with pytest.raises(InputError) as raised:
         long.check(types.SimpleNamespace(budget_hours=1e-3, n=8))
-    assert str(raised.value).endswith(f" ({longest})" if longest else "a larger budget_hours")
+    assert str(raised.value).endswith(f" ({longest})" if longest else "raise budget_hours")

@@ -31,7 +31,7 @@ def test_a_missing_path_is_no_robustness():
             "R / C has queries=9: expected an attack that records its path",
         ),
         ({"queries": 9, "eps": 8}, ["attack=clean"], "such as hopskipjump, got clean"),
-        ({"queries": 9}, ["attack=hopskipjump"], "expected the column's eps too"),
+        ({"queries": 9}, ["attack=hopskipjump"], "expected the eps at which the path is read"),
     ],
 )
 def test_a_table_that_cannot_be_read_off_is_refused_before_any_work(column, words, message):

@@ -42,7 +42,7 @@ def to_plain_dict(node: DictConfig) -> Config:
     Raises InputError for a config that is empty and for numbers that are not finite.
     """
     if not isinstance(node, DictConfig):
-        raise InputError(f"expected the name of a config of settings (name: value), got {node!r}")
+        raise InputError(f"expected a config with settings (name: value), got {node!r}")
 
     def value(item: Any) -> Any:
         if isinstance(item, dict):

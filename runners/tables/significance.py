@@ -56,7 +56,6 @@ def explained(frame: pd.DataFrame) -> list[str]:
     if len(others):
         lines.append(
             "~ The purifier with the highest result, and those that McNemar's exact test does not "
-            "distinguish "
-            f"from it (p is at least {others.p_best.min():.2g})."
+            f"distinguish from it (p is at least {others.p_best.min():.2g})."
         )
     return lines
