@@ -115,7 +115,8 @@ check: $(READY)  ## format and lint
 docs:            ## build this documentation as a site into site/, and check its links
 	@test -d $(DOCS) || { $(PYTHON) -m venv $(DOCS) && \
 	  $(DOCS)/bin/pip install --quiet --disable-pip-version-check -r docs/requirements.txt; }
-	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict && echo "written: site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict && \
+	  echo "written: site/index.html; its search needs a server: $(PYTHON) -m http.server -d site"
 
 clean:           ## remove the environments and the built documentation; results stay
 	rm -rf $(VENV) $(DOCS) site

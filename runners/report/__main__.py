@@ -33,7 +33,7 @@ from runners.tables.reading import Table
 
 log = logging.getLogger(__name__)
 
-OURS = "Filled points are our results with 95 % intervals; hollow points are the paper's."
+OURS = "Filled points are our results with 95 % intervals, and hollow points are the paper's results."
 KINDS = {  # of plots: title, caption
     "eps": ("Accuracy against eps", OURS),
     "queries": (
@@ -43,9 +43,8 @@ KINDS = {  # of plots: title, caption
     "parameters": ("Parameter studies", OURS),
     "cost": (
         "Cost against robustness",
-        "Seconds to purify one image on the machine that made the records, with 95 % intervals; "
-        "purifiers that "
-        "share one optimisation share its seconds.",
+        "The seconds that purifying one image took on the machine that made the records. Purifiers that share "
+        "one optimisation share its seconds. Bars are 95 % intervals.",
     ),
 }
 

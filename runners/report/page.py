@@ -114,7 +114,8 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
         facts.append(
             (
                 "the paper",
-                f"{render.paper_text(entry)}" + (f" (difference: {delta}{verdict})" if delta else ""),
+                f"{render.paper_text(entry)}"
+                + (f" (ours minus the paper's: {delta}{verdict})" if delta else ""),
             )
         )
     if entry.knowledge:
@@ -137,8 +138,8 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
             )
         )
     typed = [
-        ("evaluate this cell alone", entry.command),
-        ("replay it", entry.record and f"python -m runners.replay {entry.record}"),
+        ("this cell alone", entry.command),
+        ("evaluate again", entry.record and f"python -m runners.replay {entry.record}"),
     ]
     return [(*fact, False) for fact in facts] + [(name, text, True) for name, text in typed if text]
 
@@ -146,7 +147,7 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
 def _shows(records: pd.DataFrame | None, count: int) -> str:
     """Return a sentence that says how many of the images are in the page."""
     if records is None:
-        return "This result has no records of its own."
+        return "No records belong to this entry alone."
     if not count:
         return (
             "No images: the store that this page was made from does not have them. Run the "

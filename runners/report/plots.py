@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from runners.files import write_whole
 from runners.report.curves import Panel, Series
@@ -121,8 +122,21 @@ def _dress(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.y_label)
     if panel.log_x:
         axes.set_xscale("log")
+        _plain_numbers(axes, panel)
     if panel.y_label.endswith("%"):
         axes.set_ylim(-3, 103)
+
+
+def _plain_numbers(axes: Axes, panel: Panel) -> None:
+    """Label a logarithmic axis with plain numbers.
+
+    Matplotlib's own labels are mathematical notation such as "$10^{-1}$", which STYLE prints as it stands.
+    """
+    positive = [x for series in panel.series for x in series.x if x > 0]
+    wide = bool(positive) and max(positive) > 100 * min(positive)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def traced(steps: Sequence[int], confidence: np.ndarray, label: int, crossings: Sequence[int],
