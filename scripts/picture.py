@@ -2,8 +2,8 @@
 
     python -m scripts.picture
 
-The report of results/tables/ddip-table1-cifar10-resnet56.csv is drawn into a temporary folder. A screenshot of
-its page, reduced to 64 colours, becomes docs/images/report.png.
+The report of results/tables/ddip-table1-cifar10-resnet56.csv is drawn into a temporary folder. A screenshot
+of its page, reduced to 256 colours, becomes docs/images/report.png.
 """
 
 import shutil
@@ -35,7 +35,7 @@ def main() -> None:
         page = (Path(folder) / f"{TABLE}.html").as_uri()
         subprocess.run([chromium, *options, f"--screenshot={shot}", page], check=True, capture_output=True)
         target = ROOT / "docs" / "images" / "report.png"
-        Image.open(shot).convert("RGB").quantize(64).save(target, optimize=True)
+        Image.open(shot).convert("RGB").quantize(256).save(target, optimize=True)
     tell(f"{target}: {target.stat().st_size / 1000:.0f} kB")
 
 

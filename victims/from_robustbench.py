@@ -11,8 +11,8 @@ from data.weights import WeightFile
 class RobustBench(nn.Module):
     """A model of RobustBench by name, which owns its normalisation. Nothing is downloaded.
 
-    The file is compared with `sha256` before RobustBench reads it. RobustBench reads it with torch.load, which
-    executes nothing in a file since PyTorch 2.6.
+    The file is compared with `sha256` before RobustBench reads it with torch.load, which executes nothing in
+    a file since PyTorch 2.6.
 
     Args:
         name, dataset, threat_model: as RobustBench calls them.
@@ -45,8 +45,8 @@ class RobustBench(nn.Module):
         in_timm = f"{name.lower().replace('-', '_')}_{dataset.lower()}_{threat_model.lower()}"
         if timm.is_model(in_timm) or (dataset == "imagenet" and "Standard" in name):
             raise InputError(
-                "victim.name: expected a model whose weights RobustBench reads from a file in victim.model_dir; "
-                f"it downloads those of {name!r} by itself"
+                "victim.name: expected a model whose weights RobustBench reads from a file in "
+                f"victim.model_dir; it downloads those of {name!r} by itself"
             )
         path = Path(model_dir) / dataset / threat_model / f"{name}.pt"
         if not path.is_file():

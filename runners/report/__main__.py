@@ -43,8 +43,8 @@ KINDS = {  # of plots: title, caption
     "parameters": ("Parameter studies", OURS),
     "cost": (
         "Cost against robustness",
-        "The seconds that purifying one image took on the machine that made the records. Purifiers that share "
-        "one optimisation share its seconds. Bars are 95 % intervals.",
+        "The seconds that purifying one image took on the machine that made the records. Purifiers that "
+        "share one optimisation share its seconds. Bars are 95 % intervals.",
     ),
 }
 
