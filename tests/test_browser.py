@@ -1,16 +1,20 @@
-"""A table's page in a real browser: no error, no request, images, keyboard, phone, dark, print."""
+"""The report and the leaderboard in a real browser: requests, keyboard, narrow screens, colours, print."""
 
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from runners.files import writable
+from runners.leaderboard import pages
+from runners.leaderboard.board import Cited, Row
 from runners.report.__main__ import plotted
 from runners.report.page import page
+from runners.tables.figures import Figure
 from runners.tables.reading import Table
 from scripts.bench_report import made_up
 from tests.browser import CHROMIUM, DRIVER, Browser, wait
@@ -157,3 +161,75 @@ def test_what_a_name_holds_is_text_not_markup(html):
     told = html.read_text(encoding="utf-8").split('id="told">')[1].split("</script>")[0]
     assert "<" not in told
     assert len(json.loads(told)["figures"]) == 3 * (4 + 2)
+
+
+class File(dict):
+    """What the page reads of a record file."""
+
+    path = Path("records.parquet")
+
+
+def row(name: str, **values: float) -> Row:
+    """A row of the leaderboard with these results."""
+    card = {"purifier": name, "paper": "A paper", "link": "https://example.org", "run_by": "somebody"}
+    entry = SimpleNamespace(name=name, card=card | {"bytes_an_image": None}, frames=[range(8)])
+    figures = {
+        column: Cited(
+            Figure(value, value, value, 8),
+            (File(names={"attack": "pgd", "knowledge": "bpda"}, command="python -m x " * 9),),
+        )
+        for column, value in values.items()
+    }
+    return Row(entry, figures, {"small_n": "8 images"}, draws=1, seconds=0.1)
+
+
+@pytest.fixture
+def board(browser, tmp_path) -> Browser:
+    """The page of a leaderboard in which one entry has no result under bpda."""
+    rows = [row("first", clean=90.0, bpda=9.0), row("second", clean=8.0), row("third", clean=70.0, bpda=30.0)]
+    path = tmp_path / "index.html"
+    path.write_text(pages.html({("digits", "resnet"): rows}, folder=Path("entries")), encoding="utf-8")
+    browser.like()
+    browser.size(1280, 900)
+    browser.open("about:blank")
+    browser.complaints(), browser.requested()
+    browser.open(path.as_uri())
+    return browser
+
+
+NAMES = "return [...document.querySelectorAll('.board tbody a[href^=https]')].map(a => a.textContent)"
+SORT = "return [...document.querySelectorAll('.board th')].map(th => th.getAttribute('aria-sort'))"
+
+
+def test_the_leaderboard_is_sorted_with_the_keyboard(board):
+    assert board.complaints() == []
+    assert [url.rsplit("/", 1)[1] for url in board.requested()] == ["index.html"]
+    assert board.run(SORT) == ["ascending", *[None] * 7]
+    board.run("document.querySelector('.board th:nth-child(4) button').focus()")
+    assert board.run("return document.activeElement.textContent") == "bpda"
+    for direction, names in {
+        "descending": ["third", "first", "second"],
+        "ascending": ["first", "third", "second"],
+    }.items():
+        board.press(ENTER)
+        assert board.run(NAMES) == names, "an entry without a result comes last in both directions"
+        assert board.run(SORT) == [*[None] * 3, direction, *[None] * 4]
+    seen(board, "board")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_only_the_tables_of_the_leaderboard_scroll_sideways(board, width):
+    board.size(width, 900)
+    board.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    over = board.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert over <= 0
+    narrowest = "return Math.min(...[...document.querySelectorAll('details')].map(d => d.clientWidth))"
+    assert board.run(narrowest) >= 300, "a command is printed in a column of a few letters"
+    assert board.run("return document.querySelector('.scroll').tabIndex") == 0
+    seen(board, f"board-{width}")
+
+
+def test_a_logarithmic_axis_has_plain_numbers(html):
+    text = html.read_text(encoding="utf-8")
+    assert 'id="cost"' in text
+    assert "mathdefault" not in text

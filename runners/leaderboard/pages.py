@@ -98,9 +98,11 @@ def html(boards: Boards, *, folder: Path) -> str:
         {
             "dataset": dataset,
             "victim": victim,
-            "rows": [_row(rank, row, folder) for rank, row in enumerate(rows, 1)],
+            "columns": columns,
+            "rows": [_row(rank, row, columns, folder) for rank, row in enumerate(rows, 1)],
         }
         for (dataset, victim), rows in boards.items()
+        for columns in [[name for name in COLUMNS if any(name in row.figures for row in rows)]]
     ]
     return (
         environment()
@@ -116,12 +118,12 @@ def html(boards: Boards, *, folder: Path) -> str:
     )
 
 
-def _row(rank: int, row: Row, folder: Path) -> dict[str, Any]:
+def _row(rank: int, row: Row, columns: Sequence[str], folder: Path) -> dict[str, Any]:
     return {
         "rank": rank,
         "card": row.entry.card,
         "complete": row.complete,
-        "figures": [_figure(row, column, folder) for column in COLUMNS],
+        "figures": [_figure(row, column, folder) for column in columns],
         "seconds": row.seconds,
         "memory": memory_text(row),
         "n": len(row.entry.frames[0]),
@@ -133,8 +135,9 @@ def _figure(row: Row, column: str, folder: Path) -> dict[str, Any]:
     cited = row.figures.get(column)
     files = cited.files if cited else ()
     return {
-        "value": cited.figure.value if cited else -1,
-        "text": text_of(cited),
+        "value": cited.figure.value if cited else "",
+        "text": f"{cited.figure.value:.1f}" if cited else "",
+        "interval": f"{cited.figure.low:.1f}–{cited.figure.high:.1f}" if cited else "",
         "cells": [
             {
                 "label": f"{file['names']['attack']}, knowledge {file['names']['knowledge']}",

@@ -4,6 +4,7 @@ function sortBy(table, column, ascending) {
   const rows = [...table.tBodies[0].rows];
   rows.sort((a, b) => {
     const [x, y] = [value(a), value(b)];
+    if (x === "" || y === "") return (x === "") - (y === ""); // what is missing comes last in both directions
     const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : Number(x) - Number(y);
     return ascending ? order : -order;
   });
