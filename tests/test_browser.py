@@ -227,9 +227,3 @@ def test_only_the_tables_of_the_leaderboard_scroll_sideways(board, width):
     assert board.run(narrowest) >= 300, "a command is printed in a column of a few letters"
     assert board.run("return document.querySelector('.scroll').tabIndex") == 0
     seen(board, f"board-{width}")
-
-
-def test_a_logarithmic_axis_has_plain_numbers(html):
-    text = html.read_text(encoding="utf-8")
-    assert 'id="cost"' in text
-    assert "mathdefault" not in text

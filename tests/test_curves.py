@@ -1,5 +1,7 @@
 """Which curves a table's figures lie on, and that plots are files of equal bytes each time."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -168,3 +170,14 @@ def test_the_pages_plot_takes_the_pages_colours_and_is_spoken(panels):
     assert "currentColor" in drawn
     assert plots.INK not in drawn
     assert ">eps in 1/255<" in drawn
+
+
+@pytest.mark.parametrize("seconds", [(0.42, 0.98), (0.01, 5.0), (0.00002, 300.0)])
+def test_a_logarithmic_axis_has_plain_numbers(seconds):
+    line = curves.Series("jpeg", [*seconds], [50, 60], [40, 50], [60, 70])
+    panel = curves.Panel("", "seconds", (line,), "accuracy in %", log_x=True, joined=False)
+    drawn = plots.svg(plots.drawn([panel]), "x", spoken="cost")
+    axis = drawn[: drawn.index(">seconds<")]
+    labels = [float(text) for text in re.findall(r">([^<>]+)</text>", axis)]
+    assert sum(seconds[0] <= label <= seconds[1] for label in labels) >= 2
+    assert "mathdefault" not in drawn

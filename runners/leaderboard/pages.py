@@ -14,9 +14,9 @@ from runners.validity.flags import meaning
 TITLE = "purifybench: leaderboard"
 ABOUT = {
     "clean": "accuracy on clean images",
-    **MEANING,
-    "worst": "right on the clean image and under every attack of the entry",
-    "worst of draws": "the same, and in each scored draw of a random purifier",
+    **{kind: f"accuracy against attackers who use {used}" for kind, used in MEANING.items()},
+    "worst": "share of images that are right when clean and under every attack of the entry",
+    "worst of draws": "the same, where every scored draw of a random purifier must be right",
 }
 METHOD = (
     "Accuracy in % with Wilson's 95 % interval. Where an entry has several attacks of one kind, an image "

@@ -133,8 +133,9 @@ def _plain_numbers(axes: Axes, panel: Panel) -> None:
     Matplotlib's own labels are mathematical notation such as "$10^{-1}$", which STYLE prints as it stands.
     """
     positive = [x for series in panel.series for x in series.x if x > 0]
-    wide = bool(positive) and max(positive) > 100 * min(positive)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    ratio = max(positive, default=1) / min(positive, default=1)
+    digits = [*range(1, 10)] if ratio < 10 else [1, 2, 5] if ratio < 100 else [1]
+    axes.xaxis.set_major_locator(LogLocator(subs=digits))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
