@@ -63,7 +63,11 @@ def test_every_page_is_in_the_navigation_and_nothing_is_loaded_from_elsewhere():
     assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md"))
     assert site["strict"]
     assert site["theme"]["font"] is False
-    assert not {"repo_url", "extra_javascript", "extra_css", "extra"} & set(site)
+    assert not {"repo_url", "extra_javascript", "extra"} & set(site)
+    styles = [
+        (document.README.parent / "docs" / name).read_text(encoding="utf-8") for name in site["extra_css"]
+    ]
+    assert not any("url(" in style or "@import" in style for style in styles)
 
 
 @pytest.mark.parametrize("config", COMMANDS)
