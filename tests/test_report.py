@@ -72,7 +72,7 @@ def test_without_the_store_the_table_is_there_and_says_that_images_are_not(made,
     data = told(reported(made, tmp_path, f"store={tmp_path}/nowhere") / "ddip-table1.html")
     assert not any(figure["pictures"] for figure in data["figures"])
     assert data["images"] == {}
-    assert "does not hold them" in data["figures"][0]["shows"]
+    assert "does not have them" in data["figures"][0]["shows"]
 
 
 def test_without_records_and_heading_the_table_is_there(made, tmp_path):

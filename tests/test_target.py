@@ -14,6 +14,7 @@ from attacks.knowledge import Blind, Decision, Full, Score
 from attacks.target import AttackError, BudgetSpentError, Target, draw_seed
 from purifiers.identity import Identity
 from runners.evaluation.stages import Worker
+from runners.store.store import Store
 
 N = 3
 SEEDS = [11, 12, 13]
@@ -288,11 +289,11 @@ def test_a_gradient_is_computed_anew_batch_by_batch():
     assert victim.asked == [2] * 6, "once for the answers, once for their gradient"
 
 
-def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(caplog):
+def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(tmp_path, caplog):
     """Its examples and its counts are those of an attack with enough memory."""
     images, victim = random_images(6), Short(2, in_backward=True)
     labels, attack = victim.network(images).argmax(1), small_attack("pgd")
-    made = []
+    made, task = [], types.SimpleNamespace(key="a" * 64)
     for model in (victim.network, victim):
         asked = []
 
@@ -300,8 +301,8 @@ def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(caplog):
             asked.append((batch, recompute))
             return Target(lambda x, seeds: model(x), seeds=range(6), batch=batch, recompute=recompute)
 
-        worker = types.SimpleNamespace(target=target)
-        crafted, last = Worker._crafted(worker, None, attack, images, labels, list(range(6)))
+        worker = types.SimpleNamespace(target=target, store=Store(tmp_path))
+        crafted, last = Worker._crafted(worker, task, attack, images, labels, list(range(6)))
         made.append((crafted.images, [(count.forward, count.backward) for count in last.counts]))
     assert asked == [(6, False), (3, True), (1, True)]
     assert torch.equal(made[0][0], made[1][0])
@@ -309,4 +310,4 @@ def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(caplog):
     assert "it starts again with gradients of 3 rows" in caplog.text
     victim.limit = 0
     with pytest.raises(torch.OutOfMemoryError):
-        Worker._crafted(worker, None, attack, images, labels, list(range(6)))
+        Worker._crafted(worker, task, attack, images, labels, list(range(6)))

@@ -173,7 +173,7 @@ def test_a_service_with_fewer_labels_than_count_gives_no_pairs_and_it_is_said(ta
         ),
         (
             ["vision_api/table=ncis", "service.labels=3"],
-            "name the service too that it is of, vision_api/service=...",
+            "also name the service that it belongs to, with vision_api/service=...",
         ),
     ],
 )

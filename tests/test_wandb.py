@@ -246,9 +246,9 @@ def words(folder: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ([], "logged: 0 of 1 runs"),
-        (["only=ddip/table1"], "logged: 0 of 2 runs"),
-        (["only=mine", "logger.project=other"], "logged: 2 of 2 runs"),
+        ([], "logged 0 of 1 run;"),
+        (["only=ddip/table1"], "logged 0 of 2 runs"),
+        (["only=mine", "logger.project=other"], "logged 2 of 2 runs"),
     ],
     ids=["a folder", "a table", "another project"],
 )

@@ -138,8 +138,8 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
             )
         )
     typed = [
-        ("this cell alone", entry.command),
-        ("evaluate again", entry.record and f"python -m runners.replay {entry.record}"),
+        ("evaluate this cell alone", entry.command),
+        ("replay it", entry.record and f"python -m runners.replay {entry.record}"),
     ]
     return [(*fact, False) for fact in facts] + [(name, text, True) for name, text in typed if text]
 
