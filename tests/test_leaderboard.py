@@ -59,6 +59,10 @@ def test_a_sound_entry_is_taken_and_shown(add, made, tmp_path):
     assert status == 0, err
     assert "added mine" in out
     folder = tmp_path / "board" / "entries" / "mine"
+    assert folder.stat().st_mode == (tmp_path / "board").stat().st_mode, (
+        "whoever reads the one reads the other"
+    )
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
     card = yaml.safe_load((folder / "card.yaml").read_text())
     assert len(card["records"]) == len(card["replayed"]) == 3
     assert card["bytes_an_image"] > 0

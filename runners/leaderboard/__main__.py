@@ -173,11 +173,13 @@ def memory_of(file: RecordFile, config: DictConfig) -> int:
 def keep(target: Path, card: dict, files: list[Path]) -> None:
     """Put the entry's files into its folder, all of them or none."""
     parent = writable(target.parent)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".adding-") as part:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".adding-") as folder:
+        part = Path(folder) / target.name
+        part.mkdir()  # with the permissions of the user's other folders, which a temporary one has not
         for path in files:
-            shutil.copyfile(path, Path(part) / path.name)
-        write_whole(Path(part) / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True).encode())
-        shutil.copytree(part, target)
+            shutil.copyfile(path, part / path.name)
+        write_whole(part / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True).encode())
+        part.rename(target)
 
 
 if __name__ == "__main__":
