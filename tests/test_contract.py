@@ -12,6 +12,7 @@ from purifiers.contract.trial import TraitError
 from purifiers.dynamic import Dynamic
 from purifiers.gaussian_smoothing import GaussianSmoothing
 from purifiers.jpeg import JPEG
+from purifiers.median import Median
 from tests import broken
 
 
@@ -87,6 +88,12 @@ def test_every_check_has_its_liar():
 )
 def test_what_is_declared_is_allowed(images, sound):
     check(sound, images, linear_victim())
+
+
+@pytest.mark.parametrize("kernel", [3, 11])
+def test_a_median_of_many_close_values_has_the_gradient_that_it_declares(kernel):
+    """In a smooth region, each step passes kinks of some windows."""
+    check(Median(kernel=kernel), torch.full((4, 3, 32, 32), 0.5), linear_victim(32))
 
 
 def test_the_victim_given_is_a_copy(images):
