@@ -21,9 +21,7 @@ STEPS = WARM_UP + 3  # of a fit to each image: on CUDA a step is captured as a g
 OTHER = 1e-3  # a difference above which a fit on CUDA, which cannot be repeated to the bit, is another result
 RELATIVE = 1e-2  # error of a gradient
 STEP = 1e-9  # of central differences; a median of many close values has a kink within a step of 1e-7
-NOTHING = (
-    1e-3  # size of a slope that is taken for 0, like rounding; a change of 1 in all values gives above 100
-)
+NOTHING = 1e-3  # size of a slope that is taken for 0; that of a change of 1 in all values is above 100
 
 
 def result(trial: Trial) -> None:
