@@ -6,8 +6,14 @@ import pytest
 import torch
 from test_grid import cell, run, same
 
+from data.digits_photos import DigitsPhotos
 from runners import evaluate
+from runners.evaluation.component import Component
+from runners.evaluation.stages import Worker
+from runners.evaluation.tasks import Crafting
+from runners.evaluation.weights import load_or_train
 from runners.exits import no_silent_exit
+from runners.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +89,15 @@ def test_an_exit_outside_of_any_cell_is_status_1(monkeypatch, command):
         status, _, err = command(evaluate.main, "evaluate", "n=2")
     assert status == 1
     assert "a component asked the whole process to end (SystemExit: 0)" in err
+
+
+def test_a_network_that_is_loaded_when_the_attack_asks_it_changes_nothing(tmp_path):
+    """A process that has not met the purifier yet builds it then, which draws initial weights."""
+    of = cell("attack=pgd", "attack.steps=1", "knowledge=bpda", "purifier=comdefend")
+    store = Store(tmp_path)
+    victim, purifier = (load_or_train(of.configs[part], store) for part in ("victim", "purifier"))
+    chunk = DigitsPhotos().load("evaluation").take([0, 1])
+    attack, knowledge = Component(of.configs["attack"]), Component(of.knowledge)
+    task = Crafting(chunk, victim, attack, knowledge, purifier, (), 0, "float32")
+    made = Worker(store, torch.device("cpu"), "float32").adversarial(task)
+    assert made["images"].shape == chunk.images.shape

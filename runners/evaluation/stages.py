@@ -65,7 +65,8 @@ class Worker:
         """The victim or purifier with its weights, loaded once; a victim on this device."""
         key = component.key  # not the weights alone: a normalisation may differ
         if key not in self.loaded:
-            loaded = component.load(self.store)
+            with torch.random.fork_rng(devices=[]):  # new networks draw weights before theirs are loaded
+                loaded = component.load(self.store)
             if isinstance(loaded, nn.Module):
                 self.guard.watch(key, loaded.to(self.device))
             self.loaded[key] = loaded
