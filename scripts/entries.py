@@ -56,8 +56,11 @@ def card_of(name: str, config: Config, records: Sequence[Path]) -> dict[str, Any
     if link is None:
         raise InputError(f"{name}: expected a purifier that links to a paper; write its card by hand")
     authors, year = AUTHOR.search(known[link])[1].split(" and "), YEAR.search(known[link])[1]
-    by = authors[0].split(",")[0] + (" et al." if len(authors) > 2 else "")
-    by += f" and {authors[1].split(',')[0]}" if len(authors) == 2 else ""
+    by = authors[0].split(",")[0]
+    if len(authors) == 2 and authors[1] != "others":
+        by += f" and {authors[1].split(',')[0]}"
+    elif len(authors) > 1:
+        by += " et al."
     weights = RecordFile.read(records[0])["weights"].get("purifier", {}).get("sha256")
     return {
         "purifier": name,

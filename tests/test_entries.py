@@ -23,6 +23,7 @@ def config_of(name):
         ("jpeg", [*BASIC, *QUICK], "Guo et al. 2017"),
         ("mean", [*BASIC, *QUICK, "apgd full"], "Li and Li 2016"),
         ("dip", BASIC, "Ulyanov et al. 2017"),
+        ("randomization", [*BASIC, *QUICK, "apgd full"], "Xie et al. 2017"),  # "and others" in BibTeX
     ],
 )
 def test_a_purifier_is_attacked_as_its_traits_allow_and_named_by_its_paper(
