@@ -9,6 +9,7 @@ import yaml
 from test_grid import cell, run
 from test_replay import changed
 
+from runners import app
 from runners.evaluate import save_records
 from runners.leaderboard import __main__ as leaderboard
 from runners.leaderboard import board, pages
@@ -182,3 +183,10 @@ def test_memory_is_the_most_that_is_held_at_once():
             held = held + 1
 
     assert bytes_taken(work, torch.device("cpu")) == 8000
+
+
+def test_the_pages_of_the_repository_are_those_of_its_entries():
+    folder = app.CONFIGS.parent / "results" / "leaderboard"
+    boards = board.boards(board.entries_in(folder / "entries"))
+    assert (folder / "leaderboard.md").read_text(encoding="utf-8") == pages.markdown(boards)
+    assert (folder / "leaderboard.csv").read_text(encoding="utf-8") == pages.csv(boards)
