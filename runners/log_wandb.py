@@ -7,6 +7,7 @@
 The same is logged as with logger=wandb during a run. docs/dashboards.md describes it.
 """
 
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -19,6 +20,8 @@ from runners.loggers.wandb import WandbLogger
 from runners.output import quantity
 from runners.tables.reading import Table
 
+log = logging.getLogger(__name__)
+
 
 def main(config: DictConfig) -> None:
     """Log all record files of a folder, one record file, or only a table and its cells."""
@@ -29,10 +32,9 @@ def main(config: DictConfig) -> None:
     if config.only is None:
         logged, total = logger.send(records), len(records)
     else:
-        tables = tables_of(str(config.only), folder(config.tables, "tables"))
-        cells = {csv: cells_of(csv, records) for csv in tables}
-        logged = sum(logger.send(cells[csv], table=str(config.only), csv=csv) for csv in tables)
-        total = len(tables) + sum(len(of_one) for of_one in cells.values())
+        cells = cells_by_table(tables_of(str(config.only), folder(config.tables, "tables")), records)
+        logged = sum(logger.send(of_one, table=str(config.only), csv=csv) for csv, of_one in cells.items())
+        total = len(cells) + sum(len(of_one) for of_one in cells.values())
     app.tell(f"logged {logged} of {quantity(total, 'run')}; the others had been logged before")
 
 
@@ -50,6 +52,22 @@ def tables_of(name: str, tables: Path) -> list[Path]:
     found = [csv for csv in sorted(tables.glob("*.csv")) if f"{csv.stem}-".startswith(f"{stem}-")]
     if not found:
         raise InputError(f"only: expected a table that lies in {tables}, got {name!r}")
+    return found
+
+
+def cells_by_table(tables: list[Path], records: list[Path]) -> dict[Path, list[Path]]:
+    """The record files of each table's cells. A table that was made elsewhere has none here and is left out
+    with a warning. Raises InputError if no table is left."""
+    found, missing = {}, []
+    for csv in tables:
+        try:
+            found[csv] = cells_of(csv, records)
+        except InputError as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    for error in missing:
+        log.warning("%s; this table is not logged", error)
     return found
 
 

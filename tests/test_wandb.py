@@ -260,6 +260,15 @@ def test_the_command_logs_what_is_not_logged_yet(copy, command, more, expected):
     assert expected in out
 
 
+def test_a_table_without_record_files_does_not_stop_the_others(copy, command, caplog):
+    text = (copy / "tables" / "ddip-table1.csv").read_text()
+    (copy / "tables" / "ddip-table1-cifar10.csv").write_text(text.replace(KEY[:8], "b" * 8))
+    status, out, _ = command(log_wandb.main, "log_wandb", *words(copy, "only=ddip/table1"))
+    assert status == 0
+    assert "logged 0 of 2 runs" in out
+    assert "there is none of bbbbbbbb; this table is not logged" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
