@@ -35,7 +35,8 @@ def main(config: DictConfig) -> None:
         cells = cells_by_table(tables_of(str(config.only), folder(config.tables, "tables")), records)
         logged = sum(logger.send(of_one, table=str(config.only), csv=csv) for csv, of_one in cells.items())
         total = len(cells) + sum(len(of_one) for of_one in cells.values())
-    app.tell(f"logged {logged} of {quantity(total, 'run')}; the others had been logged before")
+    before = "; the others had been logged before" if logged < total else ""
+    app.tell(f"logged {logged} of {quantity(total, 'run')}{before}")
 
 
 def record_files(path: Path) -> list[Path]:
