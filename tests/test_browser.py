@@ -44,15 +44,20 @@ def browser() -> Iterator[Browser]:
     browser.close()
 
 
-@pytest.fixture
-def shown(browser, html) -> Browser:
-    """The page, freshly loaded on a desktop."""
+def freshly(browser: Browser, page: Path) -> Browser:
+    """Load a page as on a desktop, with nothing left over from the page before."""
     browser.like()
     browser.size(1280, 900)
     browser.open("about:blank")
     browser.complaints(), browser.requested()
-    browser.open(html.as_uri())
+    browser.open(page.as_uri())
     return browser
+
+
+@pytest.fixture
+def shown(browser, html) -> Browser:
+    """The page of a table, freshly loaded."""
+    return freshly(browser, html)
 
 
 def seen(browser: Browser, name: str) -> None:
@@ -189,12 +194,7 @@ def board(browser, tmp_path) -> Browser:
     rows = [row("first", clean=90.0, bpda=9.0), row("second", clean=8.0), row("third", clean=70.0, bpda=30.0)]
     path = tmp_path / "index.html"
     path.write_text(pages.html({("digits", "resnet"): rows}, folder=Path("entries")), encoding="utf-8")
-    browser.like()
-    browser.size(1280, 900)
-    browser.open("about:blank")
-    browser.complaints(), browser.requested()
-    browser.open(path.as_uri())
-    return browser
+    return freshly(browser, path)
 
 
 NAMES = "return [...document.querySelectorAll('.board tbody a[href^=https]')].map(a => a.textContent)"

@@ -1,4 +1,4 @@
-"""How far a task has come while it is done: the process that does it writes this into the store, where the
+"""How far a task or a training has come: the process that does it writes this into the store, where the
 process that draws the progress bar reads it."""
 
 import json
@@ -16,14 +16,21 @@ from runners.store.store import Store
 
 log = logging.getLogger(__name__)
 
-EVERY = 5.0  # seconds between two reports of a task
+EVERY = 5.0  # seconds between two reports
 
 
 class Reached(NamedTuple):
-    """The share of a task that is done, and what its attack is doing; empty if the attack has no parts."""
+    """How far a task or a training has come.
+
+    Args:
+        share: what is done, in [0, 1].
+        activity: what a task's attack is doing; empty if the attack has no parts.
+        left: the seconds that remain, where they are known.
+    """
 
     share: float = 0.0
     activity: str = ""
+    left: float | None = None
 
 
 def reached_by(attack: Attack, target: Target) -> Reached:
@@ -39,12 +46,12 @@ def reached_by(attack: Attack, target: Target) -> Reached:
 @contextmanager
 def reported(store: Store, key: str, reached: Callable[[], Reached]) -> Iterator[None]:
     """Write what `reached` returns every few seconds while the task of this key is done."""
-    artifact, ended = Artifact("progress", {"of": key}), threading.Event()
+    ended = threading.Event()
 
     def report() -> None:
         while not ended.wait(EVERY):
             try:
-                store.put(artifact, json.dumps(reached()).encode())
+                write_reached(store, key, reached())
             except InputError as error:  # a full disk ends the run where results are written, not here
                 log.debug("progress of a task: %s", error)
 
@@ -55,10 +62,24 @@ def reported(store: Store, key: str, reached: Callable[[], Reached]) -> Iterator
     finally:
         ended.set()
         thread.join()
-        store.remove(artifact)
+        forget_reached(store, key)
+
+
+def _artifact(key: str) -> Artifact:
+    return Artifact("progress", {"of": key})
+
+
+def write_reached(store: Store, key: str, reached: Reached) -> None:
+    """Replace the report about the work with this key."""
+    store.put(_artifact(key), json.dumps(reached).encode())
 
 
 def reached_of(store: Store, key: str) -> Reached:
-    """Return the last report about the task of this key."""
-    content = store.get(Artifact("progress", {"of": key}))
+    """Return the last report about the work with this key."""
+    content = store.get(_artifact(key))
     return Reached() if content is None else Reached(*json.loads(content))
+
+
+def forget_reached(store: Store, key: str) -> None:
+    """Remove the report about the work with this key, which has ended."""
+    store.remove(_artifact(key))

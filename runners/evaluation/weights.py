@@ -1,7 +1,6 @@
 """Components with their weights: from a file, from the project, from the store, or trained now."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +20,10 @@ from runners.evaluation.identity import identity
 from runners.evaluation.own_state import own_state
 from runners.evaluation.progress import Allowance, Bar
 from runners.evaluation.shipped import shipped_content
+from runners.evaluation.task_progress import EVERY, Reached, forget_reached, reached_of, write_reached
 from runners.store.artifact import Artifact, key_of
 from runners.store.holder import Holder
 from runners.store.store import Store
-
-EVERY = 5.0  # seconds between two reports of a training's progress
 
 
 @dataclass
@@ -40,10 +38,6 @@ class Training:
     @property
     def checkpoint(self) -> Artifact:
         return Artifact("checkpoint", {"of": self.weights.key})
-
-    @property
-    def progress(self) -> Artifact:
-        return Artifact("progress", {"of": self.weights.key})
 
     def load(self) -> dict[str, Tensor] | None:
         """Return the state that was saved last, or None."""
@@ -62,17 +56,11 @@ class Training:
             return
         since, first = self.begun
         left = (now - since) * (1 - share) / (share - first) if share > first else None
-        self.store.put(self.progress, json.dumps({"share": share, "left": left}).encode())
+        write_reached(self.store, self.weights.key, Reached(share, left=left))
         self.written = now
 
-    def reached(self) -> tuple[float, float | None]:
-        """The share that is done and the seconds that are left, as the process that trains says."""
-        content = self.store.get(self.progress)
-        found = {"share": 0.0, "left": None} if content is None else json.loads(content)
-        return found["share"], found["left"]
 
-
-Waiting = Callable[[Holder, float, float | None], None]  # who trains, the share done, the seconds left
+Waiting = Callable[[Holder, Reached], None]  # who trains, and how far the training has come
 
 
 def load_or_train(
@@ -80,7 +68,7 @@ def load_or_train(
     store: Store,
     *,
     progress: Callable[[float], None] | None = None,
-    waiting: Waiting = lambda holder, share, left: None,
+    waiting: Waiting = lambda holder, reached: None,
     device: torch.device | None = None,
 ) -> Component:
     """The component with weights that are known: those of its file, those that come with the project or that
@@ -109,7 +97,11 @@ def load_or_train(
     if content is None:
         training = Training(store, trained)
         what = f"training: {config['_target_'].rpartition('.')[2]}"
-        with store.leases.alone(trained.key, what, lambda holder: waiting(holder, *training.reached())):
+
+        def wait(holder: Holder) -> None:
+            waiting(holder, reached_of(store, trained.key))
+
+        with store.leases.alone(trained.key, what, wait):
             content = store.get(trained) or _train(component, training, progress, device)
     return Component(config, hashlib.sha256(content).hexdigest(), trained)
 
@@ -139,7 +131,7 @@ def _train(
     try:
         state: Mapping[str, Tensor] = weights.fit(component, progress=advanced, **wanted)
     finally:
-        store.remove(training.progress)
+        forget_reached(store, training.weights.key)
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
         raise InputError("training diverged (NaN or infinite weights): lower its lr")
     store.put_tensors(training.weights, dict(state))
@@ -194,10 +186,9 @@ class ComponentLoader:
                 allowance.check(share)
                 bar.update(completed=share, description=f"training {what}")
 
-            def waiting(holder: Holder, share: float, left: float | None) -> None:
-                bar.update(
-                    completed=share, left=left, description=f"{what} is being trained by {holder.label}"
-                )
+            def waiting(holder: Holder, reached: Reached) -> None:
+                description = f"{what} is being trained by {holder.label}"
+                bar.update(completed=reached.share, left=reached.left, description=description)
 
             return load_or_train(config, self.store, progress=advanced, waiting=waiting, device=self.device)
 
