@@ -87,6 +87,13 @@ class Attack(ABC):
         ids."""
         return self
 
+    def verify_files(self) -> None:
+        """Check the files that the attack reads, before a run begins; nothing for an attack without files.
+
+        Raises MissingError for a file that is absent, InputError for one with another sha256.
+        """
+        return
+
     @abstractmethod
     def craft(self, model: nn.Module | Rows, images: Tensor, labels: Tensor) -> Tensor | Crafted:
         """Return the adversarial examples. Called through `__call__`; with one image if `batch_coupled`."""

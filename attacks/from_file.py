@@ -59,6 +59,10 @@ class FromFile(Attack):
         attack.ids = tuple(ids)
         return attack
 
+    def verify_files(self) -> None:
+        """Check the file against its sha256."""
+        self.file.digest()
+
     @cached_property
     def examples(self) -> dict[str, Tensor]:
         """All examples of the file by the ids of their images."""

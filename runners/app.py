@@ -116,6 +116,11 @@ def run(
     _answer_help(config)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     logging.basicConfig(level=logging.WARNING, handlers=[Lines()], format="%(levelname)-8s %(message)s")
+    if sends := [word for word in sys.argv[1:] if word.startswith("hydra/launcher=")]:
+        sys.stderr.write(
+            f"sending jobs ({sends[-1]}) and waiting for them; python -m runners.store status shows how far "
+            "they are\n"
+        )
     jobs: list[Job] = []
     problems: list[Exception] = []
     ours = os.getpid()

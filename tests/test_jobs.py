@@ -120,4 +120,6 @@ def test_a_cluster_that_is_not_there_is_one_line_and_status_2(sent, monkeypatch)
     monkeypatch.setenv("PATH", "")
     status, _, err = sent("hydra/launcher=submitit_slurm", "shard=range(2)", "-m")
     assert status == 2
-    assert err == 'error: hydra/launcher: Could not detect "srun", are you indeed on a slurm cluster?\n'
+    sends, error = err.splitlines()
+    assert sends.startswith("sending jobs (hydra/launcher=submitit_slurm) and waiting for them; ")
+    assert error == 'error: hydra/launcher: Could not detect "srun", are you indeed on a slurm cluster?'

@@ -67,9 +67,9 @@ class Planner:
     def plan(self, cell: Cell) -> list[Purifying]:
         """The tasks of the cell, one for each chunk of its images, whose only purifier is the cell's.
 
-        Raises UnsuitedError, for which a cell is skipped, where files of the purifier or of a surrogate are
-        missing, and where the attack cannot be run with this knowledge on this purifier; MissingError where
-        the data set or the victim is not there.
+        Raises UnsuitedError, for which a cell is skipped, where files of the attack, of the purifier or of a
+        surrogate are missing, and where the attack cannot be run with this knowledge on this purifier;
+        MissingError where the data set or the victim is not there.
         """
         dataset: Dataset = build(cell.configs["dataset"])
         about = cell.names["dataset"], dataset.label_space
@@ -83,6 +83,7 @@ class Planner:
         attack_object: Attack = attack.object
         knowledge_object: Knowledge = knowledge.object
         try:
+            attack_object.verify_files()
             purifier = self.loader.load(cell.configs["purifier"], cell.names["purifier"], "purifier")
             for where, config in surrogates.items():
                 same_labels(where, config.get("label_space"), *about)
