@@ -81,6 +81,12 @@ def test_ssim_and_psnr_equal_scikit_image():
     )
 
 
+def test_ssim_does_not_depend_on_the_batch():
+    a, b = random_images(4, 224), random_images(4, 224, seed=1)
+    alone = torch.cat([ssim(x[None], y[None]) for x, y in zip(a, b, strict=True)])
+    assert ssim(a, b).equal(alone)
+
+
 def test_ssim_bites_on_unit_images():
     """With constants for 0-255, SSIM of [0, 1] images never falls below 0.85 (a known bug)."""
     assert ssim(random_images(2), random_images(2, seed=5)).max() < 0.3

@@ -7,15 +7,16 @@ another, known from the images alone.
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load
+from skimage.metrics import structural_similarity
 from test_grid import cell, files, run, same
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data.digits_photos import DigitsPhotos
 from data.images import Images, rounded
@@ -105,9 +106,11 @@ def clean_images_are_scored_as_attacked_ones(store, images, monkeypatch):
 
 def ssim_has_the_constants_of_0_to_255(store, images, monkeypatch):
     ours = evaluated(store, "attack=clean", purifier="Blanks").records.ssim
-    grey = torch.full_like(images.images, 0.5)
-    theirs = structural_similarity_index_measure(grey, images.images, data_range=255.0, reduction="none")
-    assert (theirs > 0.85).all(), "no threshold would bite"
+    theirs = [
+        structural_similarity(np.full_like(image, 0.5), image, data_range=255, channel_axis=0)
+        for image in images.images.numpy()
+    ]
+    assert min(theirs) > 0.85, "no threshold would bite"
     assert (ours < 0.6).all()
 
 

@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_for_handle
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ _leave = os._exit  # while a task runs, `os._exit` raises SystemExit
 
 DIED = "its process died (killed, or out of memory)"
 POLL = 0.5  # seconds between looks at what others have done
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of a cluster: the parent decides
+# One process imports everything and does nothing but fork the others, so that each starts in a moment.
+CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _worker: Worker | None = None
 
 
@@ -96,7 +100,7 @@ def _run_processes(queue: TaskQueue, worker: Worker, workers: int, devices: Sequ
         while queue.left:
             while idle and (task := queue.next()) is not None:
                 process = idle.pop()
-                running[process.submit(task)] = task, process
+                running[process.submit(_serve, pickle.dumps(task))] = task, process
             if not running:
                 if queue.left:
                     queue.pause()
@@ -133,19 +137,17 @@ class _Process:
         )
         self.executor: ProcessPoolExecutor | None = None
 
-    def submit(self, task: Task) -> Future[Any]:
-        """Send a task to the process."""
-        message = pickle.dumps(task)
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Let the process call a function."""
         if self.executor is not None:
             with suppress(BrokenProcessPool):  # it died while it was idle
-                return self.executor.submit(_serve, message)
+                return self.executor.submit(call, *arguments)
+        CONTEXT.set_forkserver_preload([__name__])
         self.executor = ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
-            initargs=self.started_with,
+            1, mp_context=CONTEXT, initializer=_begin, initargs=(*self.started_with, dict(os.environ))
         )
-        return self.executor.submit(_serve, message)
+        with _signals_blocked():
+            return self.executor.submit(call, *arguments)
 
     def stop(self, *, kill: bool = False) -> None:
         """End the process, immediately if its task must not continue."""
@@ -183,10 +185,30 @@ def _attempt(worker: Worker, task: Task) -> Failure | None:
     return None
 
 
-def _begin(store: Store, device: str, precision: str, keeping: Keeping, chunk_seconds: float | None) -> None:
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that do not end by a signal which a cluster sends to every process: they inherit the
+    mask of this thread."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(
+    store: Store,
+    device: str,
+    precision: str,
+    keeping: Keeping,
+    chunk_seconds: float | None,
+    environment: dict[str, str],
+) -> None:
     global _worker
-    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(asked, signal.SIG_IGN)  # a cluster asks every process to end; the parent decides
+    os.environ.clear()  # the process that forks has the environment of its own start
+    os.environ.update(environment)
+    for asked in SIGNALS:
+        signal.signal(asked, signal.SIG_IGN)
     with suppress(OSError):  # where memory ends, the kernel is to kill this process, and not its parent
         Path("/proc/self/oom_score_adj").write_text("1000")
     parent = multiprocessing.parent_process()
