@@ -54,8 +54,10 @@ CELLS = [
 ]
 
 
-def run(store: Path, cells=CELLS, *, here: bool = False, **changes) -> tuple[list[CellResult], str]:
-    """Results, and what was printed."""
+def run(
+    store: Path, cells=CELLS, *, here: bool = False, estimated: bool = False, **changes
+) -> tuple[list[CellResult], str]:
+    """Results, and what was printed. Unless `estimated`, no trial is made: all work counts as short."""
     settings = {
         "n": 5,
         "seed": 0,
@@ -71,7 +73,10 @@ def run(store: Path, cells=CELLS, *, here: bool = False, **changes) -> tuple[lis
     }
     settings = Settings(store=str(store), **(settings | changes))
     console = Console(file=io.StringIO(), width=200)
-    results = Evaluator(settings, console, here=here).evaluate(cells)
+    with pytest.MonkeyPatch.context() as patch:
+        if not estimated:
+            patch.setattr(Estimator, "seconds", lambda self, task: 0.0)
+        results = Evaluator(settings, console, here=here).evaluate(cells)
     return results, console.file.getvalue()
 
 
@@ -88,7 +93,7 @@ def same(results: list[CellResult], expected: list[CellResult]) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, list[CellResult]]:
     store = tmp_path_factory.mktemp("undisturbed")
-    return store, run(store)[0]
+    return store, run(store, estimated=True)[0]
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def labels_of(shape: Shape, defense: str) -> int:
 @cache
 def config_of(name: str) -> DictConfig:
     """The config of a table, composed once; Hydra must have been told where configs are."""
-    return compose("table", [f"table={name}"]).table
+    return compose(None, [f"+table={name}"]).table
 
 
 @cache
