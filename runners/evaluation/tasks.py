@@ -72,7 +72,8 @@ class Crafting:
     @property
     def images(self) -> str:
         """The ids of the first and the last image, for people."""
-        return f"{self.chunk.ids[0]} to {self.chunk.ids[-1]}"
+        first, last = self.chunk.ids[0], self.chunk.ids[-1]
+        return first if first == last else f"{first} to {last}"
 
     @property
     def part(self) -> str:
