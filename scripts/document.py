@@ -42,8 +42,9 @@ RUNS = re.compile(r'^ +app\.run\(main, "(\w+)"', re.MULTILINE)
 RECORDS = """# Record files
 
 Every evaluated [cell](glossary.md#cell) has one record file in `results/records/`, called
-`<parts>-n<images>-<key>.parquet`. It is a Parquet file with one row per image, and with the provenance of the
-cell as JSON in the file's metadata, under the key `purifybench`. `pandas.read_parquet` reads it.
+`<dataset>-<victim>-<attack>-<knowledge>-<purifier>-n<images>-<key>.parquet`. It is a Parquet file with one
+row per image, which `pandas.read_parquet` reads. Its metadata contains the provenance of the cell as JSON,
+under the key `purifybench`.
 
 This page is written by `python -m scripts.document` from `runners/evaluation/schema.py`.
 
@@ -51,9 +52,10 @@ This page is written by `python -m scripts.document` from `runners/evaluation/sc
 
 It contains everything that is needed to evaluate the cell again: the resolved configs of all parts and their
 versions; the number of images, seed, split and [chunk](glossary.md#chunk) size; the sha256 of the weights and
-of the ordered image ids; the git commit, and whether the tree had changes; the versions of Python, PyTorch
-and each attack library; device, threads and precision; command line and time. Chunks that came from the store
-and were computed by another commit, other versions or another device are named.
+of the ordered image ids; the git commit, and whether the working tree had changes; the versions of Python,
+PyTorch, NumPy, scikit-image and each attack library; device, threads and precision; command line and time.
+The provenance also names the chunks that came from the [store](glossary.md#store) and were computed by
+another commit, with other versions or on another device.
 
 ## Evaluate a record file again
 
@@ -63,17 +65,21 @@ python -m runners.replay 1a2b3c4d
 
 The argument is the key at the end of the file's name, or the file itself. The command evaluates the cell
 again from this one file, in an empty store, and compares all columns except those of the kind *cost*. On the
-same device and versions, values must be equal to the bit; on others, decisions must be equal. The command
-prints which values differ, on which image, and what differs between the two runs. The exit status is 0 if
-they are equal, 1 if they are not, and 2 if the cell cannot be evaluated here: a component is missing or has
-another version, weights are different, or the file is damaged.
+same device and with the same versions, values must be equal to the bit; otherwise, decisions must be equal.
+The command prints which values differ, on which image, and what differs between the two runs. The exit status
+is 0 if the records are equal, 1 if they are not, and 2 if the cell cannot be evaluated here, because a
+component is missing or has another version, weights are different, or the file is damaged.
 
-Trained weights are read from `store=` if their sha256 is the recorded one, and are trained again otherwise.
-Real data is looked for in `DATA_DIR` only. A record file is read as plain data: nothing in it is resolved or
-executed, and it can only name classes of this project, which are found by name even if their module has
-moved.
+Trained weights are read from the store (`store=`) if their sha256 is the recorded one, and are trained again
+otherwise. Real data is looked for in `DATA_DIR` only. A record file is read as plain data: nothing in it is
+resolved or executed, and it can only name classes of this project, which are found by name even if their
+module has moved.
 
 ## Columns
+
+The type is that of pandas. The unit `of [0, 1]` means values of pixels, which run from 0 to 1. A `share` lies
+between 0 and 1, and a `class` is the number of a class. A *decision* is an answer of the victim (the
+undefended classifier), or follows from such answers. A *cost* depends on the machine and its load.
 
 | Column | Type | Unit | Kind | Meaning |
 | --- | --- | --- | --- | --- |

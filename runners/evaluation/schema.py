@@ -73,14 +73,15 @@ COLUMNS: tuple[Column, ...] = (
     Column("correct", "bool", "", "decision", "Whether `purified_label` is the true label.",
            lambda s: s.right["purified"].tolist()),
     Column("correct_8bit", "boolean", "", "decision",
-           "Whether the defense is right on the adversarial image rounded to 8 bits; missing where the "
-           "purifier fits a network to each image, which would double the cost.",
+           "Whether the defense is right on the adversarial image rounded to 8 bits. It is missing if the "
+           "purifier fits a network to each image, since this would double the cost.",
            lambda s: s.right["purified 8-bit"].tolist() if "purified 8-bit" in s.right else None),
     Column("draws", "int64", "", "setting", "Scored draws of the purifier.", lambda s: len(s.draws)),
     Column("correct_mean", "float64", "share", "decision", "Share of the draws that are right.",
            lambda s: s.right_draws.float().mean(0).tolist()),
     Column("correct_majority", "bool", "", "decision",
-           "Whether the class of most draws is right; of several, the one drawn first.",
+           "Whether the class that most draws have is right; if several classes tie, the one drawn first "
+           "counts.",
            lambda s: (s.majority == s.labels).tolist()),
     Column("correct_any", "bool", "", "decision", "Whether any draw is right.",
            lambda s: s.right_draws.any(0).tolist()),
@@ -90,7 +91,8 @@ COLUMNS: tuple[Column, ...] = (
            lambda s: s.norms[0].tolist()),
     Column("l2", "float64", "of [0, 1]", "measurement", "Euclidean norm of the attack's change.",
            lambda s: s.norms[1].tolist()),
-    Column("moved", "float64", "of [0, 1]", "measurement", "Root mean square of what the purifier changes.",
+    Column("moved", "float64", "of [0, 1]", "measurement",
+           "Root mean square of the purifier's change of the adversarial image.",
            lambda s: (s.purified - s.adversarial).square().flatten(1).mean(1).sqrt().tolist()),
     Column("ssim", "float64", "", "measurement", "Structural similarity of the purified to the clean image.",
            lambda s: ssim(s.purified, s.clean).tolist()),
@@ -106,17 +108,21 @@ COLUMNS: tuple[Column, ...] = (
            lambda s: s.keys[2]),
     Column("row", "int64", "", "identifier", "Place of the image in its chunk.",
            lambda s: range(len(s.labels))),
-    Column("scored_on", "str", "", "setting", "Device type that scored.",
+    Column("scored_on", "str", "", "setting",
+           "Type of the device on which the images were scored.",
            lambda s: s.made["images"].device.type),
-    Column("scored_with", "str", "", "setting", "PyTorch version that scored.",
+    Column("scored_with", "str", "", "setting",
+           "Version of PyTorch with which the images were scored.",
            lambda s: f"torch {torch.__version__}"),
-    Column("craft_seconds", "float64", "s", "cost", "Seconds per image of the attack, of its chunk's mean.",
+    Column("craft_seconds", "float64", "s", "cost",
+           "Seconds per image that the attack took, as the mean of the chunk.",
            lambda s: s.crafted["seconds"].item()),
     Column("purify_seconds", "float64", "s", "cost",
-           "Seconds per image of the purifier, of its chunk's mean; a shared optimisation counts in full.",
+           "Seconds per image that the purifier took, as the mean of the chunk; a shared optimisation counts "
+           "in full.",
            lambda s: s.made["seconds"].item()),
     Column("purify_batch", "int64", "images", "cost",
-           "Images that memory held while they were purified together.", lambda s: int(s.made["batch"])),
+           "How many images were purified together in memory.", lambda s: int(s.made["batch"])),
     Column("queries", "int64", "", "measurement", "Calls that the attack made about the image.", _passes(0)),
     Column("forward_passes", "int64", "", "measurement", "Forward passes of the attacked defense.",
            _passes(1)),
@@ -125,25 +131,28 @@ COLUMNS: tuple[Column, ...] = (
     Column("zero_gradients", "int64", "", "measurement",
            "Backward passes whose gradient was zero everywhere.", _passes(3)),
     Column("path", "object", "[queries, distance]", "measurement",
-           "Nearest adversarial example after so many queries; empty for attacks without such a path.",
+           "Distance of the nearest adversarial example after each number of queries; empty for attacks "
+           "without such a path.",
            lambda s: s.paths),
     Column("notes", "str", "JSON", "measurement",
-           "What the attack tells of the image; empty if it tells nothing. Of gradients through a fit: the "
-           "means of their adjoint norms and of their cosines to BPDA's gradient, by the number of unrolled "
-           "steps. Of the adaptive attack: the member that found the example, the share of judging draws "
-           "that it misled, the budget, and for each member that attacked the image its passes and what it "
-           "reached.",
+           "What the attack reports about the image; empty if it reports nothing. For gradients through a "
+           "fit: the mean norm of the adjoint and the mean cosine to BPDA's gradient, by the number of "
+           "unrolled steps. For the adaptive attack: the member that found the example, the share of "
+           "judging draws that it misled, the budget, and for each member that attacked the image its "
+           "passes and what it reached.",
            lambda s: s.told("notes")),
     Column("member_seconds", "str", "JSON, s", "cost",
-           "Seconds per image of each member of the adaptive attack, of its chunk's mean; else empty.",
+           "Seconds per image that each member of the adaptive attack took, as the mean of the chunk; empty "
+           "for other attacks.",
            lambda s: s.told("member_seconds")),
-    Column("precision", "str", "", "setting", "float32 or tf32.", lambda s: s.precision),
+    Column("precision", "str", "", "setting", "`float32` or `tf32`.", lambda s: s.precision),
     Column("dataset", "str", "", "identifier", "Name of the data set's config."),
     Column("victim", "str", "", "identifier", "Name of the victim's config."),
     Column("attack", "str", "", "identifier", "Name of the attack's config."),
     Column("knowledge", "str", "", "identifier", "Name of the config of what the attacker knows."),
     Column("purifier", "str", "", "identifier", "Name of the purifier's config."),
-    Column("eps", "float64", "of [0, 1]", "setting", "Radius of the attack's ball; missing without one."),
+    Column("eps", "float64", "of [0, 1]", "setting",
+           "Largest change that the attack may make; missing for attacks without such a bound."),
     Column("command", "str", "", "setting", "Command that evaluates the cell alone."),
     Column("subset", "str", "", "setting", "Rule and seed by which the images were chosen."),
     Column("image_ids_sha256", "str", "", "identifier", "sha256 of the image ids in their order."),
