@@ -25,9 +25,10 @@ from omegaconf import DictConfig
 
 from runners.evaluation.cell import Cell
 from runners.jobs import words_typed
+from runners.places import ROOT
 from runners.table import checked
 from runners.tables.layout import Composer, on
-from runners.untrusted import ROOT, targets
+from runners.untrusted import targets
 
 REFERENCES = ROOT / "results" / "papers" / "references.bib"
 OF_THE_PROJECT = re.compile(r"(data|victims|attacks|purifiers)\.")

@@ -8,8 +8,9 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
-from runners.app import CONFIGS, names_of
 from runners.claims.statement import Claim
+from runners.config_errors import names_of
+from runners.places import CONFIGS
 from runners.tables.layout import on
 from runners.tables.paper_results import PaperSetting, panels_of
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from runners.app import CONFIGS
+from runners.places import ROOT
 
-ROOT = CONFIGS.parent
 LIBRARIES = {Path(place) for name, place in sysconfig.get_paths().items() if name.endswith("lib")}
 
 

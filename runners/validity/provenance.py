@@ -34,9 +34,10 @@ from runners.evaluation.identity import identity, version_of
 from runners.evaluation.records import PROVENANCE
 from runners.evaluation.settings import UNRECORDED, Settings
 from runners.evaluation.tasks import SCORING, Purifying
+from runners.places import ROOT
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
-from runners.untrusted import ROOT, targets
+from runners.untrusted import targets
 
 FORMAT = 1  # raised when a reader has to know of a change
 PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "advertorch",
