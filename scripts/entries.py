@@ -27,7 +27,7 @@ from data.errors import InputError
 from runners import app, cite
 from runners.config_errors import names_of
 from runners.evaluation.component import Config, build, to_plain_dict
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
 
 N = 64
 ATTACKS = {  # the words of a sweep, by what a purifier must be for it

@@ -20,7 +20,7 @@ from runners.evaluation.tasks import Crafting
 from runners.evaluation.weights import load_or_train
 from runners.places import CONFIGS
 from runners.store.store import Store
-from runners.validity.provenance import targets
+from runners.untrusted import targets
 
 GAMMA = """
 from mine.powers import STRENGTH

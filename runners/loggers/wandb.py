@@ -25,7 +25,7 @@ from runners.report.pictures import KINDS, Pictures
 from runners.store.artifact import key_of
 from runners.tables.figures import accuracy, mean
 from runners.tables.reading import Table
-from runners.validity import provenance
+from runners.validity import record_file
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +207,8 @@ def summary_of(records: pd.DataFrame) -> dict[str, Any]:
 
 def _opened(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the records and the provenance of a file that may come from anyone."""
-    table, facts = provenance.opened(path)
-    untrusted.check_shape(facts, provenance.NEEDED, f"{path}: provenance")
+    table, facts = record_file.opened(path)
+    untrusted.check_shape(facts, record_file.NEEDED, f"{path}: provenance")
     return table.to_pandas(), facts
 
 
