@@ -6,13 +6,12 @@ from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
 from runners.claims.verdicts import ALPHA, Outcome
+from runners.output import plain_table
 from runners.tables.render import markdown_table
 
 BEGIN, END = "<!-- claims: begin, written by make claims -->", "<!-- claims: end -->"
@@ -72,10 +71,7 @@ def console(outcomes: Sequence[Outcome]) -> Group:
     tables = []
     for paper, part in by_paper(outcomes):
         title = f"{paper}, {counted(part)}"
-        shown = Table(
-            "claim", "verdict", "observed", "on", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title
-        )
-        shown.title_justify = "left"
+        shown = plain_table("claim", "verdict", "observed", "on", title=title)
         for one in part:
             if one.verdict != "not run":
                 verdict = Text(verdict_text(one), style=STYLES[one.verdict])

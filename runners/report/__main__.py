@@ -28,7 +28,7 @@ from runners.claims.verdicts import verdicts_of
 from runners.files import writable, write_whole
 from runners.report import curves, plots, traces
 from runners.report.claims import claims_page
-from runners.report.page import TEMPLATES, environment, page
+from runners.report.page import page, rendered
 from runners.tables.reading import Table
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,7 @@ def main(config: DictConfig) -> None:
         listed.append(_row(table))
     if config.only is None:
         claims = write_claims(files.folder(config.tables, "tables"), folder)
-        style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-        index = environment().get_template("index.html").render(tables=listed, claims=claims, style=style)
-        write_whole(folder / "index.html", index.encode())
+        write_whole(folder / "index.html", rendered("index.html", tables=listed, claims=claims).encode())
         app.tell(f"index: {folder / 'index.html'}")
 
 

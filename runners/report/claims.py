@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from runners.claims import shown
 from runners.claims.verdicts import Outcome
-from runners.report.page import TEMPLATES, environment
+from runners.report.page import rendered
 
 
 def claims_page(outcomes: Sequence[Outcome]) -> str:
@@ -28,6 +28,4 @@ def claims_page(outcomes: Sequence[Outcome]) -> str:
         }
         for paper, part in shown.by_paper(outcomes)
     ]
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    template = environment().get_template("claims.html")
-    return template.render(papers=papers, counted=shown.counted(outcomes), method=shown.METHOD, style=style)
+    return rendered("claims.html", papers=papers, counted=shown.counted(outcomes), method=shown.METHOD)
