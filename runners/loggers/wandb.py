@@ -25,11 +25,11 @@ from runners.report.pictures import KINDS, Pictures
 from runners.store.artifact import key_of
 from runners.tables.figures import accuracy, mean
 from runners.tables.reading import Table
+from runners.tables.saved import FILES
 from runners.validity import record_file
 
 log = logging.getLogger(__name__)
 
-FILES = (".csv", ".md", ".tex", ".json", "-records.parquet")  # of a table
 COSTS = ("craft_seconds", "purify_seconds", "queries", "forward_passes", "backward_passes")
 SHOWN = ("id", "label", "clean_label", "clean_confidence", "adversarial_label", "adversarial_confidence",
          "purified_label", "confidence", "correct", "ssim")  # fmt: skip

@@ -13,6 +13,7 @@ from attacks.knowledge import UnsuitedError
 from data.errors import InputError, MissingError
 from runners.evaluation.component import Component, Config
 from runners.evaluation.contract import ContractChecks
+from runners.evaluation.failures import one_line
 from runners.evaluation.tasks import Purifying
 from runners.evaluation.weights import ComponentLoader
 from runners.tables.figures import Figure
@@ -162,9 +163,7 @@ class Filler:
             entry.failed = str(error)
         except Exception as error:
             log.debug("purifier failed", exc_info=True)
-            entry.failed = (
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-            )
+            entry.failed = one_line(error)
         return entry
 
     def _choose(self, entry: Entry, tuning: Sequence[Pair], asker: Asker) -> None:
