@@ -86,6 +86,10 @@ def _unknown_option(name: str, config: str, words: Sequence[str]) -> str:
 
 
 def _near(name: str, known: list[str], intro: str = "; there are ") -> str:
+    return f"{did_you_mean(name, known)}{intro}{', '.join(known) or 'none'}"
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a question that names the known name nearest to this one, or empty text if none is near."""
     close = difflib.get_close_matches(name, known, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{meant}{intro}{', '.join(known) or 'none'}"
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -241,6 +241,5 @@ class Estimator:
     def _timed(self, work: Callable[[], Any]) -> float:
         start = time.perf_counter()
         work()
-        if self.worker.device.type == "cuda":
-            torch.cuda.synchronize()
+        self.worker.finish()
         return time.perf_counter() - start

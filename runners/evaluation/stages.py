@@ -55,7 +55,7 @@ class Worker(LoadedComponents):
             start = time.perf_counter()
             with self.guarded(*task.classifiers) as changed:
                 crafted, target = self._crafted(task, attack, chunk.images, chunk.labels, seeds)
-                self._finish()
+                self.finish()
                 seconds = (time.perf_counter() - start) / len(chunk)
             if changed:
                 raise AttackError(f"expected an attack that leaves {UNCHANGED}, got {change(changed)}")
@@ -180,7 +180,7 @@ class Worker(LoadedComponents):
         purifiers = [self.load(spec) for spec in specs]
         start = time.perf_counter()
         results, batch = self._batches(specs, purifiers, attacked, seeds, victim)
-        self._finish()
+        self.finish()
         seconds = torch.tensor((time.perf_counter() - start) / len(attacked))
         eight_bit = rounded(attacked)
         for spec, purifier, result in zip(specs, purifiers, results, strict=True):
@@ -228,7 +228,8 @@ class Worker(LoadedComponents):
             self.fitting[name] = batch
         return [whole(of_one) for of_one in zip(*parts, strict=True)], batch
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait until the device has done what it was asked for, so that seconds can be measured."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -71,12 +71,7 @@ def _evidence(
                 probes[name] = _seen(worker, name, probe, plan, count)
             except (Exception, SystemExit) as error:  # the cell is done: a probe must not take it away
                 failed_probes[name] = one_line(error)
-                log.warning(
-                    "%s: the probe %s failed, so its flag is unknown: %s",
-                    cell.label,
-                    name,
-                    error,
-                )
+                log.warning("%s: the probe %s failed, so its flag is unknown: %s", cell.label, name, error)
     return Evidence(
         cell=cell,
         records=records,

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.errors import InputError, MissingError
+from runners.vision_api.services.http_status import error_of_status
 from runners.vision_api.services.response import LabelResponse, RefusedError, TryAgainError
-from runners.vision_api.services.service import Service, client_library, error_of_status
+from runners.vision_api.services.service import Service, client_library
 
 BUSY = {"ThrottlingException", "ProvisionedThroughputExceededException", "LimitExceededException",
         "RequestTimeout", "RequestTimeoutException"}  # fmt: skip
@@ -60,9 +61,7 @@ class Rekognition(Service):
                 "rekognition",
                 endpoint_url=self.endpoint,
                 config=config.Config(
-                    connect_timeout=self.timeout,
-                    read_timeout=self.timeout,
-                    retries={"total_max_attempts": 1},
+                    connect_timeout=self.timeout, read_timeout=self.timeout, retries={"total_max_attempts": 1}
                 ),
             )
         except (errors.BotoCoreError, ValueError) as error:

@@ -4,8 +4,9 @@ import os
 from typing import Any
 
 from data.errors import MissingError
+from runners.vision_api.services.http_status import error_of_status
 from runners.vision_api.services.response import LabelResponse, RefusedError, TryAgainError
-from runners.vision_api.services.service import Service, checked_address, client_library, error_of_status
+from runners.vision_api.services.service import Service, checked_address, client_library
 
 
 class ImageAnalysis(Service):

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from runners.vision_api.services.http_status import retry_after
 from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, client_library, retry_after
+from runners.vision_api.services.service import Service, client_library
 
 BUSY = ("CONN_EXCEED_HOURLY_LIMIT", "CONN_THROTTLED", "TRY_AGAIN", "MODEL_DEPLOYING", "MODEL_LOADING",
         "MODEL_BUSY_PLEASE_RETRY", "RUNNER_NEEDS_RETRY")  # fmt: skip

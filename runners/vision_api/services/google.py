@@ -5,8 +5,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data.errors import MissingError
+from runners.vision_api.services.http_status import error_of_status
 from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, client_library, error_of_status
+from runners.vision_api.services.service import Service, client_library
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 # Of google.rpc.Code: cancelled, unknown, too late, exhausted, aborted, internal, unavailable.

@@ -6,8 +6,9 @@ from typing import Any
 import requests
 
 from data.errors import InputError
+from runners.vision_api.services.http_status import error_of_status
 from runners.vision_api.services.response import LabelResponse, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, checked_address, error_of_status
+from runners.vision_api.services.service import Service, checked_address
 
 
 class HTTP(Service):
