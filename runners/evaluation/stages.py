@@ -137,21 +137,21 @@ class Worker(LoadedComponents):
             self.store.put_tensors(crafting.clean, {"images": chunk.images}, pack=True)
         broken: list[PurifierError] = []
         lacking = [p for p in wanted if purified[p.key] is None]
-        for purifier, made in self._purified(lacking, attacked, draws, crafting.victim):
-            if isinstance(made, PurifierError):
-                broken.append(made)
+        for purifier, result in self._purified(lacking, attacked, draws, crafting.victim):
+            if isinstance(result, PurifierError):
+                broken.append(result)
                 continue
-            if self._keeps(made):
-                self.store.put_tensors(task.purified(purifier), made, pack=True)
-            purified[purifier.key] = made
+            if self._keeps(result):
+                self.store.put_tensors(task.purified(purifier), result, pack=True)
+            purified[purifier.key] = result
         for purifier in unscored:
-            if (made := purified[purifier.key]) is None:
+            if (result := purified[purifier.key]) is None:
                 continue
             scored = Scored(
                 self.load(crafting.victim),
                 chunk.to(self.device),
                 {name: tensor.to(self.device) for name, tensor in adversarial.items()},
-                {name: tensor.to(self.device) for name, tensor in made.items()},
+                {name: tensor.to(self.device) for name, tensor in result.items()},
                 precision=crafting.precision,
                 keys=(crafting.clean.key, crafting.key, task.purified(purifier).key),
                 seeds=draws[0],
@@ -160,11 +160,11 @@ class Worker(LoadedComponents):
         if broken:  # only now: what the others made is kept
             raise broken[0]
 
-    def _keeps(self, made: dict[str, Tensor]) -> bool:
+    def _keeps(self, purified: dict[str, Tensor]) -> bool:
         """Whether the images go into the store, where everything that was made with them has its records."""
-        count, size = len(made["images"]), made["images"].nbytes
-        held = size + (made["of_8_bit"].nbytes if "of_8_bit" in made else 0)
-        return self.keeping.keeps(made["seconds"].item(), size // count, held=held // count)
+        count, size = len(purified["images"]), purified["images"].nbytes
+        held = size + (purified["of_8_bit"].nbytes if "of_8_bit" in purified else 0)
+        return self.keeping.keeps(purified["seconds"].item(), size // count, held=held // count)
 
     def _purified(
         self, specs: Sequence[Component], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Component
@@ -187,22 +187,22 @@ class Worker(LoadedComponents):
             if isinstance(result, PurifierError):
                 yield spec, result
                 continue
-            made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
+            tensors = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
             if torch.equal(eight_bit, attacked):
-                made["of_8_bit"] = made["images"].clone()
+                tensors["of_8_bit"] = tensors["images"].clone()
             elif not purifier.per_image_optimization:
                 again = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
                 if isinstance(again, PurifierError):
                     yield spec, again
                     continue
-                made["of_8_bit"] = again.cpu()
+                tensors["of_8_bit"] = again.cpu()
             further = [self._batches([spec], [purifier], attacked, other, victim)[0][0] for other in fresh]
-            if errors := [one for one in further if isinstance(one, PurifierError)]:
+            if errors := [draw for draw in further if isinstance(draw, PurifierError)]:
                 yield spec, errors[0]
                 continue
             network = self.load(victim)
             decided = [metrics.in_batches(network, images).argmax(1) for images in [result, *further]]
-            yield spec, made | {"decided": torch.stack(decided).cpu()}
+            yield spec, tensors | {"decided": torch.stack(decided).cpu()}
 
     def _batches(
         self,

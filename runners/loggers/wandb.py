@@ -159,7 +159,7 @@ class WandbLogger(Logger):
 
         return {
             "id": facts["key"],
-            "digest": key_of({"records": _sha256(to_parquet(records)), "facts": lasting}),
+            "digest": key_of({"records": hashlib.sha256(to_parquet(records)).hexdigest(), "facts": lasting}),
             "fill": fill,
             "name": "/".join(parts.values()),
             "job_type": "evaluate",
@@ -184,7 +184,7 @@ def _table(csv: Path, cells: Mapping[str, Path]) -> dict[str, Any]:
             artifact.add_file(str(file))
         run.log_artifact(artifact)
 
-    digest = key_of({"cells": list(cells), "csv": _sha256(csv.read_bytes())})
+    digest = key_of({"cells": list(cells), "csv": hashlib.sha256(csv.read_bytes()).hexdigest()})
     about = {"name": csv.stem, "job_type": "table", "tags": ["table"]}
     return {"id": f"table-{csv.stem}", "digest": digest, "fill": fill, **about}
 
@@ -226,10 +226,6 @@ def _use(run: Any, artifact: Any) -> None:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
     else:
         run.use_artifact(artifact)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

@@ -41,21 +41,22 @@ def page(
     album, pictures = EmbeddedImages(), Pictures(store)
     by_command = dict(list(table.records.groupby("command"))) if len(table.records) else {}
     entries = [entry for _, entry in table.frame.iterrows()]
-    found = []
+    of_entries = []
     for entry in entries:
         known = by_command.get(entry.command)
-        found.append([album.add(one) for one in pictures.of(known, images)] if known is not None else [])
-    count = album.fitting(found, images, LIMIT)
+        shown = [] if known is None else pictures.of(known, images)
+        of_entries.append([album.add(picture) for picture in shown])
+    count = album.fitting(of_entries, images, LIMIT)
     figures = [
         {
             "name": f"{entry.row}, {render.column_name(entry)}",
             "facts": _facts(entry, by_command.get(entry.command)),
-            "pictures": of_one[:count],
-            "shows": _shows(by_command.get(entry.command), len(of_one[:count])),
+            "pictures": of_entry[:count],
+            "shows": _shows(by_command.get(entry.command), len(of_entry[:count])),
         }
-        for entry, of_one in zip(entries, found, strict=True)
+        for entry, of_entry in zip(entries, of_entries, strict=True)
     ]
-    told = {"kinds": KINDS, "figures": figures, "images": album.used(found, count)}
+    content = {"kinds": KINDS, "figures": figures, "images": album.used(of_entries, count)}
     first = table.frame[table.frame.row == table.frame.row.iloc[0]]
     return rendered(
         "table.html",
@@ -65,7 +66,7 @@ def page(
         legend=table.legend,
         metric=table.frame.metric.iloc[0],
         paper=bool(table.frame.paper.notna().any()),
-        images=any(found),
+        images=any(of_entries),
         columns=[{"name": render.column_name(e), "known": e.knowledge_kind} for _, e in first.iterrows()],
         rows=[
             {"name": name, "cells": [_cell(entry) for _, entry in part.iterrows()]}
@@ -73,7 +74,7 @@ def page(
         ],
         plots=plots,
         traces=traces,
-        told=json.dumps(told, ensure_ascii=False).replace("<", "\\u003c"),
+        told=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
     )
 
 

@@ -43,11 +43,11 @@ def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, st
 def export_table(store: Store, console: Console, name: str, file: Path) -> int:
     """Write a table's records, images, weights and probes as one tar archive, whole or not at all."""
     every = manifests(store)
-    chosen = [found.artifacts for found in every if found.name == name]
+    chosen = [request.artifacts for request in every if request.name == name]
     if not chosen:
         raise InputError(f"export: no table is called {name!r}; {names_of(every)}")
     needed = set().union(*chosen)
-    needed |= {found for found in dependents(store, needed) if found[0] == "probe"}
+    needed |= {dependent for dependent in dependents(store, needed) if dependent[0] == "probe"}
     needed |= {("subset", entry.name) for entry in store.files("subset")} | set(_clean(store, needed))
     part = file.with_name(file.name + ".part")
     count = missing = 0

@@ -109,14 +109,14 @@ class Filler:
         asker = column.asker
         with self.console.status("") as status:
 
-            def told(found: Found) -> None:
+            def show(found: Found) -> None:
                 status.update(
                     f"{column.name}: {len(found.pairs)} pairs among {found.looked_at} candidates, "
                     f"{asker.calls.spent} calls"
                 )
 
             try:
-                column.found = find(self.candidates, asker, self.pairs + self.validation, told)
+                column.found = find(self.candidates, asker, self.pairs + self.validation, show)
             except ServiceError as error:
                 column.failed = f"no pairs: {error}"
                 return

@@ -69,10 +69,10 @@ class HTTP(Service):
         if status != 200:
             raise error_of_status(status, f"{status} {reply.reason}", reply.headers)
         try:
-            found = reply.json()
+            answer = reply.json()
         except ValueError as error:
             raise TryAgainError(f"malformed answer: {error}") from None
-        return LabelResponse.ranked(self._labels(found), self.labels)
+        return LabelResponse.ranked(self._labels(answer), self.labels)
 
     def _labels(self, found: Any) -> list[tuple[str, float]]:
         """Raises ServiceError where they are not where they should be."""
