@@ -39,7 +39,7 @@ from runners.evaluation.devices import configure_torch
 from runners.evaluation.progress import Bar
 from runners.evaluation.stages import Worker
 from runners.evaluation.weights import ComponentLoader
-from runners.files import folder, writable, write_whole
+from runners.files import folder, writable, write_together
 from runners.report.plots import COLOURS, STYLE, saved
 from runners.store.artifact import Artifact
 from runners.store.store import Store
@@ -194,16 +194,18 @@ def _written(frame: pd.DataFrame, stem: Path, setting: str, radii: Sequence[floa
     lines += [f"| {radius:g} | {certified(frame, radius).text(1)} |" for radius in radii]
     abstained = int(frame.predicted.isna().sum())
     lines += ["", f"Abstained: {abstained} of {len(frame)} images, which count as wrong at every radius.", ""]
-    texts = {".csv": frame.to_csv(index=False), ".md": "\n".join(lines)}
-    for suffix, text in texts.items():
-        write_whole(stem.with_name(stem.name + suffix), text.encode())
+    texts = {
+        stem.with_name(f"{stem.name}.csv"): frame.to_csv(index=False),
+        stem.with_name(f"{stem.name}.md"): "\n".join(lines),
+    }
+    write_together({path: text.encode() for path, text in texts.items()})
     with matplotlib.rc_context(STYLE):
         drawing = Drawing(figsize=(3.4, 2.4), layout="constrained")
         axes = drawing.add_subplot(xlabel="l2 radius", ylabel="certified accuracy, %", ylim=(0, 100))
         places = np.unique([0.0, *frame.radius, *radii])
         axes.step(places, [certified(frame, place).value for place in places], where="pre", color=COLOURS[0])
         curves = saved(drawing, stem)
-    return [*(stem.with_name(stem.name + suffix) for suffix in texts), *curves]
+    return [*texts, *curves]
 
 
 if __name__ == "__main__":

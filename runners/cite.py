@@ -25,9 +25,10 @@ from omegaconf import DictConfig
 
 from runners.evaluation.cell import Cell
 from runners.jobs import words_typed
+from runners.places import ROOT
 from runners.table import checked
 from runners.tables.layout import Composer, on
-from runners.untrusted import ROOT, targets
+from runners.untrusted import targets
 
 REFERENCES = ROOT / "results" / "papers" / "references.bib"
 OF_THE_PROJECT = re.compile(r"(data|victims|attacks|purifiers)\.")
@@ -83,11 +84,11 @@ def paragraph(title: str, config: DictConfig, cells: Sequence[Cell]) -> str:
 
 def links_of(config: Any) -> Iterator[str]:
     """The links in the docstrings of a config's components, of their base classes and of their modules."""
-    for _, part in targets(config):
-        target = get_object(part["_target_"])
-        for one in inspect.getmro(target) if inspect.isclass(target) else (target,):
-            if OF_THE_PROJECT.match(one.__module__):
-                for text in (one.__doc__, sys.modules[one.__module__].__doc__):
+    for _, component in targets(config):
+        target = get_object(component["_target_"])
+        for part in inspect.getmro(target) if inspect.isclass(target) else (target,):
+            if OF_THE_PROJECT.match(part.__module__):
+                for text in (part.__doc__, sys.modules[part.__module__].__doc__):
                     yield from (link.rstrip(".:") for link in LINK.findall(text or ""))
 
 

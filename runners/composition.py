@@ -9,7 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
-from runners import app
+from runners.config_errors import CONFIG_ERRORS, explain
+from runners.places import CONFIGS
 
 
 def composed(
@@ -31,14 +32,14 @@ def composed(
             raise InputError(f"config_dir: expected a folder with configs, got {config_dir}")
         words.append(f"hydra.searchpath=['file://{folder}']")
     try:
-        with _alone(), initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-            made = compose(config, words, return_hydra_config=True)
-        choices = dict(made.hydra.runtime.choices)
-        made = OmegaConf.masked_copy(made, [name for name in made if name != "hydra"])
-        OmegaConf.resolve(made)
-    except (*app.CONFIG_ERRORS, ValueError) as error:
-        raise InputError(app.explain(error, config, words)) from error
-    return made, choices
+        with _alone(), initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            whole = compose(config, words, return_hydra_config=True)
+        choices = dict(whole.hydra.runtime.choices)
+        own = OmegaConf.masked_copy(whole, [name for name in whole if name != "hydra"])
+        OmegaConf.resolve(own)
+    except (*CONFIG_ERRORS, ValueError) as error:
+        raise InputError(explain(error, config, words)) from error
+    return own, choices
 
 
 @contextmanager

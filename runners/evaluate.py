@@ -17,6 +17,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from data.errors import InputError
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import build, to_plain_dict
 from runners.evaluation.devices import devices_of
@@ -66,7 +67,7 @@ def main(config: DictConfig) -> CellResult | None:
         end_job([result])
         return None
     if result.skipped is not None:
-        raise app.InputError(result.skipped)
+        raise InputError(result.skipped)
     if result.failed is not None:
         raise app.FailedCellsError(f"failed cell {cell.label}: {result.failed}")
     path = save_records(result, records)

@@ -13,17 +13,16 @@ from runners.evaluation import workers
 from runners.evaluation.cell import Cell, describe
 from runners.evaluation.contract import ContractChecks
 from runners.evaluation.devices import configure_torch, devices_of
-from runners.evaluation.estimate import Estimate
 from runners.evaluation.estimator import Estimator
+from runners.evaluation.execution import Execution
 from runners.evaluation.keeping import Keeping
 from runners.evaluation.plan import Planner
-from runners.evaluation.progress import Bar, RunProgress
-from runners.evaluation.queue import Launch, TaskQueue
+from runners.evaluation.progress import RunProgress
+from runners.evaluation.queue import Launch
 from runners.evaluation.records import from_parquet
 from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
-from runners.evaluation.task_progress import reached_of
-from runners.evaluation.tasks import Crafting, Purifying, Task, grouped
+from runners.evaluation.tasks import Purifying, grouped
 from runners.output import quantity
 from runners.store.artifact import Artifact
 from runners.store.failures import Failure, failure_of, keep_failure
@@ -34,7 +33,6 @@ from runners.validity.audit import audit
 from runners.validity.evidence import Flag
 
 UNFINISHED = "not finished: some of its records are not in the store; the same command continues"
-SHORT = 10  # seconds of work, for which starting processes does not pay
 
 
 @dataclass
@@ -130,8 +128,8 @@ class Evaluator:
         reasons = {}
         for task in tasks:
             for key in task.results:
-                if found := failure_of(self.store, key) or failure_of(self.store, task.crafting.key):
-                    reasons[key] = found.reason
+                if failure := failure_of(self.store, key) or failure_of(self.store, task.crafting.key):
+                    reasons[key] = failure.reason
         return reasons
 
     def _run(
@@ -161,7 +159,8 @@ class Evaluator:
         if alone and (crafting or any(estimator.unmade(task) for task in purifying)):  # not only to be scored
             estimate.check(self.settings)
         self._write(request, results, estimate.seconds)
-        count = self._processes([*crafting, *purifying], estimate, count)
+        execution = Execution(self.worker, self.launch, self.devices, self.console, here=self.here)
+        count = execution.processes([*crafting, *purifying], estimate, count, self.settings.workers)
         self.console.print(
             f"estimate: {estimate.text}{'' if alone else ' if no other job helps'} "
             f"({quantity(len(crafting), 'chunk')} to craft, {len(purifying):,} to purify; "
@@ -171,60 +170,8 @@ class Evaluator:
         for line in filter(None, [estimate.longest, *estimator.budgets]):
             self.console.print(line)
         longest_first = sorted(purifying, key=estimate.weight, reverse=True)
-        return reasons | self._do(results, crafting, longest_first, estimate, count)
-
-    def _processes(self, tasks: Sequence[Task], estimate: Estimate, count: int) -> int:
-        """How many processes do the tasks; 0 for work that is done in this process.
-
-        A task that kills its process fails alone only in a process of its own. What is short, and has killed
-        no process before, is done in this one. So is all work of one process on a GPU, where another process
-        would hold as much memory again.
-        """
-        alone = self.launch.shard is None
-        if self.here:
-            return 0
-        # Of several jobs only the first forgets dead processes: a later one must not reset their count.
-        died = self.store.leases.clear() if alone or self.launch.shard == 0 else set()
-        short = estimate.expected < SHORT
-        if short and not estimate.unknown and self.settings.workers == "auto":
-            count = 1
-        died &= {task.key for task in tasks}
-        here = (short and alone and not estimate.unknown) or self.worker.device.type == "cuda"
-        return 0 if count == 1 and here and not died else count
-
-    def _do(
-        self,
-        results: list[CellResult],
-        crafting: list[Crafting],
-        purifying: list[Purifying],
-        estimate: Estimate,
-        count: int,
-    ) -> dict[str, str]:
-        progress, finished = self._progress(results), 0.0
-
-        def show(bar: Bar) -> None:
-            """What is finished, and how far the running tasks are."""
-            running = list(queue.running.values())
-            reached = [reached_of(self.store, task.key) for task in running]
-            within = sum(estimate.weight(task) * r.share for task, r in zip(running, reached, strict=True))
-            activity = next((f", {r.activity}" for r in reached if r.activity), "")
-            bar.update(completed=finished + within, description=progress.text(queue.stage) + activity)
-
-        def done(task: Task, reason: str | None) -> None:
-            nonlocal finished
-            finished += estimate.weight(task)
-            if reason is None and isinstance(task, Purifying):
-                for key in task.results:
-                    progress.finish(key)
-            show(bar)
-
-        tasks = [*self.launch.ordered(crafting), *self.launch.ordered(purifying)]
-        queue = TaskQueue(tasks, store=self.store, launch=self.launch, done=done)
-        total = sum(map(estimate.weight, tasks))
-        with Bar(self.console, progress.text("crafting"), total=total, look=show) as bar:
-            bar.update(completed=0)
-            workers.run(queue, worker=self.worker, workers=count, devices=self.devices)
-        return queue.reasons
+        done = execution.run(crafting, longest_first, estimate, self._progress(results), processes=count)
+        return reasons | done
 
     def _progress(self, results: list[CellResult]) -> RunProgress:
         cells = [
@@ -285,8 +232,8 @@ class Evaluator:
     def _audit(self, results: list[CellResult]) -> None:
         done = [result for result in results if result.records is not None]
         with self.console.status("auditing"):
-            found = audit(self.worker, [(r.cell, r.records, r.tasks) for r in done], self.settings.audit)
-        for result, flags in zip(done, found, strict=True):
+            raised = audit(self.worker, [(r.cell, r.records, r.tasks) for r in done], self.settings.audit)
+        for result, flags in zip(done, raised, strict=True):
             result.flags = flags
             result.provenance["flags"] = {flag.name: flag.seen for flag in flags}
 

@@ -9,6 +9,10 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 
+class FailedCellsError(Exception):
+    """Raised at the end of a run in which some cells failed; the command ends with status 1."""
+
+
 @contextmanager
 def no_silent_exit() -> Iterator[None]:
     """Within, `os._exit` raises SystemExit, as `sys.exit` does; whoever runs components catches that.

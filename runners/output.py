@@ -1,8 +1,10 @@
-"""Where commands print, and how they write durations and counts."""
+"""Where commands print, and how they write tables, durations and counts."""
 
 import os
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
 
 class Output(Console):
@@ -14,6 +16,11 @@ class Output(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
+
+
+def plain_table(*headings: str, title: str | None = None) -> Table:
+    """Return a table without rules between its columns, with its title on the left."""
+    return Table(*headings, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def quantity(number: int, noun: str, plural: str | None = None) -> str:

@@ -30,11 +30,12 @@ from runners.evaluation.devices import configure_torch
 from runners.evaluation.stages import Worker
 from runners.evaluation.weights import load_or_train
 from runners.files import folder, writable, write_whole
-from runners.replay import cell_of, check_code, device_for, find, words
+from runners.replay import words
 from runners.report.pictures import as_bytes
 from runners.store.artifact import place
 from runners.store.store import Store
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
+from runners.validity.recorded_cell import cell_of, check_code, device_for, find
 
 MAPPED = 200  # of the reconstructions the victim is asked about, where the purifier has no say in it
 STRIP = 8  # reconstructions that are kept as images

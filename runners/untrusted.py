@@ -28,10 +28,9 @@ from purifiers.fitting.trace import Trace
 from purifiers.learned import TrainedNetwork
 from purifiers.purifier import Purifier
 from purifiers.training import Training
-from runners.app import CONFIGS
+from runners.places import ROOT
 from victims.recipe import Recipe
 
-ROOT = CONFIGS.parent
 KINDS: dict[str, tuple[type, ...]] = {  # what a foreign config may name, by top-level folder
     "data": (Dataset, WeightFile),
     "victims": (nn.Module, Recipe),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+from runners.places import CONFIGS
+
 SHARED = "settings"
 SETTING = re.compile(r"(?P<name>\w+): (?P<value>.*?)(?:\s+# (?P<meaning>.*))?")
 FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+),([^}]*)\}")

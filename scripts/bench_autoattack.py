@@ -28,9 +28,9 @@ from attacks.auto_attack import TARGETS, AutoAttack
 from attacks.knowledge import Blind
 from attacks.square import Square
 from data.images import Images
-from runners.app import CONFIGS
 from runners.evaluation.component import build, to_plain_dict
 from runners.evaluation.weights import load_or_train
+from runners.places import CONFIGS
 from runners.store.store import Store
 from victims.victim import Victim
 

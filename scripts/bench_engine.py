@@ -29,11 +29,11 @@ from attacks.knowledge import Blind
 from purifiers.fitting import engine
 from purifiers.fitting.trace import Trace
 from purifiers.purifier import purify_together
-from runners.app import CONFIGS
 from runners.evaluation.component import Config, build, to_plain_dict
 from runners.evaluation.devices import configure_torch
 from runners.evaluation.weights import load_or_train
 from runners.evaluation.workers import worker_count
+from runners.places import CONFIGS
 from runners.store.store import Store
 from scripts.other_ways import in_turn, plain_dip, plain_ride, unfolded
 from victims.victim import Victim

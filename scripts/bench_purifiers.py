@@ -23,6 +23,7 @@ from purifiers.fitting.trace import TracePurifier
 from purifiers.learned import Learned
 from purifiers.purifier import Purifier, purify_together
 from runners import app
+from runners.config_errors import names_of
 from runners.evaluation.component import build
 from scripts.bench_engine import BATCH, DEVICE, append, config_of, images_of
 
@@ -94,7 +95,7 @@ def apart(name: str, size: int, batch: int, longer: int = 1) -> dict[str, float 
 def main() -> None:
     """A row a purifier; four times the steps must not take more memory."""
     rows, batch = [], BATCH[DEVICE.type]
-    for name in track(app.names_of("purifier"), "purifiers", console=app.console):
+    for name in track(names_of("purifier"), "purifiers", console=app.console):
         size = 224 if name.endswith("-imagenet") else 32
         found = apart(name, size, batch)
         if isinstance(ready(name), TracePurifier):

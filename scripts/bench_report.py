@@ -16,10 +16,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from data.digits_photos import DigitsPhotos
-from runners.app import CONFIGS, console
+from runners.app import console
 from runners.evaluation.cell import Cell
 from runners.evaluator import CellResult
 from runners.files import writable
+from runners.places import CONFIGS
 from runners.report.__main__ import plotted
 from runners.report.page import page
 from runners.store.artifact import file_of, key_of, place

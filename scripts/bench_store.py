@@ -17,12 +17,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from runners.app import CONFIGS
 from runners.evaluation import workers
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import to_plain_dict
 from runners.evaluation.settings import Settings
 from runners.evaluator import Evaluator
+from runners.places import CONFIGS
 from runners.store.artifact import key_of
 from runners.store.leases import Leases
 from runners.store.manifest import Manifest, manifests

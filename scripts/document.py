@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from runners import usage
-from runners.app import CONFIGS
 from runners.evaluation.schema import COLUMNS
+from runners.places import CONFIGS
 from runners.tables import console
 from runners.tables.reading import Table
 

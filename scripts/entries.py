@@ -25,8 +25,9 @@ from hydra import compose, initialize_config_dir
 
 from data.errors import InputError
 from runners import app, cite
+from runners.config_errors import names_of
 from runners.evaluation.component import Config, build, to_plain_dict
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
 
 N = 64
 ATTACKS = {  # the words of a sweep, by what a purifier must be for it
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if "=" in word and word not in board]
     words = [*([] if any(word.startswith("n=") for word in words) else [f"n={N}"]), *words]
     folder = Path(board[0].removeprefix("leaderboard=") if board else "results/leaderboard")
-    unknown = [name for name in names if name not in app.names_of("purifier")]
+    unknown = [name for name in names if name not in names_of("purifier")]
     if unknown or not names:
         raise InputError(f"expected names of configs of purifiers, got {', '.join(unknown) or 'none'}")
     failed = []

@@ -26,7 +26,7 @@ from purifiers.fitting.draws import Draws
 from purifiers.fitting.engine import WARM_UP, Fit
 from purifiers.fitting.trace import Trace
 from purifiers.learned import Learned
-from runners import app
+from runners.config_errors import names_of
 from runners.evaluation.component import build
 from runners.evaluation.devices import configure_torch
 from runners.output import Output
@@ -147,7 +147,7 @@ def contract(device: torch.device) -> None:
     torch.manual_seed(0)
     victim = CifarResNet(depth=8).eval().requires_grad_(False).to(device)
     photos = DigitsPhotos().load("tuning").images[:8].to(device)
-    for name in app.names_of("purifier"):
+    for name in names_of("purifier"):
         if name == "surrogate-victim" or "imagenet" in name or "mnist" in name:
             continue
         start = time.perf_counter()

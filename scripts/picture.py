@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from data.errors import MissingError
-from runners.app import CONFIGS, tell
+from runners.app import tell
+from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
 TABLE = "ddip-table1-cifar10-resnet56"

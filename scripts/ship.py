@@ -20,11 +20,12 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.images import Images
-from runners.app import CONFIGS, console
+from runners.app import console
 from runners.evaluation.component import Config, build, to_plain_dict
 from runners.evaluation.metrics import in_batches
 from runners.evaluation.progress import Bar
-from runners.evaluation.shipped import FOLDER, recipe_of, to_ship
+from runners.evaluation.shipped import recipe_of, to_ship
+from runners.places import CONFIGS, WEIGHTS
 from victims.victim import Victim
 
 PARTS = ("victim", "denoiser", "purifier")  # in this order: a purifier is measured with a victim behind it
@@ -117,9 +118,9 @@ def ship(part: str, name: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.safetensors").write_bytes(content)
-    (FOLDER / f"{name}.json").write_text(json.dumps(stated, indent=1) + "\n")
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
+    (WEIGHTS / f"{name}.safetensors").write_bytes(content)
+    (WEIGHTS / f"{name}.json").write_text(json.dumps(stated, indent=1) + "\n")
     leaf = Path(CONFIGS / part / f"{name}.yaml")
     leaf.write_text(SHA256.sub(f"sha256: {stated['sha256']}", leaf.read_text()))
     return stated

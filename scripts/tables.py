@@ -31,6 +31,7 @@ from runners.claims import overview
 from runners.claims.counterparts import counted
 from runners.claims.finished import finished
 from runners.claims.shape import config_of
+from runners.config_errors import names_of
 from runners.output import quantity
 from runners.tables.layout import on
 from runners.tables.paper_results import panels_of
@@ -43,7 +44,7 @@ SCALE = Path("results/bench/scale-tables.csv")
 
 def names() -> list[str]:
     """Every table of a paper, without those that only choose settings."""
-    return [name for name in app.names_of("table") if "/" in name and "/tuning" not in name]
+    return [name for name in names_of("table") if "/" in name and "/tuning" not in name]
 
 
 def target(name: str) -> str:
@@ -175,7 +176,7 @@ def main() -> None:
     chosen = [word for word in typed if "=" not in word] or names()
     if command not in ("list", "run", "cost"):
         _refuse(f"expected list, run or cost, got {command!r}")
-    if unknown := sorted(set(chosen) - set(app.names_of("table"))):
+    if unknown := sorted(set(chosen) - set(names_of("table"))):
         _refuse(f"no table is called {', '.join(unknown)}; there are {', '.join(names())}")
     if command == "list":
         app.console.print(listed())

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runners.app import CONFIGS, tell
+from runners.app import tell
+from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
 BLOCK = re.compile(r"<!-- walk(?:: (?P<what>[^>]+?))? -->\n```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)

@@ -26,9 +26,10 @@ from purifiers.fitting.draws import Draws
 from purifiers.networks.skipnet import SkipNet
 from purifiers.purifier import Purifier
 from runners import app
-from runners.app import CONFIGS
 from runners.claims import shape
+from runners.config_errors import names_of
 from runners.evaluation.component import build, to_plain_dict
+from runners.places import CONFIGS
 
 pytest_plugins = ["tests.vision_api"]
 torch.set_num_threads(1)  # a process a core, as the runners have it
@@ -81,7 +82,7 @@ class Noise(Purifier):
         return (images + self.sigma * noise).clamp(0, 1)
 
 
-ATTACKS = [name for name in app.names_of("attack") if name != "file"]  # those that craft anything
+ATTACKS = [name for name in names_of("attack") if name != "file"]  # those that craft anything
 SMALL = {
     "steps": 3,
     "queries": 60,

@@ -15,8 +15,8 @@ import data.flower17
 import data.imagenet
 import data.mnist
 from data.images import Dataset
-from runners.app import CONFIGS
 from runners.evaluation.component import build, to_plain_dict
+from runners.places import CONFIGS
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
 ILSVRC_IDS = [2, 3, 1]  # the development kit counts in an order of its own

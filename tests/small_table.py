@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
 STEM = "ddip-table1"

@@ -5,7 +5,7 @@ import re
 import yaml
 
 from runners import cite
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
 

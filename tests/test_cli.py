@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from runners import app, evaluate, table
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 from scripts import fetch, train
 
 

@@ -7,10 +7,11 @@ from conftest import composed, config_of, table_of
 from omegaconf import OmegaConf
 
 from data.errors import MissingError
-from runners.app import CONFIGS, names_of
+from runners.config_errors import names_of
 from runners.evaluation.compatibility import victims_for
 from runners.evaluation.component import build, to_plain_dict
 from runners.evaluation.identity import identity
+from runners.places import CONFIGS
 from runners.tables.layout import on, part_of
 from runners.tables.paper_results import panels_of
 

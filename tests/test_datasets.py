@@ -15,7 +15,7 @@ from data.imagenet import ImageNet
 from data.images import SPLITS
 from data.mnist import Mnist
 from data.neurips2017 import NeurIPS2017
-from runners.app import names_of
+from runners.config_errors import names_of
 
 NAMES = [name for name in names_of("dataset") if not name.startswith("own/")]  # tests/test_own_data.py
 ON_DISK = [name for name in NAMES if name != "digits-photos"]

@@ -8,11 +8,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from data.errors import InputError
-from runners.app import CONFIGS
 from runners.evaluate import settings_of
 from runners.evaluation import devices
 from runners.evaluation import workers as pool
 from runners.evaluation.devices import configure_torch, devices_of
+from runners.places import CONFIGS
 from runners.store.failures import Failure
 
 CUDA = [torch.device("cuda", i) for i in range(4)]

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from runners import app, usage
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 from runners.tables import console
 from scripts import document
 

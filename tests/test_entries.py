@@ -4,8 +4,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from data.errors import InputError
-from runners.app import CONFIGS
 from runners.evaluation.component import to_plain_dict
+from runners.places import CONFIGS
 from scripts import entries
 
 BASIC = ["clean none", "apgd blind,transfer"]

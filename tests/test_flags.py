@@ -18,7 +18,8 @@ from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
 from runners.evaluation.cell import Cell
 from runners.validity.evidence import Evidence
-from runners.validity.flags import CELL, MARKS, ROW, of_cell, of_row
+from runners.validity.flags import of_cell, of_row
+from runners.validity.registry import CELL, MARKS, ROW
 
 N = 600
 VICTIM = {"network": {"classes": 10}}

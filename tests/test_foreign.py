@@ -33,7 +33,7 @@ from runners.store import __main__ as store_command
 from runners.store.artifact import Artifact
 from runners.store.manifest import Manifest
 from runners.store.store import Store
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
 from scripts.bench_report import made_up
 
 CELL = cell("attack=fgsm", "purifier=dip", "purifier.steps=3")

@@ -19,12 +19,12 @@ from conftest import composed
 from rich.console import Console
 from small_table import TIMINGS
 
-from runners.app import CONFIGS
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import to_plain_dict
 from runners.evaluation.estimator import Estimator
 from runners.evaluation.settings import Settings
 from runners.evaluator import CellResult, Evaluator
+from runners.places import CONFIGS
 from tests.broken import Raises
 from victims.victim import Victim
 

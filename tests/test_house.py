@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
 FOLDERS = {  # what each may import beside itself
@@ -19,7 +19,8 @@ FOLDERS = {  # what each may import beside itself
     "purifybench": {"data", "purifiers", "victims", "attacks", "runners"},
 }
 ROOMS = [
-    "exits files output usage",
+    "exits files output places",
+    "config_errors usage",
     "app words",
     "composition",
     "untrusted",

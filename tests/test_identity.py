@@ -13,14 +13,14 @@ from hydra.utils import get_object
 from test_grid import cell, run
 
 from data.digits_photos import DigitsPhotos
-from runners.app import CONFIGS
 from runners.evaluation.component import Component
 from runners.evaluation.identity import declares_version, identity, version_of
 from runners.evaluation.own_state import own_state, state_behind
 from runners.evaluation.tasks import Crafting
 from runners.evaluation.weights import load_or_train
+from runners.places import CONFIGS
 from runners.store.store import Store
-from runners.validity.provenance import targets
+from runners.untrusted import targets
 
 GAMMA = """
 from mine.powers import STRENGTH

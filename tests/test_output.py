@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
 # Like a command whose imports take long, or whose work does.

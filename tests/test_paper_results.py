@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 import scripts.tables
 from data.errors import InputError
-from runners.app import CONFIGS, names_of
+from runners.config_errors import names_of
+from runners.places import CONFIGS
 from runners.tables import layout
 from runners.tables.layout import Composer, added, changes_of, chosen, on
 from runners.tables.paper_results import COLUMNS, PAPERS, figure_of, figures_of, panel_for, panels_of, printed

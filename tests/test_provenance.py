@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from test_grid import cell, files, run
 
-from runners import replay, table
+from runners import table
 from runners.evaluate import save_records
 from runners.evaluation.records import PROVENANCE, from_parquet, to_parquet
 from runners.validity import differences, provenance
-from runners.validity.provenance import NEEDED, PACKAGES, RecordFile
+from runners.validity.provenance import PACKAGES
+from runners.validity.record_file import NEEDED, RecordFile
+from runners.validity.recorded_cell import find
 
 CELL = cell("attack=pgd", "attack.steps=2", "purifier=jpeg")
 
@@ -123,7 +125,7 @@ def test_every_figure_of_a_table_has_its_record_file(command, tmp_path, made):
     cells = figures[figures.command.notna()]
     assert len(cells) == 2
     for key in cells.record:
-        found = replay.find(key, tmp_path / "records")
+        found = find(key, tmp_path / "records")
         assert RecordFile.read(found)["settings"]["n"] == 2
 
 

@@ -24,8 +24,8 @@ from purifiers.jpeg import JPEG
 from purifiers.learned import Learned
 from purifiers.purifier import Purifier, PurifierError, purify_together
 from purifiers.surrogate_victim import SurrogateVictim
-from runners.app import CONFIGS
 from runners.evaluation.component import build, to_plain_dict
+from runners.places import CONFIGS
 
 NAMES = sorted(p.stem for p in (CONFIGS / "purifier").glob("*.yaml"))
 

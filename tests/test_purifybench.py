@@ -18,7 +18,7 @@ import purifybench
 from purifiers.jpeg import JPEG
 from purifybench.fingerprint import fingerprint
 from runners import app, evaluate, purify
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 from runners.words import placed
 
 ROOT = CONFIGS.parent

@@ -18,7 +18,8 @@ from runners import app, replay, trace, untrusted
 from runners.evaluate import save_records
 from runners.evaluation.identity import version_of
 from runners.evaluation.records import PROVENANCE, from_parquet
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
+from runners.validity.recorded_cell import cell_of
 
 PGD = ["attack=pgd", "attack.steps=2"]
 CELLS = {
@@ -197,7 +198,7 @@ def test_what_cannot_be_run_again_is_one_line_and_status_2(made, again, tmp_path
 
 def test_a_component_whose_module_has_moved_since_is_found(made, tmp_path):
     path = changed(made[1]["blind"], tmp_path, told=of("purifier", _target_="purifiers.before.JPEG"))
-    cell = replay.cell_of(RecordFile.read(path), tmp_path)
+    cell = cell_of(RecordFile.read(path), tmp_path)
     assert cell.configs["purifier"]["_target_"] == "purifiers.jpeg.JPEG"
 
 
@@ -262,7 +263,7 @@ def test_files_are_taken_from_where_they_lie_now(made, tmp_path):
         "weights": {"path": "/old/weights/w.pt"},
     }
     file.provenance["configs"]["dataset"] |= {"root": "/old"}
-    configs = replay.cell_of(file, tmp_path / "new").configs
+    configs = cell_of(file, tmp_path / "new").configs
     for path in (configs["purifier"]["path"], configs["purifier"]["start"]["path"]):
         assert Path(path).is_relative_to(tmp_path / "new"), "nothing outside data_dir is opened"
         assert ".." not in Path(path).parts

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from data.errors import InputError
-from runners.app import CONFIGS
 from runners.evaluation.metrics import survived
 from runners.files import write_together
+from runners.places import CONFIGS
 from runners.tables import render, saved
 from runners.tables.frame import METRICS
 from runners.tables.reading import Table

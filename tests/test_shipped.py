@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 
 from data.errors import InputError
 from purifiers.ncis import NCIS
-from runners.app import CONFIGS
 from runners.evaluation import shipped
 from runners.evaluation.component import build
-from runners.evaluation.shipped import FOLDER, RECIPE, recipe_of, shipped_content, to_ship
+from runners.evaluation.shipped import RECIPE, recipe_of, shipped_content, to_ship
 from runners.evaluation.weights import load_or_train
+from runners.places import CONFIGS, WEIGHTS
 from runners.store.store import Store
 from scripts import ship
 from scripts.ship import composed, right_on_tuning, shipped_names, trained
@@ -28,14 +28,14 @@ def refuse(share: float) -> None:
 def test_what_is_shipped_is_used_without_a_training(name, tmp_path):
     config, store = composed(NAMES[name], name), Store(tmp_path)
     spec = load_or_train(config, store, progress=refuse)
-    stated = json.loads((FOLDER / f"{name}.json").read_text())
+    stated = json.loads((WEIGHTS / f"{name}.json").read_text())
     assert spec.weights_sha256 == stated["sha256"] == config["weights"]["shipped"]["sha256"]
     assert json.loads(build(config).weights.shipped.metadata()[RECIPE]) == stated["recipe"]
     assert not any(value.requires_grad for value in spec.load(store).network.parameters())
 
 
 def test_shipped_weights_are_few_megabytes():
-    assert 0 < sum(file.stat().st_size for file in FOLDER.iterdir()) < 10e6
+    assert 0 < sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 10e6
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ TINY = {
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A project in which a tiny purifier's weights were shipped; its config."""
-    monkeypatch.setattr(shipped, "PROJECT", tmp_path)
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
     folder = tmp_path / "results" / "weights"
     folder.mkdir(parents=True)
     bare = TINY | {"weights": {name: item for name, item in TINY["weights"].items() if name != "shipped"}}
@@ -128,7 +128,7 @@ def test_unknown_names_are_not_shipped():
 def test_a_training_done_again_is_as_accurate_as_is_stated(name):
     """Within four standard errors of the difference, since other kinds of CPU round otherwise."""
     config = composed(NAMES[name], name)
-    stated = json.loads((FOLDER / f"{name}.json").read_text())
+    stated = json.loads((WEIGHTS / f"{name}.json").read_text())
     right, of = right_on_tuning(NAMES[name], config, trained(name, config)[0])
     share = stated["tuning_images_right"] / of
     assert of == stated["tuning_images"]
@@ -136,5 +136,5 @@ def test_a_training_done_again_is_as_accurate_as_is_stated(name):
 
 
 def test_every_shipped_file_belongs_to_a_config():
-    assert {file.stem for file in FOLDER.iterdir()} <= set(NAMES)
+    assert {file.stem for file in WEIGHTS.iterdir()} <= set(NAMES)
     assert all((CONFIGS / part / f"{name}.yaml").is_file() for name, part in NAMES.items())

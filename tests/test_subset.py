@@ -22,7 +22,7 @@ from runners import replay
 from runners.evaluate import save_records
 from runners.evaluation import subset
 from runners.evaluation.records import from_parquet
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
 
 CLASSES = tuple("abcde")
 

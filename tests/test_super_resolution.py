@@ -18,7 +18,7 @@ from purifiers.networks.edsr import EDSR, MEAN
 from purifiers.networks.imdn import IMDN
 from purifiers.super_resolution import SuperResolution
 from purifiers.wavelet import denoise
-from runners.app import CONFIGS
+from runners.places import CONFIGS
 
 # Super-resolution
 

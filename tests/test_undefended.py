@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from test_grid import cell
 
 from runners import table
-from runners.app import CONFIGS
 from runners.evaluation.queue import Launch
 from runners.evaluator import CellResult, Evaluator
+from runners.places import CONFIGS
 from runners.tables.paper_results import PaperSetting, printed
 from runners.tables.undefended import above, flag_weak
 from runners.validity.evidence import Flag

@@ -18,9 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from data.errors import InputError
 from data.weights import WeightFile
 from purifiers.super_resolution import SuperResolution
-from runners.app import CONFIGS, names_of
+from runners.config_errors import names_of
 from runners.evaluation.component import build
 from runners.evaluation.metrics import in_batches, wilson
+from runners.places import CONFIGS
 from victims.from_timm import Timm
 from victims.from_torchvision import CifarTorchvision, Torchvision
 from victims.int8_mobilenet import Int8MobileNet, UnfoldedMobileNet

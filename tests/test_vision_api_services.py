@@ -11,8 +11,9 @@ from PIL import Image
 from data.errors import InputError, MissingError
 from runners.vision_api.services import service as service_module
 from runners.vision_api.services.http import HTTP
+from runners.vision_api.services.http_status import retry_after
 from runners.vision_api.services.response import Calls, CapError, LabelResponse, RefusedError, ServiceError
-from runners.vision_api.services.service import png, retry_after
+from runners.vision_api.services.service import png
 from tests.vision_api import KINDS, SECRETS, corner_image
 
 VENDORS = list(KINDS)

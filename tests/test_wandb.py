@@ -22,9 +22,9 @@ import wandb
 
 from data.errors import InputError
 from runners import log_wandb
-from runners.app import CONFIGS
 from runners.evaluation.records import to_parquet
 from runners.loggers.wandb import WandbLogger
+from runners.places import CONFIGS
 from runners.store.artifact import Artifact
 from runners.store.store import Store
 from runners.tables.frame import COLUMNS

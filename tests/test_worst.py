@@ -10,7 +10,7 @@ from conftest import table_of
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from runners.app import names_of
+from runners.config_errors import names_of
 from runners.evaluation.cell import Cell
 from runners.evaluation.metrics import wilson
 from runners.evaluator import CellResult

@@ -33,21 +33,21 @@ def main(config: DictConfig) -> None:
     claims = claims_of()
     for claim in claims:
         check(claim)
-    found = verdicts_of(claims, tables)
+    outcomes = verdicts_of(claims, tables)
     if config.paper is not None:
-        papers = list(dict.fromkeys(one.claim.paper for one in found))
+        papers = list(dict.fromkeys(outcome.claim.paper for outcome in outcomes))
         if config.paper not in papers:
             raise InputError(f"paper: expected one of {', '.join(papers)}, got {config.paper!r}")
         if config.findings is not None:
             raise InputError(
                 "findings: expected the claims of all papers, got one paper; leave out paper or findings"
             )
-        found = [one for one in found if one.claim.paper == config.paper]
-    app.console.print(shown.console(found))
-    app.tell(f"{shown.counted(found)}")
+        outcomes = [outcome for outcome in outcomes if outcome.claim.paper == config.paper]
+    app.console.print(shown.console(outcomes))
+    app.tell(shown.counted(outcomes))
     if config.findings is not None:
         path = Path(str(config.findings))
-        write_whole(path, shown.written(path, shown.markdown(found)).encode())
+        write_whole(path, shown.written(path, shown.markdown(outcomes)).encode())
         app.tell(f"written: {path}")
 
 

@@ -82,10 +82,7 @@ def compared(
     one, other = first.loc[ids].to_numpy(), second.loc[ids].to_numpy()
     if claim.within is not None:
         by = claim.within * POINT
-        support = max(
-            p_above(one, other, -by, shares=shares),
-            p_above(other, one, -by, shares=shares),
-        )
+        support = max(p_above(one, other, -by, shares=shares), p_above(other, one, -by, shares=shares))
         against = min(p_above(one, other, by, shares=shares), p_above(other, one, by, shares=shares))
         return Comparison(claim, names, one, other, shares, support, min(1.0, 2 * against))
     by = claim.by * POINT

@@ -3,27 +3,27 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from runners.claims.finished import Finished
+from runners.output import plain_table
 
 
 def agreements(tables: Sequence[Finished]) -> Table:
     """How well each finished table repeats the order of its paper's figures."""
     headings = ("finished table", "data, victim, n", "same", "other", "open", "rank correlation")
-    shown = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for one in sorted(tables, key=lambda one: one.name):
-        agrees = one.table.agreement
-        setting = f"{one.dataset}, {one.victim}, {one.images:,}"
+    shown = plain_table(*headings)
+    for table in sorted(tables, key=lambda table: table.name):
+        agrees = table.table.agreement
+        setting = f"{table.dataset}, {table.victim}, {table.images:,}"
         if agrees is None:
-            shown.add_row(one.name, setting, "–", "–", "–", "–")
+            shown.add_row(table.name, setting, "–", "–", "–", "–")
             continue
         pairs = [str(count) for count in (agrees.same, agrees.opposite, agrees.undecided)]
         rank = "–"
         if agrees.correlation is not None:
             rank = f"{agrees.correlation:.2f} [{agrees.low:.2f}, {agrees.high:.2f}]"
-        shown.add_row(one.name, setting, *pairs, rank)
+        shown.add_row(table.name, setting, *pairs, rank)
     for place in (2, 3, 4):
         shown.columns[place].justify = "right"
     shown.caption = (
@@ -37,7 +37,7 @@ def agreements(tables: Sequence[Finished]) -> Table:
 
 def counts(counted: pd.DataFrame) -> Table:
     """How many printed figures of each paper have one of ours beside them, and what is said of them."""
-    shown = Table("paper", *counted.columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = plain_table("paper", *counted.columns)
     for paper, row in counted.iterrows():
         shown.add_row(str(paper), *(f"{count:,}" for count in row), style="bold" if paper == "all" else "")
     for column in shown.columns[1:]:

@@ -8,8 +8,9 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
-from runners.app import CONFIGS, names_of
 from runners.claims.statement import Claim
+from runners.config_errors import names_of
+from runners.places import CONFIGS
 from runners.tables.layout import on
 from runners.tables.paper_results import PaperSetting, panels_of
 
@@ -36,27 +37,23 @@ class Shape:
         labels = [label for label, _ in self.rows]
         if name in labels:
             return name
-        found = [label for label, defense in self.rows if defense == name]
-        if len(found) != 1:
-            known = [label if not d or labels_of(self, d) > 1 else d for label, d in self.rows]
+        of_defense = [label for label, defense in self.rows if defense == name]
+        if len(of_defense) != 1:
+            defenses = [defense for _, defense in self.rows]
+            known = [label if not d or defenses.count(d) > 1 else d for label, d in self.rows]
             raise LookupError(
-                f"{'several rows' if found else 'no row'} {name!r}; there are {', '.join(known)}"
+                f"{'several rows' if of_defense else 'no row'} {name!r}; there are {', '.join(known)}"
             )
-        return found[0]
+        return of_defense[0]
 
     def column(self, name: str) -> Column:
         """The column of this name, or else the only one of this label. Raises LookupError otherwise."""
-        found = [one for one in self.columns if one.name == name]
-        found = found or [one for one in self.columns if one.label == name]
-        if len(found) != 1:
-            known = ", ".join(one.name for one in self.columns)
-            raise LookupError(f"{'several columns' if found else 'no column'} {name!r}; there are {known}")
-        return found[0]
-
-
-def labels_of(shape: Shape, defense: str) -> int:
-    """Return how many rows represent the paper's defense."""
-    return sum(known == defense for _, known in shape.rows)
+        named = [column for column in self.columns if column.name == name]
+        named = named or [column for column in self.columns if column.label == name]
+        if len(named) != 1:
+            known = ", ".join(column.name for column in self.columns)
+            raise LookupError(f"{'several columns' if named else 'no column'} {name!r}; there are {known}")
+        return named[0]
 
 
 @cache

@@ -6,13 +6,12 @@ from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
 from runners.claims.verdicts import ALPHA, Outcome
+from runners.output import plain_table
 from runners.tables.render import markdown_table
 
 BEGIN, END = "<!-- claims: begin, written by make claims -->", "<!-- claims: end -->"
@@ -29,12 +28,12 @@ METHOD = (
 
 def by_paper(outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
     """The outcomes of each paper, in their order."""
-    return [(paper, list(part)) for paper, part in groupby(outcomes, key=lambda one: one.claim.paper)]
+    return [(paper, list(part)) for paper, part in groupby(outcomes, key=lambda outcome: outcome.claim.paper)]
 
 
 def counted(outcomes: Iterable[Outcome]) -> str:
     """Return in words how many claims have each verdict."""
-    counts = Counter(one.verdict for one in outcomes)
+    counts = Counter(outcome.verdict for outcome in outcomes)
     verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     return f"{counts.total()} claims: {verdicts}"
 
@@ -63,8 +62,8 @@ def claim_text(outcome: Outcome) -> str:
 
 def setting_text(outcome: Outcome) -> str:
     """Return data set, victim and number of images as text."""
-    one = outcome.evidence
-    return "" if one is None else f"{one.dataset}, {one.victim}, n = {outcome.n:,}"
+    table = outcome.evidence
+    return "" if table is None else f"{table.dataset}, {table.victim}, n = {outcome.n:,}"
 
 
 def console(outcomes: Sequence[Outcome]) -> Group:
@@ -72,14 +71,11 @@ def console(outcomes: Sequence[Outcome]) -> Group:
     tables = []
     for paper, part in by_paper(outcomes):
         title = f"{paper}, {counted(part)}"
-        shown = Table(
-            "claim", "verdict", "observed", "on", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title
-        )
-        shown.title_justify = "left"
-        for one in part:
-            if one.verdict != "not run":
-                verdict = Text(verdict_text(one), style=STYLES[one.verdict])
-                shown.add_row(one.claim.id, verdict, Text(one.observed), Text(setting_text(one)))
+        shown = plain_table("claim", "verdict", "observed", "on", title=title)
+        for outcome in part:
+            if outcome.verdict != "not run":
+                verdict = Text(verdict_text(outcome), style=STYLES[outcome.verdict])
+                shown.add_row(outcome.claim.id, verdict, Text(outcome.observed), Text(setting_text(outcome)))
         tables.append(shown if shown.row_count else Text(title, style="italic"))
     return Group(*tables)
 
@@ -89,23 +85,23 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     lines = [f"{METHOD} In all {counted(outcomes)}.", ""]
     for paper, part in by_paper(outcomes):
         lines += [f"### The claims of `{paper}`", "", f"{counted(part)}.", ""]
-        evaluated = [one for one in part if one.verdict != "not run"]
+        evaluated = [outcome for outcome in part if outcome.verdict != "not run"]
         if evaluated:
             letters = _letters(evaluated)
             rows = [
                 {
-                    "claim": claim_text(one),
-                    "verdict": verdict_text(one).replace(one.verdict, f"**{one.verdict}**", 1),
-                    "observed": one.observed,
-                    "on": setting_text(one),
-                    "departs": ", ".join(letters[departure] for departure in one.departs),
+                    "claim": claim_text(outcome),
+                    "verdict": verdict_text(outcome).replace(outcome.verdict, f"**{outcome.verdict}**", 1),
+                    "observed": outcome.observed,
+                    "on": setting_text(outcome),
+                    "departs": ", ".join(letters[departure] for departure in outcome.departs),
                 }
-                for one in evaluated
+                for outcome in evaluated
             ]
             lines += markdown_table(pd.DataFrame(rows))
             lines += ["", *(f"* {letter}: {departure}" for departure, letter in letters.items())]
             lines += [""] if letters else []
-        waiting = [one for one in part if one.verdict == "not run"]
+        waiting = [outcome for outcome in part if outcome.verdict == "not run"]
         for reason, of_reason in _by_reason(waiting):
             lines.append(f"* Not run, {reason[0].lower()}{reason[1:].rstrip('.')}: {', '.join(of_reason)}.")
         lines += [""] if waiting else []
@@ -114,7 +110,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 def _letters(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return a short name for each departure: a, b, ..., z, aa, ab, ..."""
-    found = dict.fromkeys(departure for one in outcomes for departure in one.departs)
+    found = dict.fromkeys(departure for outcome in outcomes for departure in outcome.departs)
     return {departure: _letter(i) for i, departure in enumerate(found)}
 
 
@@ -125,8 +121,8 @@ def _letter(i: int) -> str:
 
 def _by_reason(outcomes: Sequence[Outcome]) -> list[tuple[str, list[str]]]:
     found: dict[str, list[str]] = {}
-    for one in outcomes:
-        found.setdefault(one.reason, []).append(one.claim.id)
+    for outcome in outcomes:
+        found.setdefault(outcome.reason, []).append(outcome.claim.id)
     return list(found.items())
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from data.errors import InputError
-from runners.app import CONFIGS
 from runners.evaluation.component import INNER, Config
+from runners.places import CONFIGS
 
 VICTIMS = CONFIGS / "victim"
 

@@ -15,7 +15,7 @@ from attacks.knowledge import Knowledge
 from data.images import rounded
 from data.memory import within_memory
 from purifiers.purifier import TRIAL_STEPS, Purifier, PurifierError, purify_together
-from runners.evaluation.component import Component, seed_of
+from runners.evaluation.component import Component
 from runners.evaluation.estimate import Estimate
 from runners.evaluation.probe import Probe, probe
 from runners.evaluation.records import to_parquet
@@ -105,11 +105,10 @@ class Estimator:
         return self._known({"crafting": made_of}, task, per_image) + self._storing(task)
 
     def _begun(self, task: Crafting, attack: Attack, seen: Purifier | None) -> Probe:
-        images, labels = task.chunk.images.to(self.worker.device), task.chunk.labels.to(self.worker.device)
-        seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
+        chunk, seeds = task.chunk.to(self.worker.device), task.seeds("craft")
         with self.worker.guarded(*task.classifiers):
             target = self.worker.target(task, "attacked", purifier=seen)
-            return probe(attack, target, images, labels, seeds, moment=SHORT)
+            return probe(attack, target, chunk.images, chunk.labels, seeds, moment=SHORT)
 
     def _purify(self, task: Purifying) -> float:
         """All that `Worker.purify` does: the purified images, those of the examples' 8-bit rounding, further
@@ -242,6 +241,5 @@ class Estimator:
     def _timed(self, work: Callable[[], Any]) -> float:
         start = time.perf_counter()
         work()
-        if self.worker.device.type == "cuda":
-            torch.cuda.synchronize()
+        self.worker.finish()
         return time.perf_counter() - start

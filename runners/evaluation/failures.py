@@ -2,16 +2,16 @@
 
 import inspect
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
 from hydra.utils import get_object
 
-from runners.app import CONFIGS
+from runners.places import ROOT
+from runners.untrusted import targets
 
-ROOT = CONFIGS.parent
 LIBRARIES = {Path(place) for name, place in sysconfig.get_paths().items() if name.endswith("lib")}
 
 
@@ -26,21 +26,12 @@ def one_line(error: BaseException) -> str:
 def reason_of(error: BaseException, configs: Iterable[Any]) -> str:
     """One line that says what was raised, and in which line of the components that these configs name, or of
     what a user's own modules have: "purifiers/gamma.py line 12: ValueError: ..."."""
-    own = {_source(target) for config in configs for target in _targets(config)}
+    own = {_source(part["_target_"]) for config in configs for _, part in targets(config)}
     for frame in reversed(extract_tb(error.__traceback__)):
         if (path := Path(frame.filename)) in own or _foreign(path):
             near = next((path.relative_to(top) for top in (Path.cwd(), ROOT) if top in path.parents), path)
             return f"{near} line {frame.lineno}: {one_line(error)}"
     return one_line(error)
-
-
-def _targets(config: Any) -> Iterator[str]:
-    """Yield every `_target_` in a config, at any depth."""
-    if isinstance(config, dict):
-        yield from (value for name, value in config.items() if name == "_target_")
-    if isinstance(config, dict | list):
-        for value in config.values() if isinstance(config, dict) else config:
-            yield from _targets(value)
 
 
 def _source(target: str) -> Path | None:

@@ -1,9 +1,9 @@
 """Why the class or function that a config names as its `_target_` cannot be loaded."""
 
-import difflib
 import pkgutil
 import sys
 
+from runners.config_errors import did_you_mean
 from runners.evaluation.failures import one_line
 
 
@@ -24,9 +24,7 @@ def why_not_loaded(target: str, error: ImportError) -> str:
     parts = target.split(".")
     for i in range(len(parts) - 1, 0, -1):
         if (module := sys.modules.get(".".join(parts[:i]))) is not None:
-            inner = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+            inner = [part.name for part in pkgutil.iter_modules(getattr(module, "__path__", []))]
             known = [name for name in (*vars(module), *inner) if not name.startswith("_")]
-            close = difflib.get_close_matches(parts[i], known, n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
-            return f"{module.__name__} has no {parts[i]!r}{meant}"
+            return f"{module.__name__} has no {parts[i]!r}{did_you_mean(parts[i], known)}"
     return f"no module is called {parts[0]!r}; it must be installed, in the current folder or on PYTHONPATH"

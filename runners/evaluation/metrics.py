@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -76,10 +77,13 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """The exact two-sided p of McNemar's test (1947) that two defenses are equally good on the same images.
+def mcnemar(
+    first: np.ndarray, second: np.ndarray, *, alternative: Literal["two-sided", "greater"] = "two-sided"
+) -> float:
+    """Return the exact p of McNemar's test (1947) that two defenses are equally good on the same images.
 
-    Only images that one gets right and the other wrong count: under the hypothesis each is a fair coin.
+    Only images that one gets right and the other wrong count: under the hypothesis each is a fair coin. With
+    the alternative "greater" the test is one-sided: a small p says that the first is better.
     """
     if first.shape != second.shape or first.dtype != bool or second.dtype != bool:
         raise ValueError(
@@ -88,7 +92,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
         )
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     differ = only_first + only_second
-    return float(binomtest(only_first, differ).pvalue) if differ else 1.0
+    return float(binomtest(only_first, differ, alternative=alternative).pvalue) if differ else 1.0
 
 
 def in_batches(model: Callable[[Tensor], Tensor], images: Tensor, size: int = 256) -> Tensor:

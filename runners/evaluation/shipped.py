@@ -11,13 +11,11 @@ import safetensors.torch
 from torch import Tensor
 
 from data.weights import WeightFile
-from runners.app import CONFIGS
 from runners.evaluation.identity import identity
+from runners.places import ROOT
 
 log = logging.getLogger(__name__)
 
-PROJECT = CONFIGS.parent
-FOLDER = PROJECT / "results" / "weights"
 RECIPE = "recipe"  # the name of the recipe in a file's metadata
 
 
@@ -42,7 +40,7 @@ def shipped_content(config: dict[str, Any], component: Any) -> bytes | None:
     shipped: WeightFile | None = getattr(component.weights, "shipped", None)
     if shipped is None:
         return None
-    shipped = replace(shipped, path=str(PROJECT / shipped.path))
+    shipped = replace(shipped, path=str(ROOT / shipped.path))
     if not Path(shipped.path).is_file():
         log.warning("%s does not exist: its weights are trained here and may differ slightly", shipped.path)
         return None

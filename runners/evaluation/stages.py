@@ -4,13 +4,11 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.attack import Attack, Crafted
 from attacks.knowledge import Knowledge
@@ -19,40 +17,26 @@ from data.images import rounded
 from data.memory import free, memory_ran_out, within_memory
 from purifiers.purifier import Purifier, PurifierError, purify_together
 from runners.evaluation import metrics
-from runners.evaluation.component import Component, seed_of
-from runners.evaluation.guard import UNCHANGED, Guard, change
+from runners.evaluation.component import Component
+from runners.evaluation.guard import UNCHANGED, change
 from runners.evaluation.keeping import Keeping
+from runners.evaluation.loaded_components import LoadedComponents
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import rows_of
 from runners.evaluation.scored import Scored
 from runners.evaluation.task_progress import reached_by, reported
 from runners.evaluation.tasks import Crafting, Purifying, Task
-from runners.evaluation.time_limit import limited
-from runners.store.store import Store
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Worker:
-    """Does tasks in one process, with the store, the device, and the victims and purifiers loaded so far."""
+class Worker(LoadedComponents):
+    """Does tasks in one process, with the victims and purifiers that it has loaded so far."""
 
-    store: Store
-    device: torch.device
     precision: str
     keeping: Keeping = field(default_factory=Keeping)
-    loaded: dict[str, Any] = field(default_factory=dict)
     fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
-    chunk_seconds: float | None = None  # that an attack or a purifier may take
-
-    def __post_init__(self) -> None:
-        self.guard = Guard(self.device)
-
-    def release(self) -> None:
-        """Let go of victims and purifiers, and give back the memory that they and earlier work held."""
-        self.loaded.clear()
-        self.guard.loaded.clear()
-        free()
 
     def do(self, task: Task) -> None:
         """Make those results of the task that the store lacks."""
@@ -61,50 +45,30 @@ class Worker:
         else:
             self.purify(task)
 
-    def load(self, component: Component) -> Any:
-        """The victim or purifier with its weights, loaded once; a victim on this device."""
-        key = component.key  # not the weights alone: a normalisation may differ
-        if key not in self.loaded:
-            with torch.random.fork_rng(devices=[]):  # new networks draw weights before theirs are loaded
-                loaded = component.load(self.store)
-            if isinstance(loaded, nn.Module):
-                self.guard.watch(key, loaded.to(self.device))
-            self.loaded[key] = loaded
-        return self.loaded[key]
-
-    @contextmanager
-    def guarded(self, *victims: Component) -> Iterator[list[str]]:
-        """Where attacks and purifiers run, for `chunk_seconds` at most; see `Guard.over`. A changed victim is
-        loaded again when needed."""
-        for victim in victims:
-            self.load(victim)
-        keys = [victim.key for victim in victims]
-        with self.guard.over(keys, self.loaded) as changed, limited(self.chunk_seconds):
-            yield changed
-
     def adversarial(self, task: Crafting) -> dict[str, Tensor]:
         """Adversarial examples and the seconds that each took, from the store or made now."""
         stored = self.store.get_tensors(task.artifact)
         if stored is None:
             attack: Attack = task.attack.build().of_images(task.chunk.ids)
-            seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
-            images, labels = task.chunk.images.to(self.device), task.chunk.labels.to(self.device)
+            seeds = task.seeds("craft")
+            chunk = task.chunk.to(self.device)
             start = time.perf_counter()
             with self.guarded(*task.classifiers) as changed:
-                made, target = self._crafted(task, attack, images, labels, seeds)
-                self._finish()
-                seconds = (time.perf_counter() - start) / len(images)
+                crafted, target = self._crafted(task, attack, chunk.images, chunk.labels, seeds)
+                self.finish()
+                seconds = (time.perf_counter() - start) / len(chunk)
             if changed:
                 raise AttackError(f"expected an attack that leaves {UNCHANGED}, got {change(changed)}")
             stored = {
-                "images": made.images.cpu(),
+                "images": crafted.images.cpu(),
                 "seconds": torch.tensor(seconds),
                 "passes": torch.tensor([[c.queries, c.forward, c.backward, c.zero] for c in target.counts]),
                 "paths": torch.tensor(
-                    [[i, *point] for i, path in enumerate(made.paths) for point in path], dtype=torch.float64
+                    [[i, *point] for i, path in enumerate(crafted.paths) for point in path],
+                    dtype=torch.float64,
                 ),
             }
-            for name, notes in (("notes", made.notes), ("member_seconds", made.seconds)):
+            for name, notes in (("notes", crafted.notes), ("member_seconds", crafted.seconds)):
                 if notes:
                     stored[name] = torch.tensor(list(json.dumps(notes).encode()), dtype=torch.uint8)
             self.store.put_tensors(task.artifact, stored, pack=True)
@@ -154,7 +118,7 @@ class Worker:
             self.load(task.victim),
             purifier or (self.load(task.purifier) if task.purifier is not None else None),
             [self.load(other) for other in task.surrogates],
-            seeds=[seed_of(task.seed, image_id, stage) for image_id in task.chunk.ids],
+            seeds=task.seeds(stage),
             batch=batch or len(task.chunk),
             recompute=recompute,
             device=self.device,
@@ -168,29 +132,26 @@ class Worker:
         purified = {p.key: self.store.get_tensors(task.purified(p)) for p in wanted}
         adversarial = self.adversarial(crafting)
         attacked = adversarial["images"].to(self.device)
-        draws = [
-            [seed_of(crafting.seed, image_id, "purify", draw) for image_id in chunk.ids]
-            for draw in range(task.draws)
-        ]
+        draws = [crafting.seeds("purify", draw) for draw in range(task.draws)]
         if not self.store.path(crafting.clean).exists():
             self.store.put_tensors(crafting.clean, {"images": chunk.images}, pack=True)
         broken: list[PurifierError] = []
         lacking = [p for p in wanted if purified[p.key] is None]
-        for purifier, made in self._purified(lacking, attacked, draws, crafting.victim):
-            if isinstance(made, PurifierError):
-                broken.append(made)
+        for purifier, result in self._purified(lacking, attacked, draws, crafting.victim):
+            if isinstance(result, PurifierError):
+                broken.append(result)
                 continue
-            if self._keeps(made):
-                self.store.put_tensors(task.purified(purifier), made, pack=True)
-            purified[purifier.key] = made
+            if self._keeps(result):
+                self.store.put_tensors(task.purified(purifier), result, pack=True)
+            purified[purifier.key] = result
         for purifier in unscored:
-            if (made := purified[purifier.key]) is None:
+            if (result := purified[purifier.key]) is None:
                 continue
             scored = Scored(
                 self.load(crafting.victim),
                 chunk.to(self.device),
                 {name: tensor.to(self.device) for name, tensor in adversarial.items()},
-                {name: tensor.to(self.device) for name, tensor in made.items()},
+                {name: tensor.to(self.device) for name, tensor in result.items()},
                 precision=crafting.precision,
                 keys=(crafting.clean.key, crafting.key, task.purified(purifier).key),
                 seeds=draws[0],
@@ -199,11 +160,11 @@ class Worker:
         if broken:  # only now: what the others made is kept
             raise broken[0]
 
-    def _keeps(self, made: dict[str, Tensor]) -> bool:
+    def _keeps(self, purified: dict[str, Tensor]) -> bool:
         """Whether the images go into the store, where everything that was made with them has its records."""
-        count, size = len(made["images"]), made["images"].nbytes
-        held = size + (made["of_8_bit"].nbytes if "of_8_bit" in made else 0)
-        return self.keeping.keeps(made["seconds"].item(), size // count, held=held // count)
+        count, size = len(purified["images"]), purified["images"].nbytes
+        held = size + (purified["of_8_bit"].nbytes if "of_8_bit" in purified else 0)
+        return self.keeping.keeps(purified["seconds"].item(), size // count, held=held // count)
 
     def _purified(
         self, specs: Sequence[Component], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Component
@@ -219,29 +180,29 @@ class Worker:
         purifiers = [self.load(spec) for spec in specs]
         start = time.perf_counter()
         results, batch = self._batches(specs, purifiers, attacked, seeds, victim)
-        self._finish()
+        self.finish()
         seconds = torch.tensor((time.perf_counter() - start) / len(attacked))
         eight_bit = rounded(attacked)
         for spec, purifier, result in zip(specs, purifiers, results, strict=True):
             if isinstance(result, PurifierError):
                 yield spec, result
                 continue
-            made = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
+            tensors = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
             if torch.equal(eight_bit, attacked):
-                made["of_8_bit"] = made["images"].clone()
+                tensors["of_8_bit"] = tensors["images"].clone()
             elif not purifier.per_image_optimization:
                 again = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
                 if isinstance(again, PurifierError):
                     yield spec, again
                     continue
-                made["of_8_bit"] = again.cpu()
+                tensors["of_8_bit"] = again.cpu()
             further = [self._batches([spec], [purifier], attacked, other, victim)[0][0] for other in fresh]
-            if errors := [one for one in further if isinstance(one, PurifierError)]:
+            if errors := [draw for draw in further if isinstance(draw, PurifierError)]:
                 yield spec, errors[0]
                 continue
             network = self.load(victim)
             decided = [metrics.in_batches(network, images).argmax(1) for images in [result, *further]]
-            yield spec, made | {"decided": torch.stack(decided).cpu()}
+            yield spec, tensors | {"decided": torch.stack(decided).cpu()}
 
     def _batches(
         self,
@@ -267,7 +228,8 @@ class Worker:
             self.fitting[name] = batch
         return [whole(of_one) for of_one in zip(*parts, strict=True)], batch
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait until the device has done what it was asked for, so that seconds can be measured."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -20,13 +20,7 @@ Right = Callable[[Sequence[int]], Sequence[bool]]  # positions: does the victim 
 
 
 def sample_subset(
-    rule: str,
-    index: Index,
-    n: int,
-    *,
-    seed: int,
-    classes: Sequence[str],
-    right: Right | None = None,
+    rule: str, index: Index, n: int, *, seed: int, classes: Sequence[str], right: Right | None = None
 ) -> list[int]:
     """Return the positions of n images that the rule selects.
 

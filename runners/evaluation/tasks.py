@@ -6,7 +6,7 @@ from functools import cached_property
 
 from data.images import Images
 from data.listing import LazyImages
-from runners.evaluation.component import Component, Config
+from runners.evaluation.component import Component, Config, seed_of
 from runners.evaluation.own_state import state_behind
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
@@ -62,6 +62,10 @@ class Crafting:
     def classifiers(self) -> tuple[Component, ...]:
         """All classifiers that the task asks."""
         return self.victim, *self.surrogates
+
+    def seeds(self, stage: str, draw: int = 0) -> list[int]:
+        """Return the seed of each image's draws in one stage."""
+        return [seed_of(self.seed, image_id, stage, draw) for image_id in self.chunk.ids]
 
     @property
     def configs(self) -> list[Config]:

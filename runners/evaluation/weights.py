@@ -112,10 +112,7 @@ def _learnt_from(dataset: Dataset) -> dict[str, Any]:
 
 
 def _train(
-    component: Any,
-    training: Training,
-    progress: Callable[[float], None] | None,
-    device: torch.device | None,
+    component: Any, training: Training, progress: Callable[[float], None] | None, device: torch.device | None
 ) -> bytes:
     """Train the component and store its weights."""
     store, weights = training.store, component.weights

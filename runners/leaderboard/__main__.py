@@ -41,7 +41,8 @@ from runners.leaderboard.memory import bytes_taken
 from runners.output import quantity
 from runners.store.artifact import Artifact
 from runners.store.store import Store
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
+from runners.validity.recorded_cell import cell_of, device_for
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 ENTRIES = "entries"
@@ -125,14 +126,7 @@ def again(file: RecordFile, config: DictConfig) -> str:
     """
     recorded = from_parquet(file.path.read_bytes()).set_index("id")
     sample = random.SystemRandom().sample(sorted(recorded.index), min(config.sample, len(recorded)))
-    result, _ = replay.remade(
-        file,
-        data_dir=folder(config.data_dir, "data_dir"),
-        kept=Store(folder(config.store, "store")),
-        device=config.device,
-        workers=config.workers,
-        only=frozenset(sample),
-    )
+    result, _ = replay.remade(file, config, only=frozenset(sample))
     now = result.records.set_index("id")
     if set(now.index) != set(sample):
         raise InputError(
@@ -152,8 +146,8 @@ def again(file: RecordFile, config: DictConfig) -> str:
 
 def memory_of(file: RecordFile, config: DictConfig) -> int:
     """The bytes that purifying one image takes, measured on the first steps of a purifier that is fitted."""
-    cell = replay.cell_of(file, folder(config.data_dir, "data_dir"))
-    device = configure_torch(replay.device_for(file, config.device), tf32=False)
+    cell = cell_of(file, folder(config.data_dir, "data_dir"))
+    device = configure_torch(device_for(file, config.device), tf32=False)
     with tempfile.TemporaryDirectory(prefix="leaderboard-") as own:
         for name in ("purifier", "victim"):
             stored = file["weights"].get(name, {}).get("trained")

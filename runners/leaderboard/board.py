@@ -16,7 +16,7 @@ from runners.tables.figures import Figure, accuracy, under_all
 from runners.untrusted import relocated
 from runners.validity import flags
 from runners.validity.evidence import Evidence
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
 
 CLEAN, WORST, WORST_OF_DRAWS = "clean", "worst", "worst of draws"
 COLUMNS = (CLEAN, *MEANING, WORST, WORST_OF_DRAWS)

@@ -18,7 +18,7 @@ from runners import untrusted
 from runners.evaluation.identity import identity
 from runners.evaluation.records import from_parquet
 from runners.evaluation.schema import COLUMNS
-from runners.validity.provenance import RecordFile
+from runners.validity.record_file import RecordFile
 
 CARD = "card.yaml"
 TEXT = re.compile(r"[^\n]{1,200}")

@@ -8,7 +8,8 @@ import pandas as pd
 
 from attacks.knowledge import MEANING
 from runners.leaderboard.board import COLUMNS, Cited, Row
-from runners.report.page import TEMPLATES, environment
+from runners.report.page import rendered
+from runners.tables.render import markdown_table
 from runners.validity.flags import meaning
 
 TITLE = "purifybench: leaderboard"
@@ -45,25 +46,24 @@ def markdown(boards: Boards) -> str:
     """Return a table in Markdown for each data set and victim."""
     lines = ["# Leaderboard", "", METHOD, ""]
     for (dataset, victim), rows in boards.items():
-        heads = ["rank", "purifier", *COLUMNS, "s/image", "MB/image", "n", "flags"]
-        lines += [f"## {dataset}, {victim}", "", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-        for rank, row in enumerate(rows, 1):
-            card = row.entry.card
-            name = f"[{_escaped(card['purifier'])}]({card['link']})"
-            figures = [text_of(row.figures.get(column)) for column in COLUMNS]
-            rest = [
-                f"{row.seconds:.2g}",
-                memory_text(row),
-                str(len(row.entry.frames[0])),
-                ", ".join(row.flags),
-            ]
-            lines.append(f"| {' | '.join([str(rank), name, *figures, *rest])} |")
-        lines.append("")
+        table = pd.DataFrame([_line(rank, row) for rank, row in enumerate(rows, 1)])
+        lines += [f"## {dataset}, {victim}", "", *markdown_table(table), ""]
     return "\n".join(lines)
 
 
-def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\|[]*_`<" else c for c in text)
+def _line(rank: int, row: Row) -> dict[str, str]:
+    """Return a row of the table in Markdown by the headings of its columns."""
+    card = row.entry.card
+    purifier = "".join(f"\\{c}" if c in "\\|[]*_`<" else c for c in card["purifier"])
+    return {
+        "rank": str(rank),
+        "purifier": f"[{purifier}]({card['link']})",
+        **{column: text_of(row.figures.get(column)) for column in COLUMNS},
+        "s/image": f"{row.seconds:.2g}",
+        "MB/image": memory_text(row),
+        "n": str(len(row.entry.frames[0])),
+        "flags": ", ".join(row.flags),
+    }
 
 
 def csv(boards: Boards) -> str:
@@ -94,7 +94,7 @@ def csv(boards: Boards) -> str:
 
 def html(boards: Boards, *, folder: Path) -> str:
     """The page. It stands by itself, but for its links to the record files beside it."""
-    found = [
+    shown = [
         {
             "dataset": dataset,
             "victim": victim,
@@ -104,18 +104,8 @@ def html(boards: Boards, *, folder: Path) -> str:
         for (dataset, victim), rows in boards.items()
         for columns in [[name for name in COLUMNS if any(name in row.figures for row in rows)]]
     ]
-    return (
-        environment()
-        .get_template("leaderboard.html")
-        .render(
-            title=TITLE,
-            method=METHOD,
-            boards=found,
-            columns=[{"name": name, "about": ABOUT[name]} for name in COLUMNS],
-            style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            script=(TEMPLATES / "leaderboard.js").read_text(encoding="utf-8"),
-        )
-    )
+    columns = [{"name": name, "about": ABOUT[name]} for name in COLUMNS]
+    return rendered("leaderboard.html", title=TITLE, method=METHOD, boards=shown, columns=columns)
 
 
 def _row(rank: int, row: Row, columns: Sequence[str], folder: Path) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from runners.report.pictures import KINDS, Pictures
 from runners.store.artifact import key_of
 from runners.tables.figures import accuracy, mean
 from runners.tables.reading import Table
-from runners.validity import provenance
+from runners.tables.saved import FILES
+from runners.validity import record_file
 
 log = logging.getLogger(__name__)
 
-FILES = (".csv", ".md", ".tex", ".json", "-records.parquet")  # of a table
 COSTS = ("craft_seconds", "purify_seconds", "queries", "forward_passes", "backward_passes")
 SHOWN = ("id", "label", "clean_label", "clean_confidence", "adversarial_label", "adversarial_confidence",
          "purified_label", "confidence", "correct", "ssim")  # fmt: skip
@@ -159,7 +159,7 @@ class WandbLogger(Logger):
 
         return {
             "id": facts["key"],
-            "digest": key_of({"records": _sha256(to_parquet(records)), "facts": lasting}),
+            "digest": key_of({"records": hashlib.sha256(to_parquet(records)).hexdigest(), "facts": lasting}),
             "fill": fill,
             "name": "/".join(parts.values()),
             "job_type": "evaluate",
@@ -184,7 +184,7 @@ def _table(csv: Path, cells: Mapping[str, Path]) -> dict[str, Any]:
             artifact.add_file(str(file))
         run.log_artifact(artifact)
 
-    digest = key_of({"cells": list(cells), "csv": _sha256(csv.read_bytes())})
+    digest = key_of({"cells": list(cells), "csv": hashlib.sha256(csv.read_bytes()).hexdigest()})
     about = {"name": csv.stem, "job_type": "table", "tags": ["table"]}
     return {"id": f"table-{csv.stem}", "digest": digest, "fill": fill, **about}
 
@@ -207,8 +207,8 @@ def summary_of(records: pd.DataFrame) -> dict[str, Any]:
 
 def _opened(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the records and the provenance of a file that may come from anyone."""
-    table, facts = provenance.opened(path)
-    untrusted.check_shape(facts, provenance.NEEDED, f"{path}: provenance")
+    table, facts = record_file.opened(path)
+    untrusted.check_shape(facts, record_file.NEEDED, f"{path}: provenance")
     return table.to_pandas(), facts
 
 
@@ -226,10 +226,6 @@ def _use(run: Any, artifact: Any) -> None:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
     else:
         run.use_artifact(artifact)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

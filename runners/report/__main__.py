@@ -28,7 +28,7 @@ from runners.claims.verdicts import verdicts_of
 from runners.files import writable, write_whole
 from runners.report import curves, plots, traces
 from runners.report.claims import claims_page
-from runners.report.page import TEMPLATES, environment, page
+from runners.report.page import page, rendered
 from runners.tables.reading import Table
 
 log = logging.getLogger(__name__)
@@ -51,21 +51,21 @@ KINDS = {  # of plots: title, caption
 
 def main(config: DictConfig) -> None:
     """Write a page for every table of the folder, and an index."""
-    found = tables_in(files.folder(config.tables, "tables"), config.only)
+    paths = tables_in(files.folder(config.tables, "tables"), config.only)
     folder = writable(files.folder(config.report, "report"))
     store, traced_in = files.folder(config.store, "store"), files.folder(config.traces, "traces")
     writable(folder / "plots")
     if not isinstance(config.images, int) or config.images < 0:
         raise InputError(f"images: expected 0 or more, got {config.images!r}")
     listed = []
-    for path in found:
+    for path in paths:
         start = time.perf_counter()
         try:
             with untrusted.readable(str(path)):
                 table = Table.read(path)
                 html = drawn_page(table, folder, store=store, traced_in=traced_in, images=config.images)
         except InputError as error:  # a CSV file that is no such table
-            if len(found) == 1:
+            if len(paths) == 1:
                 raise
             app.tell(f"left out: {error}")
             continue
@@ -75,21 +75,19 @@ def main(config: DictConfig) -> None:
         listed.append(_row(table))
     if config.only is None:
         claims = write_claims(files.folder(config.tables, "tables"), folder)
-        style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-        index = environment().get_template("index.html").render(tables=listed, claims=claims, style=style)
-        write_whole(folder / "index.html", index.encode())
+        write_whole(folder / "index.html", rendered("index.html", tables=listed, claims=claims).encode())
         app.tell(f"index: {folder / 'index.html'}")
 
 
 def write_claims(tables: Path, folder: Path) -> bool:
     """Write the page of the papers' claims, evaluated on the tables; whether their records allow it."""
     try:
-        found = verdicts_of(claims_of(), tables)
+        outcomes = verdicts_of(claims_of(), tables)
     except InputError as error:
         app.tell(f"left out: the page of claims: {error}")
         return False
-    write_whole(folder / "claims.html", claims_page(found).encode())
-    app.tell(f"{folder / 'claims.html'}: {shown.counted(found)}")
+    write_whole(folder / "claims.html", claims_page(outcomes).encode())
+    app.tell(f"{folder / 'claims.html'}: {shown.counted(outcomes)}")
     return True
 
 
@@ -102,15 +100,15 @@ def drawn_page(table: Table, folder: Path, *, store: Path, traced_in: Path, imag
 
 def tables_in(folder: Path, only: str | None) -> list[Path]:
     """The tables' CSV files. Raises InputError where there is none, or not the one that is asked for."""
-    found = {path.stem: path for path in sorted(folder.glob("*.csv"))} if folder.is_dir() else {}
-    if not found:
+    paths = {path.stem: path for path in sorted(folder.glob("*.csv"))} if folder.is_dir() else {}
+    if not paths:
         raise InputError(f"tables: no table in {folder}; make one first: make table1")
     if only is None:
-        return list(found.values())
+        return list(paths.values())
     stem = str(only).replace("/", "-")
-    if stem not in found:
-        raise InputError(f"only: expected one of {', '.join(found)}, got {only!r}")
-    return [found[stem]]
+    if stem not in paths:
+        raise InputError(f"only: expected one of {', '.join(paths)}, got {only!r}")
+    return [paths[stem]]
 
 
 def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:

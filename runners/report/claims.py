@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from runners.claims import shown
 from runners.claims.verdicts import Outcome
-from runners.report.page import TEMPLATES, environment
+from runners.report.page import rendered
 
 
 def claims_page(outcomes: Sequence[Outcome]) -> str:
@@ -15,19 +15,17 @@ def claims_page(outcomes: Sequence[Outcome]) -> str:
             "counted": shown.counted(part),
             "claims": [
                 {
-                    "text": shown.claim_text(one),
-                    "verdict": one.verdict,
-                    "told": shown.verdict_text(one).removeprefix(one.verdict),
-                    "observed": one.observed,
-                    "setting": shown.setting_text(one),
-                    "table": one.evidence.table.stem if one.evidence else "",
-                    "departs": "; ".join(one.departs),
+                    "text": shown.claim_text(outcome),
+                    "verdict": outcome.verdict,
+                    "told": shown.verdict_text(outcome).removeprefix(outcome.verdict),
+                    "observed": outcome.observed,
+                    "setting": shown.setting_text(outcome),
+                    "table": outcome.evidence.table.stem if outcome.evidence else "",
+                    "departs": "; ".join(outcome.departs),
                 }
-                for one in part
+                for outcome in part
             ],
         }
         for paper, part in shown.by_paper(outcomes)
     ]
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    template = environment().get_template("claims.html")
-    return template.render(papers=papers, counted=shown.counted(outcomes), method=shown.METHOD, style=style)
+    return rendered("claims.html", papers=papers, counted=shown.counted(outcomes), method=shown.METHOD)

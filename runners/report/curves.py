@@ -184,9 +184,9 @@ def _number(text: str) -> float | None:
 
 def varying(words: list[dict[str, str]], parts: tuple[str, ...]) -> Iterator[str]:
     """Names of numbers below these parts that are not everywhere the same."""
-    names = dict.fromkeys(name for one in words for name in one if name.startswith(parts))
+    names = dict.fromkeys(name for of_cell in words for name in of_cell if name.startswith(parts))
     for name in names:
-        values = {one[name] for one in words if name in one}
+        values = {of_cell[name] for of_cell in words if name in of_cell}
         if len(values) > 1 and all(_number(value) is not None for value in values):
             yield name
 
@@ -197,18 +197,13 @@ def _over_attacks(figures: pd.DataFrame) -> Iterator[Panel]:
     for name in varying(words, ("attack.", "knowledge.")):
         if name in FOLLOWS or name == "attack.eps":
             continue
-        rests = [
-            str(
-                sorted(
-                    (k, v)
-                    for k, v in one.items()
-                    if k not in (name, *FOLLOWS) and not k.startswith("purifier")
-                )
-            )
-            for one in words
+        equal = [
+            {k: v for k, v in of_cell.items() if k not in (name, *FOLLOWS) and not k.startswith("purifier")}
+            for of_cell in words
         ]
-        has = [name in one for one in words]
-        part = cells.assign(rest=rests, x=[_number(one.get(name, "")) for one in words])[has]
+        rests = [str(sorted(of_cell.items())) for of_cell in equal]
+        part = cells.assign(rest=rests, x=[_number(of_cell.get(name, "")) for of_cell in words])
+        part = part[[name in of_cell for of_cell in words]]
         for _, same in part.groupby("rest", sort=False):
             if same.x.nunique() < 2:
                 continue

@@ -20,9 +20,11 @@ SPAN = {"accuracy": 100.0, "ssim": 1.0}  # of a metric's shades
 FAR = {"accuracy": 50.0, "ssim": 0.3}  # a difference from the paper of the deepest shade
 
 
-def environment() -> jinja2.Environment:
-    """Return the environment of the templates, which escape their values."""
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+def rendered(template: str, **values: Any) -> str:
+    """Return a page that stands by itself: a template with these values, which are escaped."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    return environment.get_template(template).render(values)
 
 
 def page(
@@ -39,44 +41,40 @@ def page(
     album, pictures = EmbeddedImages(), Pictures(store)
     by_command = dict(list(table.records.groupby("command"))) if len(table.records) else {}
     entries = [entry for _, entry in table.frame.iterrows()]
-    found = []
+    of_entries = []
     for entry in entries:
         known = by_command.get(entry.command)
-        found.append([album.add(one) for one in pictures.of(known, images)] if known is not None else [])
-    count = album.fitting(found, images, LIMIT)
+        shown = [] if known is None else pictures.of(known, images)
+        of_entries.append([album.add(picture) for picture in shown])
+    count = album.fitting(of_entries, images, LIMIT)
     figures = [
         {
             "name": f"{entry.row}, {render.column_name(entry)}",
             "facts": _facts(entry, by_command.get(entry.command)),
-            "pictures": of_one[:count],
-            "shows": _shows(by_command.get(entry.command), len(of_one[:count])),
+            "pictures": of_entry[:count],
+            "shows": _shows(by_command.get(entry.command), len(of_entry[:count])),
         }
-        for entry, of_one in zip(entries, found, strict=True)
+        for entry, of_entry in zip(entries, of_entries, strict=True)
     ]
-    told = {"kinds": KINDS, "figures": figures, "images": album.used(found, count)}
+    content = {"kinds": KINDS, "figures": figures, "images": album.used(of_entries, count)}
     first = table.frame[table.frame.row == table.frame.row.iloc[0]]
-    return (
-        environment()
-        .get_template("table.html")
-        .render(
-            title=table.title,
-            note=table.note,
-            setting=table.setting,
-            legend=table.legend,
-            metric=table.frame.metric.iloc[0],
-            paper=bool(table.frame.paper.notna().any()),
-            images=any(found),
-            columns=[{"name": render.column_name(e), "known": e.knowledge_kind} for _, e in first.iterrows()],
-            rows=[
-                {"name": name, "cells": [_cell(entry) for _, entry in part.iterrows()]}
-                for name, part in table.frame.groupby("row", sort=False)
-            ],
-            plots=plots,
-            traces=traces,
-            told=json.dumps(told, ensure_ascii=False).replace("<", "\\u003c"),
-            style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            script=(TEMPLATES / "script.js").read_text(encoding="utf-8"),
-        )
+    return rendered(
+        "table.html",
+        title=table.title,
+        note=table.note,
+        setting=table.setting,
+        legend=table.legend,
+        metric=table.frame.metric.iloc[0],
+        paper=bool(table.frame.paper.notna().any()),
+        images=any(of_entries),
+        columns=[{"name": render.column_name(e), "known": e.knowledge_kind} for _, e in first.iterrows()],
+        rows=[
+            {"name": name, "cells": [_cell(entry) for _, entry in part.iterrows()]}
+            for name, part in table.frame.groupby("row", sort=False)
+        ],
+        plots=plots,
+        traces=traces,
+        told=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
     )
 
 

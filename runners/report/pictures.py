@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ class Picture:
     views: Mapping[str, np.ndarray]
 
 
-@dataclass
 class Pictures:
-    """Reads images from the store at `root`; remembers the chunks that it read last."""
+    """Reads images from the store at `root`, and remembers the chunks that it read last."""
 
-    root: Path
-    recent: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._chunk = lru_cache(maxsize=24)(self._read)
 
     def of(self, records: pd.DataFrame, count: int) -> list[Picture]:
         """Up to `count` images of one cell, failures first; fewer where the store lacks them."""
@@ -55,17 +56,11 @@ class Pictures:
         views = (clean, adversarial, _amplified(adversarial - clean), purified, _amplified(left - clean))
         return Picture(record, {kind: as_bytes(view) for kind, view in zip(KINDS, views, strict=True)})
 
-    def _chunk(self, stage: str, key: Any) -> np.ndarray | None:
-        """Return the images (N, C, H, W), or None if the store does not have the whole chunk."""
+    def _read(self, stage: str, key: Any) -> np.ndarray | None:
+        """Return the images (N, C, H, W) of a chunk, or None if the store does not have all of them."""
         if not isinstance(key, str):  # records of before it was kept
             return None
-        if (stage, key) not in self.recent:
-            if len(self.recent) >= 24:
-                self.recent.pop(next(iter(self.recent)))
-            self.recent[stage, key] = self._read(place(self.root, stage, key))
-        return self.recent[stage, key]
-
-    def _read(self, path: Path) -> np.ndarray | None:
+        path = place(self.root, stage, key)
         try:
             content = content_of(path)
         except OSError:

@@ -12,7 +12,7 @@ from rich.console import Console
 from data.errors import InputError
 from runners import untrusted
 from runners.store import manifest
-from runners.store.artifact import Artifact, DamagedError, fault, held_in, megabytes, opened
+from runners.store.artifact import Artifact, DamagedError, fault, held_in, megabytes, opened, place
 from runners.store.manifest import dependents, manifests, names_of
 from runners.store.store import Store
 
@@ -28,7 +28,7 @@ HEADER = {"sha256": str, "made_from": {"stage": str}}
 def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Return the artifacts of the clean images that belong to the needed adversarial examples."""
     for stage, key in needed:
-        path = store.root / stage / key[:2] / key
+        path = place(store.root, stage, key)
         if stage == "adversarial" and path.is_file():
             try:
                 with opened(path) as file:
@@ -43,18 +43,18 @@ def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, st
 def export_table(store: Store, console: Console, name: str, file: Path) -> int:
     """Write a table's records, images, weights and probes as one tar archive, whole or not at all."""
     every = manifests(store)
-    chosen = [found.artifacts for found in every if found.name == name]
+    chosen = [request.artifacts for request in every if request.name == name]
     if not chosen:
         raise InputError(f"export: no table is called {name!r}; {names_of(every)}")
     needed = set().union(*chosen)
-    needed |= {found for found in dependents(store, needed) if found[0] == "probe"}
+    needed |= {dependent for dependent in dependents(store, needed) if dependent[0] == "probe"}
     needed |= {("subset", entry.name) for entry in store.files("subset")} | set(_clean(store, needed))
     part = file.with_name(file.name + ".part")
     count = missing = 0
     try:
         with tarfile.open(part, "w") as archive:
             for stage, key in sorted(needed):
-                path = store.root / stage / key[:2] / key
+                path = place(store.root, stage, key)
                 if stage == "purified" and not path.exists():
                     continue  # it is made again when it is needed
                 raw = path.read_bytes() if path.is_file() else b""
@@ -92,15 +92,15 @@ def import_archive(
         size = file.stat().st_size
         with tarfile.open(file, "r:") as archive:
             for member in archive:
-                place = MEMBER.fullmatch(member.name)
-                if place is None or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse:
+                name = MEMBER.fullmatch(member.name)
+                if name is None or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse:
                     raise InputError(f"import: {file}: expected artifacts only, got {member.name!r:.200}")
                 if member.size > min(LARGEST, size - member.offset_data):
                     raise InputError(f"import: {file}: {member.name} is cut short, or above {LARGEST} bytes")
                 raw = archive.extractfile(member).read()
                 what = f"import: {file}: {member.name}"
-                content = _checked(raw, place["stage"], place["key"], what)
-                if place["stage"] == "records":
+                content = _checked(raw, name["stage"], name["key"], what)
+                if name["stage"] == "records":
                     check_records(content, what)
                 path = store.root / member.name
                 if path.exists():

@@ -46,11 +46,7 @@ def show_contents(store: Store, console: Console) -> int:
     if alone := [manifest.artifacts for manifest in every if not manifest.is_table]:
         add(f"{len(alone)} cells alone", "", [sizes[name] for name in set().union(*alone) & set(sizes)])
     needed |= set(dependents(store, needed))
-    add(
-        "no table",
-        "",
-        [size for name, size in sizes.items() if name not in needed and name[0] in COLLECTED],
-    )
+    add("no table", "", [size for name, size in sizes.items() if name not in needed and name[0] in COLLECTED])
     console.print(table)
     kinds = Table("kind", "files", "MB")
     for stage in stages(store):

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from data.errors import InputError
+from runners.output import plain_table
 from runners.tables import render
 
 WIDTH = 100  # characters, where the output is no terminal
@@ -75,14 +75,14 @@ def _needed(table: Table) -> int:
 
 def _block(frame: pd.DataFrame, names: Sequence[str]) -> Table:
     """Return a table with the columns of these names and a line for every defense."""
-    table = Table(title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table()
     words = [word for row in frame.row for word in str(row).split()]
     table.add_column("Defense", min_width=max(map(len, words)), style="bold")
     for name in names:
         table.add_column(Text(name), justify="right", min_width=max(map(len, name.split())))
     for name, entries in frame.groupby("row", sort=False):
-        found = {render.column_name(entry): entry for _, entry in entries.iterrows()}
-        cells = [_entry(found[other]) if other in found else Text() for other in names]
+        by_name = {render.column_name(entry): entry for _, entry in entries.iterrows()}
+        cells = [_entry(by_name[column]) if column in by_name else Text() for column in names]
         table.add_row(Text(str(name)), *cells)
         table.add_section()
     return table

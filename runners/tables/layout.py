@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from data.errors import InputError
-from runners.app import explain
+from runners.config_errors import explain
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import Config, to_plain_dict
 

@@ -3,7 +3,9 @@
 import math
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, norm
+from scipy.stats import bootstrap, norm
+
+from runners.evaluation.metrics import mcnemar
 
 RESAMPLES = 9999
 POWER = 0.8  # with which the stated number of images decides
@@ -27,9 +29,7 @@ def p_above(first: np.ndarray, second: np.ndarray, by: float = 0.0, *, shares: b
     if first.shape != second.shape or not len(first):
         raise ValueError(f"expected values of the same images, got {first.shape} and {second.shape}")
     if first.dtype == second.dtype == bool and by == 0:
-        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-        differ = only_first + only_second
-        return float(binomtest(only_first, differ, alternative="greater").pvalue) if differ else 1.0
+        return mcnemar(first, second, alternative="greater")
     differences = _differences(first, second, shares=shares)
     if (differences == differences[0]).all():
         return 1.0  # nothing is known of how the values spread

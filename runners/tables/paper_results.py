@@ -7,7 +7,7 @@ no paper prints has none of the three. A figure is found by the `defense` of its
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from data.errors import InputError
 from runners.evaluation.component import Config, to_plain_dict
 from runners.evaluation.subset import OF_VICTIM
+from runners.untrusted import targets
 
 PAPERS = Path("results/papers")
 METRICS = ("accuracy", "ssim", "seconds/image", "gpu-memory", "parameters",
@@ -63,21 +64,9 @@ def departures(folder: Path = PAPERS) -> list[Departure]:
 
 def departs(purifier: Config, paper: str, known: Sequence[Departure]) -> str:
     """How a composed purifier, or one within it, differs from the paper's; empty where it does not."""
-    parts = list(_components(purifier))
-    found = [
-        rule.reason
-        for rule in known
-        if rule.paper in (None, paper) and any(rule.concerns(part) for part in parts)
-    ]
-    return "; ".join(found)
-
-
-def _components(config: Any) -> Iterator[Config]:
-    if isinstance(config, dict):
-        if "_target_" in config:
-            yield config
-        for item in config.values():
-            yield from _components(item)
+    parts = [part for _, part in targets(purifier)]
+    rules = [rule for rule in known if rule.paper in (None, paper)]
+    return "; ".join(rule.reason for rule in rules if any(rule.concerns(part) for part in parts))
 
 
 def _has(part: Config, wanted: Mapping[str, Any]) -> bool:

@@ -66,7 +66,7 @@ class Table:
                 if value and name in SAFE and not SAFE[name].fullmatch(value):
                     raise InputError(f"{path}: {name}: expected {SAFE[name].pattern}, got {value!r:.80}")
         beside = path.with_suffix(".json")
-        parquet = path.with_name(f"{path.stem}-records.parquet")
+        parquet = path.with_name(path.stem + saved.RECORDS)
         if frame.empty:
             raise InputError(f"{path}: expected figures, got none; make the table again")
         try:

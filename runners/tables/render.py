@@ -7,7 +7,8 @@ import pandas as pd
 from attacks.knowledge import MEANING
 from runners.tables.agreement import Agreement
 from runners.tables.significance import ALPHA, explained
-from runners.validity.flags import MARKS, SMALL_N, meaning
+from runners.validity.flags import SMALL_N, meaning
+from runners.validity.registry import MARKS
 
 PLACES = {  # decimals that a metric is printed with
     "accuracy": 1,

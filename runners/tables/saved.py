@@ -17,6 +17,8 @@ from runners.tables import render
 
 EMBEDDED = ("digits-photos", "digits-resnet8")
 RECORDS = "-records.parquet"
+HASHED = (".md", ".csv", ".tex", RECORDS)  # whose sha256 is in the JSON file
+FILES = (*HASHED, ".json")
 LONGEST = 60  # characters of a file's name that name rows
 
 
@@ -88,7 +90,7 @@ def check(csv: Path) -> None:
         raise InputError(
             f"{beside}: expected the sha256 of the table's files, got none; make the table again"
         )
-    for path in (_beside(stem, suffix) for suffix in (".md", ".csv", ".tex", RECORDS)):
+    for path in (_beside(stem, suffix) for suffix in HASHED):
         if path.is_file() and known.get(path.name) != _sha256(path.read_bytes()):
             raise InputError(
                 f"{path}: expected the file of the run that made {beside.name}, got another; make the table "

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from runners.app import FailedCellsError, Job
 from runners.evaluator import CellResult
-from runners.output import quantity
+from runners.output import plain_table, quantity
 from runners.tables.figures import accuracy, mean, mean_share
 
 
@@ -60,9 +59,7 @@ def _draws(records: pd.DataFrame) -> dict[str, str]:
 
 def of_sweep(jobs: Sequence[Job]) -> Table:
     """One row for each cell: the words that distinguish it, accuracy, flags and seconds per image."""
-    table = Table(
-        title=quantity(len(jobs), "cell"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = plain_table(title=quantity(len(jobs), "cell"))
     words = [dict(word.split("=", 1) for word in job.words) for job in jobs]
     names = dict.fromkeys(name for of_job in words for name in of_job)
     differing = [name for name in names if len({of_job.get(name) for of_job in words}) > 1]

@@ -6,8 +6,8 @@ import pandas as pd
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from runners.evaluation.metrics import wilson
 from runners.evaluator import CellResult
+from runners.tables.figures import accuracy
 from runners.tables.paper_results import figure_of
 from runners.validity.evidence import Flag
 
@@ -26,8 +26,8 @@ def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper
         if result.records is None or not asks or result.cell.knowledge_kind != "blind":
             continue
         column = OmegaConf.merge(column, {"metric": "accuracy"})
-        found = figure_of(paper, OmegaConf.merge(row, {"defense": "none", "params": []}), column, "accuracy")
-        if len(found) and (seen := above(result.records, float(found.value.iloc[0]))):
+        theirs = figure_of(paper, OmegaConf.merge(row, {"defense": "none", "params": []}), column, "accuracy")
+        if len(theirs) and (seen := above(result.records, float(theirs.value.iloc[0]))):
             result.flags = [flag for flag in result.flags if flag.name != "attack_weak"]
             result.flags.append(Flag("attack_weak", seen))
             result.provenance["flags"] = {flag.name: flag.seen for flag in result.flags}
@@ -35,11 +35,10 @@ def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper
 
 def above(records: pd.DataFrame, printed: float) -> str | None:
     """What is observed if the undefended victim's accuracy is above a printed one (in %), otherwise None."""
-    right = records.adversarial_label == records.label
-    low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
-    if low <= printed:
+    ours = accuracy(records.adversarial_label == records.label)
+    if ours.low <= printed:
         return None
     return (
-        f"the undefended victim keeps {100 * right.mean():.1f} % [{low:.1f}, {high:.1f}], "
+        f"the undefended victim keeps {ours.value:.1f} % [{ours.low:.1f}, {ours.high:.1f}], "
         f"the paper's keeps {printed:g} %"
     )

@@ -20,7 +20,7 @@ from attacks.knowledge import Knowledge
 from attacks.target import AttackError, Target
 from purifiers.purifier import Purifier
 from runners.evaluation.cell import Cell
-from runners.evaluation.component import Config, build, seed_of
+from runners.evaluation.component import Config, build
 from runners.evaluation.failures import one_line
 from runners.evaluation.guard import change
 from runners.evaluation.stages import Worker
@@ -71,12 +71,7 @@ def _evidence(
                 probes[name] = _seen(worker, name, probe, plan, count)
             except (Exception, SystemExit) as error:  # the cell is done: a probe must not take it away
                 failed_probes[name] = one_line(error)
-                log.warning(
-                    "%s: the probe %s failed, so its flag is unknown: %s",
-                    cell.label,
-                    name,
-                    error,
-                )
+                log.warning("%s: the probe %s failed, so its flag is unknown: %s", cell.label, name, error)
     return Evidence(
         cell=cell,
         records=records,
@@ -138,8 +133,8 @@ def noise(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
     attack: Attack = task.attack.object
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
     drawn = []
-    for image_id, image in zip(task.chunk.ids, task.chunk.images, strict=True):
-        generator = torch.Generator().manual_seed(seed_of(task.seed, image_id, "noise"))
+    for seed, image in zip(task.seeds("noise"), task.chunk.images, strict=True):
+        generator = torch.Generator().manual_seed(seed)
         sample = torch.randn(image.shape, generator=generator)
         drawn.append(sample.sign() if attack.norm == "linf" else sample / sample.norm())
     noisy = (images + attack.eps * torch.stack(drawn).to(images)).clamp(0, 1)
@@ -180,7 +175,7 @@ def again(worker: Worker, task: Crafting, attacked: Tensor, *, changes: Callable
     """(N, 2): whether the changed attack misleads what the attacker sees; whether the attack itself does."""
     changed: Attack = build(task.attack.config | changes(task.attack.object))
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
-    seeds = [seed_of(task.seed, image_id, "craft") for image_id in task.chunk.ids]
-    made = changed(worker.target(task, "attacked"), images, labels, seeds=seeds).images
+    target = worker.target(task, "attacked")
+    stronger = changed(target, images, labels, seeds=task.seeds("craft")).images
     target = worker.target(task, "probe")
-    return torch.stack([_misled(target, made, labels), _misled(target, attacked, labels)], 1).cpu()
+    return torch.stack([_misled(target, stronger, labels), _misled(target, attacked, labels)], 1).cpu()

@@ -5,7 +5,7 @@ set. A new flag is one function here. Its name, its mark in tables and its docst
 it. The order of the functions is the order in which tables print their marks.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from torch import Tensor
@@ -15,38 +15,12 @@ from runners.evaluation.component import Config
 from runners.evaluation.metrics import standard_error, wilson
 from runners.evaluation.subset import OF_VICTIM
 from runners.validity.evidence import Evidence, Flag
+from runners.validity.registry import CELL, ROW, cell_flag, row_flag
 
 SMALL_N = 500
 ROUNDING = 1e-5  # of norms, in float32
 WHITE_BOX: tuple[Kind, ...] = ("bpda", "unrolled", "full", "everything")
 BLACK_BOX: tuple[Kind, ...] = ("transfer", "surrogate", "score", "decision")
-
-
-CellCheck = Callable[[Evidence], str | None]
-RowCheck = Callable[[Sequence[Evidence]], Iterable[tuple[int, str]]]
-CELL: dict[str, CellCheck] = {}
-ROW: dict[str, RowCheck] = {}
-MARKS: dict[str, str] = {}  # the mark behind a result; that of small_n is derived from n
-
-
-def cell_flag(*, mark: str) -> Callable[[CellCheck], CellCheck]:
-    """Register a flag of a single cell. The function returns what was observed, or None."""
-
-    def register(check: CellCheck) -> CellCheck:
-        CELL[check.__name__], MARKS[check.__name__] = check, mark
-        return check
-
-    return register
-
-
-def row_flag(*, mark: str) -> Callable[[RowCheck], RowCheck]:
-    """Register a flag of a row of cells. The function yields the index of a cell and what was observed."""
-
-    def register(check: RowCheck) -> RowCheck:
-        ROW[check.__name__], MARKS[check.__name__] = check, mark
-        return check
-
-    return register
 
 
 def of_cell(evidence: Evidence) -> list[Flag]:
@@ -159,11 +133,9 @@ def unbounded_fails(evidence: Evidence) -> str | None:
         return None
     stands, n = 1 - seen[:, 0].float().mean().item(), len(seen)
     chance = 1 / evidence.classes
-    return (
-        f"{100 * stands:.1f} % of {n} images withstand eps = 1"
-        if stands > chance + 2 * standard_error(chance, n, 0, n)
-        else None
-    )
+    if stands > chance + 2 * standard_error(chance, n, 0, n):
+        return f"{100 * stands:.1f} % of {n} images withstand eps = 1"
+    return None
 
 
 @row_flag(mark="b")
@@ -280,7 +252,5 @@ def _fewer(seen: Tensor | None, what: str, *, by: float) -> str | None:
 
 def _but_for_eps(evidence: Evidence) -> tuple[Config, Config]:
     configs = evidence.cell.configs
-    attack = {
-        name: value for name, value in configs["attack"].items() if name not in ("eps", "alpha", "steps")
-    }
-    return attack, configs["knowledge"]
+    rest = configs["attack"].keys() - {"eps", "alpha", "steps"}
+    return {name: configs["attack"][name] for name in rest}, configs["knowledge"]

@@ -1,4 +1,4 @@
-"""Where a figure comes from: what a cell's record file says about itself, and what reads it back.
+"""Where a figure comes from: what a cell's record file says about itself (record_file.py reads it back).
 
 What varies from run to run (date, commit, machine) is said here and in an artefact's header, never in
 what an artefact's name or content is made of.
@@ -13,56 +13,34 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from hydra.utils import get_object
 
-from data.errors import InputError
 from purifiers.fitting.stack import STACKS
 from runners import untrusted
-from runners.evaluation.cell import PARTS, Cell
+from runners.evaluation.cell import Cell
 from runners.evaluation.identity import identity, version_of
-from runners.evaluation.records import PROVENANCE
 from runners.evaluation.settings import UNRECORDED, Settings
 from runners.evaluation.tasks import SCORING, Purifying
+from runners.places import ROOT
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
-from runners.untrusted import ROOT, targets
+from runners.untrusted import targets
 
 FORMAT = 1  # raised when a reader has to know of a change
 PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "advertorch",
             "scikit-image", "numpy")  # fmt: skip
 MAKER = ("commit", "dirty", "versions", "device")  # what an artefact's header says of who made it
 UNKNOWN = "unknown"
-SHA256 = re.compile(r"[0-9a-f]{64}")
-NAME = re.compile(r"(?!.*\.\.)[\w.+-]+(/[\w.+-]+)*")  # of a config; it becomes a part of file names
 CODE = {"commit": str, "dirty": (bool, str), "versions": {...: str}}
 MADE_BY = {**CODE, "device": {...: str}}  # an artefact's header
-NEEDED: dict[str, Any] = {  # the shape of a record file's provenance, as runners/untrusted.py reads it
-    **CODE,
-    "key": SHA256,
-    "names": dict.fromkeys(PARTS, NAME),
-    "configs": {part: {"_target_": str} for part in PARTS},
-    "command": str,
-    "component_versions": {...: (int, str)},
-    "scoring": int,
-    "settings": {},
-    "precision": re.compile("float32|tf32"),
-    "weights": {...: {"sha256": (str, NoneType), "trained": (dict, NoneType)}},
-    "image_ids_sha256": SHA256,
-    "device": {"type": re.compile("cpu|cuda"), "name": str},
-    "time": str,
-    "made_elsewhere": [{"stage": str, "chunks": int, "by": (dict, str)}],
-}
 
 Facts = dict[str, Any]
 
@@ -224,74 +202,3 @@ def _device(device: torch.device) -> dict[str, str]:
         known = None
     name = known[1] if known else platform.processor() or platform.machine()
     return {"type": "cpu", "name": name, "capability": torch.backends.cpu.get_cpu_capability()}
-
-
-@dataclass(frozen=True)
-class RecordFile:
-    """A cell's records as they lie in a file, with their provenance."""
-
-    path: Path
-    records: pa.Table
-    provenance: Facts
-
-    def __post_init__(self) -> None:
-        if lacking := [name for name in NEEDED if name not in self.provenance]:
-            raise InputError(
-                f"{self.path}: its provenance lacks {', '.join(lacking)}; make the records again"
-            )
-        self._check()
-        with untrusted.readable(f"{self.path}: id"):
-            ids = of_ids(self.records["id"].to_pylist())
-        if ids != self["image_ids_sha256"]:
-            raise InputError(
-                f"{self.path}: damaged: expected image ids of sha256 {self['image_ids_sha256']}, got {ids}"
-            )
-
-    def _check(self) -> None:
-        """Raise InputError for a provenance that is not plain data of the expected shape, or that names
-        anything but this project's own components."""
-        untrusted.check_shape(self.provenance, NEEDED, f"{self.path}: provenance")
-        for where, part in targets(self.provenance):
-            untrusted.component(part["_target_"], f"{self.path}: {where}")
-        for where, weights in self["weights"].items():
-            if weights["trained"] is not None and weights["trained"].get("stage") != "weights":
-                raise InputError(f"{self.path}: weights.{where}.trained: expected the stage weights")
-
-    def __getitem__(self, name: str) -> Any:
-        return self.provenance[name]
-
-    @classmethod
-    def read(cls, path: Path) -> "RecordFile":
-        """Return the records of a file, which may come from anyone.
-
-        Raises InputError as `opened` does, and for a provenance that names anything but this project's
-        components.
-        """
-        return cls(path, *opened(path))
-
-
-def opened(path: Path) -> tuple[pa.Table, Facts]:
-    """Records and provenance of a file that may come from anyone, as plain data.
-
-    Raises InputError for a file that is absent or damaged, that does not say where it comes from, or whose
-    provenance is anything but plain data.
-    """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: expected a Parquet file of records, got {reason}") from error
-    held = (table.schema.metadata or {}).get(PROVENANCE)
-    if held is None:
-        raise InputError(
-            f"{path}: holds no provenance, so it cannot be made again from itself; python -m "
-            "runners.evaluate and runners.table write a file with it for each cell"
-        )
-    for name, value in table.schema.metadata.items():
-        if name != PROVENANCE:
-            untrusted.check_text(value.decode(errors="replace"), f"{path}: metadata {name!r:.80}")
-    provenance = untrusted.parsed(held, f"{path}: provenance")
-    if not isinstance(provenance, dict) or provenance.get("format") != FORMAT:
-        got = provenance.get("format") if isinstance(provenance, dict) else type(provenance).__name__
-        raise InputError(f"{path}: provenance of another format: expected {FORMAT}, got {got}")
-    return table, provenance

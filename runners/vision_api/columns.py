@@ -13,6 +13,7 @@ from attacks.knowledge import UnsuitedError
 from data.errors import InputError, MissingError
 from runners.evaluation.component import Component, Config
 from runners.evaluation.contract import ContractChecks
+from runners.evaluation.failures import one_line
 from runners.evaluation.tasks import Purifying
 from runners.evaluation.weights import ComponentLoader
 from runners.tables.figures import Figure
@@ -108,14 +109,14 @@ class Filler:
         asker = column.asker
         with self.console.status("") as status:
 
-            def told(found: Found) -> None:
+            def show(found: Found) -> None:
                 status.update(
                     f"{column.name}: {len(found.pairs)} pairs among {found.looked_at} candidates, "
                     f"{asker.calls.spent} calls"
                 )
 
             try:
-                column.found = find(self.candidates, asker, self.pairs + self.validation, told)
+                column.found = find(self.candidates, asker, self.pairs + self.validation, show)
             except ServiceError as error:
                 column.failed = f"no pairs: {error}"
                 return
@@ -162,9 +163,7 @@ class Filler:
             entry.failed = str(error)
         except Exception as error:
             log.debug("purifier failed", exc_info=True)
-            entry.failed = (
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-            )
+            entry.failed = one_line(error)
         return entry
 
     def _choose(self, entry: Entry, tuning: Sequence[Pair], asker: Asker) -> None:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from runners.files import write_together
+from runners.output import plain_table
 from runners.tables.render import markdown_table
 from runners.vision_api.restored import METRICS
 
@@ -103,7 +102,7 @@ def for_console(frame: pd.DataFrame, chosen: pd.DataFrame, title: str, notes: Se
         blocks["Iterations, on the validation pairs"] = iterations(chosen)
     tables = []
     for name, content in blocks.items():
-        table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = plain_table(title=name)
         for column in content.columns:
             table.add_column(Text(column), justify="left" if column in ("Defense", "") else "right")
         for row in content.to_numpy():

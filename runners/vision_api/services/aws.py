@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.errors import InputError, MissingError
-from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, client_library, retry_after
+from runners.vision_api.services.http_status import error_of_status
+from runners.vision_api.services.response import LabelResponse, RefusedError, TryAgainError
+from runners.vision_api.services.service import Service, client_library
 
 BUSY = {"ThrottlingException", "ProvisionedThroughputExceededException", "LimitExceededException",
         "RequestTimeout", "RequestTimeoutException"}  # fmt: skip
@@ -60,9 +61,7 @@ class Rekognition(Service):
                 "rekognition",
                 endpoint_url=self.endpoint,
                 config=config.Config(
-                    connect_timeout=self.timeout,
-                    read_timeout=self.timeout,
-                    retries={"total_max_attempts": 1},
+                    connect_timeout=self.timeout, read_timeout=self.timeout, retries={"total_max_attempts": 1}
                 ),
             )
         except (errors.BotoCoreError, ValueError) as error:
@@ -80,11 +79,8 @@ class Rekognition(Service):
         except errors.ClientError as error:
             meta = error.response.get("ResponseMetadata", {})
             code, status = error.response.get("Error", {}).get("Code", ""), meta.get("HTTPStatusCode", 0)
-            if code in REFUSED or status in (401, 403):
-                raise RefusedError(f"credentials refused: {error}") from None
-            if code in BUSY or status in (408, 429) or status >= 500:
-                raise TryAgainError(str(error), retry_after(meta.get("HTTPHeaders"))) from None
-            raise ServiceError(str(error)) from None
+            status = 401 if code in REFUSED else 429 if code in BUSY else status
+            raise error_of_status(status, str(error), meta.get("HTTPHeaders")) from None
         except (errors.ConnectionError, errors.HTTPClientError) as error:
             raise TryAgainError(str(error)) from None
         except errors.BotoCoreError as error:

@@ -4,8 +4,9 @@ import os
 from typing import Any
 
 from data.errors import MissingError
-from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, checked_address, client_library, retry_after
+from runners.vision_api.services.http_status import error_of_status
+from runners.vision_api.services.response import LabelResponse, RefusedError, TryAgainError
+from runners.vision_api.services.service import Service, checked_address, client_library
 
 
 class ImageAnalysis(Service):
@@ -56,16 +57,9 @@ class ImageAnalysis(Service):
                 raise RefusedError(f"credentials refused: {error.message}") from None
             if status < 400:  # an answer that the client cannot read
                 raise TryAgainError(f"malformed answer: {error.message}") from None
-            if status in (408, 429) or status >= 500:
-                headers = error.response.headers if error.response is not None else None
-                raise TryAgainError(f"{status}: {error.message}", retry_after(headers)) from None
-            raise ServiceError(f"{status}: {error.message}") from None
+            headers = getattr(error.response, "headers", None)
+            raise error_of_status(status, f"{status}: {error.message}", headers) from None
         except errors.AzureError as error:  # no connection, cut, timed out
             raise TryAgainError(str(error)) from None
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            KeyError,
-        ) as error:  # what the client makes of other JSON
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # the client read other JSON
             raise TryAgainError(f"malformed answer: {error}") from None

@@ -5,23 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from runners.vision_api.services.http_status import retry_after
 from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, client_library, retry_after
+from runners.vision_api.services.service import Service, client_library
 
 BUSY = ("CONN_EXCEED_HOURLY_LIMIT", "CONN_THROTTLED", "TRY_AGAIN", "MODEL_DEPLOYING", "MODEL_LOADING",
         "MODEL_BUSY_PLEASE_RETRY", "RUNNER_NEEDS_RETRY")  # fmt: skip
 REFUSED = ("CONN_ACCOUNT_ISSUES", "CONN_TOKEN_INVALID", "CONN_CREDENTIALS_INVALID",
            "CONN_EXCEED_MONTHLY_LIMIT", "CONN_EXCEEDS_LIMITS", "CONN_INSUFFICIENT_SCOPES", "CONN_KEY_INVALID",
            "CONN_KEY_NOT_FOUND", "CONN_AUTH_METHOD_DISABLED")  # fmt: skip
-BUSY_GRPC = (
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-    "INTERNAL",
-    "UNKNOWN",
-    "ABORTED",
-    "CANCELLED",
-)
+BUSY_GRPC = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN", "ABORTED",
+             "CANCELLED")  # fmt: skip
 REFUSED_GRPC = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 
 

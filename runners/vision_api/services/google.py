@@ -5,19 +5,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data.errors import MissingError
+from runners.vision_api.services.http_status import error_of_status
 from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, client_library, retry_after
+from runners.vision_api.services.service import Service, client_library
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-BUSY = {
-    1,
-    2,
-    4,
-    8,
-    10,
-    13,
-    14,
-}  # of google.rpc.Code: cancelled, unknown, too late, exhausted, aborted, internal, away
+# Of google.rpc.Code: cancelled, unknown, too late, exhausted, aborted, internal, unavailable.
+BUSY = {1, 2, 4, 8, 10, 13, 14}
 REFUSED = {7, 16}  # not permitted, not authenticated
 
 
@@ -63,14 +57,8 @@ class CloudVision(Service):
         except auth.GoogleAuthError as error:
             raise RefusedError(f"credentials refused: {error}") from None
         except errors.GoogleAPICallError as error:
-            status = error.code or 0
-            if status in (401, 403):
-                raise RefusedError(f"credentials refused: {error}") from None
-            if status in (408, 429) or status >= 500:
-                raise TryAgainError(
-                    str(error), retry_after(getattr(error.response, "headers", None))
-                ) from None
-            raise ServiceError(str(error)) from None
+            headers = getattr(error.response, "headers", None)
+            raise error_of_status(error.code or 0, str(error), headers) from None
         except (json.ParseError, ValueError) as error:
             raise TryAgainError(f"malformed answer: {error}") from None
         except http.RequestException as error:

@@ -6,8 +6,9 @@ from typing import Any
 import requests
 
 from data.errors import InputError
-from runners.vision_api.services.response import LabelResponse, RefusedError, ServiceError, TryAgainError
-from runners.vision_api.services.service import Service, checked_address, retry_after
+from runners.vision_api.services.http_status import error_of_status
+from runners.vision_api.services.response import LabelResponse, ServiceError, TryAgainError
+from runners.vision_api.services.service import Service, checked_address
 
 
 class HTTP(Service):
@@ -65,17 +66,13 @@ class HTTP(Service):
         except requests.RequestException as error:
             raise TryAgainError(f"{type(error).__name__}: {error}") from None
         status = reply.status_code
-        if status in (401, 403):
-            raise RefusedError(f"credentials refused: {status} {reply.reason}")
-        if status in (408, 429) or status >= 500:
-            raise TryAgainError(f"{status} {reply.reason}", retry_after(reply.headers))
         if status != 200:
-            raise ServiceError(f"{status} {reply.reason}")
+            raise error_of_status(status, f"{status} {reply.reason}", reply.headers)
         try:
-            found = reply.json()
+            answer = reply.json()
         except ValueError as error:
             raise TryAgainError(f"malformed answer: {error}") from None
-        return LabelResponse.ranked(self._labels(found), self.labels)
+        return LabelResponse.ranked(self._labels(answer), self.labels)
 
     def _labels(self, found: Any) -> list[tuple[str, float]]:
         """Raises ServiceError where they are not where they should be."""

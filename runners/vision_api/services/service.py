@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from urllib3.util import Retry
 
 from data.errors import InputError, MissingError
 from data.images import resized
@@ -222,14 +221,3 @@ def checked_address(address: str, name: str) -> str:
             f"{name}: expected an address without credentials in it; a key is read from key_variable"
         )
     return str(address).rstrip("/")
-
-
-def retry_after(headers: Mapping[str, str] | None) -> float | None:
-    """Seconds of a Retry-After header (a number or a date); None without one that can be read."""
-    value = next((v for k, v in (headers or {}).items() if k.lower() == "retry-after"), None)
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(Retry().parse_retry_after(str(value))))
-    except Exception:  # not a number, not a date: urllib3 has an error of its own
-        return None
