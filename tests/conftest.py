@@ -12,6 +12,7 @@ import pytest
 import torch
 from fake_data import FAKES
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -190,6 +191,8 @@ def network() -> nn.Module:
 def command(monkeypatch, capsys):
     """Runs a main function as its command line would, where no data is: exit status, output, errors."""
     monkeypatch.delenv("DATA_DIR", raising=False)
+    # Hydra composes each config once more to see whether it sets hydra.mode, which none of ours does.
+    monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
 
     def call(main, config: str, *words: str, after=None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["purifybench", *words])

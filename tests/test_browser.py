@@ -104,7 +104,7 @@ def test_it_can_be_used_with_the_keyboard_alone(shown):
     assert shown.run(title) != first
     shown.press(ESCAPE)
     assert wait(lambda: not shown.run("return document.querySelector('dialog').open"))
-    assert shown.run(at) == [2, 3], "the focus is on the figure that was looked at last"
+    assert wait(lambda: shown.run(at) == [2, 3]), "the focus is on the figure that was looked at last"
 
 
 def test_a_link_can_lead_to_a_figure(shown, html):
