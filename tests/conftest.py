@@ -13,6 +13,7 @@ import torch
 from fake_data import FAKES
 from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -108,6 +109,15 @@ def composed(*words: str, config: str = "evaluate") -> DictConfig:
 def config_of(group: str, name: str, *words: str) -> dict:
     """The config of a component, such as the purifier jpeg, with further words of the command line."""
     return to_plain_dict(composed(f"{group}={name}", *words)[group])
+
+
+@cache
+def class_of(group: str, name: str) -> type:
+    """The class of a component, read without composing its config."""
+    config = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
+    if "_target_" in config:
+        return get_class(config._target_)
+    return class_of(group, next(one for one in config.defaults if isinstance(one, str) and one != "_self_"))
 
 
 @cache

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ATTACKS, Noise, RowByRow, crafted, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, class_of, crafted, random_images, small_attack
 from torch import nn
 
 from attacks.bpda import BPDAWrapper, GaussianBlur
@@ -15,7 +15,7 @@ from purifiers.jpeg import JPEG
 from purifiers.purifier import Purifier
 from purifiers.randomization import Randomization
 
-GRADIENT = [name for name in ATTACKS if small_attack(name).needs == "gradient"]
+GRADIENT = [name for name in ATTACKS if class_of("attack", name).needs == "gradient"]
 
 
 def slope(target, images, direction):

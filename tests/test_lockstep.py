@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import ATTACKS, Noise, RowByRow, answering, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, answering, class_of, random_images, small_attack
 from torch import nn
 
 from attacks.attack import Attack, AttackError
@@ -16,8 +16,8 @@ from attacks.lockstep import lockstep
 from attacks.target import Target
 
 NAMES = ATTACKS
-COUPLED = [name for name in NAMES if small_attack(name).batch_coupled]
-BY_ROWS = [name for name in NAMES if small_attack(name).by_rows]
+COUPLED = [name for name in NAMES if class_of("attack", name).batch_coupled]
+BY_ROWS = [name for name in NAMES if class_of("attack", name).by_rows]
 SEEDS = [21, 2**62 + 22, 23, 24]
 
 

@@ -8,7 +8,7 @@ import importlib
 
 import pytest
 import torch
-from conftest import ATTACKS, Noise, RowByRow, composed, linear_victim, random_images, small_attack
+from conftest import ATTACKS, Noise, RowByRow, class_of, linear_victim, random_images, small_attack
 from pretended_device import DEVICE, PretendedDevice
 from test_purifiers import NAMES, purifier
 
@@ -17,6 +17,7 @@ from attacks.knowledge import Decision, Full, Score
 from attacks.open_defense import Everything
 from purifiers import ddip
 from purifiers.fitting.stack import STACKS
+from purifiers.fitting.trace import TracePurifier
 
 IMAGES = random_images(2, 32)
 
@@ -54,11 +55,8 @@ def test_the_pretended_device_sees_what_waits(device, wait, count):
     assert len(device.waits) == count, device.waits
 
 
-def fits(name: str) -> bool:
-    return "trace" in composed(f"purifier={name}").purifier
-
-
-FITS = [name for name in NAMES if fits(name) and "imagenet" not in name]
+OTHERS = [name for name in NAMES if not issubclass(class_of("purifier", name), TracePurifier)]
+FITS = [name for name in NAMES if name not in OTHERS and "imagenet" not in name]
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -97,9 +95,6 @@ def test_ddips_last_step_waits_as_often_for_many_images_as_for_few(device, name)
         waits[count] = len(device.waits) - before
         assert len(asked) <= 1
     assert waits[2] == waits[6]
-
-
-OTHERS = [name for name in NAMES if not fits(name)]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -66,6 +66,7 @@ def elsewhere(figure: pd.Series) -> list[str]:
     return reasons
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", HELD)
 def test_every_figure_is_one_cells_or_told_why_not(paper, claimed):
     for line, figure in figures_of(paper).iterrows():

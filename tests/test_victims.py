@@ -56,7 +56,10 @@ def moved(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith("imagenet/") else name for name in LOCAL],
+)
 def test_every_victim_has_a_logit_for_each_label_of_its_data_sets(name):
     """On another device than the CPU, whose tensors no victim may mix in, and without waiting for its values:
     so it would be on a GPU. Nothing is computed."""

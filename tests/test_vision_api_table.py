@@ -119,6 +119,7 @@ def test_runs_that_are_stopped_by_the_cap_end_where_a_whole_one_does(table, visi
     assert pd.read_csv(tmp_path / "tables/embedded-apis-http.csv").equals(whole)
 
 
+@pytest.mark.slow
 def test_a_fault_fails_what_needed_the_answer_and_the_next_run_mends_it(table, vision, tmp_path):
     assert table()[0] == 0
     whole, other = pd.read_csv(tmp_path / "tables/embedded-apis-http.csv"), tmp_path / "other"
