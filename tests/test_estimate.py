@@ -22,15 +22,15 @@ from runners.store.store import Store
 
 
 def test_what_is_only_to_be_scored_is_within_any_budget(tmp_path):
-    expected, _ = run(tmp_path, CELLS[2:], estimated=True)
+    expected, _ = run(tmp_path, CELLS[2:4], estimated=True)
     shutil.rmtree(tmp_path / "records")
-    results, said = run(tmp_path, CELLS[2:], estimated=True, budget_hours=1e-9)
+    results, said = run(tmp_path, CELLS[2:4], estimated=True, budget_hours=1e-9)
     same(results, expected)
     assert "estimate" in said
     for stage in ("records", "purified"):
         shutil.rmtree(tmp_path / stage)
     with pytest.raises(InputError, match="above budget_hours=1e-09"):
-        run(tmp_path, CELLS[2:], estimated=True, budget_hours=1e-9)
+        run(tmp_path, CELLS[2:4], estimated=True, budget_hours=1e-9)
 
 
 def attacker(of) -> tuple[Component, Component]:
