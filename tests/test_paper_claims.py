@@ -216,6 +216,17 @@ def test_the_setting_nearest_to_the_papers_is_taken(tmp_path):
     assert verdicts_of([ORDER], tmp_path)[0].evidence.victim == "resnet56"
 
 
+def test_of_equally_near_tables_one_with_all_rows_is_taken(tmp_path):
+    """Not the one with more images, which lacks a row of the claim."""
+    both = replace(ORDER, than=["dipdefend", "nrp"])
+    no, yes = right(20, 60), right(40, 60)
+    made(tmp_path, cells(ddip=yes, dipdefend=no, nrp=no))
+    made(tmp_path, cells(ddip=right(40, 80), dipdefend=right(20, 80)), stem="ddip-table1-cifar10-resnet50-only-2")
+    (outcome,) = verdicts_of([both], tmp_path)
+    assert (outcome.n, outcome.reason) == (60, "")
+    assert verdicts_of([ORDER], tmp_path)[0].n == 80
+
+
 @pytest.mark.parametrize("kind", ["decisions", "shares", "ssim"])
 def test_no_claim_is_decided_by_chance_more_often_than_allowed(kind, monkeypatch):
     """Six claims without any difference: in about one of twenty families, at most, one of them is decided."""

@@ -120,21 +120,22 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
-    """The claim on the nearest table that has values for it, or why it was not run."""
+    """The claim on the nearest table that has values for it, or why it was not run. Of equally near tables, one
+    that lacks nothing of the claim comes before one with more images."""
     mine = [one for one in tables if one.name == claim.table]
     if mine:
         panels = panels_for(claim)
         mine = [one for one in mine if one.panel in panels]
     if not mine:
         return Outcome(claim, "not run", reason="no such table is finished")
-    for one in mine:
-        tested = _compare(claim, one)
-        if tested.comparisons:
-            return tested
-    nearest = mine[0].table
+    tested = [_compare(claim, one) for one in mine]
+    if with_values := [one for one in tested if one.comparisons]:
+        near = [one for one in with_values if one.evidence.nearness == with_values[0].evidence.nearness]
+        return next((one for one in near if not one.lacking), near[0])
+    nearest = tested[0].evidence.table
     if nearest.records.empty:
         return Outcome(claim, "not run", reason=f"{nearest.stem} has no file of records")
-    reason = f"{nearest.stem} has no records of {_listed(tested.lacking)}"
+    reason = f"{nearest.stem} has no records of {_listed(tested[0].lacking)}"
     return Outcome(claim, "not run", reason=reason)
 
 
