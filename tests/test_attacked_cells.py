@@ -43,7 +43,7 @@ CELLS = {
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     store = tmp_path_factory.mktemp("attacked") / "store"
-    results, _ = run(store, list(CELLS.values()), here=True, estimated=True)
+    results, _ = run(store, list(CELLS.values()), here=True)
     assert [r.failed or r.skipped for r in results] == [None] * len(CELLS)
     return store, dict(zip(CELLS, results, strict=True))
 
@@ -151,6 +151,13 @@ def test_order_and_processes_do_not_matter(done, tmp_path):
     shutil.copytree(done[0] / "traits", tmp_path / "store" / "traits")  # they have passed their checks
     again, _ = run(tmp_path / "store", [CELLS[name] for name in names], workers=2)
     same(again, [done[1][name] for name in names])
+
+
+@pytest.mark.slow  # eight seconds of trials
+def test_trials_of_every_kind_of_cell_change_no_record(done, tmp_path):
+    again, output = run(tmp_path / "store", list(CELLS.values()), here=True, estimated=True)
+    assert "unknown" not in output
+    same(again, list(done[1].values()))
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ from runners.store.store import Store
     ("taken", "eot", "expected"),
     [
         ([(0, 0), (0, 0)], 1, 0.0),
-        ([(60, 30), (0, 0)], 1, 0.5),
+        ([(30, 15), (30, 15)], 1, 0.5),
+        ([(30, 15), (2, 1)], 1, 0.5),  # the second has fallen early
         ([(60, 30), (60, 30)], 2, 0.5),
         ([(99, 99)], 1, 1.0),
     ],
 )
-def test_the_share_is_that_of_the_declared_passes(taken, eot, expected):
+def test_the_share_is_that_of_the_declared_passes_of_an_image_that_still_stands(taken, eot, expected):
     attack = AutoAttack()
     attack.forward, attack.backward = 60, 30
     target = Full().target(RowByRow(), Identity(), [], seeds=range(len(taken)))

@@ -34,12 +34,13 @@ class Reached(NamedTuple):
 
 
 def reached_by(attack: Attack, target: Target) -> Reached:
-    """How far an attack has come, by the passes that it has taken of those that it declares.
+    """How far an attack has come: the passes that an image has taken of those that the attack declares.
 
-    An image that falls early takes fewer passes, so this is a lower bound.
+    Images are attacked in step, so this is the share of the image that has taken most: one that falls early
+    takes fewer passes, and keeps nobody waiting.
     """
-    declared = target.eot * (attack.forward + attack.backward) * len(target.counts)
-    taken = sum(count.forward + count.backward for count in target.counts)
+    declared = target.eot * (attack.forward + attack.backward)
+    taken = max((count.forward + count.backward for count in target.counts), default=0)
     return Reached(min(1.0, taken / declared) if declared else 0.0, attack.activity)
 
 
