@@ -26,7 +26,7 @@ CELLS = {
     "blind": cell(*PGD, "purifier=jpeg"),
     "bpda": cell(*PGD, "knowledge=bpda", "knowledge.eot=2", "purifier=pixel-deflection"),
     "eot": cell(*PGD, "knowledge=full", "knowledge.eot=2", "purifier=randomization"),
-    "decision": cell("attack=hopskipjump", "attack.queries=150", "knowledge=decision", "purifier=jpeg"),
+    "decision": cell("attack=hopskipjump", "attack.queries=60", "knowledge=decision", "purifier=jpeg"),
     "fit": cell(*PGD, *DIP, "purifier.steps=4"),
 }
 

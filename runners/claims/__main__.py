@@ -21,7 +21,7 @@ from data.errors import InputError
 from runners.claims import shown
 from runners.claims.shape import check
 from runners.claims.statement import claims_of
-from runners.claims.verdicts import verdicts_of
+from runners.claims.verdicts import evidence_of, verdicts
 from runners.files import folder, write_whole
 
 
@@ -31,9 +31,10 @@ def main(config: DictConfig) -> None:
     if not tables.is_dir():
         raise InputError(f"tables: expected a folder of finished tables, got {tables}, which is none")
     claims = claims_of()
+    evidence = evidence_of(claims, tables)
     for claim in claims:
         check(claim)
-    outcomes = verdicts_of(claims, tables)
+    outcomes = verdicts(claims, evidence)
     if config.paper is not None:
         papers = list(dict.fromkeys(outcome.claim.paper for outcome in outcomes))
         if config.paper not in papers:

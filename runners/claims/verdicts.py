@@ -78,7 +78,12 @@ class _Tested:
 
 
 def verdicts_of(claims: Sequence[Claim], tables: Path) -> list[Outcome]:
-    """The outcome of each claim on the finished tables of a folder, those on the embedded data left out.
+    """The outcome of each claim on the finished tables of a folder; see `evidence_of` for its errors."""
+    return verdicts(claims, evidence_of(claims, tables))
+
+
+def evidence_of(claims: Sequence[Claim], tables: Path) -> list[Finished]:
+    """The finished tables of a folder that these claims name, those on the embedded data left out.
 
     Raises InputError where the records of one of them are of another schema than this version's.
     """
@@ -86,7 +91,7 @@ def verdicts_of(claims: Sequence[Claim], tables: Path) -> list[Outcome]:
     found = [one for one in finished(tables, names) if one.dataset != EMBEDDED[0]]
     for one in found:
         one.check_records()
-    return verdicts(claims, found)
+    return found
 
 
 def verdicts(claims: Sequence[Claim], tables: Sequence[Finished]) -> list[Outcome]:

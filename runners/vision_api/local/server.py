@@ -23,6 +23,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one connection; `server.labeller` knows the labels."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer's body would wait 40 ms for the receipt of its headers
 
     def do_POST(self) -> None:
         """Whichever vendor's request it is."""
