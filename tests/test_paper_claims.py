@@ -221,7 +221,11 @@ def test_of_equally_near_tables_one_with_all_rows_is_taken(tmp_path):
     both = replace(ORDER, than=["dipdefend", "nrp"])
     no, yes = right(20, 60), right(40, 60)
     made(tmp_path, cells(ddip=yes, dipdefend=no, nrp=no))
-    made(tmp_path, cells(ddip=right(40, 80), dipdefend=right(20, 80)), stem="ddip-table1-cifar10-resnet50-only-2")
+    made(
+        tmp_path,
+        cells(ddip=right(40, 80), dipdefend=right(20, 80)),
+        stem="ddip-table1-cifar10-resnet50-only-2",
+    )
     (outcome,) = verdicts_of([both], tmp_path)
     assert (outcome.n, outcome.reason) == (60, "")
     assert verdicts_of([ORDER], tmp_path)[0].n == 80

@@ -58,7 +58,10 @@ def moved(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name.startswith("imagenet/") else name for name in LOCAL],
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith(("imagenet/", "flower17/")) else name
+        for name in LOCAL
+    ],
 )
 def test_every_victim_has_a_logit_for_each_label_of_its_data_sets(name):
     """On another device than the CPU, whose tensors no victim may mix in, and without waiting for its values:

@@ -125,8 +125,8 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
-    """The claim on the nearest table that has values for it, or why it was not run. Of equally near tables, one
-    that lacks nothing of the claim comes before one with more images."""
+    """The claim on the nearest table that has values for it, or why it was not run. Of equally near tables,
+    one that lacks nothing of the claim comes before one with more images."""
     mine = [one for one in tables if one.name == claim.table]
     if mine:
         panels = panels_for(claim)
