@@ -31,20 +31,31 @@ from runners.validity.record_file import RecordFile
 
 N = 64
 ATTACKS = {  # the words of a sweep, by what a purifier must be for it
-    "any": [["attack=clean"], ["attack=apgd", "knowledge=blind,transfer"]],
+    "any": [["attack=clean"], ["attack=apgd"], ["attack=apgd", "knowledge=transfer"]],
     "quick": [["attack=apgd", "knowledge=bpda"], ["attack=square", "attack.queries=1000", "knowledge=score"]],
     "exact": [["attack=apgd", "knowledge=full"]],
 }
+KNOWN_VICTIMS = "knowledge.victims."  # stands in settings of a transfer attack
 AUTHOR = re.compile(r"^\s*author = \{(.+)\},?$", re.MULTILINE)
 YEAR = re.compile(r"^\s*year = \{(\d+)\}", re.MULTILINE)
 
 
-def sweeps(name: str, config: Config) -> list[list[str]]:
-    """The settings of runners.evaluate for a purifier of this config, a list for each sweep."""
+def sweeps(name: str, config: Config, words: Sequence[str]) -> list[list[str]]:
+    """Return the arguments of each call of runners.evaluate for a purifier of this config.
+
+    Args:
+        words: settings of all calls, and of the classifiers that only a transfer attack knows.
+    """
     purifier = build(config)
     kinds = ["any", *([] if purifier.per_image_optimization else ["quick"])]
     kinds += ["exact"] if purifier.gradient == "exact" and not purifier.per_image_optimization else []
-    return [[f"purifier={name}", *sweep] for kind in kinds for sweep in ATTACKS[kind]]
+    of_transfer = [word for word in words if KNOWN_VICTIMS in word]
+    shared = [f"purifier={name}", *(word for word in words if word not in of_transfer)]
+    return [
+        [*shared, *sweep, *(of_transfer if "knowledge=transfer" in sweep else [])]
+        for kind in kinds
+        for sweep in ATTACKS[kind]
+    ]
 
 
 def card_of(name: str, config: Config, records: Sequence[Path]) -> dict[str, Any]:
@@ -75,8 +86,8 @@ def card_of(name: str, config: Config, records: Sequence[Path]) -> dict[str, Any
 def add(name: str, config: Config, words: Sequence[str], board: Sequence[str]) -> None:
     """Evaluate a purifier and add it. Raises CalledProcessError if a command of it failed."""
     with TemporaryDirectory(prefix="entries-") as own:
-        for sweep in sweeps(name, config):
-            run("runners.evaluate", "-m", *sweep, *words, f"records={own}")
+        for sweep in sweeps(name, config, words):
+            run("runners.evaluate", *sweep, f"records={own}")
         records = sorted(Path(own).glob("*.parquet"))
         card = Path(own) / "card.yaml"
         card.write_text(yaml.safe_dump(card_of(name, config, records), sort_keys=False))
@@ -110,7 +121,8 @@ def main(arguments: Sequence[str]) -> int:
         if (folder / "entries" / entry_of(name, words)).exists():
             continue
         with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-            composed = compose("evaluate", [f"purifier={name}", *words])
+            own = [word for word in words if KNOWN_VICTIMS not in word]
+            composed = compose("evaluate", [f"purifier={name}", *own])
         try:
             add(name, to_plain_dict(composed.purifier), words, board)
         except subprocess.CalledProcessError:

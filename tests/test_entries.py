@@ -8,7 +8,7 @@ from runners.evaluation.component import to_plain_dict
 from runners.places import CONFIGS
 from scripts import entries
 
-BASIC = ["clean none", "apgd blind,transfer"]
+BASIC = ["clean none", "apgd none", "apgd transfer"]
 QUICK = ["apgd bpda", "square score"]
 
 
@@ -30,7 +30,13 @@ def test_a_purifier_is_attacked_as_its_traits_allow_and_named_by_its_paper(
     name, expected, paper, monkeypatch
 ):
     config = config_of(name)
-    made = [dict(word.split("=") for word in sweep) for sweep in entries.sweeps(name, config)]
+    of_transfer = {"victim@knowledge.victims.first": "resnet20"}
+    words = ["n=64", *(f"{key}={value}" for key, value in of_transfer.items())]
+    made = [dict(word.split("=") for word in sweep) for sweep in entries.sweeps(name, config, words)]
+    assert {sweep["n"] for sweep in made} == {"64"}
+    assert [of_transfer.items() <= sweep.items() for sweep in made] == [
+        sweep.get("knowledge") == "transfer" for sweep in made
+    ], "settings of the classifiers that a transfer attack knows go to it alone"
     assert {sweep["purifier"] for sweep in made} == {name}
     assert [f"{sweep['attack']} {sweep.get('knowledge', 'none')}" for sweep in made] == expected
     monkeypatch.setattr(
@@ -61,5 +67,6 @@ def test_a_failure_does_not_stop_the_others_and_what_is_there_is_left_out(tmp_pa
 
     monkeypatch.setattr(entries, "add", add)
     (tmp_path / "entries" / "median").mkdir(parents=True)
-    assert entries.main(["jpeg", "median", "mean", f"leaderboard={tmp_path}"]) == 1
-    assert tried == [("jpeg", ["n=64"]), ("mean", ["n=64"])]
+    of_transfer = "victim@knowledge.victims.first=resnet20"
+    assert entries.main(["jpeg", "median", "mean", of_transfer, f"leaderboard={tmp_path}"]) == 1
+    assert tried == [("jpeg", ["n=64", of_transfer]), ("mean", ["n=64", of_transfer])]
