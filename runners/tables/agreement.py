@@ -1,4 +1,4 @@
-"""How well a table repeats the order of the paper's results: the numbers, and a sentence that states them."""
+"""The agreement of a table with the order of the paper's results, as numbers and as a sentence."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ from runners.output import quantity
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many pairs of entries that differ by more than 5 points in the paper have the same order in our
-    table.
+    """The agreement between the order of our results and the order of the paper's.
 
-    `correlation` is Spearman's, of all our results with the paper's, and `low` and `high` bound its 95 %
+    `same`, `opposite` and `undecided` count the pairs of entries that differ by more than 5 points in the
+    paper, by their order in our table. `figures` is the number of results that `correlation` compares.
+    `correlation` is Spearman's, of our results with the paper's, and `low` and `high` bound its 95 %
     interval; all three are None if fewer than three results can be compared.
     """
 

@@ -1,4 +1,4 @@
-"""A table for the terminal: defenses below one another and attacks side by side, as a paper prints it."""
+"""Tables for the terminal, with one row per defense and one column per attack, as papers print them."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from data.errors import InputError
 from runners.output import plain_table
 from runners.tables import render
 
-WIDTH = 100  # characters, where the output is no terminal
+WIDTH = 100  # characters per line if the output is not a terminal
 SHOWN = ("compact", "full")
 ENTRY = "Each entry shows our result, its 95 % interval, and the paper's result if it prints one."
 
@@ -20,13 +20,13 @@ ENTRY = "Each entry shows our result, its 95 % interval, and the paper's result 
 def for_console(
     frame: pd.DataFrame, heading: render.Heading, *, show: str = "compact", width: int = WIDTH
 ) -> Group:
-    """The table in blocks of at most `width` characters, and its legend.
+    """Return the table in blocks of at most `width` characters, followed by its legend.
 
     Args:
         frame: the entries of the table.
-        heading: what stands around them.
-        show: "compact" leaves out all but the largest eps of an attack, "full" nothing.
-        width: characters of a line; columns that do not fit are printed in a block below.
+        heading: the text around the results.
+        show: "compact" keeps only the largest eps of each attack, and "full" keeps all columns.
+        width: characters per line; columns that do not fit are printed in a block below.
     """
     legend = render.legend(render.complete(frame), heading)
     shown = largest_eps(frame) if show == "compact" else frame
@@ -40,13 +40,16 @@ def for_console(
 
 
 def check_show(show: str) -> None:
-    """Raise InputError unless this is a form in which a table can be printed."""
+    """Raise InputError unless `show` names a form in which a table can be printed."""
     if show not in SHOWN:
         raise InputError(f"show: expected {' or '.join(SHOWN)}, got {show!r}")
 
 
 def largest_eps(frame: pd.DataFrame) -> pd.DataFrame:
-    """The entries without those of an attack for which the same row has one of a larger eps."""
+    """Return the entries with only the largest eps of each attack in each row.
+
+    Entries without eps are kept.
+    """
     largest = frame.groupby(["row", "column", "knowledge_kind"], sort=False).eps_255.transform("max")
     return frame[frame.eps_255.isna() | (frame.eps_255 == largest)]
 
@@ -57,7 +60,7 @@ def _names(frame: pd.DataFrame) -> list[str]:
 
 
 def blocks(frame: pd.DataFrame, width: int) -> list[Table]:
-    """The entries as few tables as fit into `width`, each with a share of the columns."""
+    """Split the columns into as few tables as possible that each fit into `width` characters."""
     names = _names(frame)
     for count in range(1, len(names) + 1):
         parts = [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
@@ -74,7 +77,7 @@ def _needed(table: Table) -> int:
 
 
 def _block(frame: pd.DataFrame, names: Sequence[str]) -> Table:
-    """Return a table with the columns of these names and a line for every defense."""
+    """Return a table with the columns of these names and a row for each defense."""
     table = plain_table()
     words = [word for row in frame.row for word in str(row).split()]
     table.add_column("Defense", min_width=max(map(len, words)), style="bold")
@@ -89,7 +92,7 @@ def _block(frame: pd.DataFrame, names: Sequence[str]) -> Table:
 
 
 def _entry(entry: pd.Series) -> Text:
-    """Our result, its interval and the paper's result, one below another."""
+    """Return our result, its interval and the paper's result as lines of text."""
     lines = [
         (render.value_text(entry), "bold"),
         (render.interval_text(entry), "dim"),

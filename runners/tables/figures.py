@@ -12,8 +12,11 @@ from runners.evaluation.metrics import mean_interval, share_interval, wilson
 
 @dataclass(frozen=True)
 class Figure:
-    """`low` and `high` bound the 95 % interval, and are NaN where there is none; both are in the unit that is
-    printed, as the value is."""
+    """A result with its interval and its number of images.
+
+    `low` and `high` bound the 95 % interval, and are NaN if there is none. `value`, `low` and `high` are in
+    the unit that is printed.
+    """
 
     value: float
     low: float
@@ -28,7 +31,7 @@ class Figure:
 
 
 def comparison_row(figure: Figure | None, paper: float | None) -> dict[str, float | None]:
-    """The columns of a table's entry: ours, its interval and n, the paper's, the difference."""
+    """Return the columns of an entry: our value, its interval and n, the paper's value, the difference."""
     ours = asdict(figure) if figure else dict.fromkeys(("value", "low", "high", "n"))
     return {**ours, "paper": paper, "delta": figure.value - paper if figure and paper is not None else None}
 
@@ -47,21 +50,25 @@ def mean(values: pd.Series) -> Figure:
 
 
 def mean_share(values: pd.Series) -> Figure:
-    """Percent: the mean over images of shares in [0, 1], with the interval of `share_interval`."""
+    """Return the mean over images of shares in [0, 1], in percent, with the interval of `share_interval`."""
     array = values.to_numpy(float)
     low, high = share_interval(array)
     return Figure(100 * float(array.mean()), 100 * low, 100 * high, len(array))
 
 
 def per_image(parts: Sequence[pd.Series]) -> pd.Series:
-    """The mean of several columns for each image, by the images' ids."""
+    """Return the mean of several columns for each image.
+
+    The columns are matched by the images' ids; the means have the order of the first column.
+    """
     return pd.Series(np.mean([part.loc[parts[0].index].to_numpy(float) for part in parts], axis=0))
 
 
 def matched(parts: Sequence[pd.Series]) -> np.ndarray:
-    """(parts, images) right or wrong, from series indexed by the images' ids, whatever their order.
+    """Return a (parts, images) array of right and wrong answers.
 
-    Raises ValueError where they are not of the very same images.
+    The series are indexed by the images' ids, in any order. Raises ValueError if their values are not
+    booleans, or if they do not contain exactly the same images.
     """
     ids = parts[0].index
     for part in parts:
@@ -77,5 +84,5 @@ def matched(parts: Sequence[pd.Series]) -> np.ndarray:
 
 
 def under_all(parts: Sequence[pd.Series]) -> pd.Series:
-    """Whether an image is right under every attack: the AND over columns, by id."""
+    """Return whether each image is right under every attack: the AND over columns, matched by id."""
     return pd.Series(matched(parts).all(0), index=parts[0].index)

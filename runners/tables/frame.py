@@ -17,7 +17,7 @@ from runners.tables.figures import Figure, accuracy, comparison_row, mean, mean_
 from runners.tables.paper_results import PaperSetting, departs, departures, figure_of, printed
 from runners.tables.significance import marked
 
-METRICS = {  # and the records' column; None: records do not hold it, but the purifier's config may tell
+METRICS = {  # the column of the records that holds each metric, or None if the records do not hold it
     "accuracy": "correct",
     "mean of draws": "correct_mean",
     "majority of draws": "correct_majority",
@@ -29,7 +29,7 @@ METRICS = {  # and the records' column; None: records do not hold it, but the pu
     "gpu-memory": None,
     "parameters": None,
 }
-RESULTS = ("accuracy", "ssim")  # which may be compared with the paper's; times are of other machines
+RESULTS = ("accuracy", "ssim")  # only these are compared with the paper's; its times come from other machines
 ADDED = "this row was added to the table"
 COLUMNS = ("row", "defense", "column", "eps_255", "queries", "attack", "knowledge", "knowledge_kind",
            "metric", "value", "low", "high", "n", "flags", "paper", "delta", "verdict", "best", "p_best",
@@ -47,55 +47,56 @@ def frame_of(
     comparable."""
     paper, rules = printed(table, panel), departures()
     rows: list[dict[str, Any]] = []
-    right: dict[int, pd.Series] = {}  # of purifiers, by place in rows
-    asked: dict[int, str] = {}  # what each faced: only those that faced the same are set beside each other
+    right: dict[int, pd.Series] = {}  # answers of the purifiers, by place in rows
+    attacks: dict[int, str] = {}  # the attack that each entry faced; only entries with the same are compared
     for row in {id(row): row for row, *_ in placed}.values():
-        mine = [(column, result) for r, column, result in placed if r is row]
-        differs = departs(mine[0][1].cell.configs["purifier"], table.get("paper"), rules)
-        values = [_values(metric_of(table, column), result.records, column) for column, result in mine]
+        cells = [(column, result) for r, column, result in placed if r is row]
+        departure = departs(cells[0][1].cell.configs["purifier"], table.get("paper"), rules)
+        values = [_values(metric_of(table, column), result.records, column) for column, result in cells]
         parts = dict(enumerate(values, len(rows)))
-        faced = [_faced(place, column, result) for place, (column, result) in enumerate(mine)]
-        asked |= dict(enumerate([*faced, *[f"{end} {faced}" for end in ("average", "worst")]], len(rows)))
-        main = [v for v, (c, _) in zip(values, mine, strict=True) if metric_of(table, c) == table.metric]
-        for (column, result), part in zip(mine, values, strict=True):
+        faced = [_faced(place, column, result) for place, (column, result) in enumerate(cells)]
+        attacks |= dict(enumerate([*faced, *[f"{end} {faced}" for end in ("average", "worst")]], len(rows)))
+        main = [v for v, (c, _) in zip(values, cells, strict=True) if metric_of(table, c) == table.metric]
+        for (column, result), part in zip(cells, values, strict=True):
             metric = metric_of(table, column)
             figure = _size(result) if metric == "parameters" else _figure(metric, part)
-            reasons = "; ".join(filter(None, [differs, _lucky(column, result)]))
+            reasons = "; ".join(filter(None, [departure, _lucky(column, result)]))
             entry = _entry(table, row, column, figure, paper, comparable, reasons)
             rows.append(entry | _outcome(result, has_value=figure is not None or METRICS[metric] is not None))
             if result.records is not None and result.cell.knowledge_kind == "everything":
-                rows[-1] |= _of_adaptive(rows[-1], mine, result)
-        missing = [entry for entry in rows[-len(mine) :] if entry["status"] in ("failed", "skipped")]
+                rows[-1] |= _of_adaptive(rows[-1], cells, result)
+        missing = [entry for entry in rows[-len(cells) :] if entry["status"] in ("failed", "skipped")]
         empty = dict.fromkeys(("knowledge", "knowledge_kind", "command", "flags", "record"), "")
         whole = all(part is not None for part in main)
         status = {"status": "done" if whole else "absent", **empty}
         if table.get("average"):
             figure = _average(table.metric, main) if whole else None
-            known = sorted({result.cell.knowledge_kind for _, result in mine})
+            known = sorted({result.cell.knowledge_kind for _, result in cells})
             mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
-            entry = _entry(table, row, table.average, figure, paper, comparable, differs)
+            entry = _entry(table, row, table.average, figure, paper, comparable, departure)
             rows.append(entry | status | ({"note": mixed} if len(known) > 1 else {}))
         if table.get("worst"):
             parts[len(rows)] = under_all(main) if whole else None
             figure = _figure(table.metric, parts[len(rows)])
-            entry = _entry(table, row, table.worst, figure, paper, comparable, differs)
-            raised = {
-                flag.name: None for _, result in mine for flag in result.flags
-            }  # of any makes it doubtful
-            note = render.lacking(missing, len(mine))
-            rows.append(entry | status | {"note": note, "flags": " ".join(raised)})
-        if not mine[0][1].cell.undefended:
+            entry = _entry(table, row, table.worst, figure, paper, comparable, departure)
+            # A flag of any cell also makes the worst result doubtful.
+            flag_names = {flag.name: None for _, result in cells for flag in result.flags}
+            note = render.lacking(missing, len(cells))
+            rows.append(entry | status | {"note": note, "flags": " ".join(flag_names)})
+        if not cells[0][1].cell.undefended:
             right |= {
                 place: part
                 for place, part in parts.items()
                 if part is not None and rows[place]["metric"] == "accuracy"
             }
-    return marked(pd.DataFrame(rows), right, asked)[list(COLUMNS)]
+    return marked(pd.DataFrame(rows), right, attacks)[list(COLUMNS)]
 
 
 def _faced(place: int, column: DictConfig, result: CellResult) -> str:
-    """The column, and what its attack is in this row: a row may have an attacker of its own. What suits its
-    attacker to the purifier, such as BPDA's substitute, makes it no other.
+    """Return text that identifies the attack that an entry faced.
+
+    It contains the column, because a row may have an attacker of its own. What adapts the attacker to the
+    purifier, such as BPDA's substitute, is left out, because it does not make the attack a different one.
     """
     cell = result.cell
     return str(
@@ -106,8 +107,11 @@ def _faced(place: int, column: DictConfig, result: CellResult) -> str:
 def _of_adaptive(
     entry: dict[str, Any], row: Sequence[tuple[DictConfig, CellResult]], result: CellResult
 ) -> dict[str, str]:
-    """The column and the note of an entry under the adaptive attack: a smaller budget is named, and the note
-    says what the members did and what the protocol asks besides."""
+    """Return the column and the note of an entry under the adaptive attack.
+
+    The column names the budget if it was reduced. The note says what the members did and what a complete
+    evaluation also needs.
+    """
     configs, kinds = result.cell.configs, [other.cell.knowledge_kind for _, other in row]
     reduced = build(configs["attack"]).reduced
     notes = [entry["note"], members.told_by(result.records)]
@@ -117,7 +121,10 @@ def _of_adaptive(
 
 
 def _lucky(column: DictConfig, result: CellResult) -> str:
-    """Why a figure that is read off an attack's path cannot be compared, where the purifier is random."""
+    """Return why a result that is read from an attack's path cannot be compared if the purifier is random.
+
+    The text is empty for other results.
+    """
     random = get_class(result.cell.configs["purifier"]["_target_"]).stochastic
     if column.get("queries") is None or not random:
         return ""
@@ -132,7 +139,7 @@ def _values(metric: str, records: pd.DataFrame | None, column: DictConfig) -> pd
     """Return one value for each image, indexed by the image's id."""
     if records is None or METRICS[metric] is None:
         return None
-    if column.get("queries") is not None:  # read off the path of an attack that looks for the nearest
+    if column.get("queries") is not None:  # read from the path of an attack that seeks the nearest example
         values = survived(records.path, eps=column.eps / 255, queries=column.queries)
     else:
         values = records[METRICS[metric]]
@@ -140,7 +147,10 @@ def _values(metric: str, records: pd.DataFrame | None, column: DictConfig) -> pd
 
 
 def _size(result: CellResult) -> Figure | None:
-    """Millions of parameters of a learned purifier's network; None where nothing is learned."""
+    """Return how many millions of parameters a learned purifier's network has.
+
+    The result is None if the purifier is not learned or has no records.
+    """
     if result.records is None:
         return None
     purifier = build(result.cell.configs["purifier"])
@@ -173,9 +183,9 @@ def _entry(
     differs: str,
 ) -> dict[str, Any]:
     metric = metric_of(table, column)
-    found = figure_of(paper, row, column, table.metric)
-    theirs = float(found.value.iloc[0]) if len(found) else None
-    remarks = {"ours": differs, "the paper": found.note.iloc[0]} if len(found) else {}
+    paper_rows = figure_of(paper, row, column, table.metric)
+    theirs = float(paper_rows.value.iloc[0]) if len(paper_rows) else None
+    remarks = {"ours": differs, "the paper": paper_rows.note.iloc[0]} if len(paper_rows) else {}
     notes = [ADDED] if row.get("added") else [f"{whose}: {note}" for whose, note in remarks.items() if note]
     verdict = ""
     bounded = figure is not None and not math.isnan(figure.low)

@@ -8,23 +8,23 @@ from scipy.stats import bootstrap, norm
 from runners.evaluation.metrics import mcnemar
 
 RESAMPLES = 9999
-POWER = 0.8  # with which the stated number of images decides
+POWER = 0.8  # probability that the stated number of images decides
 
 
 def p_above(first: np.ndarray, second: np.ndarray, by: float = 0.0, *, shares: bool) -> float:
-    """The one-sided p that the mean of `first` is not above the mean of `second` by more than `by`.
+    """Return the one-sided p-value for a mean of `first` that is above that of `second` by more than `by`.
 
-    For right and wrong answers and `by` = 0 this is McNemar's exact test. Otherwise the images are
-    resampled, 9,999 times, with both values of an image together (a paired bootstrap). Differences of shares
-    get two further values, 1 and -1, as in the interval of Bonett and Price (2012, Journal of Educational and
-    Behavioral Statistics 37, 479-488), so that a few images that all agree prove nothing. The p is never
-    below 0.5 to the power of n, which is what the sign test gives where all n images agree.
+    For right and wrong answers and `by` = 0 this is McNemar's exact test. Otherwise the images are resampled
+    9,999 times, with both values of an image together (a paired bootstrap). Differences of shares get two
+    further values, 1 and -1, as in the interval of Bonett and Price (2012, Journal of Educational and
+    Behavioral Statistics 37, 479-488), so that a few images that all agree prove nothing. The p-value is
+    never below 0.5 to the power of n, which is that of the sign test if all n images agree.
 
     Args:
         first: values of the images; true or false, or numbers.
         second: values of the same images in the same order.
         by: the margin, in the unit of the values.
-        shares: whether the values lie in [0, 1] as accuracies and their averages do.
+        shares: whether the values lie in [0, 1], as accuracies and their averages do.
     """
     if first.shape != second.shape or not len(first):
         raise ValueError(f"expected values of the same images, got {first.shape} and {second.shape}")
@@ -32,7 +32,7 @@ def p_above(first: np.ndarray, second: np.ndarray, by: float = 0.0, *, shares: b
         return mcnemar(first, second, alternative="greater")
     differences = _differences(first, second, shares=shares)
     if (differences == differences[0]).all():
-        return 1.0  # nothing is known of how the values spread
+        return 1.0  # the spread of the values is unknown
     drawn = bootstrap(
         (differences,),
         np.mean,
@@ -48,11 +48,11 @@ def p_above(first: np.ndarray, second: np.ndarray, by: float = 0.0, *, shares: b
 def images_needed(
     first: np.ndarray, second: np.ndarray, by: float, *, shares: bool, alpha: float
 ) -> int | None:
-    """How many images would show, with a power of 0.8, on which side of `by` the difference is.
+    """Estimate how many images would show, with a power of 0.8, on which side of `by` the difference lies.
 
-    It is estimated from the mean and the spread of the differences that were observed (Connor 1987,
-    Biometrics 43, 207-211, where the values are right and wrong). None where the observed difference equals
-    `by`: then no number of images decides.
+    The estimate uses the mean and the spread of the observed differences (Connor 1987, Biometrics 43,
+    207-211, for right and wrong answers). It is None if the observed difference equals `by`, because then no
+    number of images decides.
     """
     margin = float(first.mean() - second.mean()) - by
     spread = float(np.std(_differences(first, second, shares=shares)))
@@ -60,7 +60,10 @@ def images_needed(
 
 
 def needed(margin: float, spread: float, *, alpha: float) -> int | None:
-    """How many values of this spread show that a margin is not zero, by a one-sided normal test."""
+    """Return how many values of this spread show by a one-sided normal test that a margin is not zero.
+
+    The result is None if the margin is zero.
+    """
     if abs(margin) < 1e-12:
         return None
     return math.ceil((float(norm.isf(alpha) + norm.ppf(POWER)) * spread / margin) ** 2)

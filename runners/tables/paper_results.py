@@ -1,8 +1,9 @@
-"""The papers' printed figures: results/papers/<paper>.csv, read with types, and what they belong to.
+"""The papers' printed results, read from results/papers/<paper>.csv, and the settings that they belong to.
 
-The table of a paper names its figures by `paper` and `printed`, and their settings by `panels`; a table that
-no paper prints has none of the three. A figure is found by the `defense` of its row, by the `attack`, `eps`,
-`norm` and `metric` of its column, and by the `params` of both, which tell an attack's parameters apart.
+The config of a paper's table names the results by `paper` and `printed`, and their settings by `panels`; a
+table that no paper prints has none of the three. A result is found by the `defense` of its row, by the
+`attack`, `eps`, `norm` and `metric` of its column, and by the `params` of both, which name the parameters of
+a defense or an attack.
 """
 
 import csv
@@ -29,16 +30,16 @@ COLUMNS = ("paper", "table", "dataset", "subset", "victim", "defense", "attack",
 
 @dataclass(frozen=True)
 class Departure:
-    """One way in which a purifier differs from the one whose figures the papers print.
+    """One way in which a purifier differs from the one whose results the papers print.
 
-    It is judged by what was composed, wherever in the purifier's config the component stands.
+    The rule is applied to the composed config of a purifier, wherever in it the component is.
 
     Args:
         component: the class, as `_target_` names it.
-        reason: how it differs, for people.
-        where: values that the component's parameters must have, by dotted names; a list names several.
-        unless: values with which it is the papers' own, if it has all of them.
-        paper: whose table it must be; None: any.
+        reason: how the purifier differs, in words.
+        where: values that the component's parameters must have, by dotted names; a list gives alternatives.
+        unless: values with which the component is the papers' own if it has all of them.
+        paper: the paper whose tables the rule applies to; None for all papers.
     """
 
     component: str
@@ -48,7 +49,7 @@ class Departure:
     paper: str | None = None
 
     def concerns(self, part: Config) -> bool:
-        """Return whether this rule concerns this component of a purifier."""
+        """Return whether this rule applies to this component of a purifier."""
         return (
             part.get("_target_") == self.component
             and _has(part, self.where)
@@ -63,7 +64,10 @@ def departures(folder: Path = PAPERS) -> list[Departure]:
 
 
 def departs(purifier: Config, paper: str, known: Sequence[Departure]) -> str:
-    """How a composed purifier, or one within it, differs from the paper's; empty where it does not."""
+    """Return how a composed purifier differs from the paper's, or empty text if it does not.
+
+    Purifiers within it are included.
+    """
     parts = [part for _, part in targets(purifier)]
     rules = [rule for rule in known if rule.paper in (None, paper)]
     return "; ".join(rule.reason for rule in rules if any(rule.concerns(part) for part in parts))
@@ -71,20 +75,21 @@ def departs(purifier: Config, paper: str, known: Sequence[Departure]) -> str:
 
 def _has(part: Config, wanted: Mapping[str, Any]) -> bool:
     for name, value in wanted.items():
-        found: Any = part
+        actual: Any = part
         for key in name.split("."):
-            found = found.get(key) if isinstance(found, dict) else None
-        if found not in (value if isinstance(value, list) else [value]):
+            actual = actual.get(key) if isinstance(actual, dict) else None
+        if actual not in (value if isinstance(value, list) else [value]):
             return False
     return True
 
 
 @dataclass(frozen=True)
 class PaperSetting:
-    """One of the settings that a paper prints a table for: `n` images of a data set, picked by a rule.
+    """One of the settings that a paper prints a table for.
 
-    Where the paper does not say how many images it took, `n_unsaid`, n is our guess. Victims of the same
-    architecture with other weights, `stand_ins`, are shown beside its figures, without a verdict.
+    It has `n` images of a data set, picked by the rule `subset`. If the paper does not say how many images it
+    took, `n_unsaid` is true and n is our guess. `stand_ins` are victims of the same architecture with other
+    weights; their results are shown beside the paper's without a verdict.
     """
 
     dataset: str
@@ -101,14 +106,14 @@ class PaperSetting:
 
 
 def figures_of(paper: str, folder: Path = PAPERS) -> pd.DataFrame:
-    """All printed figures of a paper; eps in units of 1/255, NaN where there is none.
+    """Return all printed results of a paper; eps is in units of 1/255, and NaN if there is none.
 
-    Raises InputError, with file and line, for a row that is not what it should be.
+    Raises InputError, with the file and the line, for a row that is malformed.
     """
     path = folder / f"{paper}.csv"
     if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in folder.glob("*.csv"))) or "none"
-        raise InputError(f"published figures {path} do not exist; there are {there} (run from the root)")
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.csv"))) or "none"
+        raise InputError(f"published figures {path} do not exist; there are {known} (run from the root)")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = tuple(next(reader, ()))
@@ -145,9 +150,10 @@ def _row(path: Path, line: int, cells: list[str], paper: str) -> dict[str, Any]:
 
 
 def panels_of(table: DictConfig) -> list[PaperSetting]:
-    """The settings that the paper prints the table for; none for a table that no paper prints.
+    """Return the settings that the paper prints the table for.
 
-    Raises InputError for one that lacks something.
+    The list is empty for a table that no paper prints. Raises InputError if the table's config gives them
+    incompletely.
     """
     given = [name for name in ("paper", "printed", "panels") if table.get(name)]
     if not given:
@@ -166,10 +172,11 @@ def panels_of(table: DictConfig) -> list[PaperSetting]:
 
 
 def panel_for(table: DictConfig, dataset: str, victim: str) -> PaperSetting | None:
-    """The paper's setting that comes nearest: data set and victim, data set and a victim for which this one
-    stands in, the data set, or else the first.
+    """Return the paper's setting that is nearest to this data set and victim.
 
-    None for a table that no paper prints.
+    The result is None for a table that no paper prints. The nearest is one with the same data set and victim,
+    else one with the same data set and a victim for which this one stands in, else one with the same data
+    set, else the first.
     """
     panels = panels_of(table)
     same = [p for p in panels if p.dataset == dataset]
@@ -179,7 +186,7 @@ def panel_for(table: DictConfig, dataset: str, victim: str) -> PaperSetting | No
 
 
 def printed(table: DictConfig, panel: PaperSetting | None) -> pd.DataFrame:
-    """The paper's figures of this table in this setting; an empty frame where no paper prints the table."""
+    """Return the paper's results of this table in this setting; the frame is empty if there are none."""
     if panel is None or not table.get("paper"):
         return pd.DataFrame(columns=COLUMNS).astype({"eps_255": float, "value": float})
     figures = figures_of(table.paper)
@@ -191,26 +198,26 @@ def printed(table: DictConfig, panel: PaperSetting | None) -> pd.DataFrame:
 
 
 def figure_of(figures: pd.DataFrame, row: DictConfig, column: DictConfig, metric: str) -> pd.DataFrame:
-    """Those of the figures that a table's entry stands for: one row, or none."""
+    """Return the printed result that a table's entry stands for: one row, or none."""
     attack = column.get("attack", row.get("attack"))
-    found = figures[
+    rows = figures[
         (figures.defense == row.get("defense"))
         & (figures.attack == attack)
         & (figures.metric == column.get("metric", metric))
     ]
     eps, norm = column.get("eps", row.get("eps")), column.get("norm")
     if eps is not None:
-        found = found[found.eps_255.isna() | ((found.eps_255 - eps).abs() < 1e-9)]
+        rows = rows[rows.eps_255.isna() | ((rows.eps_255 - eps).abs() < 1e-9)]
     if norm is not None:
-        found = found[found.norm == norm]
+        rows = rows[rows.norm == norm]
     wanted = {*row.get("params", []), *column.get("params", [])}
     if column.get("queries") is not None:
         wanted.add(f"queries={column.queries}")
-    return found[[wanted <= set(params.split(";")) for params in found.params]]
+    return rows[[wanted <= set(params.split(";")) for params in rows.params]]
 
 
 def check_images(panels: Sequence[PaperSetting], subset: str) -> None:
-    """Raise InputError where a subset that was asked for would give compared victims different images."""
+    """Raise InputError if the chosen subset would give victims that are compared different images."""
     for dataset in {panel.dataset for panel in panels}:
         victims = sorted({panel.victim for panel in panels if panel.dataset == dataset})
         if subset == OF_VICTIM and len(victims) > 1:

@@ -1,4 +1,4 @@
-"""A finished table as it lies in files: a CSV file of its figures, a JSON file beside it, and the records."""
+"""Reads a finished table from its files: a CSV file of results, a JSON file beside it, and the records."""
 
 import re
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from runners.tables.frame import COLUMNS
 TEXT = ("row", "defense", "column", "attack", "knowledge", "knowledge_kind", "metric", "flags", "verdict",
         "status", "note", "command", "record")  # fmt: skip
 ADDED_LATER = ("queries", "knowledge_kind")  # columns that older tables lack
-SAFE = {  # what is looked up, what becomes a part of file names, and what people copy into a shell
+SAFE = {  # values that are looked up, become part of file names, or are copied into a shell
     "knowledge_kind": re.compile("|".join(MEANING)),
     "record": re.compile("[0-9a-f]{8}"),
     "command": re.compile(r"python -m runners\.\w+( [^;|&<>`$\\]*)?"),
 }
-HEADING = {"title": str, "note": str, "setting": str, "legend": [str]}  # of the JSON beside a table
-AGREEMENT = {  # the same, of the agreement with the paper
+HEADING = {"title": str, "note": str, "setting": str, "legend": [str]}  # in the JSON file of a table
+AGREEMENT = {  # the same, for its agreement with the paper
     **dict.fromkeys(("same", "opposite", "undecided", "figures"), int),
     **dict.fromkeys(("correlation", "low", "high"), (float, int, NoneType)),
 }
@@ -32,7 +32,7 @@ AGREEMENT = {  # the same, of the agreement with the paper
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it lies in files: its frame, its records (perhaps none), what stands around it."""
+    """A finished table as read from files: its frame, its records (perhaps none), and the text around it."""
 
     stem: str
     frame: pd.DataFrame
@@ -45,7 +45,10 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> "Table":
-        """The table of this CSV file and of what lies beside it. Raises InputError where it is none."""
+        """Read the table of this CSV file and of the files beside it.
+
+        Raises InputError if the files are not those of a table.
+        """
         try:
             frame = pd.read_csv(
                 path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT, object)

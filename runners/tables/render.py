@@ -1,4 +1,4 @@
-"""A table as Markdown and LaTeX. Pure functions of the frame; runners/tables/console.py prints it."""
+"""Renders a table as Markdown and LaTeX; runners/tables/console.py prints it. Pure functions of the frame."""
 
 from dataclasses import dataclass
 
@@ -49,14 +49,19 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def column_name(entry: pd.Series) -> str:
-    """The name of an entry's column, such as Clean, FGSM 8, or PGD 8 bpda if the attacker is not blind."""
+    """Return the name of an entry's column, such as Clean, FGSM 8 or PGD 8 bpda.
+
+    It names the kind of attacker unless the attacker is blind.
+    """
     name = f"{entry.column} {entry.eps_255:g}" if pd.notna(entry.eps_255) else entry.column
     return name if entry.knowledge_kind in ("", "blind") else f"{name} {entry.knowledge_kind}"
 
 
 def value_text(entry: pd.Series) -> str:
-    """The result, or why there is none. `▲` and `~` mark the best, `*` few images, letters other flags, and
-    `=` and `≠` a verdict."""
+    """Return the result with its marks, or why there is none.
+
+    `▲` and `~` mark the best, `*` few images, letters other flags, and `=` and `≠` a verdict.
+    """
     if pd.isna(entry.value):
         return {"failed": "failed", "skipped": "–", "absent": ""}[entry.status]
     marks = ("▲" if entry.p_best < ALPHA else "~") if entry.best else ""
@@ -67,7 +72,7 @@ def value_text(entry: pd.Series) -> str:
 
 
 def interval_text(entry: pd.Series) -> str:
-    """The 95 % interval, or empty text if there is none."""
+    """Return the 95 % interval, or empty text if there is none."""
     places = PLACES[entry.metric] - (entry.metric in ("accuracy", "ssim"))
     return "" if pd.isna(entry.low) else f"{entry.low:.{places}f}–{entry.high:.{places}f}"
 
@@ -84,8 +89,10 @@ LINES = {"ours": value_text, "95 %": interval_text, "paper": paper_text, "Δ": d
 
 
 def grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """The entries as text in the shape of the paper: several lines for each defense, one column for each
-    attack."""
+    """Return the entries as text in the shape of the paper.
+
+    Each defense has several lines, and each attack has one column.
+    """
     rows = []
     for name, entries in complete(frame).groupby("row", sort=False):
         for line, text in LINES.items():
@@ -96,7 +103,7 @@ def grid(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
-    """The sentences that explain the results of the table."""
+    """Return the sentences that explain the results of the table."""
     attackers = sorted(set(frame.knowledge_kind) - {""})
     lines = [
         heading.setting + ".",
@@ -120,7 +127,7 @@ def legend(frame: pd.DataFrame, heading: Heading) -> list[str]:
 
 
 def _intervals(frame: pd.DataFrame) -> str:
-    """The sentence that says how the intervals are computed (runners/evaluation/metrics.py)."""
+    """Return the sentence that says how the intervals are computed (runners/evaluation/metrics.py)."""
     averages = frame[(frame.attack == "average") & (frame.metric == "accuracy")]
     methods = dict.fromkeys("Wilson's" if metric == "accuracy" else "Student's" for metric in frame.metric)
     text = f"The 95 % intervals are {' or '.join(methods)}, over the images"
@@ -128,7 +135,7 @@ def _intervals(frame: pd.DataFrame) -> str:
 
 
 def _over(frame: pd.DataFrame) -> list[str]:
-    """The sentence that says which columns the worst results combine."""
+    """Return the sentence that says which columns the worst results combine."""
     worst, cells = frame[frame.attack == "worst"], frame[frame.knowledge_kind != ""]
     if worst.value.isna().all():
         return []
@@ -142,13 +149,13 @@ def _over(frame: pd.DataFrame) -> list[str]:
 
 
 def lacking(missing: list[dict], across: int) -> str:
-    """Why a row has no worst result: the names of its entries without records, of `across` entries."""
+    """Return why a row of `across` entries has no worst result: the names of those without records."""
     names = "all columns" if len(missing) == across else ", ".join(column_name(pd.Series(e)) for e in missing)
     return f"there is no worst result without {names}" if missing else ""
 
 
 def markdown(frame: pd.DataFrame, heading: Heading) -> str:
-    """The table as a page in GitHub's Markdown."""
+    """Return the table as a page in GitHub's Markdown."""
     table = grid(frame)
     lines = [f"# {heading.title}", ""]
     lines += [f"**{heading.note}**", ""] if heading.note else []
@@ -157,13 +164,13 @@ def markdown(frame: pd.DataFrame, heading: Heading) -> str:
 
 
 def markdown_table(table: pd.DataFrame) -> list[str]:
-    """The lines of a frame of text as a table in GitHub's Markdown."""
+    """Return the lines of a frame of text as a table in GitHub's Markdown."""
     head = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
     return [*head, *("| " + " | ".join(row) + " |" for row in table.to_numpy())]
 
 
 def latex(frame: pd.DataFrame, heading: Heading) -> str:
-    """The table in LaTeX, for the package booktabs."""
+    """Return the table in LaTeX for the package booktabs."""
     escape = str.maketrans({c: f"\\{c}" for c in "%&_#${}"} | {"\\": r"\textbackslash{}", "^": r"\^{}"})
     text = {"–": "--", "≠": "$\\neq$", "Δ": "$\\Delta$", "▲": "$\\triangle$", "~": "$\\sim$", "<": "$<$"}
     text["†"] = "$\\dagger$"

@@ -1,4 +1,4 @@
-"""The files of a table. They are written together, and can be seen to belong to one run."""
+"""The files of a table, which are written together and can be checked to belong to one run."""
 
 import hashlib
 import json
@@ -17,19 +17,20 @@ from runners.tables import render
 
 EMBEDDED = ("digits-photos", "digits-resnet8")
 RECORDS = "-records.parquet"
-HASHED = (".md", ".csv", ".tex", RECORDS)  # whose sha256 is in the JSON file
+HASHED = (".md", ".csv", ".tex", RECORDS)  # the files whose sha256 is in the JSON file
 FILES = (*HASHED, ".json")
-LONGEST = 60  # characters of a file's name that name rows
+LONGEST = 60  # most characters of a file's name that list rows
 
 
 def stem_of(choices: Mapping[str, str], *, only: Sequence[str] = (), added: Sequence[str] = ()) -> str:
     """Return the name of a table's files without the suffix.
 
-    It names the table, the data set and victim unless they are the defaults, and the rows where they are not
-    the table's own: a part of a table, or one with other rows, never replaces the files of the whole.
+    It names the table, the data set and victim unless they are the defaults, and the rows if they are not the
+    table's own. The files of a partial table, or of one with added rows, thus never replace those of the
+    whole table.
     """
-    where = tuple(choices[part] for part in ("dataset", "victim"))
-    parts = [choices["table"], *(() if where == EMBEDDED else where)]
+    setting = tuple(choices[part] for part in ("dataset", "victim"))
+    parts = [choices["table"], *(() if setting == EMBEDDED else setting)]
     for kind, labels in (("only", only), ("with", added)):
         if labels:
             parts += [kind, _short("-".join(labels))]
@@ -44,10 +45,10 @@ def _short(labels: str) -> str:
 def write(
     frame: pd.DataFrame, heading: render.Heading, stem: Path, records: pd.DataFrame | None = None
 ) -> list[Path]:
-    """Write stem.md, .csv, .tex, -records.parquet where there are records, and .json; return their paths.
+    """Write stem.md, .csv, .tex and .json, and -records.parquet if there are records; return their paths.
 
-    The JSON file holds what stands around the figures, and the sha256 of the other files. Records of an
-    earlier run are removed where this one has none.
+    The JSON file holds the text around the results, and the sha256 of the other files. If there are no
+    records, the record file of an earlier run is removed.
     """
     contents = {
         ".md": render.markdown(frame, heading).encode(),
@@ -70,9 +71,9 @@ def write(
 
 
 def check(csv: Path) -> None:
-    """Raise InputError where the files beside a table's CSV file are not of the run that made it.
+    """Raise InputError if the files beside a table's CSV file do not come from the run that made it.
 
-    Files may be missing, but those that are there must have the sha256 that the JSON file says.
+    Files may be missing, but those that exist must have the sha256 that the JSON file states.
     """
     stem = csv.with_suffix("")
     beside, records = _beside(stem, ".json"), _beside(stem, RECORDS)
@@ -81,17 +82,17 @@ def check(csv: Path) -> None:
             raise InputError(f"{records}: expected {beside.name} beside it, got none; make the table again")
         return
     try:
-        known = untrusted.parsed(beside.read_bytes(), str(beside), {...: object}).get("files")
+        digests = untrusted.parsed(beside.read_bytes(), str(beside), {...: object}).get("files")
     except OSError as error:
         raise InputError(f"{beside}: cannot be read ({error}); make the table again") from error
     except InputError as error:
         raise InputError(f"{error}; make the table again") from error
-    if not isinstance(known, dict):
+    if not isinstance(digests, dict):
         raise InputError(
             f"{beside}: expected the sha256 of the table's files, got none; make the table again"
         )
     for path in (_beside(stem, suffix) for suffix in HASHED):
-        if path.is_file() and known.get(path.name) != _sha256(path.read_bytes()):
+        if path.is_file() and digests.get(path.name) != _sha256(path.read_bytes()):
             raise InputError(
                 f"{path}: expected the file of the run that made {beside.name}, got another; make the table "
                 "again"

@@ -1,4 +1,4 @@
-"""Which purifier a table may call the best: the highest result, and McNemar's test on the same images."""
+"""Decides which purifiers a table may call the best: by the highest result and McNemar's test."""
 
 from collections.abc import Mapping
 
@@ -7,18 +7,19 @@ import pandas as pd
 from runners.evaluation.metrics import mcnemar
 from runners.tables.figures import matched
 
-ALPHA = 0.05  # a smaller p tells two purifiers apart
+ALPHA = 0.05  # two purifiers are distinguished by a smaller p-value
 
 
 def best_of(right: Mapping[int, pd.Series]) -> dict[int, tuple[bool, float]]:
-    """Whether each purifier is the highest or is not distinguished from it, and the p-value that says so.
+    """Return whether each purifier is the highest or is not distinguished from it, and the p-value for that.
 
-    The p is that of the test against the highest; the highest's own is the largest of them, so below ALPHA
-    it stands alone. Since it must pass the test against every other one, a winner among several equal
-    purifiers is no likelier than ALPHA a column, though the highest is picked after the fact.
+    The p-value is that of the test against the highest on the same images. The highest itself gets the
+    largest of them, so if that is below ALPHA, the highest is distinguished from every other purifier. Since
+    it must pass the test against each of them, the chance that one of several equal purifiers is called the
+    only best is at most ALPHA per column, even though the highest is picked after the fact.
 
     Args:
-        right: by purifier, whether an image is classified correctly, indexed by the images' ids.
+        right: for each purifier, whether the images are classified correctly, indexed by the images' ids.
     """
     if len(right) < 2:
         return {}
@@ -33,20 +34,20 @@ def marked(frame: pd.DataFrame, right: Mapping[int, pd.Series], asked: Mapping[i
     """Return a table's frame with the columns `best` and `p_best`.
 
     Args:
-        right: what `best_of` compares, by place in the frame; without the undefended victim.
-        asked: what each entry faced, by place; those that faced the same are compared.
+        right: what `best_of` compares, by place in the frame, without the undefended victim.
+        asked: the attack that each entry faced, by place; only entries that faced the same are compared.
     """
-    found: dict[int, tuple[bool, float]] = {}
-    for question in dict.fromkeys(asked.values()):
-        found |= best_of({place: part for place, part in right.items() if asked[place] == question})
-    of_all = [found.get(place, (False, float("nan"))) for place in range(len(frame))]
-    return frame.assign(best=[best for best, _ in of_all], p_best=[p for _, p in of_all])
+    marks: dict[int, tuple[bool, float]] = {}
+    for attack in dict.fromkeys(asked.values()):
+        marks |= best_of({place: part for place, part in right.items() if asked[place] == attack})
+    marks_by_place = [marks.get(place, (False, float("nan"))) for place in range(len(frame))]
+    return frame.assign(best=[best for best, _ in marks_by_place], p_best=[p for _, p in marks_by_place])
 
 
 def explained(frame: pd.DataFrame) -> list[str]:
-    """The sentences that explain the marks of the best purifiers, with their p-values."""
-    marked = frame[frame.best]
-    alone, others = marked[marked.p_best < ALPHA], marked[marked.p_best >= ALPHA]
+    """Return the sentences that explain the marks of the best purifiers, with their p-values."""
+    best = frame[frame.best]
+    alone, others = best[best.p_best < ALPHA], best[best.p_best >= ALPHA]
     lines = []
     if len(alone):
         lines.append(

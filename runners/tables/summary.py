@@ -13,7 +13,7 @@ from runners.tables.figures import accuracy, mean, mean_share
 
 
 def of_cell(result: CellResult) -> Table:
-    """The results of one cell, one below another."""
+    """Return a table of the results of one cell, one result per line."""
     records, cell, names = result.records, result.cell, result.cell.names
     bare = accuracy(records.adversarial_label == records.label)
     clean = accuracy(records.clean_label == records.label)
@@ -45,7 +45,7 @@ def of_cell(result: CellResult) -> Table:
 
 
 def _draws(records: pd.DataFrame) -> dict[str, str]:
-    """The results of fresh draws of a random purifier."""
+    """Return the results over the draws of a random purifier, or nothing if there is only one draw."""
     draws = records.draws.iloc[0]
     if draws == 1:
         return {}
@@ -58,24 +58,30 @@ def _draws(records: pd.DataFrame) -> dict[str, str]:
 
 
 def of_sweep(jobs: Sequence[Job]) -> Table:
-    """One row for each cell: the words that distinguish it, accuracy, flags and seconds per image."""
+    """Return a table with one row for each cell of a sweep.
+
+    A row holds the words that distinguish the cell, its accuracy, its flags and the seconds per image.
+    """
     table = plain_table(title=quantity(len(jobs), "cell"))
     words = [dict(word.split("=", 1) for word in job.words) for job in jobs]
-    names = dict.fromkeys(name for of_job in words for name in of_job)
-    differing = [name for name in names if len({of_job.get(name) for of_job in words}) > 1]
+    names = dict.fromkeys(name for settings in words for name in settings)
+    differing = [name for name in names if len({settings.get(name) for settings in words}) > 1]
     for name in differing:
         table.add_column(Text(name), no_wrap=True)
     for name in ("accuracy [95 %]", "n", "craft s", "purify s"):
         table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("flags", overflow="fold")
-    for job, of_job in zip(jobs, words, strict=True):
-        texts = (*(of_job.get(name, "") for name in differing), *_outcome(job))
+    for job, settings in zip(jobs, words, strict=True):
+        texts = (*(settings.get(name, "") for name in differing), *_outcome(job))
         table.add_row(*(Text(text) for text in texts))
     return table
 
 
 def _outcome(job: Job) -> tuple[str, ...]:
-    """The figures of a job's cell, or that there are none; the reasons are printed as errors."""
+    """Return the results of a job's cell as text, or that there are none.
+
+    The reasons why there are none are printed as errors.
+    """
     if job.problem is not None:
         return ("failed" if isinstance(job.problem, FailedCellsError) else "refused", "", "", "", "")
     records = job.result.records

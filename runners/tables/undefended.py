@@ -1,4 +1,4 @@
-"""Raises `attack_weak` where the undefended victim keeps more than the paper prints."""
+"""Raises the flag `attack_weak` if the undefended victim keeps a higher accuracy than the paper prints."""
 
 from collections.abc import Iterable
 
@@ -13,17 +13,19 @@ from runners.validity.evidence import Flag
 
 
 def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper: pd.DataFrame) -> None:
-    """Raise attack_weak on the blind cells of each attack under which the undefended victim keeps more than
-    the paper prints, by more than our interval explains.
+    """Raise attack_weak on the blind cells of each attack that is weaker than the paper's.
+
+    An attack is weaker if the undefended victim keeps more accuracy than the paper prints, by more than our
+    interval explains.
 
     Args:
-        placed: rows, columns and cells of a table, on the paper's own data set and victim: on others there is
+        placed: rows, columns and cells of a table on the paper's own data set and victim; on others there is
             nothing to compare with.
-        paper: its printed figures.
+        paper: the paper's printed results.
     """
     for row, column, result in placed:
-        asks = get_class(result.cell.configs["attack"]["_target_"]).needs is not None
-        if result.records is None or not asks or result.cell.knowledge_kind != "blind":
+        needs_classifier = get_class(result.cell.configs["attack"]["_target_"]).needs is not None
+        if result.records is None or not needs_classifier or result.cell.knowledge_kind != "blind":
             continue
         column = OmegaConf.merge(column, {"metric": "accuracy"})
         theirs = figure_of(paper, OmegaConf.merge(row, {"defense": "none", "params": []}), column, "accuracy")
@@ -34,7 +36,7 @@ def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper
 
 
 def above(records: pd.DataFrame, printed: float) -> str | None:
-    """What is observed if the undefended victim's accuracy is above a printed one (in %), otherwise None."""
+    """Describe an accuracy of the undefended victim above a printed one (in %); None if it is not above."""
     ours = accuracy(records.adversarial_label == records.label)
     if ours.low <= printed:
         return None

@@ -1,4 +1,4 @@
-"""What the entries of a table are computed from: one value for each image, from its frame and records."""
+"""The values behind the entries of a table: one for each image, from the table's frame and records."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,8 @@ from runners.evaluation.metrics import survived
 from runners.tables.figures import per_image, under_all
 from runners.tables.frame import METRICS, RESULTS
 
-COMBINED = (
-    "average",
-    "worst",
-)  # what the frame calls the attack of an entry over the other entries of its row
+# The attacks that the frame names for an entry that combines the other entries of its row.
+COMBINED = ("average", "worst")
 
 
 class Values:
@@ -27,7 +25,7 @@ class Values:
         self.cells: Mapping[str, pd.DataFrame] = dict(list(records.groupby("command")))
 
     def of(self, place: int) -> pd.Series | None:
-        """One value for each image, indexed by the images' ids, or None where records do not give the entry.
+        """Return one value for each image, indexed by id, or None if the records do not give the entry.
 
         The values are true or false for an accuracy, shares in [0, 1] for an average of accuracies, and
         numbers otherwise.
@@ -49,8 +47,8 @@ class Values:
     def _combined(self, entry: pd.Series) -> pd.Series | None:
         """Return the average or the AND of a row's entries of the same metric."""
         frame = self.frame
-        mine = (frame.row == entry.row) & (frame.metric == entry.metric) & ~frame.attack.isin(COMBINED)
-        parts = [self.of(place) for place in range(len(frame)) if mine.iloc[place]]
+        in_row = (frame.row == entry.row) & (frame.metric == entry.metric) & ~frame.attack.isin(COMBINED)
+        parts = [self.of(place) for place in range(len(frame)) if in_row.iloc[place]]
         if not parts or any(part is None for part in parts):
             return None
         if entry.attack == "worst":
