@@ -26,7 +26,7 @@ from runners.files import folder, write_whole
 
 
 def main(config: DictConfig) -> None:
-    """Evaluate the claims, print the verdicts, and write them where that is asked for."""
+    """Evaluate the claims, print the verdicts, and write them if `findings` is set."""
     tables = folder(config.tables, "tables")
     if not tables.is_dir():
         raise InputError(f"tables: expected a folder of finished tables, got {tables}, which is none")

@@ -1,4 +1,4 @@
-"""What the records say of one comparison that a claim makes: two sides, or one side and a level."""
+"""The test of one comparison that a claim makes: of two sides, or of one side and a level."""
 
 import math
 from dataclasses import dataclass
@@ -10,20 +10,22 @@ from scipy.stats import binomtest
 from runners.claims.statement import Claim
 from runners.tables.paired import images_needed, needed, p_above
 
-POINT = 0.01  # a point of a claim's margins, of accuracies in shares as of SSIM
+POINT = 0.01  # one point of a claim's margin, for accuracies as shares and for SSIM
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison of a claim, on images of which both sides have values.
+    """One comparison of a claim, on the images for which both sides have values.
 
-    `support` and `against` are one-sided p values: a small one says that the claim holds, or its opposite.
+    `support` and `against` are one-sided p-values. A small `support` shows that the claim holds, and a small
+    `against` shows that its opposite does.
 
     Args:
-        claim: what is compared, and how.
+        claim: the claim, which says what is compared and how.
+        names: what `text` prints before the result of each side.
         first: the values of one side.
-        second: those of the other side for the same images; None where the claim states a level.
-        shares: whether the values are accuracies or averages of them.
+        second: the values of the other side for the same images; None if the claim states a level.
+        shares: whether the values are accuracies or averages of accuracies.
     """
 
     claim: Claim
@@ -41,7 +43,10 @@ class Comparison:
 
     @property
     def margin(self) -> float:
-        """By how much the observed figures are on the claim's side, in the unit of the values."""
+        """The margin by which the observed results are on the claim's side, in the unit of the values.
+
+        It is negative if they are on the other side.
+        """
         if self.claim.level is not None:
             above = float(self.first.mean()) - self.claim.level * POINT
             return above if self.claim.at_least is not None else -above
@@ -51,7 +56,7 @@ class Comparison:
         return difference - self.claim.by * POINT
 
     def images(self, alpha: float) -> int | None:
-        """How many images would decide it at this level; None where no number would."""
+        """Return how many images would decide the comparison at this level, or None if no number would."""
         if self.claim.level is not None:
             share = (self.first.sum() + 1) / (self.n + 2)
             return needed(self.margin, math.sqrt(share * (1 - share)), alpha=alpha)
@@ -62,13 +67,13 @@ class Comparison:
         return images_needed(self.first, self.second, by, shares=self.shares, alpha=alpha)
 
     def text(self) -> str:
-        """The observed results as text."""
+        """Return the observed results as text."""
         places, scale = (1, 100) if self.shares else (3, 1)
-        one = f"{self.names[0]} {scale * self.first.mean():.{places}f}"
+        first = f"{self.names[0]} {scale * self.first.mean():.{places}f}"
         if self.second is None:
-            return one
-        other = f"{self.names[1]} {scale * self.second.mean():.{places}f}"
-        return f"{one}, {other} ({scale * (self.first.mean() - self.second.mean()):+.{places}f})"
+            return first
+        second = f"{self.names[1]} {scale * self.second.mean():.{places}f}"
+        return f"{first}, {second} ({scale * (self.first.mean() - self.second.mean()):+.{places}f})"
 
 
 def compared(
@@ -76,22 +81,25 @@ def compared(
 ) -> Comparison:
     """Test one comparison of a claim on the images that both sides have."""
     if second is None:
-        one = first.to_numpy()
-        return Comparison(claim, names, one, None, shares, *_of_level(claim, one))
+        left = first.to_numpy()
+        return Comparison(claim, names, left, None, shares, *_of_level(claim, left))
     ids = first.index.intersection(second.index, sort=False)
-    one, other = first.loc[ids].to_numpy(), second.loc[ids].to_numpy()
+    left, right = first.loc[ids].to_numpy(), second.loc[ids].to_numpy()
     if claim.within is not None:
         by = claim.within * POINT
-        support = max(p_above(one, other, -by, shares=shares), p_above(other, one, -by, shares=shares))
-        against = min(p_above(one, other, by, shares=shares), p_above(other, one, by, shares=shares))
-        return Comparison(claim, names, one, other, shares, support, min(1.0, 2 * against))
+        support = max(p_above(left, right, -by, shares=shares), p_above(right, left, -by, shares=shares))
+        against = min(p_above(left, right, by, shares=shares), p_above(right, left, by, shares=shares))
+        return Comparison(claim, names, left, right, shares, support, min(1.0, 2 * against))
     by = claim.by * POINT
-    support, against = p_above(one, other, by, shares=shares), p_above(other, one, -by, shares=shares)
-    return Comparison(claim, names, one, other, shares, support, against)
+    support, against = p_above(left, right, by, shares=shares), p_above(right, left, -by, shares=shares)
+    return Comparison(claim, names, left, right, shares, support, against)
 
 
 def _of_level(claim: Claim, right: np.ndarray) -> tuple[float, float]:
-    """Return the exact binomial test of a share against the claim's level."""
+    """Return the p-values of the exact binomial test of a share against the claim's level.
+
+    The first is for the claim, and the second is for its opposite.
+    """
     below, above = (
         float(binomtest(int(right.sum()), len(right), claim.level * POINT, alternative=side).pvalue)
         for side in ("less", "greater")

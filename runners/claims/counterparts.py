@@ -1,4 +1,4 @@
-"""How many of the papers' printed figures have a figure of ours beside them, and what is said of them."""
+"""Counts the papers' printed results that have a counterpart among our results, by what is known of them."""
 
 from collections.abc import Sequence
 
@@ -16,25 +16,32 @@ COUNTS = ("printed", "counterpart", "real data", "own data", "verdict", "matches
 def counted(papers: Sequence[str], tables: Sequence[Finished]) -> pd.DataFrame:
     """Return the counts of each paper, with those of all papers in the last row, `all`.
 
-    A figure has a counterpart where a finished table shows ours beside it. `real data` are those not only on
-    the embedded data, `own data` those on the data set that the figure is printed for, `verdict` those that
-    may be compared, on the paper's own data, victim and number of images, and `matches` those that agree.
+    A printed result has a counterpart if a finished table shows our result beside it. `real data` counts
+    counterparts on other data than the embedded data set, `own data` those on the data set that the result is
+    printed for, `verdict` those that may be compared, because data, victim and number of images are the
+    paper's own, and `matches` those that agree.
     """
-    found: dict[tuple[str, int], set[str]] = {}
-    for one in tables:
-        for line, kinds in _figures(one).items():
-            found.setdefault((config_of(one.name).paper, line), set()).update(kinds)
+    kinds_of: dict[tuple[str, int], set[str]] = {}
+    for table in tables:
+        for line, kinds in _figures(table).items():
+            kinds_of.setdefault((config_of(table.name).paper, line), set()).update(kinds)
     rows = {}
     for paper in papers:
-        mine = [kinds for (of, _), kinds in found.items() if of == paper]
-        rows[paper] = [len(figures_of(paper)), *(sum(kind in kinds for kinds in mine) for kind in COUNTS[1:])]
+        kinds_of_paper = [kinds for (name, _), kinds in kinds_of.items() if name == paper]
+        rows[paper] = [
+            len(figures_of(paper)),
+            *(sum(kind in kinds for kinds in kinds_of_paper) for kind in COUNTS[1:]),
+        ]
     counts = pd.DataFrame.from_dict(rows, orient="index", columns=list(COUNTS))
     counts.loc["all"] = counts.sum()
     return counts
 
 
 def _figures(one: Finished) -> dict[int, set[str]]:
-    """What may be said of each of the paper's figures, by its line, that the table shows ours beside."""
+    """Return what is known of each of the paper's results that the table shows ours beside.
+
+    The results are identified by their rows in the paper's file.
+    """
     table = config_of(one.name)
     figures = printed(table, panel_for(table, one.dataset, one.victim))
     kinds = {"counterpart"}
@@ -47,7 +54,7 @@ def _figures(one: Finished) -> dict[int, set[str]]:
     }
     rows, columns = (on(entries, one.dataset, one.victim) for entries in (table.rows, table.columns))
     ends = [table[end] for end in ("average", "worst") if table.get(end)]
-    found = {}
+    kinds_of = {}
     for row in rows:
         for column in [*columns, *ends]:
             eps = column.get("eps", row.get("eps"))
@@ -56,5 +63,5 @@ def _figures(one: Finished) -> dict[int, set[str]]:
             lines = figure_of(figures, row, column, table.get("metric", "accuracy")).index
             if entry is not None and len(lines):
                 verdict = {"verdict"} if entry.verdict else set()
-                found[lines[0]] = kinds | verdict | ({"matches"} if entry.verdict == "matches" else set())
-    return found
+                kinds_of[lines[0]] = kinds | verdict | ({"matches"} if entry.verdict == "matches" else set())
+    return kinds_of

@@ -1,4 +1,4 @@
-"""What departs from the paper where a claim is evaluated."""
+"""The ways in which a table departs from the paper where a claim is evaluated on it."""
 
 from runners.claims.finished import Finished
 from runners.claims.shape import shape_of
@@ -6,10 +6,10 @@ from runners.claims.statement import Claim
 
 
 def departs(claim: Claim, evidence: Finished) -> tuple[str, ...]:
-    """What differs from the paper: the setting, and what the entries' notes and flags say."""
-    table, found = evidence.table, {}
+    """Return what differs from the paper: the setting, and what the notes and flags of the entries say."""
+    table, differences = evidence.table, {}
     if table.note:
-        found[table.note.removeprefix("differs from the paper: ").removesuffix("; no verdict")] = None
+        differences[table.note.removeprefix("differs from the paper: ").removesuffix("; no verdict")] = None
     shape = shape_of(evidence.name, evidence.dataset, evidence.victim)
     for row, column in _places(claim):
         try:
@@ -20,10 +20,10 @@ def departs(claim: Claim, evidence: Finished) -> tuple[str, ...]:
             continue
         entry = table.frame.iloc[place]
         ours = [note for note in entry.note.split("; the paper: ")[:1] if note.startswith("ours: ")]
-        found |= dict.fromkeys(f"{entry.row}: {note.removeprefix('ours: ')}" for note in ours)
+        differences |= dict.fromkeys(f"{entry.row}: {note.removeprefix('ours: ')}" for note in ours)
         if "attack_weak" in entry["flags"].split():
-            found[f"{entry.row}, {column}: the attack is weaker than the paper's (attack_weak)"] = None
-    return tuple(found)
+            differences[f"{entry.row}, {column}: the attack is weaker than the paper's (attack_weak)"] = None
+    return tuple(differences)
 
 
 def _places(claim: Claim) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Finished tables: which table of a paper each is, on which data set and victim, and with what records."""
+"""Finished tables, each with its name, its data set and victim, and its results and records."""
 
 import re
 from collections.abc import Iterable
@@ -18,13 +18,16 @@ from runners.tables.render import column_name
 from runners.tables.saved import EMBEDDED, RECORDS, stem_of
 from runners.tables.values import Values
 
-SETTING = re.compile(r" dataset=(\S+) victim=(\S+)")  # how the command of every cell begins
+SETTING = re.compile(r" dataset=(\S+) victim=(\S+)")  # at the beginning of every cell's command
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A table as it lies in files: its name, the data set and victim that it was made on, the setting of the
-    paper that comes nearest, and its figures and records."""
+    """A finished table that was read from its files.
+
+    It has a name, the data set and victim that it was made on, the nearest setting of the paper, and its
+    results and records.
+    """
 
     name: str
     dataset: str
@@ -34,14 +37,18 @@ class Finished:
 
     @property
     def nearness(self) -> tuple[bool, ...]:
-        """Greater where it is nearer to the paper's: its victim, a stand-in, its data set, real data."""
+        """A key for sorting that is greater for tables that are nearer to the paper's.
+
+        It says whether the table has the paper's victim, a stand-in for it, the paper's data set, and real
+        data.
+        """
         same = self.panel is not None and self.dataset == self.panel.dataset
         own = same and self.victim == self.panel.victim
         return own, same and self.victim in self.panel.stand_ins, same, self.dataset != EMBEDDED[0]
 
     @property
     def images(self) -> int:
-        """The largest number of images behind a figure."""
+        """The largest number of images behind a result."""
         return int(self.table.frame.n.max()) if self.table.frame.n.notna().any() else 0
 
     @cached_property
@@ -51,19 +58,19 @@ class Finished:
 
     @cached_property
     def places(self) -> dict[tuple[str, str], int]:
-        """Where in the frame the entry of a row's label and a column's name stands."""
+        """The position of each entry in the frame, by the label of its row and the name of its column."""
         entries = self.table.frame.iterrows()
         return {(entry.row, column_name(entry)): place for place, (_, entry) in enumerate(entries)}
 
     def check_records(self) -> None:
-        """Raise InputError where there are records without the columns of this version's record files."""
+        """Raise InputError if the records do not have the columns of this version's record files."""
         records = self.table.records
         ours, theirs = {column.name for column in COLUMNS}, set(records.columns)
         if records.empty or (ours == theirs and records.correct.dtype == bool):
             return
         got = [
-            f"{told} {', '.join(sorted(names))}"
-            for told, names in (("without", ours - theirs), ("with", theirs - ours))
+            f"{preposition} {', '.join(sorted(names))}"
+            for preposition, names in (("without", ours - theirs), ("with", theirs - ours))
             if names
         ]
         raise InputError(
@@ -73,12 +80,12 @@ class Finished:
 
 
 def finished(folder: Path, names: Iterable[str]) -> list[Finished]:
-    """The finished tables of a folder that are one of these tables, the nearest to the paper's own first."""
-    found = []
+    """Return the finished tables of a folder with these names, the nearest to the paper's own first."""
+    tables = []
     for path in sorted(folder.glob("*.csv")):
         with untrusted.readable(str(path)):
-            first = pd.read_csv(path, usecols=lambda name: name == "command", dtype=object)
-        setting = SETTING.search(" ".join(first.get("command", pd.Series(dtype=object)).dropna().head(1)))
+            commands = pd.read_csv(path, usecols=lambda name: name == "command", dtype=object)
+        setting = SETTING.search(" ".join(commands.get("command", pd.Series(dtype=object)).dropna().head(1)))
         if setting is None:
             continue
         choices = {"dataset": setting[1], "victim": setting[2]}
@@ -87,5 +94,5 @@ def finished(folder: Path, names: Iterable[str]) -> list[Finished]:
             if path.stem == stem or path.stem.startswith((f"{stem}-only-", f"{stem}-with-")):
                 table = Table.read(path)
                 panel = panel_for(config_of(name), **choices)
-                found.append(Finished(name, **choices, panel=panel, table=table))
-    return sorted(found, key=lambda one: (one.nearness, one.images), reverse=True)
+                tables.append(Finished(name, **choices, panel=panel, table=table))
+    return sorted(tables, key=lambda entry: (entry.nearness, entry.images), reverse=True)

@@ -10,7 +10,7 @@ from runners.output import plain_table
 
 
 def agreements(tables: Sequence[Finished]) -> Table:
-    """How well each finished table repeats the order of its paper's figures."""
+    """Return a table that shows how well each finished table repeats the order of its paper's results."""
     headings = ("finished table", "data, victim, n", "same", "other", "open", "rank correlation")
     shown = plain_table(*headings)
     for table in sorted(tables, key=lambda table: table.name):
@@ -36,7 +36,10 @@ def agreements(tables: Sequence[Finished]) -> Table:
 
 
 def counts(counted: pd.DataFrame) -> Table:
-    """How many printed figures of each paper have one of ours beside them, and what is said of them."""
+    """Return a table of how many printed results of each paper have one of ours beside them.
+
+    It also shows how many of these are on real data, on the paper's data, with a verdict, and matches.
+    """
     shown = plain_table("paper", *counted.columns)
     for paper, row in counted.iterrows():
         shown.add_row(str(paper), *(f"{count:,}" for count in row), style="bold" if paper == "all" else "")

@@ -17,23 +17,26 @@ from runners.tables.paper_results import PaperSetting, panels_of
 
 @dataclass(frozen=True)
 class Column:
-    """A column as a table's frame has it; `name` is what stands above it, `PGD 8 bpda`."""
+    """A column of a table's frame; `name` is its heading, such as `PGD 8 bpda`."""
 
     label: str
     name: str
     metric: str
-    combined: bool = False  # the average or the worst of the others
+    combined: bool = False  # whether it is the average or the worst of the others
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Labels of rows with the paper's words for their defenses, and columns."""
+    """The rows of a table, by label and by the paper's word for the defense, and its columns."""
 
     rows: tuple[tuple[str, str | None], ...]
     columns: tuple[Column, ...]
 
     def row(self, name: str) -> str:
-        """The label of the row of this label or else of this defense; LookupError where not just one is."""
+        """Return the label of the row with this label, or else with this defense.
+
+        Raises LookupError unless exactly one row has it.
+        """
         labels = [label for label, _ in self.rows]
         if name in labels:
             return name
@@ -47,7 +50,7 @@ class Shape:
         return of_defense[0]
 
     def column(self, name: str) -> Column:
-        """The column of this name, or else the only one of this label. Raises LookupError otherwise."""
+        """Return the column of this name or else the only one of this label. Raises LookupError otherwise."""
         named = [column for column in self.columns if column.name == name]
         named = named or [column for column in self.columns if column.label == name]
         if len(named) != 1:
@@ -58,25 +61,28 @@ class Shape:
 
 @cache
 def config_of(name: str) -> DictConfig:
-    """The config of a table, composed once; Hydra must have been told where configs are."""
+    """Return the config of a table, which is composed only once.
+
+    Hydra must have been initialised with the folder of the configs.
+    """
     return compose(None, [f"+table={name}"]).table
 
 
 @cache
 def shape_of(name: str, dataset: str, victim: str) -> Shape:
-    """The shape of the table of this name on this data set and victim."""
+    """Return the shape of the table of this name on this data set and victim."""
     table = config_of(name)
     metric = table.get("metric", "accuracy")
     columns = []
     for column in on(table.columns, dataset, victim):
         words = [*table.get("cell", []), *column.get("cell", [])]
-        known = next(
+        knowledge = next(
             (word.split("=")[1] for word in reversed(words) if word.startswith("knowledge=")), "blind"
         )
-        name_of = column.label if column.get("eps") is None else f"{column.label} {column.eps:g}"
-        kind = _kind(known)
-        shown = name_of if kind == "blind" else f"{name_of} {kind}"
-        columns.append(Column(column.label, shown, column.get("metric", metric)))
+        plain_heading = column.label if column.get("eps") is None else f"{column.label} {column.eps:g}"
+        kind = _kind(knowledge)
+        heading = plain_heading if kind == "blind" else f"{plain_heading} {kind}"
+        columns.append(Column(column.label, heading, column.get("metric", metric)))
     for end in ("average", "worst"):
         if table.get(end):
             columns.append(Column(table[end].label, table[end].label, metric, combined=True))
@@ -101,17 +107,23 @@ def panels_for(claim: Claim) -> list[PaperSetting]:
 
 
 def check(claim: Claim) -> None:
-    """Raise InputError where the claim names a table, a setting, a row or a column that there is not."""
+    """Raise InputError if the claim names a table, a setting, a row or a column that does not exist.
+
+    It is also raised if the metrics of the columns do not suit the claim.
+    """
     if claim.not_tested:
         return
-    what = f"claim {claim.paper}, {claim.id}"
+    subject = f"claim {claim.paper}, {claim.id}"
     if claim.table not in (known := names_of("table")):
-        raise InputError(f"{what}: expected a table of {', '.join(known)}; got {claim.table!r}")
+        raise InputError(f"{subject}: expected a table of {', '.join(known)}; got {claim.table!r}")
     panels = panels_for(claim)
     if config_of(claim.table).get("paper") != claim.paper or not panels:
-        there = "; ".join(f"{panel.dataset}, {panel.victim}" for panel in panels_of(config_of(claim.table)))
+        known_settings = "; ".join(
+            f"{panel.dataset}, {panel.victim}" for panel in panels_of(config_of(claim.table))
+        )
         raise InputError(
-            f"{what}: expected a setting of the paper's {claim.table} ({there}), got {dict(claim.setting)}"
+            f"{subject}: expected a setting of the paper's {claim.table} ({known_settings}), got "
+            f"{dict(claim.setting)}"
         )
     for panel in panels:
         shape = shape_of(claim.table, panel.dataset, panel.victim)
@@ -119,17 +131,17 @@ def check(claim: Claim) -> None:
         for row, column in {place for pair in claim.pairs() for side in pair if side for place in side}:
             try:
                 shape.row(row)
-                found = shape.column(column)
+                entry_column = shape.column(column)
             except LookupError as error:
                 raise InputError(
-                    f"{what}: {claim.table} on {panel.dataset}, {panel.victim} has {error}"
+                    f"{subject}: {claim.table} on {panel.dataset}, {panel.victim} has {error}"
                 ) from None
-            metrics.add(found.metric)
-            if claim.level is not None and (found.metric != "accuracy" or found.combined):
+            metrics.add(entry_column.metric)
+            if claim.level is not None and (entry_column.metric != "accuracy" or entry_column.combined):
                 raise InputError(
-                    f"{what}: expected a column of right and wrong answers for a level, got {column}"
+                    f"{subject}: expected a column of right and wrong answers for a level, got {column}"
                 )
         if len(metrics) > 1 or not metrics <= {"accuracy", "ssim"}:
             raise InputError(
-                f"{what}: expected columns of accuracy or of SSIM, got {', '.join(sorted(metrics))}"
+                f"{subject}: expected columns of accuracy or of SSIM, got {', '.join(sorted(metrics))}"
             )

@@ -1,4 +1,4 @@
-"""Verdicts for people: on the console, in docs/findings.md, and in the report. Pure functions of outcomes."""
+"""Renders verdicts for the console, for docs/findings.md and for the report."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ METHOD = (
 
 
 def by_paper(outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
-    """The outcomes of each paper, in their order."""
+    """Return the outcomes of each paper, in their order."""
     return [(paper, list(part)) for paper, part in groupby(outcomes, key=lambda outcome: outcome.claim.paper)]
 
 
@@ -39,7 +39,10 @@ def counted(outcomes: Iterable[Outcome]) -> str:
 
 
 def verdict_text(outcome: Outcome) -> str:
-    """The verdict, how sure it is, and how many images would decide what is not decided."""
+    """Return the verdict with its p-value.
+
+    If the claim is undetermined, the text says how many images would decide it.
+    """
     if outcome.verdict == "not run":
         return f"not run: {outcome.reason}"
     text = f"{outcome.verdict}, p = {outcome.p:.2g}"
@@ -67,7 +70,10 @@ def setting_text(outcome: Outcome) -> str:
 
 
 def console(outcomes: Sequence[Outcome]) -> Group:
-    """One row for each claim that was evaluated, by papers; the others are only counted."""
+    """Return a table for each paper with one row for each claim that was evaluated.
+
+    The other claims are only counted.
+    """
     tables = []
     for paper, part in by_paper(outcomes):
         title = f"{paper}, {counted(part)}"
@@ -81,7 +87,7 @@ def console(outcomes: Sequence[Outcome]) -> Group:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The verdicts as a part of a Markdown document, one table for each paper."""
+    """Return the verdicts as a part of a Markdown document, with one table for each paper."""
     lines = [f"{METHOD} In all {counted(outcomes)}.", ""]
     for paper, part in by_paper(outcomes):
         lines += [f"### The claims of `{paper}`", "", f"{counted(part)}.", ""]
@@ -102,16 +108,16 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
             lines += ["", *(f"* {letter}: {departure}" for departure, letter in letters.items())]
             lines += [""] if letters else []
         waiting = [outcome for outcome in part if outcome.verdict == "not run"]
-        for reason, of_reason in _by_reason(waiting):
-            lines.append(f"* Not run, {reason[0].lower()}{reason[1:].rstrip('.')}: {', '.join(of_reason)}.")
+        for reason, claim_ids in _by_reason(waiting):
+            lines.append(f"* Not run, {reason[0].lower()}{reason[1:].rstrip('.')}: {', '.join(claim_ids)}.")
         lines += [""] if waiting else []
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _letters(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return a short name for each departure: a, b, ..., z, aa, ab, ..."""
-    found = dict.fromkeys(departure for outcome in outcomes for departure in outcome.departs)
-    return {departure: _letter(i) for i, departure in enumerate(found)}
+    departures = dict.fromkeys(departure for outcome in outcomes for departure in outcome.departs)
+    return {departure: _letter(i) for i, departure in enumerate(departures)}
 
 
 def _letter(i: int) -> str:
@@ -120,16 +126,16 @@ def _letter(i: int) -> str:
 
 
 def _by_reason(outcomes: Sequence[Outcome]) -> list[tuple[str, list[str]]]:
-    found: dict[str, list[str]] = {}
+    claim_ids: dict[str, list[str]] = {}
     for outcome in outcomes:
-        found.setdefault(outcome.reason, []).append(outcome.claim.id)
-    return list(found.items())
+        claim_ids.setdefault(outcome.reason, []).append(outcome.claim.id)
+    return list(claim_ids.items())
 
 
 def written(path: Path, part: str) -> str:
-    """The content of a document with the generated part between its two marks in place of what stands there.
+    """Return the content of a document in which `part` replaces the text between the two marks.
 
-    Raises InputError where the document does not have the two marks, each on a line of its own.
+    Raises InputError if the document does not have the two marks, each on a line of its own.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

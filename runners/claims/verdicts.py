@@ -1,9 +1,9 @@
 """The verdict on each claim: holds, contradicted, undetermined or not run. Pure functions of finished tables.
 
-A claim holds where each of its comparisons is shown (the largest p counts), and is contradicted where the
-opposite of one of them is (the smallest p counts, times the number of comparisons). The smaller of the two
-p values, doubled since either may win, is corrected by Holm's method for the claims of the paper that were
-evaluated.
+A claim holds if each of its comparisons is shown (the largest p-value counts). It is contradicted if the
+opposite of one of them is shown (the smallest p-value counts, times the number of comparisons). The smaller
+of the two p-values, doubled since either may win, is corrected by Holm's method for the claims of the paper
+that were evaluated.
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ class Outcome:
     Args:
         claim: the claim.
         verdict: the verdict.
-        reason: why it was not run or lacks a part; empty otherwise.
-        evidence: the finished table that it was evaluated on; None where it was not run.
+        reason: why the claim was not run, or which part of it lacks records; empty otherwise.
+        evidence: the finished table that the claim was evaluated on; None if it was not run.
         observed: the comparison that is hardest for the claim, in words.
-        n: the images of every comparison, the fewest.
-        p: corrected for the other claims of the paper; NaN where not run.
-        needs: about how many images would decide it; None where it is decided or no number would.
+        n: the smallest number of images of a comparison.
+        p: the p-value, corrected for the other claims of the paper; NaN if the claim was not run.
+        needs: about how many images would decide the claim; None if it is decided or no number would.
         departs: what differs from the paper.
     """
 
@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Tested:
-    """A claim's comparisons on one finished table, and what of it has no values there."""
+    """A claim's comparisons on one finished table, and the places of the claim that have no values there."""
 
     claim: Claim
     evidence: Finished
@@ -63,13 +63,13 @@ class _Tested:
 
     @property
     def support(self) -> float:
-        """That all comparisons are as claimed; one without values shows nothing."""
-        return 1.0 if self.lacking else max(one.support for one in self.comparisons)
+        """The p-value for all comparisons being as claimed; 1 if one of them has no values."""
+        return 1.0 if self.lacking else max(comparison.support for comparison in self.comparisons)
 
     @property
     def against(self) -> float:
         """The p-value for the opposite of one of the comparisons."""
-        return min(1.0, len(self.comparisons) * min(one.against for one in self.comparisons))
+        return min(1.0, len(self.comparisons) * min(comparison.against for comparison in self.comparisons))
 
     @property
     def p(self) -> float:
@@ -78,25 +78,28 @@ class _Tested:
 
 
 def verdicts_of(claims: Sequence[Claim], tables: Path) -> list[Outcome]:
-    """The outcome of each claim on the finished tables of a folder; see `evidence_of` for its errors."""
+    """Return the outcome of each claim on the finished tables of a folder. Raises as `evidence_of` does."""
     return verdicts(claims, evidence_of(claims, tables))
 
 
 def evidence_of(claims: Sequence[Claim], tables: Path) -> list[Finished]:
-    """The finished tables of a folder that these claims name, those on the embedded data left out.
+    """Return the finished tables of a folder that these claims name, except those on the embedded data.
 
-    Raises InputError where the records of one of them are of another schema than this version's.
+    Raises InputError if the records of one of them have another schema than this version's.
     """
     names = sorted({claim.table for claim in claims if claim.table})
-    found = [one for one in finished(tables, names) if one.dataset != EMBEDDED[0]]
-    for one in found:
-        one.check_records()
-    return found
+    with_real_data = [table for table in finished(tables, names) if table.dataset != EMBEDDED[0]]
+    for table in with_real_data:
+        table.check_records()
+    return with_real_data
 
 
 def verdicts(claims: Sequence[Claim], tables: Sequence[Finished]) -> list[Outcome]:
-    """The outcome of each claim, in their order; of `tables` the first is the nearest to the paper's own."""
-    found: dict[int, Outcome] = {}
+    """Return the outcome of each claim, in the order of the claims.
+
+    The tables must be sorted so that the nearest to the paper's own come first.
+    """
+    outcomes: dict[int, Outcome] = {}
     tested: dict[str, dict[int, _Tested]] = {}
     for place, claim in enumerate(claims):
         outcome = (
@@ -105,16 +108,16 @@ def verdicts(claims: Sequence[Claim], tables: Sequence[Finished]) -> list[Outcom
         if isinstance(outcome, _Tested):
             tested.setdefault(claim.paper, {})[place] = outcome
         else:
-            found[place] = outcome
-    for of_paper in tested.values():
-        corrected = holm(np.array([one.p for one in of_paper.values()]))
-        for (place, one), p in zip(of_paper.items(), corrected, strict=True):
-            found[place] = _outcome(one, float(p), ALPHA / (2 * len(of_paper)))
-    return [found[place] for place in range(len(claims))]
+            outcomes[place] = outcome
+    for tests in tested.values():
+        corrected = holm(np.array([test.p for test in tests.values()]))
+        for (place, test), p in zip(tests.items(), corrected, strict=True):
+            outcomes[place] = _outcome(test, float(p), ALPHA / (2 * len(tests)))
+    return [outcomes[place] for place in range(len(claims))]
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """P values of several hypotheses, corrected so that any false rejection has a chance of at most alpha.
+    """Correct the p-values of several hypotheses so that any false rejection has a chance of at most alpha.
 
     Holm (1979, Scandinavian Journal of Statistics 6, 65-70) multiplies the k-th smallest of m by m - k + 1.
     """
@@ -125,18 +128,20 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
-    """The claim on the nearest table that has values for it, or why it was not run. Of equally near tables,
-    one that lacks nothing of the claim comes before one with more images."""
-    mine = [one for one in tables if one.name == claim.table]
-    if mine:
+    """Return the claim's comparisons on the nearest table that has values for it, or why it was not run.
+
+    Among equally near tables, one that lacks nothing of the claim comes before one with more images.
+    """
+    candidates = [table for table in tables if table.name == claim.table]
+    if candidates:
         panels = panels_for(claim)
-        mine = [one for one in mine if one.panel in panels]
-    if not mine:
+        candidates = [table for table in candidates if table.panel in panels]
+    if not candidates:
         return Outcome(claim, "not run", reason="no such table is finished")
-    tested = [_compare(claim, one) for one in mine]
-    if with_values := [one for one in tested if one.comparisons]:
-        near = [one for one in with_values if one.evidence.nearness == with_values[0].evidence.nearness]
-        return next((one for one in near if not one.lacking), near[0])
+    tested = [_compare(claim, table) for table in candidates]
+    if with_values := [test for test in tested if test.comparisons]:
+        near = [test for test in with_values if test.evidence.nearness == with_values[0].evidence.nearness]
+        return next((test for test in near if not test.lacking), near[0])
     nearest = tested[0].evidence.table
     if nearest.records.empty:
         return Outcome(claim, "not run", reason=f"{nearest.stem} has no file of records")
@@ -145,27 +150,29 @@ def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
 
 
 def _listed(lacking: Sequence[str]) -> str:
-    """The first places without values, and how many more there are."""
+    """Return the first places without values, and how many more there are."""
     more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
     return "; ".join(lacking[:3]) + more
 
 
 def _compare(claim: Claim, evidence: Finished) -> _Tested:
-    found, lacking = [], []
+    comparisons, lacking = [], []
     for first, second in claim.pairs():
         sides = [_values(side, evidence) for side in (first, second) if side]
         missing = [side for side in sides if isinstance(side, str)]
-        lacking += [one for one in missing if one not in lacking]
+        lacking += [place for place in missing if place not in lacking]
         if missing:
             continue
         names = _names(claim, first, second)
         values = [side[0] for side in sides]
-        found.append(compared(claim, names, values[0], values[1] if second else None, shares=sides[0][1]))
-    return _Tested(claim, evidence, found, lacking)
+        comparisons.append(
+            compared(claim, names, values[0], values[1] if second else None, shares=sides[0][1])
+        )
+    return _Tested(claim, evidence, comparisons, lacking)
 
 
 def _values(side: Side, evidence: Finished) -> tuple[pd.Series, bool] | str:
-    """The values of a side and whether they are shares; or the place that has none."""
+    """Return the values of a side and whether they are shares, or the place that has no values."""
     shape = shape_of(evidence.name, evidence.dataset, evidence.victim)
     parts = []
     for row, name in side:
@@ -185,7 +192,10 @@ def _values(side: Side, evidence: Finished) -> tuple[pd.Series, bool] | str:
 
 
 def _names(claim: Claim, first: Side, second: Side | None) -> tuple[str, str]:
-    """What stands before the two figures: in which column or row, and whose they are."""
+    """Return what is printed before the two results.
+
+    The first text also names the column or row in which they are compared.
+    """
     (row, column), several = first[0], len(first) > 1
     if second is None:
         return f"{row} under {column}", ""
@@ -197,36 +207,36 @@ def _names(claim: Claim, first: Side, second: Side | None) -> tuple[str, str]:
 
 
 def _outcome(tested: _Tested, p: float, alpha: float) -> Outcome:
-    hardest = max(tested.comparisons, key=lambda one: one.support)
-    worst = min(tested.comparisons, key=lambda one: one.against)
+    hardest = max(tested.comparisons, key=lambda comparison: comparison.support)
+    worst = min(tested.comparisons, key=lambda comparison: comparison.against)
     favoured = tested.support <= tested.against
-    made = Outcome(
+    outcome = Outcome(
         tested.claim,
         "undetermined",
         reason=f"no records of {_listed(tested.lacking)}" if tested.lacking else "",
         evidence=tested.evidence,
         observed=(hardest if favoured else worst).text(),
-        n=min(one.n for one in tested.comparisons),
+        n=min(comparison.n for comparison in tested.comparisons),
         p=p,
         departs=departs(tested.claim, tested.evidence),
     )
     if p <= ALPHA:
-        return replace(made, verdict="holds" if favoured else "contradicted")
-    return replace(made, needs=_needed(tested, alpha))
+        return replace(outcome, verdict="holds" if favoured else "contradicted")
+    return replace(outcome, needs=_needed(tested, alpha))
 
 
 def _needed(tested: _Tested, alpha: float) -> int | None:
-    """About how many images would decide the claim, if the figures stayed as they are, to two digits.
+    """Return about how many images would decide the claim if the results stayed as they are, to two digits.
 
-    Where all figures are as claimed, all comparisons must be shown; otherwise one of the others suffices.
+    If all results are as claimed, all comparisons must be shown; otherwise one of the others suffices.
     """
-    against = [one for one in tested.comparisons if one.margin < 0]
+    against = [comparison for comparison in tested.comparisons if comparison.margin < 0]
     if against:
-        counts = [one.images(alpha / len(tested.comparisons)) for one in against]
-        count = min((one for one in counts if one is not None), default=None)
+        counts = [comparison.images(alpha / len(tested.comparisons)) for comparison in against]
+        count = min((number for number in counts if number is not None), default=None)
     elif tested.lacking:
         return None
     else:
-        counts = [one.images(alpha) for one in tested.comparisons]
+        counts = [comparison.images(alpha) for comparison in tested.comparisons]
         count = None if None in counts else max(counts)
     return None if count is None else int(float(f"{count:.1e}"))
