@@ -4,8 +4,8 @@
     python -m runners.report only=ddip/table1 images=20
     python -m runners.report report=/tmp/report
 
-A page is one file that needs no server and no network. It shows what runners.table wrote, and images as far
-as the store still has them. docs/report.md describes it.
+A page is one file that needs no server and no network. It shows what runners.table wrote, and the images that
+the store still has. docs/report.md describes it.
 """
 
 from runners import app
@@ -34,7 +34,7 @@ from runners.tables.reading import Table
 log = logging.getLogger(__name__)
 
 OURS = "Filled points are our results with 95 % intervals, and hollow points are the paper's results."
-KINDS = {  # of plots: title, caption
+KINDS = {  # of plots, each with its title and its caption
     "eps": ("Accuracy against eps", OURS),
     "queries": (
         "Accuracy against the query budget",
@@ -64,7 +64,7 @@ def main(config: DictConfig) -> None:
             with untrusted.readable(str(path)):
                 table = Table.read(path)
                 html = drawn_page(table, folder, store=store, traced_in=traced_in, images=config.images)
-        except InputError as error:  # a CSV file that is no such table
+        except InputError as error:  # a CSV file that is not a table
             if len(paths) == 1:
                 raise
             app.tell(f"left out: {error}")
@@ -80,7 +80,10 @@ def main(config: DictConfig) -> None:
 
 
 def write_claims(tables: Path, folder: Path) -> bool:
-    """Write the page of the papers' claims, evaluated on the tables; whether their records allow it."""
+    """Write the page of the papers' claims, evaluated on the tables.
+
+    Returns False if the tables' records do not allow it.
+    """
     try:
         outcomes = verdicts_of(claims_of(), tables)
     except InputError as error:
@@ -92,14 +95,17 @@ def write_claims(tables: Path, folder: Path) -> bool:
 
 
 def drawn_page(table: Table, folder: Path, *, store: Path, traced_in: Path, images: int) -> str:
-    """The table's page as HTML; its plots are written into `folder`."""
+    """Return the table's page as HTML, and write its plots into `folder`."""
     drawn = plotted(table, folder)
     traced = traces.shown(table.frame, traced_in, folder / "plots", table.stem)
     return page(table, plots=drawn, traces=traced, store=store, images=images)
 
 
 def tables_in(folder: Path, only: str | None) -> list[Path]:
-    """The tables' CSV files. Raises InputError where there is none, or not the one that is asked for."""
+    """Return the paths of the tables' CSV files.
+
+    Raises InputError if there is none, or if the one that is asked for does not exist.
+    """
     paths = {path.stem: path for path in sorted(folder.glob("*.csv"))} if folder.is_dir() else {}
     if not paths:
         raise InputError(f"tables: no table in {folder}; make one first: make table1")
@@ -112,7 +118,7 @@ def tables_in(folder: Path, only: str | None) -> list[Path]:
 
 
 def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:
-    """The table's plots, written as PNG and PDF, and what the page needs of them."""
+    """Write the table's plots as PNG and PDF, and return what the page needs to show them."""
     panels = {
         "eps": curves.over_eps(table.frame),
         "queries": curves.over_queries(table.frame, table.records),
@@ -120,10 +126,10 @@ def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:
         "cost": curves.cost(table.frame, table.records),
     }
     drawn = []
-    for kind, of_kind in panels.items():
-        if not of_kind:
+    for kind, group in panels.items():
+        if not group:
             continue
-        figure = plots.drawn(of_kind)
+        figure = plots.drawn(group)
         paths = plots.saved(figure, folder / "plots" / f"{table.stem}-{kind}")
         title, caption = KINDS[kind]
         drawn.append(
@@ -132,7 +138,7 @@ def plotted(table: Table, folder: Path) -> list[dict[str, Any]]:
                 "title": title,
                 "caption": caption,
                 "svg": plots.svg(figure, f"{table.stem}-{kind}", spoken=f"{title}: {table.title}"),
-                "wide": len(of_kind) > 1,
+                "wide": len(group) > 1,
                 "files": [f"plots/{path.name}" for path in paths],
             }
         )

@@ -8,7 +8,7 @@ from runners.report.page import rendered
 
 
 def claims_page(outcomes: Sequence[Outcome]) -> str:
-    """The verdicts as a page of the report, which links to the pages of the tables."""
+    """Return the verdicts as a page of the report, which links to the pages of the tables."""
     papers = [
         {
             "name": paper,

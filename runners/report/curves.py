@@ -1,7 +1,8 @@
-"""The curves that a table's figures lie on: over eps, queries, a parameter; and cost against robustness.
+"""Curves of a table's results over eps, queries or a parameter, and plots of cost against robustness.
 
-Pure functions of a table's frame (runners/tables/frame.py), of records where queries and seconds are asked.
-What varies is read off the commands of the cells, so that a table needs to say nothing about curves.
+All functions are pure functions of a table's frame (runners/tables/frame.py), and of records for queries and
+seconds. What varies is read from the commands of the cells, so a table's config does not need to mention
+curves.
 """
 
 import itertools
@@ -16,13 +17,13 @@ import pandas as pd
 from runners.evaluation.metrics import survived, wilson
 
 BUDGETS = 24  # points of a curve over queries
-FOLLOWS = ("attack.alpha",)  # set anew where another parameter varies
+FOLLOWS = ("attack.alpha",)  # parameters that may be set to suit another one that varies
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?(/\d+)?")
 
 
 @dataclass
 class Series:
-    """One line: points with their intervals, in the order of x; and the paper's points."""
+    """One line of a plot: its points with their intervals, in the order of x, and the paper's points."""
 
     name: str
     x: list[float] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Panel:
 
 
 def over_eps(frame: pd.DataFrame) -> list[Panel]:
-    """Accuracy against eps: a panel for each attack and attacker that the table has at several."""
+    """Return plots of accuracy against eps: one panel for each attack and attacker with several eps."""
     clean = {entry.row: entry for entry in _figures(frame).itertuples() if entry.attack == "clean"}
     panels = []
     attacked = _figures(frame)[lambda f: f.eps_255.notna() & (f.command != "")]
@@ -61,21 +62,24 @@ def over_eps(frame: pd.DataFrame) -> list[Panel]:
 
 
 def over_queries(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
-    """Accuracy against the query budget, a panel for each eps: read off the paths of decision attacks."""
+    """Return plots of accuracy against the query budget, one panel for each eps.
+
+    The accuracies are read from the paths of decision attacks.
+    """
     budgeted = _figures(frame)[lambda f: f.queries.notna() & f.eps_255.notna()]
     paths = {command: part.path for command, part in records.groupby("command")} if len(budgeted) else {}
     panels = []
     for eps, part in budgeted.groupby("eps_255"):
         series = []
         for row, entries in part.groupby("row", sort=False):
-            known = paths.get(entries.command.iloc[0])
-            if known is None:
+            recorded = paths.get(entries.command.iloc[0])
+            if recorded is None:
                 continue
             line = Series(
                 str(row), paper=[(e.queries, e.paper) for e in entries.itertuples() if _is(e.paper)]
             )
             for budget in np.unique(np.geomspace(10, entries.queries.max(), BUDGETS).round()):
-                _add(line, budget, survived(known, eps=eps / 255, queries=budget))
+                _add(line, budget, survived(recorded, eps=eps / 255, queries=budget))
             series.append(line)
         if series:
             panels.append(Panel(f"eps {eps:g}/255", "queries", tuple(series), log_x=True))
@@ -83,19 +87,21 @@ def over_queries(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
 
 
 def over_parameters(frame: pd.DataFrame) -> list[Panel]:
-    """Accuracy against a number that the cells' commands differ in, other things equal.
+    """Return plots of accuracy against a number that varies between otherwise equal cells.
 
-    A parameter of the attack or the attacker gives a line a row; one of the purifier, a line a column.
+    The number is read from the cells' commands. For a parameter of the attack or the attacker there is one
+    line per row. For a parameter of the purifier there is one line per column.
     """
     figures = _figures(frame)
     return [*_over_attacks(figures), *_over_purifiers(figures)]
 
 
 def cost(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
-    """Seconds an image against robustness, a point a purifier: its worst figure, or its lowest under attack.
+    """Return a plot of the seconds per image against robustness, with one point for each purifier.
 
-    The seconds are those of purifying, as this machine had them; purifiers that share one optimisation share
-    its seconds.
+    Robustness is the worst result of the purifier, or its lowest result under attack. The seconds are those
+    of purifying on the machine that made the records; purifiers that share one optimisation share its
+    seconds.
     """
     figures = _figures(frame)[lambda f: f.metric == "accuracy"]
     if "purify_seconds" not in records:
@@ -103,18 +109,18 @@ def cost(frame: pd.DataFrame, records: pd.DataFrame) -> list[Panel]:
     seconds = records.groupby("command").purify_seconds.mean()
     series = []
     for row, entries in figures.groupby("row", sort=False):
-        taken = [seconds[command] for command in entries.command if command in seconds]
+        cell_seconds = [seconds[command] for command in entries.command if command in seconds]
         worst, attacked = entries[entries.attack == "worst"], entries[_attacked(entries)]
-        if not taken or max(taken) <= 0 or not (len(worst) or len(attacked)):
+        if not cell_seconds or max(cell_seconds) <= 0 or not (len(worst) or len(attacked)):
             continue
-        line = Series(str(row), x=[float(np.mean(taken))])
-        of = worst if len(worst) else attacked.nsmallest(1, "value")
-        line.y, line.low, line.high = ([float(of[name].iloc[0])] for name in ("value", "low", "high"))
+        line = Series(str(row), x=[float(np.mean(cell_seconds))])
+        lowest = worst if len(worst) else attacked.nsmallest(1, "value")
+        line.y, line.low, line.high = ([float(lowest[name].iloc[0])] for name in ("value", "low", "high"))
         series.append(line)
-    what = "worst case" if (figures.attack == "worst").any() else "lowest under attack"
+    meaning = "worst case" if (figures.attack == "worst").any() else "lowest under attack"
     if len(series) < 2:
         return []
-    label = f"{what}, accuracy in %"
+    label = f"{meaning}, accuracy in %"
     return [Panel("", "seconds per image", tuple(series), label, log_x=True, joined=False)]
 
 
@@ -151,13 +157,13 @@ def _series(
     start: dict[str, tuple[float, object]] | None = None,
 ) -> tuple[Series, ...]:
     """Return the lines by name, with their points in the order of x."""
-    found: dict[str, list[tuple[float, object]]] = {}
+    points_of: dict[str, list[tuple[float, object]]] = {}
     for entry in part.itertuples():
         name = str(name_of(entry))
-        begun = [start[name]] if start and name in start else []
-        found.setdefault(name, begun).append((float(x_of(entry)), entry))
+        first_points = [start[name]] if start and name in start else []
+        points_of.setdefault(name, first_points).append((float(x_of(entry)), entry))
     lines = []
-    for name, points in found.items():
+    for name, points in points_of.items():
         points.sort(key=lambda point: point[0])
         line = Series(name, x=[x for x, _ in points], paper=[(x, e.paper) for x, e in points if _is(e.paper)])
         line.y, line.low, line.high = (
@@ -183,10 +189,10 @@ def _number(text: str) -> float | None:
 
 
 def varying(words: list[dict[str, str]], parts: tuple[str, ...]) -> Iterator[str]:
-    """Names of numbers below these parts that are not everywhere the same."""
-    names = dict.fromkeys(name for of_cell in words for name in of_cell if name.startswith(parts))
+    """Yield the names below these parts whose values are numbers that are not everywhere the same."""
+    names = dict.fromkeys(name for settings in words for name in settings if name.startswith(parts))
     for name in names:
-        values = {of_cell[name] for of_cell in words if name in of_cell}
+        values = {settings[name] for settings in words if name in settings}
         if len(values) > 1 and all(_number(value) is not None for value in values):
             yield name
 
@@ -198,12 +204,12 @@ def _over_attacks(figures: pd.DataFrame) -> Iterator[Panel]:
         if name in FOLLOWS or name == "attack.eps":
             continue
         equal = [
-            {k: v for k, v in of_cell.items() if k not in (name, *FOLLOWS) and not k.startswith("purifier")}
-            for of_cell in words
+            {k: v for k, v in settings.items() if k not in (name, *FOLLOWS) and not k.startswith("purifier")}
+            for settings in words
         ]
-        rests = [str(sorted(of_cell.items())) for of_cell in equal]
-        part = cells.assign(rest=rests, x=[_number(of_cell.get(name, "")) for of_cell in words])
-        part = part[[name in of_cell for of_cell in words]]
+        rests = [str(sorted(settings.items())) for settings in equal]
+        part = cells.assign(rest=rests, x=[_number(settings.get(name, "")) for settings in words])
+        part = part[[name in settings for settings in words]]
         for _, same in part.groupby("rest", sort=False):
             if same.x.nunique() < 2:
                 continue

@@ -1,4 +1,4 @@
-"""The images of a page: each once, as a data URI, small enough to travel with it."""
+"""The images of a page, each embedded once as a data URI that is small enough to be sent with the page."""
 
 import base64
 import io
@@ -11,20 +11,20 @@ from PIL import Image
 
 from runners.report.pictures import KINDS, Picture
 
-SMALL = 64  # pixels of a side, up to which images are kept exactly
-LARGEST = 160  # pixels of a side, to which larger ones are reduced
+SMALL = 64  # longest side in pixels of an image that is kept exactly
+LARGEST = 160  # longest side in pixels, to which larger images are reduced
 
 
 @dataclass
 class EmbeddedImages:
-    """The pictures of each result, and the encoded images that they share."""
+    """The encoded images of a page, which its pictures share."""
 
     images: dict[str, str] = field(default_factory=dict)  # data URIs by name
 
     def add(self, picture: Picture) -> dict[str, Any]:
-        """Add a picture; return it in the form that the page's script needs."""
+        """Add a picture, and return it in the form that the page's script needs."""
         record, names = picture.record, []
-        where = f"{record['row']:x}"
+        suffix = f"{record['row']:x}"
         shared = {
             "clean": record["clean"][:12],
             "adversarial": record["adversarial"][:12],
@@ -33,7 +33,7 @@ class EmbeddedImages:
             "residual ×10": "r" + record["purified"][:12],
         }
         for kind in KINDS:
-            name = f"{shared[kind]}.{where}"
+            name = f"{shared[kind]}.{suffix}"
             if name not in self.images:
                 self.images[name] = encoded(picture.views[kind], exact="×" not in kind)
             names.append(name)
@@ -53,19 +53,22 @@ class EmbeddedImages:
         }
 
     def used(self, figures: Sequence[Sequence[Mapping[str, Any]]], count: int) -> dict[str, str]:
-        """The images that the first `count` pictures of each figure show."""
+        """Return the images that the first `count` pictures of each result show."""
         names = {name for pictures in figures for picture in pictures[:count] for name in picture["views"]}
         return {name: uri for name, uri in self.images.items() if name in names}
 
     def fitting(self, figures: Sequence[Sequence[Mapping[str, Any]]], count: int, limit: int) -> int:
-        """How many pictures of each figure stay within `limit` characters."""
+        """Return how many pictures of each result, at most `count`, fit into `limit` characters."""
         while count and sum(map(len, self.used(figures, count).values())) > limit:
             count -= 1
         return count
 
 
 def encoded(view: np.ndarray, *, exact: bool) -> str:
-    """(H, W, 3) of 8 bits as a data URI: WebP, to the bit where `exact` and the image is small."""
+    """Return an image (H, W, 3) of 8 bits per value as a data URI in WebP.
+
+    It is lossless if `exact` is true and the image is small.
+    """
     image, file = Image.fromarray(np.ascontiguousarray(view)), io.BytesIO()
     if max(image.size) > SMALL:
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
@@ -78,5 +81,5 @@ def encoded(view: np.ndarray, *, exact: bool) -> str:
 
 
 def _says(label: int, confidence: float | None) -> str:
-    sure = "" if confidence is None or confidence != confidence else f", {100 * confidence:.0f} %"
-    return f"class {label}{sure}"
+    percentage = "" if confidence is None or confidence != confidence else f", {100 * confidence:.0f} %"
+    return f"class {label}{percentage}"

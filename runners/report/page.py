@@ -16,12 +16,12 @@ from runners.validity.flags import meaning
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIMIT = 10_000_000  # characters of images in a page
-SPAN = {"accuracy": 100.0, "ssim": 1.0}  # of a metric's shades
-FAR = {"accuracy": 50.0, "ssim": 0.3}  # a difference from the paper of the deepest shade
+SPAN = {"accuracy": 100.0, "ssim": 1.0}  # the largest value of each metric, for its shades
+FAR = {"accuracy": 50.0, "ssim": 0.3}  # the difference from the paper at which its shade is deepest
 
 
 def rendered(template: str, **values: Any) -> str:
-    """Return a page that stands by itself: a template with these values, which are escaped."""
+    """Return a self-contained page: a template with these values, which are escaped."""
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
     return environment.get_template(template).render(values)
@@ -33,30 +33,30 @@ def page(
     """Return the whole page as HTML.
 
     Args:
-        plots: id, title, caption, svg, wide and the names of the files for a paper.
-        traces: title, caption and images of decision traces.
-        store: where images lie.
-        images: of each figure at most.
+        plots: for each plot its id, title, caption, svg, wide and the names of its files for a paper.
+        traces: for each decision trace its title, caption and images.
+        store: the folder from which images are read.
+        images: the largest number of images of each result.
     """
     album, pictures = EmbeddedImages(), Pictures(store)
     by_command = dict(list(table.records.groupby("command"))) if len(table.records) else {}
     entries = [entry for _, entry in table.frame.iterrows()]
-    of_entries = []
+    selections = []
     for entry in entries:
-        known = by_command.get(entry.command)
-        shown = [] if known is None else pictures.of(known, images)
-        of_entries.append([album.add(picture) for picture in shown])
-    count = album.fitting(of_entries, images, LIMIT)
+        records = by_command.get(entry.command)
+        entry_pictures = [] if records is None else pictures.of(records, images)
+        selections.append([album.add(picture) for picture in entry_pictures])
+    count = album.fitting(selections, images, LIMIT)
     figures = [
         {
             "name": f"{entry.row}, {render.column_name(entry)}",
             "facts": _facts(entry, by_command.get(entry.command)),
-            "pictures": of_entry[:count],
-            "shows": _shows(by_command.get(entry.command), len(of_entry[:count])),
+            "pictures": selection[:count],
+            "shows": _shows(by_command.get(entry.command), len(selection[:count])),
         }
-        for entry, of_entry in zip(entries, of_entries, strict=True)
+        for entry, selection in zip(entries, selections, strict=True)
     ]
-    content = {"kinds": KINDS, "figures": figures, "images": album.used(of_entries, count)}
+    content = {"kinds": KINDS, "figures": figures, "images": album.used(selections, count)}
     first = table.frame[table.frame.row == table.frame.row.iloc[0]]
     return rendered(
         "table.html",
@@ -66,7 +66,7 @@ def page(
         legend=table.legend,
         metric=table.frame.metric.iloc[0],
         paper=bool(table.frame.paper.notna().any()),
-        images=any(of_entries),
+        images=any(selections),
         columns=[{"name": render.column_name(e), "known": e.knowledge_kind} for _, e in first.iterrows()],
         rows=[
             {"name": name, "cells": [_cell(entry) for _, entry in part.iterrows()]}
@@ -101,7 +101,7 @@ def _cell(entry: pd.Series) -> dict[str, str]:
 
 
 def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, str, bool]]:
-    """The facts about a result: name, text, and whether the text is a command."""
+    """Return the facts about a result: name, text, and whether the text is a command."""
     facts = []
     if pd.notna(entry.value):
         facts.append(
@@ -125,21 +125,21 @@ def _facts(entry: pd.Series, records: pd.DataFrame | None) -> list[tuple[str, st
         facts.append(("note", entry.note))
     if records is not None:
         wrong, bare = ~records.correct, records.adversarial_label != records.label
-        of_all = (
+        counts = (
             f"{len(records):,}: {wrong.sum():,} wrong, {(wrong & ~bare).sum():,} of them right without the"
         )
-        facts.append(("images", f"{of_all} purifier; {(~wrong & bare).sum():,} are wrong only without it"))
+        facts.append(("images", f"{counts} purifier; {(~wrong & bare).sum():,} are wrong only without it"))
         facts.append(
             (
                 "seconds per image",
                 f"crafting {records.craft_seconds.mean():.3g}, purifying {records.purify_seconds.mean():.3g}",
             )
         )
-    typed = [
+    commands = [
         ("evaluate this cell alone", entry.command),
         ("replay it", entry.record and f"python -m runners.replay {entry.record}"),
     ]
-    return [(*fact, False) for fact in facts] + [(name, text, True) for name, text in typed if text]
+    return [(*fact, False) for fact in facts] + [(name, text, True) for name, text in commands if text]
 
 
 def _shows(records: pd.DataFrame | None, count: int) -> str:

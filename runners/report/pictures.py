@@ -1,4 +1,4 @@
-"""The images behind a figure, read from the store: clean, adversarial, purified, and what lies between."""
+"""The images behind a result, read from the store: clean, adversarial, purified, and their differences."""
 
 import logging
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 KINDS = ("clean", "adversarial", "noise ×10", "purified", "residual ×10")
 STAGES = ("clean", "adversarial", "purified")
-AMPLIFIED = 10  # times that a difference is enlarged, about grey
+AMPLIFIED = 10  # factor by which differences are enlarged around grey
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of one cell: its record, and by KINDS its views, each (H, W, 3) of 8 bits.
+    """One image of one cell: its record, and its views by KINDS, each (H, W, 3) of 8 bits per value.
 
-    Noise is adversarial less clean, residual purified less clean: what is left of the noise, and what the
-    purifier did besides.
+    The noise is the adversarial minus the clean image. The residual is the purified minus the clean image:
+    the noise that is left, and what else the purifier changed.
     """
 
     record: Mapping[str, Any]
@@ -34,31 +34,36 @@ class Picture:
 
 
 class Pictures:
-    """Reads images from the store at `root`, and remembers the chunks that it read last."""
+    """Reads images from the store at `root`, and keeps the chunks that it read last in memory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._chunk = lru_cache(maxsize=24)(self._read)
 
     def of(self, records: pd.DataFrame, count: int) -> list[Picture]:
-        """Up to `count` images of one cell, failures first; fewer where the store lacks them."""
+        """Return up to `count` images of one cell, wrongly classified ones first.
+
+        Images that the store lacks are left out.
+        """
         if not set(STAGES) <= set(records.columns):
             return []
-        found = (self._picture(record) for record in failures_first(records).head(count).to_dict("records"))
-        return [picture for picture in found if picture is not None]
+        pictures = (
+            self._picture(record) for record in failures_first(records).head(count).to_dict("records")
+        )
+        return [picture for picture in pictures if picture is not None]
 
     def _picture(self, record: Mapping[str, Any]) -> Picture | None:
         chunks = [self._chunk(stage, record[stage]) for stage in STAGES]
         if any(chunk is None or record["row"] >= len(chunk) for chunk in chunks):
             return None
         clean, adversarial, purified = (chunk[record["row"]] for chunk in chunks)
-        left = _sized(purified, clean.shape[1:])
-        views = (clean, adversarial, _amplified(adversarial - clean), purified, _amplified(left - clean))
+        restored = _sized(purified, clean.shape[1:])
+        views = (clean, adversarial, _amplified(adversarial - clean), purified, _amplified(restored - clean))
         return Picture(record, {kind: as_bytes(view) for kind, view in zip(KINDS, views, strict=True)})
 
     def _read(self, stage: str, key: Any) -> np.ndarray | None:
         """Return the images (N, C, H, W) of a chunk, or None if the store does not have all of them."""
-        if not isinstance(key, str):  # records of before it was kept
+        if not isinstance(key, str):  # records that are older than this column
             return None
         path = place(self.root, stage, key)
         try:
@@ -76,12 +81,15 @@ class Pictures:
 
 
 def failures_first(records: pd.DataFrame) -> pd.DataFrame:
-    """Wrongly classified images before the others, each in the subset's own order."""
+    """Return wrongly classified images before the others, each in the subset's own order."""
     return records.sort_values("correct", kind="stable")
 
 
 def _sized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(C, H, W) of that height and width; a purifier may hand on a larger image."""
+    """Return an image (C, H, W) resized to this height and width.
+
+    A purifier may return an image that is larger than the clean one.
+    """
     if image.shape[1:] == tuple(size):
         return image
     layers = [Image.fromarray(layer).resize(size[::-1], Image.Resampling.BICUBIC) for layer in image]

@@ -1,7 +1,7 @@
-"""Curves (runners/report/curves.py) as figures in one style: PNG and PDF for a paper, SVG for the report.
+"""Draws curves (runners/report/curves.py) in one style: PNG and PDF for a paper, SVG for the report.
 
-Colours are Okabe and Ito's (2008), which the colour-blind tell apart; lines differ in their markers as well.
-Ours are filled points with 95 % intervals, the paper's are hollow.
+The colours are those of Okabe and Ito (2008), which colour-blind people can distinguish, and lines differ in
+their markers as well. Our results are filled points with 95 % intervals, and the paper's are hollow points.
 """
 
 import html
@@ -23,9 +23,9 @@ from runners.report.curves import Panel, Series
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
 MARKERS = "osD^vPX*"
-INK = "#191a1b"  # of text and axes; in the report's SVG the page's own colour takes its place
+INK = "#191a1b"  # of text and axes; the report's SVG has the page's own colour instead
 ACROSS = 3
-DODGE = 0.008  # of the range of x, between two series
+DODGE = 0.008  # horizontal distance of two series, as a share of the largest x
 STYLE = {
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -52,7 +52,7 @@ STYLE = {
     "savefig.dpi": 200,
     "svg.fonttype": "none",
     "text.color": INK,
-    "text.parse_math": False,  # a label is text, also with two dollars in it
+    "text.parse_math": False,  # labels are plain text, even with two dollar signs
     "xtick.color": INK,
     "ytick.color": INK,
     "xtick.labelsize": 7.5,
@@ -77,8 +77,8 @@ def drawn(panels: Sequence[Panel]) -> Figure:
         handles: dict[str, object] = {}
         for panel, axes in zip(panels, grid.flat, strict=False):
             for i, series in enumerate(panel.series):
-                aside = DODGE * (i - (len(panel.series) - 1) / 2)  # so that no interval hides another
-                handles[series.name] = _line(axes, panel, series, looks[series.name], aside)
+                offset = DODGE * (i - (len(panel.series) - 1) / 2)  # so that no interval hides another
+                handles[series.name] = _line(axes, panel, series, looks[series.name], offset)
             _dress(axes, panel)
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=4 if across > 1 else 2
@@ -100,12 +100,12 @@ def _line(axes: Axes, panel: Panel, series: Series, look: tuple[str, str, str], 
         marker="" if many else marker,
         linestyle=style if panel.joined else "none", capsize=2, elinewidth=0.7,
     )  # fmt: skip
-    if many:  # a band, where whiskers would hide one another
+    if many:  # a band, because error bars would hide one another
         axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.15, linewidth=0)
     if series.paper:
         x, y = zip(*series.paper, strict=True)
         axes.plot(
-            [one + shift for one in x],
+            [value + shift for value in x],
             y,
             color=colour,
             marker=marker,
@@ -142,19 +142,20 @@ def _plain_numbers(axes: Axes, panel: Panel) -> None:
 
 def traced(steps: Sequence[int], confidence: np.ndarray, label: int, crossings: Sequence[int],
            used: Sequence[int]) -> Figure:  # fmt: skip
-    """The victim's confidences (steps, classes) along an optimisation; crossings of its decision as ticks.
+    """Plot the victim's confidences (steps, classes) along an optimisation.
 
-    Drawn are the true class and the four others that come highest; used crossings reach higher.
+    The true class and the four other classes with the highest confidence are drawn. Ticks mark the crossings
+    of the victim's decision; those of used crossings are longer.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        others = [int(c) for c in confidence.max(0).argsort()[::-1] if c != label][:4]
-        for place, one in enumerate([label, *others]):
-            name = f"class {one} (the label)" if one == label else f"class {one}"
-            width = 2.2 if one == label else 1.0
-            axes.plot(steps, 100 * confidence[:, one], color=COLOURS[place], linewidth=width, label=name)
+        others = [int(other) for other in confidence.max(0).argsort()[::-1] if other != label][:4]
+        for place, index in enumerate([label, *others]):
+            name = f"class {index} (the label)" if index == label else f"class {index}"
+            width = 2.2 if index == label else 1.0
+            axes.plot(steps, 100 * confidence[:, index], color=COLOURS[place], linewidth=width, label=name)
         axes.vlines(list(crossings), -3, 2, color=INK, linewidth=0.6)
         axes.vlines(list(used), -3, 8, color=INK, linewidth=1.4)
         axes.set(xlabel="iterations", ylabel="confidence in %", ylim=(-3, 103))
@@ -167,9 +168,10 @@ def saved(figure: Figure, stem: Path) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         for suffix in ("png", "pdf"):
             file = io.BytesIO()
-            told = {"Software": None} if suffix == "png" else {"CreationDate": None}  # equal bytes each time
+            # Without these entries the bytes of the file are the same each time.
+            metadata = {"Software": None} if suffix == "png" else {"CreationDate": None}
             figure.savefig(
-                file, format=suffix, facecolor="white" if suffix == "png" else "none", metadata=told
+                file, format=suffix, facecolor="white" if suffix == "png" else "none", metadata=metadata
             )
             paths.append(stem.parent / f"{stem.name}.{suffix}")
             write_whole(paths[-1], file.getvalue())
@@ -177,7 +179,10 @@ def saved(figure: Figure, stem: Path) -> list[Path]:
 
 
 def svg(figure: Figure, name: str, *, spoken: str) -> str:
-    """To stand in a page: text and axes in the page's colour, ids that no other figure of the page has."""
+    """Return a figure as SVG that can be embedded in a page.
+
+    Text and axes have the page's colour, and no other figure of the page has the same ids.
+    """
     file = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,4 +1,4 @@
-"""What runners/trace.py wrote, as the report shows it: confidences along the optimisation, and images."""
+"""Decision traces (runners/trace.py) for the report: confidences along the optimisation, and images."""
 
 import logging
 from pathlib import Path
@@ -24,11 +24,12 @@ CAPTION = (
 
 
 def shown(frame: pd.DataFrame, folder: Path, plots_folder: Path, stem: str) -> list[dict[str, Any]]:
-    """Of each traced cell of the table: title, caption; by image a plot (also PNG and PDF) and a strip.
+    """Return the title, the caption and the images of each traced cell of the table.
 
-    A trace that cannot be read is left out, with a warning.
+    Each image has a plot, which is also written as PNG and PDF, and a strip of images. A trace that cannot be
+    read is left out with a warning.
     """
-    found = []
+    traces = []
     for _, entry in frame[frame.record != ""].drop_duplicates("record").iterrows():
         path = folder / f"{entry.record}.npz"
         if path.is_file():
@@ -40,8 +41,8 @@ def shown(frame: pd.DataFrame, folder: Path, plots_folder: Path, stem: str) -> l
                 log.warning("left out: %s; python -m runners.trace makes it again", error)
                 continue
             title = f"Decision trace: {entry.row}, {render.column_name(entry)}"
-            found.append({"title": title, "caption": CAPTION, "images": images})
-    return found
+            traces.append({"title": title, "caption": CAPTION, "images": images})
+    return traces
 
 
 def _read(path: Path, stem: Path) -> list[dict[str, Any]]:
