@@ -1,1 +1,1 @@
-"""The leaderboard: entries that are checked and replayed before they are listed, and the pages of them."""
+"""The leaderboard: entries that are checked and replayed before they are listed, and its pages."""

@@ -1,4 +1,4 @@
-"""The leaderboard of purifiers: its pages, and new entries.
+"""Render the pages of the leaderboard of purifiers, or add an entry to it.
 
     python -m runners.leaderboard
     python -m runners.leaderboard add name=jpeg card=jpeg.yaml "files=[results/records/mine.parquet]"
@@ -49,7 +49,7 @@ ENTRIES = "entries"
 
 
 def main(config: DictConfig) -> None:
-    """Render the pages, after having added an entry where that is asked for."""
+    """Render the pages, and add an entry first if `action` is add."""
     where = folder(config.leaderboard, "leaderboard")
     if config.action == "add":
         add(config, where)
@@ -81,7 +81,7 @@ def render(where: Path) -> None:
 
 
 def add(config: DictConfig, where: Path) -> None:
-    """Check an entry, run a sample of it again, and put it among the others."""
+    """Check an entry, run a sample of it again, and put it into the folder of the entries."""
     name = config.name
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise InputError(
@@ -120,9 +120,9 @@ def check_weights(entry: Entry) -> None:
 
 
 def again(file: RecordFile, config: DictConfig) -> str:
-    """Run a random sample of a record file's images again; what was compared, in words.
+    """Run a random sample of a record file's images again, and return what was compared, in words.
 
-    Raises InputError where a decision is another one now.
+    Raises InputError if a decision differs from the recorded one.
     """
     recorded = from_parquet(file.path.read_bytes()).set_index("id")
     sample = random.SystemRandom().sample(sorted(recorded.index), min(config.sample, len(recorded)))
@@ -145,7 +145,10 @@ def again(file: RecordFile, config: DictConfig) -> str:
 
 
 def memory_of(file: RecordFile, config: DictConfig) -> int:
-    """The bytes that purifying one image takes, measured on the first steps of a purifier that is fitted."""
+    """Return the bytes of memory that purifying one image takes.
+
+    A purifier that is fitted to each image is measured on its first steps.
+    """
     cell = cell_of(file, folder(config.data_dir, "data_dir"))
     device = configure_torch(device_for(file, config.device), tf32=False)
     with tempfile.TemporaryDirectory(prefix="leaderboard-") as own:
@@ -165,11 +168,11 @@ def memory_of(file: RecordFile, config: DictConfig) -> int:
 
 
 def keep(target: Path, card: dict, files: list[Path]) -> None:
-    """Put the entry's files into its folder, all of them or none."""
+    """Write the entry's files into its folder, all of them or none."""
     parent = writable(target.parent)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".adding-") as folder:
         part = Path(folder) / target.name
-        part.mkdir()  # with the permissions of the user's other folders, which a temporary one has not
+        part.mkdir()  # it has the user's usual permissions, unlike the temporary folder
         for path in files:
             shutil.copyfile(path, part / path.name)
         write_whole(part / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True).encode())

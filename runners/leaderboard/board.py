@@ -21,7 +21,7 @@ from runners.validity.record_file import RecordFile
 CLEAN, WORST, WORST_OF_DRAWS = "clean", "worst", "worst of draws"
 COLUMNS = (CLEAN, *MEANING, WORST, WORST_OF_DRAWS)
 INCOMPLETE = "incomplete"
-OF_ROW = tuple(flags.ROW)  # decided anew by all records of an entry
+OF_ROW = tuple(flags.ROW)  # flags that are decided again, from all records of an entry
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Cited:
 
 @dataclass(frozen=True)
 class Row:
-    """An entry of the board.
+    """An entry of the board with its results.
 
-    `flags` are reasons to doubt its figures, by name; `draws` counts the draws that "worst of draws" is over.
+    `flags` holds the reasons to doubt the results, by name. `draws` is the number of draws that "worst of
+    draws" covers.
     """
 
     entry: Entry
@@ -47,7 +48,7 @@ class Row:
 
     @property
     def complete(self) -> bool:
-        """Whether it was attacked in all ways that the protocol asks for."""
+        """Whether the entry was attacked in all ways that the protocol asks for."""
         return INCOMPLETE not in self.flags
 
     @property
@@ -57,23 +58,23 @@ class Row:
 
 
 def row_of(entry: Entry) -> Row:
-    """The entry's figures. Raises InputError where the clean images or any attack are missing."""
+    """Return the entry's results. Raises InputError if it lacks clean images or attacks."""
     evidence = [_evidence(file, frame) for file, frame in zip(entry.files, entry.frames, strict=True)]
-    of: dict[str, list[int]] = {}
-    for place, one in enumerate(evidence):
-        kind = CLEAN if isinstance(one.attack, Clean) else one.knowledge.kind
-        of.setdefault(kind, []).append(place)
-    if CLEAN not in of or len(of) == 1:
-        lacking = "attacks" if CLEAN in of else "clean images (attack=clean)"
+    places_of: dict[str, list[int]] = {}
+    for place, item in enumerate(evidence):
+        kind = CLEAN if isinstance(item.attack, Clean) else item.knowledge.kind
+        places_of.setdefault(kind, []).append(place)
+    if CLEAN not in places_of or len(places_of) == 1:
+        lacking = "attacks" if CLEAN in places_of else "clean images (attack=clean)"
         raise InputError(f"{entry.name}: expected records of clean images and of attacks; it lacks {lacking}")
-    every = list(range(len(evidence)))
+    all_places = list(range(len(evidence)))
 
     def cited(places: Sequence[int], column: str = "correct") -> Cited:
         parts = [entry.frames[i][column].astype(bool).set_axis(entry.frames[i].id) for i in places]
         return Cited(accuracy(under_all(parts)), tuple(entry.files[i] for i in places))
 
-    figures = {kind: cited(of[kind]) for kind in (CLEAN, *MEANING) if kind in of}
-    figures |= {WORST: cited(every), WORST_OF_DRAWS: cited(every, "correct_all")}
+    figures = {kind: cited(places_of[kind]) for kind in (CLEAN, *MEANING) if kind in places_of}
+    figures |= {WORST: cited(all_places), WORST_OF_DRAWS: cited(all_places, "correct_all")}
     return Row(
         entry,
         figures,
@@ -91,31 +92,34 @@ def _evidence(file: RecordFile, frame: pd.DataFrame) -> Evidence:
 
 
 def _flags(entry: Entry, evidence: Sequence[Evidence]) -> dict[str, str]:
-    """Flags of probes as the records tell them, and those that records decide, decided anew."""
-    found: dict[str, str] = {}
+    """Return the flags of an entry.
+
+    Flags of probes are taken from the record files. Flags that follow from records are decided again.
+    """
+    reasons: dict[str, str] = {}
     for file in entry.files:
         recorded = file.provenance.get("flags", {})
-        found |= (
+        reasons |= (
             {name: seen for name, seen in recorded.items() if name not in OF_ROW}
             if isinstance(recorded, dict)
             else {}
         )
     for raised in (*map(flags.of_cell, evidence), *flags.of_row(evidence)):
-        found |= {flag.name: flag.seen for flag in raised}
-    return found
+        reasons |= {flag.name: flag.seen for flag in raised}
+    return reasons
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """Complete entries before incomplete ones, and within each the most robust first."""
+    """Return complete entries before incomplete ones, and within each group the most robust first."""
     return sorted(rows, key=lambda row: (not row.complete, -row.worst, row.entry.name))
 
 
 def boards(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
     """Return the ranked rows of each data set and victim."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    by_setting: dict[tuple[str, str], list[Row]] = {}
     for entry in entries:
-        found.setdefault(entry.setting, []).append(row_of(entry))
-    return {setting: ranked(rows) for setting, rows in sorted(found.items())}
+        by_setting.setdefault(entry.setting, []).append(row_of(entry))
+    return {setting: ranked(rows) for setting, rows in sorted(by_setting.items())}
 
 
 def entries_in(folder: Path) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Entries: a small card and the record files of one purifier in front of one victim, as untrusted data."""
+"""Entries: a card and the record files of one purifier in front of one victim, read as untrusted data."""
 
 import hashlib
 import re
@@ -24,25 +24,25 @@ CARD = "card.yaml"
 TEXT = re.compile(r"[^\n]{1,200}")
 FILE = re.compile(r"[\w+.-]+\.parquet")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-WRITTEN = {  # the shape of a card, as people write it
+WRITTEN = {  # the fields of a card that people write
     "purifier": TEXT,
     "paper": TEXT,
     "link": re.compile(r"https?://[^\s\"'<>]+"),
     "weights_sha256": (str, NoneType),
     "run_by": TEXT,
 }
-CHECKED = {  # what is added when an entry is taken
+CHECKED = {  # the fields that are added when an entry is accepted
     "records": {...: SHA256},
     "replayed": [TEXT],
     "bytes_an_image": (int, NoneType),
 }
 SAME = ("n", "seed", "split", "subset")  # settings that all record files of an entry share
-LARGEST = 2**16  # bytes of a card
+LARGEST = 2**16  # most bytes of a card
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One purifier with its settings in front of one victim; `files` are the records of its cells."""
+    """One purifier with its settings in front of one victim; `files` are the record files of its cells."""
 
     name: str
     card: dict[str, Any]
@@ -50,22 +50,22 @@ class Entry:
 
     @classmethod
     def read(cls, folder: Path) -> "Entry":
-        """The entry of a folder of the leaderboard. Raises InputError for one that was edited by hand."""
+        """Read an entry from its folder in the leaderboard. Raises InputError if it was edited by hand."""
         card = read_card(folder / CARD, taken=True)
         for name, expected in card["records"].items():
             if not FILE.fullmatch(name):
                 raise InputError(f"{folder / CARD}: records: expected Parquet files, got {name!r:.80}")
-            found = digest_of(folder / name)
-            if found != expected:
+            actual = digest_of(folder / name)
+            if actual != expected:
                 raise InputError(
-                    f"{folder / name}: expected sha256 {expected}, got {found}: it was edited after its "
+                    f"{folder / name}: expected sha256 {expected}, got {actual}: it was edited after its "
                     "replay; add the entry again"
                 )
         return cls.of(folder.name, card, [folder / name for name in card["records"]])
 
     @classmethod
     def of(cls, name: str, card: dict[str, Any], paths: Sequence[Path]) -> "Entry":
-        """An entry of these record files. Raises InputError where they contradict one another."""
+        """Return an entry of these record files. Raises InputError if they contradict one another."""
         if not paths:
             raise InputError(f"{name}: expected record files, got none")
         files = tuple(RecordFile.read(path) for path in paths)
@@ -88,7 +88,7 @@ class Entry:
 
     @cached_property
     def frames(self) -> list[pd.DataFrame]:
-        """Return the records of each file."""
+        """The records of each file."""
         return [from_parquet(file.path.read_bytes()) for file in self.files]
 
     @property
@@ -99,7 +99,10 @@ class Entry:
 
 
 def read_card(path: Path, *, taken: bool) -> dict[str, Any]:
-    """A card as plain data; `taken` cards say what was checked too. Raises InputError for anything else."""
+    """Read a card as plain data. Raises InputError for anything else.
+
+    If `taken` is true, the card must also have the fields that are added when an entry is accepted.
+    """
     try:
         content = path.read_bytes()
         if len(content) > LARGEST:
@@ -121,7 +124,7 @@ def read_card(path: Path, *, taken: bool) -> dict[str, Any]:
 
 
 def digest_of(path: Path) -> str:
-    """The sha256 of a file. Raises InputError where it cannot be read."""
+    """Return the sha256 of a file. Raises InputError if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -133,7 +136,7 @@ def _part(file: RecordFile, part: str) -> Any:
 
 
 def check_records(file: RecordFile) -> None:
-    """Raise InputError where the columns of a record file contradict each other or its provenance."""
+    """Raise InputError if the columns of a record file contradict each other or its provenance."""
     if lacking := {column.name for column in COLUMNS} - set(file.records.column_names):
         raise InputError(f"{file.path}: expected the columns of docs/records.md; it lacks {min(lacking)}")
     frame = from_parquet(file.path.read_bytes())

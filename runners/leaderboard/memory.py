@@ -1,4 +1,4 @@
-"""Measures the most memory that purifying takes."""
+"""Measures the peak memory that purifying takes."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Watch(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations within make, as long as anything holds them."""
+    """Counts the bytes of the tensors that are made within it, for as long as they are referenced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,12 +21,12 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping | None = None
     ) -> Any:
-        """Run the operation, and count the tensors that it made."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        """Run the operation, and count the tensors that it returns."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
-        return made
+        return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         name, size = storage._cdata, storage.nbytes()
@@ -43,7 +43,10 @@ class Watch(TorchDispatchMode):
 
 
 def bytes_taken(work: Callable[[], Any], device: torch.device) -> int:
-    """The most bytes of tensors that are held at once while `work` runs, without those held before."""
+    """Return the most bytes of tensors that are allocated at once while `work` runs.
+
+    Tensors that were allocated before are not counted.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

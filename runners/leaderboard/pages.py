@@ -29,7 +29,7 @@ Boards = Mapping[tuple[str, str], Sequence[Row]]
 
 
 def text_of(cited: Cited | None) -> str:
-    """A figure with its interval, "62.5 [40.1–80.2]"; empty where there is none."""
+    """Return a result with its interval, such as "62.5 [40.1–80.2]", or empty text if there is none."""
     if cited is None:
         return ""
     figure = cited.figure
@@ -37,9 +37,9 @@ def text_of(cited: Cited | None) -> str:
 
 
 def memory_text(row: Row) -> str:
-    """MB of memory that an image takes; empty where it was not measured."""
-    taken = row.entry.card["bytes_an_image"]
-    return "" if taken is None else f"{taken / 1e6:.1f}"
+    """Return the MB of memory that an image takes, or empty text if it was not measured."""
+    memory = row.entry.card["bytes_an_image"]
+    return "" if memory is None else f"{memory / 1e6:.1f}"
 
 
 def markdown(boards: Boards) -> str:
@@ -67,7 +67,7 @@ def _line(rank: int, row: Row) -> dict[str, str]:
 
 
 def csv(boards: Boards) -> str:
-    """A row for each figure, with the commands that evaluate its cells and their record files."""
+    """Return one line for each result, with the commands that evaluate its cells and their record files."""
     lines = [
         {
             "dataset": dataset,
@@ -93,7 +93,7 @@ def csv(boards: Boards) -> str:
 
 
 def html(boards: Boards, *, folder: Path) -> str:
-    """The page. It stands by itself, but for its links to the record files beside it."""
+    """Return the page, which is self-contained except for its links to the record files beside it."""
     shown = [
         {
             "dataset": dataset,
