@@ -8,10 +8,10 @@ class Logger:
     """Base class of loggers. It logs nothing itself, which is what `logger=none` asks for."""
 
     def log(self, records: Sequence[Path], *, table: str = "", csv: Path | None = None) -> None:
-        """Log cells, and the table that was made from them. Raises nothing.
+        """Log cells and the table that was made from them. No error is raised.
 
         Args:
             records: the cells' record files.
-            table: name of the table's config, such as ddip/table1; empty for cells of no table.
-            csv: the table's CSV file; the table's other files lie beside it.
+            table: the name of the table's config, such as ddip/table1; empty if the cells belong to no table.
+            csv: the table's CSV file; the table's other files are in the same folder.
         """

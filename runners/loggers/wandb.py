@@ -73,7 +73,7 @@ class WandbLogger(Logger):
         self.folder, self.pictures = Path(folder).resolve(), Pictures(Path(store))
 
     def log(self, records: Sequence[Path], *, table: str = "", csv: Path | None = None) -> None:
-        """Log as `send` does; where that fails, warn and say how to log later."""
+        """Log as `send` does; if that fails, log a warning that says how to log later."""
         try:
             self.send(records, table=table, csv=csv)
         except Exception as error:  # of any kind: the results are on disk, and are complete without W&B
@@ -85,7 +85,7 @@ class WandbLogger(Logger):
     def send(self, records: Sequence[Path], *, table: str = "", csv: Path | None = None) -> int:
         """Log what is not logged yet, and return the number of runs that were logged.
 
-        Raises InputError for files that are not what they should be, and where W&B fails or takes too long.
+        Raises InputError if a file is invalid, or if W&B fails or takes too long.
         """
         mode = _within(self.patience, self._connect)
         if mode == "disabled":
@@ -97,10 +97,10 @@ class WandbLogger(Logger):
         return sum(self._log_once(**run, group=table, offline=mode == "offline") for run in runs)
 
     def _connect(self) -> str:
-        """Start wandb, and return its mode. Raises InputError where a login is needed and there is none."""
+        """Start wandb and return its mode. Raises InputError if a login is needed but not configured."""
         writable(self.folder)
-        for place in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # wandb has no other way to set them
-            os.environ.setdefault(place, str(self.folder))
+        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # wandb has no other way to set them
+            os.environ.setdefault(variable, str(self.folder))
         mode = wandb.setup().settings.mode
         if mode in ("offline", "disabled"):
             return mode
@@ -111,24 +111,24 @@ class WandbLogger(Logger):
     def _log_once(
         self, *, id: str, digest: str, group: str, offline: bool, fill: Callable[[Any], None], **about: Any
     ) -> bool:
-        """Log a run unless the same content was logged before. Returns whether it was logged now."""
+        """Log a run unless the same content was logged before; return whether it was logged now."""
         note = self.folder / "logged" / f"{id}.json"
         target = {"project": self.project, "entity": self.entity, "digest": digest, "group": group}
         done = json.loads(note.read_text()) if note.is_file() else {}
-        asked = target if group else {**target, "group": done.get("group")}
-        if asked.items() <= done.items() and (offline or not done["offline"]):
+        wanted = target if group else {**target, "group": done.get("group")}
+        if wanted.items() <= done.items() and (offline or not done["offline"]):
             return False
 
         def send() -> None:
             settings = wandb.Settings(
                 **QUIET,
                 init_timeout=self.patience,
-                finish_timeout=self.patience,  # also where the process ends before the run does
+                finish_timeout=self.patience,  # also if the process ends before the run does
                 finish_timeout_raises=True,
             )
             about.update(project=self.project, entity=self.entity, group=group or None, settings=settings)
             with wandb.init(id=id, resume="allow", reinit="create_new", dir=self.folder, **about) as run:
-                if run.summary.get("digest") != digest:  # else it was logged from another folder
+                if run.summary.get("digest") != digest:  # otherwise it was logged from another folder
                     fill(run)
                     run.summary["digest"] = digest
 
@@ -137,7 +137,7 @@ class WandbLogger(Logger):
         return True
 
     def _cell(self, path: Path, records: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """A cell's run: its configs, figures, costs, flags, pictures and record file."""
+        """Return a cell's run: its configs, results, costs, flags, pictures and record file."""
         parts, flags = {part: facts["names"][part] for part in PARTS}, facts.get("flags", {})
         with untrusted.readable(str(path)):
             summary = {**summary_of(records), "flags": " ".join(flags)}
@@ -163,12 +163,12 @@ class WandbLogger(Logger):
             "fill": fill,
             "name": "/".join(parts.values()),
             "job_type": "evaluate",
-            "tags": list(dict.fromkeys(name[:64] for name in parts.values())),  # W&B takes no longer ones
+            "tags": list(dict.fromkeys(name[:64] for name in parts.values())),  # W&B allows no longer tags
         }
 
 
 def _table(csv: Path, cells: Mapping[str, Path]) -> dict[str, Any]:
-    """A table's run: its figures, its files, and the record files of its cells, given by the cells' keys."""
+    """Return a table's run: its results, its files, and its cells' record files by the cells' keys."""
     frame = Table.read(csv).frame
     frame = frame.astype(object).where(frame.notna(), "")
     files = [path for path in (csv.with_name(csv.stem + suffix) for suffix in FILES) if path.is_file()]
@@ -178,7 +178,7 @@ def _table(csv: Path, cells: Mapping[str, Path]) -> dict[str, Any]:
         for key, path in cells.items():
             _use(run, _records(key, path))
         run.log({"table": wandb.Table(dataframe=frame, allow_mixed_types=True)})
-        name = re.sub(r"[^\w.-]", "-", csv.stem)  # W&B takes no other characters
+        name = re.sub(r"[^\w.-]", "-", csv.stem)  # W&B allows no other characters
         artifact = wandb.Artifact(name, type="table", metadata={"cells": list(cells)})
         for file in files:
             artifact.add_file(str(file))
@@ -190,7 +190,7 @@ def _table(csv: Path, cells: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def summary_of(records: pd.DataFrame) -> dict[str, Any]:
-    """A cell's figures by name: accuracies and SSIM with their intervals, and mean costs."""
+    """Return a cell's results by name: accuracies and SSIM with their intervals, and mean costs."""
     figures = {
         "accuracy": accuracy(records.correct),
         "clean_accuracy": accuracy(records.clean_label == records.label),
@@ -213,15 +213,18 @@ def _opened(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _records(key: str, path: Path) -> Any:
-    """A record file as an artifact; W&B makes a new version of it only where its content is new."""
+    """Return a record file as an artifact; W&B makes a new version only if its content is new."""
     artifact = wandb.Artifact(f"records-{key[:16]}", type="records", metadata={"cell": key})
     artifact.add_file(str(path), name="records.parquet")
     return artifact
 
 
 def _use(run: Any, artifact: Any) -> None:
-    """Declare an input of the run. Offline, wandb refuses `use_artifact`, although the file of an offline run
-    can hold the declaration; so the method that `use_artifact` calls is called instead."""
+    """Declare an input of the run.
+
+    Offline, wandb refuses `use_artifact`, although the file of an offline run can hold the declaration. The
+    method that `use_artifact` calls is called instead.
+    """
     if run.offline:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
     else:
@@ -229,9 +232,9 @@ def _use(run: Any, artifact: Any) -> None:
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The result of a call of wandb, made in a thread that does not keep the process from ending.
+    """Return the result of a call of wandb, made in a thread that does not keep the process from ending.
 
-    Raises InputError where the call fails, or has not returned after so many seconds.
+    Raises InputError if the call fails, or does not return within so many seconds.
     """
     future: Future[Any] = Future()
 
