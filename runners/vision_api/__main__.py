@@ -53,7 +53,7 @@ SERVICE, TABLE = "vision_api/service", "vision_api/table"  # groups of configs
 
 
 def main(config: DictConfig) -> None:
-    """Every API's column, then the table."""
+    """Fill the column of every API, then write and print the table."""
     settings = settings_of(config)
     for name, least in (("pairs", 1), ("validation", 0)):
         if not isinstance(config[name], int) or config[name] < least:
@@ -88,7 +88,7 @@ def main(config: DictConfig) -> None:
 
 
 def announced(column: Column, filler: Filler) -> str:
-    """What an API may cost, before it is asked."""
+    """Return how many calls an API may get and how long they may take, before it is asked."""
     calls, cap = filler.calls(), column.asker.calls.cap
     most = min(sum(calls.values()), cap)
     parts = ", ".join(f"{count} {what}" for what, count in calls.items() if count)
@@ -102,7 +102,10 @@ def announced(column: Column, filler: Filler) -> str:
 
 
 def columns_of(config: DictConfig, store: Store) -> list[Column]:
-    """The chosen service, or all that the table names; skipped where credentials or a client are missing."""
+    """Return a column for the chosen service, or one for each service of the table.
+
+    A column is marked as skipped if its credentials or its client are missing.
+    """
     choice = HydraConfig.get().runtime.choices.get(SERVICE)
     columns = []
     for name, node in ({choice: config.service} if choice else config.services).items():
@@ -117,7 +120,7 @@ def columns_of(config: DictConfig, store: Store) -> list[Column]:
 
 
 def rows_of(config: DictConfig) -> list[Row]:
-    """Purifiers from the words that one would type; their parameters are checked here."""
+    """Return the rows of the table. Raises InputError if the parameters of a purifier are wrong."""
     dataset, rows = HydraConfig.get().runtime.choices["dataset"], []
     own = [word for word in HydraConfig.get().overrides.task if word.startswith("dataset.")]
     for entry in on(config.rows, dataset, ""):
@@ -139,23 +142,23 @@ def rows_of(config: DictConfig) -> list[Row]:
 def candidates_of(
     config: DictConfig, settings: Settings, worker: Worker, loader: ComponentLoader
 ) -> Candidates:
-    """Images and the attack on them. Raises InputError where they do not fit each other."""
+    """Return the images and the attack on them. Raises InputError if they do not fit each other."""
     if settings.subset == subset.OF_VICTIM:
         raise InputError(f"subset: a vision API has none of the data set's labels, got {settings.subset}")
     choices = HydraConfig.get().runtime.choices
     attack: Config = to_plain_dict(config.attack)
     knowledge: Config = to_plain_dict(config.knowledge)
     others = knowledge.pop("victims", {})
-    known: Knowledge = build(knowledge)
-    if known.uses_victim or known.uses_purifier:
+    built_knowledge: Knowledge = build(knowledge)
+    if built_knowledge.uses_victim or built_knowledge.uses_purifier:
         raise InputError(
             f"knowledge: a vision API lets nobody see its network: expected transfer or ensemble, got "
             f"{choices['knowledge']}"
         )
     if get_class(attack["_target_"]).needs is None:
         raise InputError(f"attack: expected one that asks classifiers, got {choices['attack']}")
-    made: Attack = build(attack)
-    known.check(made, Identity())
+    built_attack: Attack = build(attack)
+    built_knowledge.check(built_attack, Identity())
     with usable(f"dataset {choices['dataset']}"):
         dataset: Dataset = build(to_plain_dict(config.dataset))
         index = dataset.index(settings.split)
@@ -182,23 +185,23 @@ def candidates_of(
 
 
 def note_of(config: DictConfig, columns: Sequence[Column]) -> str:
-    """Why figures may not be compared with the paper's. The services of its time cannot be asked any more."""
+    """Return why the results may not be compared with the paper's; its services can no longer be asked."""
     choices, differs = HydraConfig.get().runtime.choices, []
     if choices["dataset"] != "imagenet":
         differs.append(f"dataset {choices['dataset']} (the paper: ImageNet's training images)")
     if choices["knowledge"] != "ensemble":
         differs.append(f"knowledge {choices['knowledge']} (the paper: an ensemble of five)")
     for column in columns:
-        service, asked = column.asker and column.asker.service, column.found
+        service, search = column.asker and column.asker.service, column.found
         if service is None:
             continue
         if service.endpoint is not None or service.vendor == "http":
             differs.append(f"{column.name} is {service.address}, not the vendor's service")
         if service.labels != 5:
             differs.append(f"{column.name} with {service.labels} labels (the paper: 5)")
-        if asked.pairs and len(asked.pairs) < config.pairs + config.validation:
-            found = max(len(asked.pairs) - config.validation, 0)
-            differs.append(f"{column.name} with {found} test pairs, the candidates have no more")
+        if search.pairs and len(search.pairs) < config.pairs + config.validation:
+            test_pairs = max(len(search.pairs) - config.validation, 0)
+            differs.append(f"{column.name} with {test_pairs} test pairs, the candidates have no more")
     if (config.pairs, config.validation) != (100, 20):
         differs.append(
             f"{config.pairs} test and {config.validation} validation pairs (the paper: 100 and 20)"
@@ -209,7 +212,7 @@ def note_of(config: DictConfig, columns: Sequence[Column]) -> str:
 
 
 def finish(config: DictConfig, columns: list[Column], where: Path, facts: dict[str, Any]) -> None:
-    """Write and print the table. Raises FailedCellsError where something failed."""
+    """Write and print the table. Raises FailedCellsError if something failed."""
     choices = HydraConfig.get().runtime.choices
     paper = figures_of(config.paper)
     frame = api_frame.frame_of(columns, paper[paper.table == config.printed.figures])

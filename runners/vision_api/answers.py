@@ -1,4 +1,4 @@
-"""Answers of vision APIs, kept in the store: an image is asked about once."""
+"""Answers of vision APIs, which are kept in the store so that an image is asked about only once."""
 
 import hashlib
 import json
@@ -16,12 +16,14 @@ from runners.vision_api.services.service import Service, eight_bit
 
 @dataclass
 class Asker:
-    """A service, and what it answered before: by the sent image's 8-bit pixels and all that was asked.
+    """A service and its earlier answers.
+
+    An answer is found by the 8-bit pixels of the sent image and by the parameters of the service.
 
     Attributes:
-        models: versions that the service named, in answers that were used.
-        dates: days of these answers.
-        kept: answers that came from the store.
+        models: the versions of the service's model, as named in the answers that were used.
+        dates: the days on which these answers were given.
+        kept: how many answers came from the store.
     """
 
     service: Service
@@ -36,7 +38,10 @@ class Asker:
         self.service.open()
 
     def answer(self, image: Tensor) -> LabelResponse:
-        """Labels of one image (C, H, W) in [0, 1]; raises as `Service.ask` does. Only answers are kept."""
+        """Return the labels of one image (C, H, W) in [0, 1]. Raises as `Service.ask` does.
+
+        Only answers are kept in the store; errors are not.
+        """
         sent = self.service.fitted(image)
         artifact = self._artifact(sent)
         content = self.store.get(artifact)

@@ -1,4 +1,4 @@
-"""One vision API's column of the table: its pairs, the choice of iterations, and every purifier's records."""
+"""The column of one vision API: its pairs, the choice of iterations, and the records of every purifier."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """A purifier; `iterations` are those to choose from on the validation pairs, if it has any."""
+    """A purifier of the table.
+
+    `iterations` are the numbers of iterations to choose from on the validation pairs; empty if it has none.
+    """
 
     label: str
     defense: str | None
@@ -40,13 +43,13 @@ class Row:
         return get_class(self.config["_target_"]).changes_nothing
 
     def at(self, iterations: int | None) -> Config:
-        """The config with so many iterations."""
+        """Return the config with this number of iterations, or unchanged if it is None."""
         return self.config if iterations is None else {**self.config, "iterations": iterations}
 
 
 @dataclass
 class Entry:
-    """What came of one purifier in front of one API: records of test pairs, or why there are none."""
+    """The outcome of one purifier in front of one API: the records of test pairs, or why there are none."""
 
     row: Row
     records: pd.DataFrame | None = None
@@ -63,7 +66,7 @@ class Entry:
 
 @dataclass
 class Column:
-    """One API, asked or not."""
+    """One API, with its answers or the reason why there are none."""
 
     name: str
     config: Config
@@ -75,13 +78,13 @@ class Column:
 
     @property
     def paper(self) -> str:
-        """What the paper's figures call it."""
+        """The name of the API in the paper's results."""
         return f"api-{self.asker.service.vendor}" if self.asker else f"api-{self.name}"
 
 
 @dataclass
 class Filler:
-    """Fills columns; whatever APIs share (adversarial examples, purifiers) is made once."""
+    """Fills columns; whatever the APIs share (adversarial examples, purifiers) is computed only once."""
 
     candidates: Candidates
     restorer: Restorer
@@ -95,9 +98,9 @@ class Filler:
         self.checks = ContractChecks(self.restorer.worker, Console(quiet=True))
 
     def calls(self) -> dict[str, int]:
-        """How often a service is asked at most, by what for, when it was never asked before."""
+        """Return the most calls to a service that was never asked before, by their purpose."""
         tried = sum(len(row.iterations) for row in self.rows if len(row.iterations) > 1)
-        bare = sum(row.undefended for row in self.rows)  # the pairs themselves, asked about before
+        bare = sum(row.undefended for row in self.rows)  # the pairs themselves, already answered
         return {
             "to find pairs": 2 * len(self.candidates.positions),
             "to choose iterations": 2 * self.validation * tried,
@@ -105,7 +108,10 @@ class Filler:
         }
 
     def fill(self, column: Column) -> None:
-        """Everything of one API. A fault fails what needed the answer; the rest goes on."""
+        """Find the pairs of one API and evaluate every purifier on them.
+
+        An error fails only what needed the answer, and the rest goes on.
+        """
         asker = column.asker
         with self.console.status("") as status:
 
@@ -137,7 +143,7 @@ class Filler:
                 self._say(f"{row.label} {column.entries[-1].status}", column)
 
     def _say(self, what: str, column: Column) -> None:
-        """A line where there is no terminal to show a status on."""
+        """Print a line if there is no terminal that can show a status."""
         if not self.console.is_terminal:
             spent = column.asker.calls.spent
             self.console.print(f"{column.name}: {what}, {spent} calls so far", soft_wrap=True)
@@ -167,7 +173,10 @@ class Filler:
         return entry
 
     def _choose(self, entry: Entry, tuning: Sequence[Pair], asker: Asker) -> None:
-        """The iterations with the best prediction accuracy on the validation pairs; of equal ones fewest."""
+        """Choose the number of iterations with the best prediction accuracy on the validation pairs.
+
+        If several are equal, the smallest is chosen.
+        """
         for iterations in entry.row.iterations:
             records = self.restorer.records(tuning, self._prepared(entry.row, iterations), asker)
             entry.validation.append(records.assign(iterations=iterations))
@@ -175,7 +184,7 @@ class Filler:
         entry.iterations = max(entry.tried, key=lambda i: (entry.tried[i].value, -i))
 
     def _unsound(self, spec: Component) -> str | None:
-        """Why the purifier is not what it declares, if it is not."""
+        """Return why the purifier is not what it declares, or None if it is."""
         task = Purifying(self.candidates.crafting(0), (spec,))
         _, reasons = self.checks.sound([task])
         return next(iter(reasons.values()), None)
@@ -185,7 +194,10 @@ class Filler:
 
 
 def records_of(columns: Sequence[Column]) -> pd.DataFrame | None:
-    """One row an image pair, purifier and API, of the test and of the validation pairs."""
+    """Return one row for each image pair, purifier and API, or None if there are no records.
+
+    The validation pairs are included.
+    """
     parts = []
     for column in columns:
         for entry in column.entries:

@@ -1,4 +1,4 @@
-"""The figures of purifiers in front of vision APIs, one row an entry, with the paper's. Pure functions."""
+"""Our results and the paper's for purifiers in front of vision APIs, one row per entry. Pure functions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,10 @@ ATTACKS = {"clean": "clean", "adversarial": "transfer-ensemble-pgd"}  # in the p
 
 
 def frame_of(columns: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
-    """Every API, purifier, metric, standard and robust; `paper` holds the paper's figures of the table."""
+    """Return one row for each API, purifier and metric, on standard and on robust images.
+
+    `paper` holds the paper's results of the table.
+    """
     rows = []
     for column in columns:
         for entry in column.entries:
@@ -25,10 +28,10 @@ def frame_of(columns: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(column: Column, entry: Entry, metric: str, kind: str, paper: pd.DataFrame) -> dict[str, Any]:
-    mine = paper[(paper.victim == column.paper) & (paper.defense == entry.row.defense)]
-    mine = mine[(mine.metric == metric) & (mine.attack == ATTACKS[kind])]
-    theirs = float(mine.value.iloc[0]) if len(mine) else None
-    made = figure(entry.records, metric, kind) if entry.records is not None else None
+    printed = paper[(paper.victim == column.paper) & (paper.defense == entry.row.defense)]
+    printed = printed[(printed.metric == metric) & (printed.attack == ATTACKS[kind])]
+    theirs = float(printed.value.iloc[0]) if len(printed) else None
+    ours = figure(entry.records, metric, kind) if entry.records is not None else None
     return {
         "api": column.name,
         "row": entry.row.label,
@@ -36,20 +39,20 @@ def _row(column: Column, entry: Entry, metric: str, kind: str, paper: pd.DataFra
         "iterations": entry.iterations,
         "metric": metric,
         "images": SHOWN[kind],
-        **comparison_row(made, theirs),
+        **comparison_row(ours, theirs),
         "status": entry.status,
         "note": entry.skipped or entry.failed or "",
     }
 
 
 def chosen_of(columns: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
-    """The choice of iterations: every one that was tried, and which was taken (supplement, Table 5)."""
+    """Return one row for each number of iterations that was tried, with the choice (supplement, Table 5)."""
     rows = []
     for column in columns:
         for entry in column.entries:
-            mine = paper[(paper.victim == column.paper) & (paper.defense == entry.row.defense)]
-            printed = mine.params.iloc[0].removeprefix("iterations=") if len(mine) else None
-            for iterations, made in entry.tried.items():
+            paper_rows = paper[(paper.victim == column.paper) & (paper.defense == entry.row.defense)]
+            printed = paper_rows.params.iloc[0].removeprefix("iterations=") if len(paper_rows) else None
+            for iterations, result in entry.tried.items():
                 taken = iterations == entry.iterations
                 rows.append(
                     {
@@ -57,11 +60,11 @@ def chosen_of(columns: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
                         "row": entry.row.label,
                         "iterations": iterations,
                         "chosen": taken,
-                        "value": made.value,
-                        "low": made.low,
-                        "high": made.high,
-                        "n": made.n,
-                        "paper": float(mine.value.iloc[0]) if len(mine) and taken else None,
+                        "value": result.value,
+                        "low": result.low,
+                        "high": result.high,
+                        "n": result.n,
+                        "paper": float(paper_rows.value.iloc[0]) if len(paper_rows) and taken else None,
                         "paper_iterations": int(printed) if printed and taken else None,
                     }
                 )
@@ -69,7 +72,7 @@ def chosen_of(columns: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
 
 
 def legend(columns: Sequence[Column], note: str, setting: str) -> list[str]:
-    """Every sentence that the figures need."""
+    """Return the sentences that explain the results."""
     lines = [f"**{note}**" if note else "", setting]
     for column in columns:
         if column.skipped or column.failed:

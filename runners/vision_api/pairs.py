@@ -1,7 +1,7 @@
-"""Pairs of a clean and an adversarial image of which a vision API names entirely different labels.
+"""Pairs of a clean and an adversarial image for which a vision API returns entirely different labels.
 
 NCIS: Cha, Ko, Yoo, Moon 2021, https://arxiv.org/abs/2106.11644, supplement 4.1. Images are attacked on an
-ensemble of other classifiers; a pair is kept when the service's labels of the two have none in common.
+ensemble of other classifiers; a pair is kept if the service's labels of the two have none in common.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from runners.vision_api.services.response import LabelResponse
 
 @dataclass(frozen=True)
 class Pair:
-    """Images (C, H, W) of 8 bits a value, and the service's labels of them."""
+    """A clean and an adversarial image (C, H, W) of 8 bits per value, and the service's labels of both."""
 
     id: str
     clean: Tensor
@@ -30,20 +30,20 @@ class Pair:
 
 @dataclass
 class Found:
-    """Pairs, in the order of the candidates, and what became of the other candidates."""
+    """The pairs in the order of the candidates, and how many other candidates there were."""
 
     pairs: list[Pair] = field(default_factory=list)
     looked_at: int = 0
-    short: int = 0  # the clean or the adversarial image has fewer labels than count
-    shared: int = 0  # a label is in both
+    short: int = 0  # candidates of which an image has fewer labels than required
+    shared: int = 0  # candidates whose images have a label in common
 
 
 @dataclass
 class Candidates:
-    """Clean images with their adversarial examples, made chunk by chunk as needed, and kept in the store.
+    """Clean images with their adversarial examples, made chunk by chunk as needed and kept in the store.
 
-    Both are rounded to 8 bits, as they are sent. The clean one is rounded before it is attacked: its
-    adversarial example is then inside the ball after rounding too.
+    Both are rounded to 8 bits, as they are sent. The clean image is rounded before it is attacked, so that
+    its adversarial example is inside the ball after rounding, too.
     """
 
     index: Index
@@ -56,11 +56,11 @@ class Candidates:
     worker: Worker
 
     def crafting(self, start: int) -> Crafting:
-        """The work on the chunk that starts at this candidate."""
+        """Return the crafting task of the chunk that starts at this candidate."""
         images = self.index.take(self.positions[start : start + self.chunk])
         return Crafting(
             chunk=Images(images.ids, rounded(images.images), images.labels),
-            victim=self.ensemble[0],  # a transfer attack has nothing of the victim
+            victim=self.ensemble[0],  # a transfer attack does not use the victim
             attack=self.attack,
             knowledge=self.knowledge,
             purifier=None,
@@ -70,20 +70,21 @@ class Candidates:
         )
 
     def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Id, clean image, adversarial image."""
+        """Yield the id, the clean image and the adversarial image of each candidate."""
         for start in range(0, len(self.positions), self.chunk):
             crafting = self.crafting(start)
-            made = rounded(self.worker.adversarial(crafting)["images"])
-            yield from zip(crafting.chunk.ids, crafting.chunk.images, made, strict=True)
+            adversarial = rounded(self.worker.adversarial(crafting)["images"])
+            yield from zip(crafting.chunk.ids, crafting.chunk.images, adversarial, strict=True)
 
 
 def find(
     candidates: Candidates, asker: Asker, wanted: int, progress: Callable[[Found], None] = lambda found: None
 ) -> Found:
-    """The first `wanted` pairs; fewer where there are no more. `progress` hears how far it is.
+    """Find the first `wanted` pairs, or fewer if there are no more.
 
-    Kept is a pair whose images have `labels` labels each, the service's setting, and none in common. Raises
-    as `Asker.answer` does: to pass over a candidate without an answer would make the choice hang on chance.
+    A pair is kept if both images have as many labels as the service's setting `labels` says, and none in
+    common. `progress` is called after each candidate. Raises as `Asker.answer` does, because skipping a
+    candidate without an answer would make the choice depend on chance.
     """
     found, most = Found(), asker.service.labels
     for image_id, clean, adversarial in candidates:

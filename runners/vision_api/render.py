@@ -1,4 +1,4 @@
-"""The table of purifiers in front of vision APIs as Markdown, CSV, LaTeX and for the console."""
+"""Renders the table of purifiers in front of vision APIs as Markdown, CSV and LaTeX and for the console."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ LINES = ("ours", "95 %", "paper")
 def write(
     frame: pd.DataFrame, chosen: pd.DataFrame, title: str, notes: Sequence[str], stem: Path
 ) -> list[Path]:
-    """Write stem.md, .csv and .tex, and where iterations were chosen stem-iterations.csv; their paths."""
+    """Write stem.md, .csv and .tex, and stem-iterations.csv if iterations were chosen; return the paths."""
     contents = {
         ".md": markdown(frame, chosen, title, notes),
         ".csv": frame.to_csv(index=False),
@@ -32,9 +32,12 @@ def write(
 
 
 def block(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Text in the paper's shape: a purifier's lines below one another, APIs across, standard / robust."""
-    mine, rows = frame[frame.metric == metric], []
-    for label, entries in mine.groupby("row", sort=False):
+    """Return the results of a metric as text in the paper's shape.
+
+    The lines of a purifier are below one another, and each API has one column with standard / robust.
+    """
+    entries_of_metric, rows = frame[frame.metric == metric], []
+    for label, entries in entries_of_metric.groupby("row", sort=False):
         for line in LINES:
             cells = {
                 api: _cell(pair.set_index("images"), line) for api, pair in entries.groupby("api", sort=False)
@@ -58,7 +61,10 @@ def _cell(pair: pd.DataFrame, line: str) -> str:
 
 
 def iterations(chosen: pd.DataFrame) -> pd.DataFrame:
-    """Text in the shape of the supplement's Table 5: a purifier a row, APIs across, figure and iterations."""
+    """Return the chosen iterations as text in the shape of the supplement's Table 5.
+
+    Each purifier has a row and each API a column, with the result and the number of iterations.
+    """
     rows = []
     for label, entries in chosen[chosen.chosen].groupby("row", sort=False):
         ours = {e.api: f"{e.value:.2f} (i = {e.iterations})" for e in entries.itertuples()}
@@ -74,7 +80,7 @@ def iterations(chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame, chosen: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
-    """GitHub's Markdown: a table a metric, one of iterations, the notes."""
+    """Return GitHub's Markdown: one table for each metric, one of the iterations, and the notes."""
     lines = [f"# {title}", ""]
     for metric, name in METRICS.items():
         if len(frame):

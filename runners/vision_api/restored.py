@@ -1,4 +1,4 @@
-"""How far a purifier restores a vision API's labels: the records of pairs, and their figures.
+"""Measures how far a purifier restores a vision API's labels: records of pairs, and results over them.
 
 NCIS: Cha, Ko, Yoo, Moon 2021, https://arxiv.org/abs/2106.11644, supplement 4.2.
 """
@@ -31,16 +31,19 @@ KINDS = ("clean", "adversarial")  # what is purified: the paper's standard and r
 
 @dataclass
 class Restorer:
-    """Purifies pairs and asks about the results; purified images are kept in the store, 8 bits a value."""
+    """Purifies pairs and asks a service about the results.
+
+    Purified images are kept in the store with 8 bits per value.
+    """
 
     worker: Worker
     seed: int
     chunk: int
 
     def records(self, pairs: Sequence[Pair], spec: Component, asker: Asker) -> pd.DataFrame:
-        """One row a pair: the labels of its four images, and what of the clean one's came back.
+        """Return one row for each pair: the labels of its four images, and the metrics of `score`.
 
-        Raises PurifierError, or as `Asker.answer` does.
+        Raises PurifierError, and raises as `Asker.answer` does.
         """
         purifier: Purifier = self.worker.load(spec)
         most, rows = asker.service.labels, []
@@ -68,7 +71,7 @@ class Restorer:
     def _purified(
         self, purifier: Purifier, spec: Component, images: Sequence[tuple[str, Tensor]]
     ) -> list[Tensor]:
-        """Each image purified with its own seed, from the store or made."""
+        """Return each image purified with its own seed, from the store or computed now."""
         artifacts = [self._artifact(spec, image_id, image) for image_id, image in images]
         stored = [self.worker.store.get(artifact) for artifact in artifacts]
         lacking = [place for place, content in enumerate(stored) if content is None]
@@ -98,10 +101,11 @@ def _read(content: bytes) -> Tensor:
 
 
 def score(clean: LabelResponse, purified: LabelResponse, most: int) -> dict[str, float]:
-    """The paper's three metrics of one image; labels that the service does not name have not come back.
+    """Return the paper's three metrics for one image.
 
-    Prediction accuracy is the share of the clean image's `most` labels that the purified one has; top-1
-    whether the first is the same; top-5 whether the clean one's first is among them.
+    Labels that the service does not name count as missing. Prediction accuracy is the share of the clean
+    image's `most` labels that the purified image has. Top-1 is whether the first label is the same, and top-5
+    whether the clean image's first label is among the purified image's.
     """
     back = len(set(clean.labels[:most]) & set(purified.labels[:most]))
     return {
@@ -112,7 +116,10 @@ def score(clean: LabelResponse, purified: LabelResponse, most: int) -> dict[str,
 
 
 def figure(records: pd.DataFrame, metric: str, kind: str) -> Figure:
-    """The share of the images that keep their labels, or the mean of their shares, with its 95 % interval."""
+    """Return a metric's value over the images with its 95 % interval.
+
+    For prediction accuracy it is the mean share of labels that come back, otherwise the share of images.
+    """
     values = records[f"{metric}_{kind}"].to_numpy(float)
     if metric == "prediction-accuracy":
         return Figure(float(values.mean()), *share_interval(values), len(values))
@@ -120,6 +127,9 @@ def figure(records: pd.DataFrame, metric: str, kind: str) -> Figure:
 
 
 def criterion(records: pd.DataFrame) -> Figure:
-    """What iterations are chosen by (supplement 4.3): prediction accuracy, mean of clean and adversarial."""
+    """Return the result by which iterations are chosen (supplement 4.3).
+
+    It is the prediction accuracy, as the mean of clean and adversarial images.
+    """
     both = sum(records[f"prediction-accuracy_{kind}"] for kind in KINDS).to_numpy(float) / len(KINDS)
     return Figure(float(both.mean()), *share_interval(both), len(both))

@@ -26,7 +26,7 @@ from runners.vision_api.local.server import serve, write_google_key
 
 
 def main(config: DictConfig) -> None:
-    """Serve until stopped."""
+    """Serve until the process is stopped."""
     device = configure_torch("cpu", tf32=False)
     worker = Worker(Store(config.store), device, "float32")
     dataset: Dataset = build(to_plain_dict(config.dataset))
@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
     try:
         from runners.vision_api.local.clarifai import serve_clarifai
 
-        labeller.clarifai, clarifai = serve_clarifai(labeller, port + 1)  # unreferenced it would end
+        labeller.clarifai, clarifai = serve_clarifai(labeller, port + 1)  # kept, or it would end
         endpoints += [f"services.clarifai.endpoint=http://127.0.0.1:{clarifai}"]
     except ModuleNotFoundError:
         lines += ["(Clarifai: its client is not installed)"]

@@ -24,13 +24,13 @@ class _Servicer(service_pb2_grpc.V2Servicer):
         self.labeller = labeller
 
     def PostModelOutputs(self, request, context):  # noqa: N802, Clarifai's name
-        """One image to concepts."""
+        """Answer a request for the concepts of one image."""
         fault = self.labeller.called("clarifai")
         if fault == "slow":
             time.sleep(self.labeller.slow)
         if fault in ("slow", "cut"):
             context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-        if fault == "malformed":  # a message without what it must hold
+        if fault == "malformed":  # a message that lacks what it must hold
             return service_pb2.MultiOutputResponse(status=status_pb2.Status(code=CODES.SUCCESS))
         token = dict(context.invocation_metadata()).get("authorization", "")
         if fault or not token.startswith("Key "):
@@ -38,8 +38,8 @@ class _Servicer(service_pb2_grpc.V2Servicer):
             return service_pb2.MultiOutputResponse(
                 status=status_pb2.Status(code=code, description=CODES.Name(code))
             )
-        asked = request.model.model_version.output_info.output_config
-        labels = self.labeller.label(Asked(request.inputs[0].data.image.base64, asked.max_concepts or 20))
+        config = request.model.model_version.output_info.output_config
+        labels = self.labeller.label(Asked(request.inputs[0].data.image.base64, config.max_concepts or 20))
         concepts = [resources_pb2.Concept(name=name, value=score) for name, score in labels]
         done = status_pb2.Status(code=CODES.SUCCESS)
         model = resources_pb2.Model(model_version=resources_pb2.ModelVersion(id="local"))
@@ -48,7 +48,7 @@ class _Servicer(service_pb2_grpc.V2Servicer):
 
 
 def serve_clarifai(labeller: Labeller, port: int = 0) -> tuple[grpc.Server, int]:
-    """The service and its port; 0 is any that is free."""
+    """Start the service, and return it and its port. Port 0 takes any free port."""
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_V2Servicer_to_server(_Servicer(labeller), server)
     try:

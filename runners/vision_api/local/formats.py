@@ -1,7 +1,7 @@
-"""How each vendor's label detection reads a request and writes an answer or an error over HTTP.
+"""The HTTP formats of each vendor's label detection: how requests are read, and answers and errors written.
 
-Of the public descriptions: DetectLabels of Amazon Rekognition, Image Analysis 4.0 of Azure AI Vision,
-images:annotate of Google Cloud Vision; and a plain format of our own, for api/http.
+They follow the public descriptions of DetectLabels of Amazon Rekognition, Image Analysis 4.0 of Azure AI
+Vision, and images:annotate of Google Cloud Vision. The service `http` has a plain format of our own.
 """
 
 import base64
@@ -17,7 +17,7 @@ Labels = list[tuple[str, float]]  # best first
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for."""
+    """The image of a request, and the limits that the request sets."""
 
     image: bytes
     most: int
@@ -26,10 +26,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Format:
-    """One vendor's."""
+    """The format of one vendor."""
 
     path: str
-    secret: str  # the header that a call without credentials lacks
+    secret: str  # the header that holds credentials; empty if none are needed
     read: Callable[[str, Mapping[str, str], bytes], Asked]
     write: Callable[[Labels], Any]
     busy: tuple[int, Any]
@@ -38,16 +38,16 @@ class Format:
 
 
 def _read_aws(path: str, headers: Mapping[str, str], body: bytes) -> Asked:
-    asked = json.loads(body)
-    image = base64.b64decode(asked["Image"]["Bytes"])
-    return Asked(image, asked.get("MaxLabels", 1000), asked.get("MinConfidence", 55) / 100)
+    request = json.loads(body)
+    image = base64.b64decode(request["Image"]["Bytes"])
+    return Asked(image, request.get("MaxLabels", 1000), request.get("MinConfidence", 55) / 100)
 
 
 def _write_aws(labels: Labels) -> Any:
-    found = [
+    entries = [
         {"Name": name, "Confidence": 100 * score, "Instances": [], "Parents": []} for name, score in labels
     ]
-    return {"Labels": found, "LabelModelVersion": "3.0"}
+    return {"Labels": entries, "LabelModelVersion": "3.0"}
 
 
 def _read_azure(path: str, headers: Mapping[str, str], body: bytes) -> Asked:
@@ -67,16 +67,16 @@ def _write_azure(labels: Labels) -> Any:
 
 
 def _read_google(path: str, headers: Mapping[str, str], body: bytes) -> Asked:
-    (asked,) = json.loads(body)["requests"]
-    (feature,) = asked["features"]
+    (request,) = json.loads(body)["requests"]
+    (feature,) = request["features"]
     if feature["type"] not in ("LABEL_DETECTION", 4):
         raise ValueError("expected LABEL_DETECTION")
-    return Asked(base64.b64decode(asked["image"]["content"]), feature.get("maxResults", 10))
+    return Asked(base64.b64decode(request["image"]["content"]), feature.get("maxResults", 10))
 
 
 def _write_google(labels: Labels) -> Any:
-    found = [{"description": name, "score": score, "topicality": score} for name, score in labels]
-    return {"responses": [{"labelAnnotations": found}]}
+    entries = [{"description": name, "score": score, "topicality": score} for name, score in labels]
+    return {"responses": [{"labelAnnotations": entries}]}
 
 
 def _read_plain(path: str, headers: Mapping[str, str], body: bytes) -> Asked:

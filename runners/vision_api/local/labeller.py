@@ -1,4 +1,4 @@
-"""What stands behind the vision API on this machine: a victim, and the faults that it is told to have."""
+"""The labels that the vision API on this machine answers with: a victim's, and faults on request."""
 
 import io
 import threading
@@ -14,13 +14,13 @@ from victims.victim import Victim
 
 
 class Labeller:
-    """A PNG to the names of the victim's best classes, with their probabilities.
+    """Maps a PNG to the names of the victim's best classes and their probabilities.
 
     Attributes:
-        calls: by vendor, each one that reached the service, also those that a fault befell.
-        faults: what befalls the next calls, one each and in this order: of FAULTS, or None.
-        fewer: labels that every answer lacks at its end.
-        after: the Retry-After of a busy answer.
+        calls: how many calls reached the service, by vendor; calls that met a fault are included.
+        faults: the faults of the next calls in their order, one for each: of FAULTS, or None.
+        fewer: how many labels are cut from the end of every answer.
+        after: the Retry-After header of a busy answer.
     """
 
     def __init__(self, victim: Victim, classes: Sequence[str], *, slow: float = 60) -> None:
@@ -31,17 +31,17 @@ class Labeller:
         self.lock = threading.Lock()
 
     def label(self, asked: Asked) -> Labels:
-        """At most so many labels, best first."""
+        """Return the labels of an image, best first, at most as many as the request asks for."""
         pixels = np.asarray(Image.open(io.BytesIO(asked.image)).convert("RGB"), dtype=np.float32) / 255
         with self.lock, torch.no_grad():
             logits = self.victim(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0))[0]
         shares, places = logits.softmax(0).sort(descending=True, stable=True)
         pairs = zip(places.tolist(), shares.tolist(), strict=True)
-        found = [(self.classes[place], share) for place, share in pairs if share >= asked.least]
-        return found[: max(min(asked.most, 20) - self.fewer, 0)]
+        labels = [(self.classes[place], share) for place, share in pairs if share >= asked.least]
+        return labels[: max(min(asked.most, 20) - self.fewer, 0)]
 
     def called(self, vendor: str) -> str | None:
-        """Count a call; the fault that befalls it."""
+        """Count a call, and return the fault that it meets, if any."""
         with self.lock:
             self.calls[vendor] += 1
             return self.faults.pop(0) if self.faults else None

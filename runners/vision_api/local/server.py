@@ -1,7 +1,7 @@
 """A vision API on this machine, with one of our victims behind it.
 
-It serves to try the benchmark without an account, and to test it. This module speaks the formats of AWS,
-Azure, Google and the service `http` on one port; clarifai.py speaks Clarifai's on the next.
+It is there to try the benchmark without an account, and to test it. This module serves the formats of AWS,
+Azure, Google and the service `http` on one port; clarifai.py serves Clarifai's format on the next port.
 """
 
 import json
@@ -20,16 +20,16 @@ FAULTS = ("busy", "broken", "slow", "cut", "malformed", "expired")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one connection; `server.labeller` knows the labels."""
+    """Answers the requests of one connection; `server.labeller` knows the labels."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # an answer's body would wait 40 ms for the receipt of its headers
+    disable_nagle_algorithm = True  # else an answer's body waits 40 ms until its headers are acknowledged
 
     def do_POST(self) -> None:
-        """Whichever vendor's request it is."""
+        """Answer a request in the format of any vendor."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = urlsplit(self.path).path
-        if path == "/token":  # of Google's credentials
+        if path == "/token":  # requested by Google's credentials
             return self._token()
         vendor = next((name for name, f in FORMATS.items() if f.path == path), None)
         if vendor is None:
@@ -76,11 +76,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *parts: Any) -> None:
-        """Nothing: the runner says what it asks."""
+        """Log nothing, because the runner reports what it asks."""
 
 
 def serve(labeller: Labeller, port: int = 0) -> ThreadingHTTPServer:
-    """The service on this machine's own address, in a thread; port 0 is any that is free."""
+    """Serve on this machine's own address in a thread; return the server. Port 0 takes any free port."""
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
     except OSError as error:
@@ -92,11 +92,11 @@ def serve(labeller: Labeller, port: int = 0) -> ThreadingHTTPServer:
 
 
 def write_google_key(path: Path, address: str, universe: str = "localhost") -> Path:
-    """A key file as Google gives them out; the key is made here and is no secret.
+    """Write a key file in Google's form; the key is made here and is no secret.
 
-    With Google's own `universe` its tokens are given by this service, but google-auth then asks Google itself
-    about the account, in the background. With another, which GOOGLE_CLOUD_UNIVERSE_DOMAIN must name too, the
-    key signs its tokens itself, and nothing leaves this machine.
+    With Google's own `universe`, this service issues the tokens, but google-auth then asks Google itself
+    about the account in the background. With another universe, which GOOGLE_CLOUD_UNIVERSE_DOMAIN must name
+    too, the key signs its tokens itself and nothing leaves this machine.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa

@@ -19,12 +19,12 @@ REFUSED = {"AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "In
 class Rekognition(Service):
     """DetectLabels: https://docs.aws.amazon.com/rekognition/latest/APIReference/API_DetectLabels.html.
 
-    Credentials, region and address are boto3's own: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or
-    AWS_PROFILE; AWS_DEFAULT_REGION; AWS_ENDPOINT_URL_REKOGNITION.
+    Credentials, region and address are those that boto3 reads: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+    or AWS_PROFILE; AWS_DEFAULT_REGION; AWS_ENDPOINT_URL_REKOGNITION.
 
     Args:
-        min_confidence: labels below it (in %) are left out; the service's own default is 55. The paper does
-            not name it; here 0, so that every image has five labels.
+        min_confidence: labels below this confidence (in %) are left out. The service's own default is 55, and
+            the paper does not state a value. The default here is 0, so that every image has five labels.
     """
 
     version = 1
@@ -38,11 +38,11 @@ class Rekognition(Service):
         self.min_confidence = min_confidence
 
     def parameters(self) -> Mapping[str, Any]:
-        """With the threshold."""
+        """Return the parameters of every service, and the threshold."""
         return {**super().parameters(), "min_confidence": self.min_confidence}
 
     def connect(self) -> Any:
-        """A client that tries once."""
+        """Return a client that makes one attempt per call."""
         boto3, config = client_library("boto3", self.vendor), client_library("botocore.config", self.vendor)
         errors = client_library("botocore.exceptions", self.vendor)
         try:
@@ -70,10 +70,10 @@ class Rekognition(Service):
         return client
 
     def request(self, png: bytes) -> LabelResponse:
-        """Names and confidences."""
+        """Return the names and confidences of the labels."""
         errors = client_library("botocore.exceptions", self.vendor)
         try:
-            found = self.client.detect_labels(
+            answer = self.client.detect_labels(
                 Image={"Bytes": png}, MaxLabels=self.labels, MinConfidence=self.min_confidence
             )
         except errors.ClientError as error:
@@ -88,7 +88,7 @@ class Rekognition(Service):
         except client_library("botocore.parsers", self.vendor).ResponseParserError as error:
             raise TryAgainError(f"malformed answer: {error}") from None
         try:
-            labels = [(label["Name"], label["Confidence"]) for label in found["Labels"]]
+            labels = [(label["Name"], label["Confidence"]) for label in answer["Labels"]]
         except (KeyError, TypeError):
             raise TryAgainError("malformed answer: no labels in it") from None
-        return LabelResponse.ranked(labels, self.labels, found.get("LabelModelVersion", ""))
+        return LabelResponse.ranked(labels, self.labels, answer.get("LabelModelVersion", ""))

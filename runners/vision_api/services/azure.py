@@ -12,7 +12,7 @@ from runners.vision_api.services.service import Service, checked_address, client
 class ImageAnalysis(Service):
     """Image Analysis 4.0, tags: https://learn.microsoft.com/azure/ai-services/computer-vision/concept-tag-images-40.
 
-    Address and key are in VISION_ENDPOINT and VISION_KEY, as in the vendor's examples.
+    The address and the key are read from VISION_ENDPOINT and VISION_KEY, as in the vendor's examples.
     """
 
     version = 1
@@ -25,7 +25,7 @@ class ImageAnalysis(Service):
                  "zh-Hant")  # fmt: skip
 
     def connect(self) -> Any:
-        """A client that tries once."""
+        """Return a client that makes one attempt per call."""
         library = client_library("azure.ai.vision.imageanalysis", self.vendor)
         credentials = client_library("azure.core.credentials", self.vendor)
         address = self.endpoint or os.environ.get("VISION_ENDPOINT", "").strip()
@@ -44,13 +44,13 @@ class ImageAnalysis(Service):
         )
 
     def request(self, png: bytes) -> LabelResponse:
-        """Names and confidences."""
+        """Return the names and confidences of the tags."""
         errors = client_library("azure.core.exceptions", self.vendor)
         tags = client_library("azure.ai.vision.imageanalysis.models", self.vendor).VisualFeatures.TAGS
         try:
-            found = self.client.analyze(image_data=png, visual_features=[tags], language=self.language)
-            labels = [(tag.name, tag.confidence) for tag in found.tags.list]
-            return LabelResponse.ranked(labels, self.labels, found.model_version or "")
+            answer = self.client.analyze(image_data=png, visual_features=[tags], language=self.language)
+            labels = [(tag.name, tag.confidence) for tag in answer.tags.list]
+            return LabelResponse.ranked(labels, self.labels, answer.model_version or "")
         except errors.HttpResponseError as error:
             status = error.status_code or 0
             if status in (401, 403):
@@ -59,7 +59,7 @@ class ImageAnalysis(Service):
                 raise TryAgainError(f"malformed answer: {error.message}") from None
             headers = getattr(error.response, "headers", None)
             raise error_of_status(status, f"{status}: {error.message}", headers) from None
-        except errors.AzureError as error:  # no connection, cut, timed out
+        except errors.AzureError as error:  # no connection, a broken one, or a timeout
             raise TryAgainError(str(error)) from None
-        except (ValueError, TypeError, AttributeError, KeyError) as error:  # the client read other JSON
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # JSON of another form
             raise TryAgainError(f"malformed answer: {error}") from None

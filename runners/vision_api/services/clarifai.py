@@ -22,10 +22,11 @@ REFUSED_GRPC = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 class Clarifai(Service):
     """PostModelOutputs: https://docs.clarifai.com/compute/inference/.
 
-    The personal access token is in CLARIFAI_PAT, another address in CLARIFAI_GRPC_BASE.
+    The personal access token is read from CLARIFAI_PAT, and another address from CLARIFAI_GRPC_BASE.
 
     Args:
-        model: of the vendor's own application; the paper's time called it the general model.
+        model: a model of the vendor's own application. At the time of the paper it was called the general
+            model.
     """
 
     version = 1
@@ -38,11 +39,11 @@ class Clarifai(Service):
         self.model = model
 
     def parameters(self) -> Mapping[str, Any]:
-        """With the model."""
+        """Return the parameters of every service, and the model."""
         return {**super().parameters(), "model": self.model}
 
     def connect(self) -> Any:
-        """A stub over a channel that tries once; the vendor's own channel tries five times."""
+        """Return a stub over a channel that makes one attempt; the vendor's own channel makes five."""
         grpc = client_library("grpc", self.vendor)
         channels = client_library("clarifai_grpc.channel.clarifai_channel", self.vendor)
         self.token = self.secret("CLARIFAI_PAT", "a personal access token of clarifai.com/settings/security")
@@ -58,11 +59,11 @@ class Clarifai(Service):
         return client_library("clarifai_grpc.grpc.api.service_pb2_grpc", self.vendor).V2Stub(channel)
 
     def request(self, png: bytes) -> LabelResponse:
-        """Names and values of concepts."""
+        """Return the names and values of the concepts."""
         grpc = client_library("grpc", self.vendor)
         codes = client_library("clarifai_grpc.grpc.api.status.status_code_pb2", self.vendor).StatusCode
         try:
-            found = self.client.PostModelOutputs(
+            answer = self.client.PostModelOutputs(
                 self._request(png), timeout=self.timeout, metadata=(("authorization", f"Key {self.token}"),)
             )
         except grpc.RpcError as error:
@@ -73,7 +74,7 @@ class Clarifai(Service):
                 headers = {pair[0]: pair[1] for pair in error.trailing_metadata() or ()}
                 raise TryAgainError(reason, retry_after(headers)) from None
             raise ServiceError(reason) from None
-        statuses = [found.status, *(output.status for output in found.outputs)]
+        statuses = [answer.status, *(output.status for output in answer.outputs)]
         for status in statuses:
             name = codes.Name(status.code) if status.code in codes.values() else str(status.code)
             reason = f"{name}: {status.description} {status.details}".strip()
@@ -83,17 +84,17 @@ class Clarifai(Service):
                 raise TryAgainError(reason)
             if name != "SUCCESS":
                 raise ServiceError(reason)
-        if len(found.outputs) != 1:
-            raise TryAgainError(f"malformed answer: expected one output, got {len(found.outputs)}")
-        output = found.outputs[0]
+        if len(answer.outputs) != 1:
+            raise TryAgainError(f"malformed answer: expected one output, got {len(answer.outputs)}")
+        output = answer.outputs[0]
         labels = [(concept.name, concept.value) for concept in output.data.concepts]
         return LabelResponse.ranked(labels, self.labels, output.model.model_version.id)
 
     def _request(self, png: bytes) -> Any:
         resources = client_library("clarifai_grpc.grpc.api.resources_pb2", self.vendor)
         service = client_library("clarifai_grpc.grpc.api.service_pb2", self.vendor)
-        asked = resources.OutputConfig(max_concepts=self.labels, language=self.language)
-        version = resources.ModelVersion(output_info=resources.OutputInfo(output_config=asked))
+        config = resources.OutputConfig(max_concepts=self.labels, language=self.language)
+        version = resources.ModelVersion(output_info=resources.OutputInfo(output_config=config))
         return service.PostModelOutputsRequest(
             user_app_id=resources.UserAppIDSet(user_id="clarifai", app_id="main"),
             model_id=self.model,

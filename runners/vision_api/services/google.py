@@ -10,13 +10,13 @@ from runners.vision_api.services.response import LabelResponse, RefusedError, Se
 from runners.vision_api.services.service import Service, client_library
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-# Of google.rpc.Code: cancelled, unknown, too late, exhausted, aborted, internal, unavailable.
+# Codes of google.rpc.Code: cancelled, unknown, too late, exhausted, aborted, internal, unavailable.
 BUSY = {1, 2, 4, 8, 10, 13, 14}
 REFUSED = {7, 16}  # not permitted, not authenticated
 
 
 class CloudVision(Service):
-    """LABEL_DETECTION: https://cloud.google.com/vision/docs/labels, over REST; labels are English.
+    """LABEL_DETECTION: https://cloud.google.com/vision/docs/labels, over REST. The labels are in English.
 
     Credentials are the application's default ones: GOOGLE_APPLICATION_CREDENTIALS names a key file.
     """
@@ -25,7 +25,7 @@ class CloudVision(Service):
     vendor = "google"
 
     def connect(self) -> Any:
-        """A client over REST."""
+        """Return a client that uses REST."""
         auth, vision = client_library("google.auth", self.vendor), _vision()
         try:
             credentials, _ = auth.default(scopes=[SCOPE])
@@ -42,14 +42,14 @@ class CloudVision(Service):
         )
 
     def request(self, png: bytes) -> LabelResponse:
-        """Descriptions and scores."""
+        """Return the descriptions and scores of the labels."""
         vision = _vision()
         auth = client_library("google.auth.exceptions", self.vendor)
         errors = client_library("google.api_core.exceptions", self.vendor)
         http = client_library("requests", self.vendor)
         json = client_library("google.protobuf.json_format", self.vendor)
         try:
-            found = self.client.label_detection(
+            answer = self.client.label_detection(
                 image=vision.Image(content=png), max_results=self.labels, timeout=self.timeout, retry=None
             )
         except auth.TransportError as error:
@@ -63,7 +63,7 @@ class CloudVision(Service):
             raise TryAgainError(f"malformed answer: {error}") from None
         except http.RequestException as error:
             raise TryAgainError(str(error)) from None
-        code, reason = found.error.code, f"{found.error.code}: {found.error.message}"
+        code, reason = answer.error.code, f"{answer.error.code}: {answer.error.message}"
         if code in REFUSED:
             raise RefusedError(f"credentials refused: {reason}")
         if code in BUSY:
@@ -71,12 +71,12 @@ class CloudVision(Service):
         if code:
             raise ServiceError(reason)
         return LabelResponse.ranked(
-            [(la.description, la.score) for la in found.label_annotations], self.labels
+            [(la.description, la.score) for la in answer.label_annotations], self.labels
         )
 
 
 def _vision() -> Any:
-    """The client, without its warning that it will leave this version of Python some day."""
+    """Return the client, and suppress its warning that it will stop supporting this version of Python."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return client_library("google.cloud.vision", "google")

@@ -1,4 +1,4 @@
-"""Any service that takes an image over HTTP and answers labels in JSON."""
+"""Any service that takes an image over HTTP and answers with labels in JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,15 @@ from runners.vision_api.services.service import Service, checked_address
 
 
 class HTTP(Service):
-    """POSTs the PNG, by itself or as a field of a form, and reads a list of labels out of the answer.
+    """POSTs the PNG, as the body or as a field of a form, and reads a list of labels from the answer.
 
     Args:
-        url: where it is sent.
-        field: name of the form's field; None sends the file as the body.
-        answer: where in the JSON the list is, keys and positions joined by dots; "" where it is the whole.
-        name, score: keys of a list entry; without scores, and where entries are strings, the order counts.
+        url: the address that the image is sent to.
+        field: the name of the form's field; None sends the file as the body.
+        answer: the path of the list in the JSON, as keys and positions joined by dots; "" if the list is the
+            whole answer.
+        name, score: keys of an entry of the list. Without scores, or if entries are strings, the order
+            counts.
         key_variable: the environment variable that holds a key, sent as `Authorization: Bearer`, or None.
     """
 
@@ -44,12 +46,12 @@ class HTTP(Service):
         self.key_variable = key_variable
 
     def parameters(self) -> Mapping[str, Any]:
-        """With how the answer is read."""
+        """Return the parameters of every service, and how the answer is read."""
         read = {"field": self.field, "answer": self.answer, "name": self.name, "score": self.score}
         return {**super().parameters(), **read}
 
     def connect(self) -> requests.Session:
-        """A session; urllib3 tries once."""
+        """Return a session, for which urllib3 makes one attempt per call."""
         session = requests.Session()
         if self.key_variable is not None:
             key = self.secret(self.key_variable, f"the key of {self.address}")
@@ -57,7 +59,7 @@ class HTTP(Service):
         return session
 
     def request(self, png: bytes) -> LabelResponse:
-        """The list, as it is found."""
+        """Return the labels that the answer lists."""
         sent: dict[str, Any] = {"data": png, "headers": {"Content-Type": "image/png"}}
         if self.field is not None:
             sent = {"files": {self.field: ("image.png", png, "image/png")}}
@@ -75,7 +77,7 @@ class HTTP(Service):
         return LabelResponse.ranked(self._labels(answer), self.labels)
 
     def _labels(self, found: Any) -> list[tuple[str, float]]:
-        """Raises ServiceError where they are not where they should be."""
+        """Return names and scores. Raises ServiceError if they are not where the settings say."""
         try:
             for step in self.answer.split(".") if self.answer else ():
                 found = found[int(step)] if isinstance(found, list) else found[step]

@@ -1,4 +1,4 @@
-"""One answer of a vision API, and what may keep it from coming."""
+"""An answer of a vision API, and the errors that take its place."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,10 @@ from data.errors import InputError
 
 
 class TryAgainError(Exception):
-    """An attempt that failed for a passing reason; `after` seconds if the service said when to come back."""
+    """Raised if an attempt failed for a temporary reason.
+
+    `after` is the number of seconds after which the service asked to be called again, or None.
+    """
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -14,20 +17,23 @@ class TryAgainError(Exception):
 
 
 class ServiceError(RuntimeError):
-    """A service gave no answer; what needed it fails, and is never counted as an answer."""
+    """Raised if a service gave no answer; what needed it fails, and no answer is assumed in its place."""
 
 
 class RefusedError(ServiceError):
-    """The service does not let this caller in: bad or expired credentials, a quota that is spent."""
+    """Raised if the service refuses the caller: bad or expired credentials, or an exhausted quota."""
 
 
 class CapError(ServiceError):
-    """The calls that the user allows are spent."""
+    """Raised if all calls that the user allows were made."""
 
 
 @dataclass
 class Calls:
-    """How often a service may be asked in this run, and was; every attempt counts, also one that fails."""
+    """The number of calls that a service may get in this run, and the number that it got.
+
+    Every attempt counts, including those that fail.
+    """
 
     cap: int
     spent: int = 0
@@ -37,7 +43,7 @@ class Calls:
             raise InputError(f"calls: expected a whole number of at least 1, got {self.cap!r}")
 
     def spend(self) -> None:
-        """One more. Raises CapError, having spent nothing, where none is left."""
+        """Count one more call. Raises CapError without counting it if none is left."""
         if self.spent >= self.cap:
             raise CapError(
                 f"the cap of calls={self.cap} is spent; the answers are kept, and the same command goes on "
@@ -48,7 +54,10 @@ class Calls:
 
 @dataclass(frozen=True)
 class LabelResponse:
-    """Labels, best first, each once; their scores; the version of its model where the service names one."""
+    """The labels of an image, best first and each once, and their scores.
+
+    `model` is the version of the service's model if the service names one.
+    """
 
     labels: tuple[str, ...]
     scores: tuple[float, ...]
@@ -56,7 +65,7 @@ class LabelResponse:
 
     @classmethod
     def ranked(cls, found: list[tuple[str, float]], most: int, model: str = "") -> "LabelResponse":
-        """The `most` labels with the highest scores; of equal ones the service's first."""
+        """Return the `most` labels with the highest scores; equal scores keep the service's order."""
         best: dict[str, float] = {}
         for name, score in sorted(found, key=lambda pair: -pair[1]):
             best.setdefault(name, float(score))

@@ -1,4 +1,4 @@
-"""What every vision API is, and the one call through which all of them are asked.
+"""The base class of vision APIs, with the one call through which all of them are asked.
 
 NCIS (Cha, Ko, Yoo, Moon 2021, https://arxiv.org/abs/2106.11644), section 5.3, puts purifiers in front of
 four.
@@ -25,30 +25,31 @@ from runners.vision_api.services.response import Calls, LabelResponse, ServiceEr
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 120.0  # seconds between attempts: doubled each time, unless the service says
+FIRST_WAIT, LONGEST_WAIT = 1.0, 120.0  # seconds between attempts; doubled unless the service states them
 
 
 class Service(ABC):
-    """A vision API: an image (1 or 3, H, W) in [0, 1], sent as 8-bit PNG, to at most `labels` labels.
+    """A vision API: maps an image (1 or 3, H, W) in [0, 1], sent as 8-bit PNG, to at most `labels` labels.
 
-    A subclass says how to `connect` with the vendor's own client and how to `request`; waiting, attempts and
-    counting are done here, and the client's own are switched off: each call is counted. Credentials are read
-    from the vendor's usual environment, and stand in no config, record or message.
+    A subclass says how to `connect` with the vendor's own client and how to `request`. Waiting, attempts and
+    counting are done here. The client's own retries are switched off, so that each call is counted.
+    Credentials are read from the environment variables that the vendor uses, and are written into no config,
+    record or message.
 
     Attributes:
         version: raised on any change of what is asked or how answers are read.
-        vendor: its name in configs.
-        languages: of labels that it can be asked for.
-        smallest: side in pixels below which it takes no image.
+        vendor: the name of the service in configs.
+        languages: the languages in which the service can return labels.
+        smallest: the smallest side of an image, in pixels, that the service accepts.
 
     Args:
         labels: how many labels count; the paper has five.
-        language: of the labels.
-        endpoint: the service's address; the vendor's own where None.
+        language: the language of the labels.
+        endpoint: the service's address; None for the vendor's own.
         side: images whose shorter side has fewer pixels are enlarged to it (bicubic); None leaves them.
         timeout: seconds that one attempt may take.
-        attempts: how often an image is tried when the service is busy, slow or broken.
-        per_second: calls at most.
+        attempts: how often an image is tried if the service is busy, slow or broken.
+        per_second: the most calls per second.
     """
 
     version: ClassVar[int] = 1
@@ -91,17 +92,20 @@ class Service(ABC):
 
     @abstractmethod
     def connect(self) -> Any:
-        """The vendor's client; sets `address` to what it asks. Makes no call.
+        """Return the vendor's client, and set `address` to what it asks. Makes no call.
 
-        Raises MissingError where the client is not installed or there are no credentials.
+        Raises MissingError if the client is not installed or there are no credentials.
         """
 
     @abstractmethod
     def request(self, png: bytes) -> LabelResponse:
-        """One call. Raises TryAgainError, RefusedError, or ServiceError where trying again is no use."""
+        """Make one call, and return the labels.
+
+        Raises TryAgainError, RefusedError, or ServiceError if another attempt would be useless.
+        """
 
     def parameters(self) -> Mapping[str, Any]:
-        """What an answer depends on beside the pixels; `open` first."""
+        """Return what an answer depends on besides the pixels; `open` must be called first."""
         return {
             "vendor": self.vendor,
             "version": self.version,
@@ -112,15 +116,15 @@ class Service(ABC):
 
     @final
     def open(self) -> None:
-        """Make the client, once; asks nothing."""
+        """Make the client once. Makes no call."""
         if self.client is None:
             self.client = self.connect()
 
     @final
     def ask(self, image: Tensor) -> LabelResponse:
-        """The service's labels of one image, as it is after `fitted`.
+        """Return the service's labels of one image that `fitted` returned.
 
-        Raises CapError, RefusedError, or ServiceError after as many attempts as there may be.
+        Raises CapError or RefusedError, or ServiceError if there is no answer after all attempts.
         """
         if self.calls is None:
             raise ValueError("expected a cap on calls before the first: service.calls = Calls(...)")
@@ -146,9 +150,9 @@ class Service(ABC):
         raise ServiceError(f"{self.vendor}: no answer in {self.attempts} attempts; the last: {reason}")
 
     def fitted(self, image: Tensor) -> Tensor:
-        """The image as it is sent, before it is rounded: enlarged to `side` where it is smaller.
+        """Return the image as it is sent, but not yet rounded: enlarged to `side` if it is smaller.
 
-        Raises InputError for what the service does not take.
+        Raises InputError for an image that the service does not accept.
         """
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             raise InputError(f"{self.vendor}: expected images of 1 or 3 channels, got {tuple(image.shape)}")
@@ -165,14 +169,14 @@ class Service(ABC):
         return image
 
     def said(self, error: Exception) -> str:
-        """An error's first line, without credentials."""
+        """Return the first line of an error, without credentials."""
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text[:300]
 
     def secret(self, name: str, what: str) -> str:
-        """A credential from the environment. Raises MissingError, naming the variable."""
+        """Return a credential from the environment. Raises MissingError with its name if it is not set."""
         value = os.environ.get(name, "").strip()
         if not value:
             raise MissingError(f"service {self.vendor}: no credentials: set {name} ({what})")
@@ -187,19 +191,22 @@ class Service(ABC):
 
 
 def eight_bit(image: Tensor) -> np.ndarray:
-    """(C, H, W) in [0, 1] to the nearest 8-bit values, (H, W, C)."""
+    """Return an image (C, H, W) in [0, 1] as its nearest 8-bit values (H, W, C)."""
     return np.ascontiguousarray((image.detach().cpu() * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def png(image: Tensor) -> bytes:
-    """A PNG file of the image's nearest 8-bit values; lossless."""
+    """Return a lossless PNG file of the image's nearest 8-bit values."""
     pixels, file = eight_bit(image), io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, format="PNG")
     return file.getvalue()
 
 
 def client_library(module: str, vendor: str) -> Any:
-    """A vendor's client. Raises MissingError where it is not installed, saying how to get it."""
+    """Import a vendor's client.
+
+    Raises MissingError, which says how to install it, if it is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -210,7 +217,10 @@ def client_library(module: str, vendor: str) -> Any:
 
 
 def checked_address(address: str, name: str) -> str:
-    """An http or https address without credentials in it; raises InputError, naming where it is from."""
+    """Return an http or https address without credentials in it.
+
+    Raises InputError for anything else, and says where the address comes from.
+    """
     parts = urlsplit(str(address))
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{name}: expected http://... or https://..., got {str(address)!r}")
