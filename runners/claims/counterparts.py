@@ -1,4 +1,4 @@
-"""Counts the papers' printed results that have a counterpart among our results, by what is known of them."""
+"""Counts the papers' printed results that have a counterpart among our results."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def counted(papers: Sequence[str], tables: Sequence[Finished]) -> pd.DataFrame:
 
 
 def _figures(one: Finished) -> dict[int, set[str]]:
-    """Return what is known of each of the paper's results that the table shows ours beside.
+    """Return which of COUNTS apply to each of the paper's results that has a counterpart in the table.
 
     The results are identified by their rows in the paper's file.
     """

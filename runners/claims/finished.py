@@ -63,7 +63,7 @@ class Finished:
         return {(entry.row, column_name(entry)): place for place, (_, entry) in enumerate(entries)}
 
     def check_records(self) -> None:
-        """Raise InputError if the records do not have the columns of this version's record files."""
+        """Raise InputError if there are records without the columns of this version's record files."""
         records = self.table.records
         ours, theirs = {column.name for column in COLUMNS}, set(records.columns)
         if records.empty or (ours == theirs and records.correct.dtype == bool):

@@ -202,8 +202,8 @@ def _names(claim: Claim, first: Side, second: Side | None) -> tuple[str, str]:
     if claim.columns:
         under = "on the mean of the columns" if several else f"under {column}"
         return f"{under}: {row}", second[0][0]
-    of = "mean of the rows" if several else row
-    return f"{of}: {column}", second[0][1]
+    subject = "mean of the rows" if several else row
+    return f"{subject}: {column}", second[0][1]
 
 
 def _outcome(tested: _Tested, p: float, alpha: float) -> Outcome:

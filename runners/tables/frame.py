@@ -43,8 +43,10 @@ def frame_of(
     panel: PaperSetting | None,
     comparable: bool,
 ) -> pd.DataFrame:
-    """Return a frame with one row per entry: our result, the paper's, and a verdict if they are
-    comparable."""
+    """Return a frame with one row per entry.
+
+    A row holds our result, the paper's, and a verdict if they are comparable.
+    """
     paper, rules = printed(table, panel), departures()
     rows: list[dict[str, Any]] = []
     right: dict[int, pd.Series] = {}  # answers of the purifiers, by place in rows
@@ -71,10 +73,10 @@ def frame_of(
         status = {"status": "done" if whole else "absent", **empty}
         if table.get("average"):
             figure = _average(table.metric, main) if whole else None
-            known = sorted({result.cell.knowledge_kind for _, result in cells})
-            mixed = f"the average mixes attackers of different knowledge: {', '.join(known)}"
+            kinds = sorted({result.cell.knowledge_kind for _, result in cells})
+            mixed = f"the average mixes attackers of different knowledge: {', '.join(kinds)}"
             entry = _entry(table, row, table.average, figure, paper, comparable, departure)
-            rows.append(entry | status | ({"note": mixed} if len(known) > 1 else {}))
+            rows.append(entry | status | ({"note": mixed} if len(kinds) > 1 else {}))
         if table.get("worst"):
             parts[len(rows)] = under_all(main) if whole else None
             figure = _figure(table.metric, parts[len(rows)])

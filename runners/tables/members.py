@@ -49,7 +49,7 @@ def missing(purifier: Purifier, kinds: Sequence[Kind], records: pd.DataFrame) ->
         "a transfer attack": "transfer" in kinds,
         "attack=adaptive": "everything" in kinds,
         "a query attack": bool({"score", "decision"} & set(kinds)),
-        "other seeds": False,  # a table has one
+        "other seeds": False,  # a table has one seed
     }
     unmet = [criterion for criterion, is_met in criteria.items() if not is_met]
     return f"a complete evaluation also needs: {', '.join(unmet)}"

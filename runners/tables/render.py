@@ -35,8 +35,10 @@ class Heading:
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame. Raises ValueError if a result lacks its number of images or its interval; only the
-    mean of an unbounded value may have no interval."""
+    """Return the frame if each of its results has its number of images and its interval.
+
+    Raises ValueError otherwise. Only the mean of an unbounded value may have no interval.
+    """
     ends = frame[["low", "high"]].isna()
     lacks = ends.any(axis=1) & ((frame.metric == "accuracy") | ~ends.all(axis=1))
     bare = frame[frame.value.notna() & (lacks | frame.n.isna())]
@@ -139,12 +141,12 @@ def _over(frame: pd.DataFrame) -> list[str]:
     worst, cells = frame[frame.attack == "worst"], frame[frame.knowledge_kind != ""]
     if worst.value.isna().all():
         return []
-    known = []
+    kinds = []
     for kind, part in cells.assign(knowledge_kind="").groupby(cells.knowledge_kind, sort=False):
         names = dict.fromkeys(column_name(entry) for _, entry in part.iterrows())
-        known.append(f"{kind}: {', '.join(names)}")
+        kinds.append(f"{kind}: {', '.join(names)}")
     return [
-        f"{worst.column.iloc[0]}: the share of images that are right in every column ({'; '.join(known)})."
+        f"{worst.column.iloc[0]}: the share of images that are right in every column ({'; '.join(kinds)})."
     ]
 
 

@@ -36,7 +36,7 @@ def flag_weak(placed: Iterable[tuple[DictConfig, DictConfig, CellResult]], paper
 
 
 def above(records: pd.DataFrame, printed: float) -> str | None:
-    """Describe an accuracy of the undefended victim above a printed one (in %); None if it is not above."""
+    """Return what is observed if the undefended victim is above a printed accuracy (in %), else None."""
     ours = accuracy(records.adversarial_label == records.label)
     if ours.low <= printed:
         return None

@@ -186,28 +186,28 @@ def candidates_of(
 
 def note_of(config: DictConfig, columns: Sequence[Column]) -> str:
     """Return why the results may not be compared with the paper's; its services can no longer be asked."""
-    choices, differs = HydraConfig.get().runtime.choices, []
+    choices, differences = HydraConfig.get().runtime.choices, []
     if choices["dataset"] != "imagenet":
-        differs.append(f"dataset {choices['dataset']} (the paper: ImageNet's training images)")
+        differences.append(f"dataset {choices['dataset']} (the paper: ImageNet's training images)")
     if choices["knowledge"] != "ensemble":
-        differs.append(f"knowledge {choices['knowledge']} (the paper: an ensemble of five)")
+        differences.append(f"knowledge {choices['knowledge']} (the paper: an ensemble of five)")
     for column in columns:
         service, search = column.asker and column.asker.service, column.found
         if service is None:
             continue
         if service.endpoint is not None or service.vendor == "http":
-            differs.append(f"{column.name} is {service.address}, not the vendor's service")
+            differences.append(f"{column.name} is {service.address}, not the vendor's service")
         if service.labels != 5:
-            differs.append(f"{column.name} with {service.labels} labels (the paper: 5)")
+            differences.append(f"{column.name} with {service.labels} labels (the paper: 5)")
         if search.pairs and len(search.pairs) < config.pairs + config.validation:
             test_pairs = max(len(search.pairs) - config.validation, 0)
-            differs.append(f"{column.name} with {test_pairs} test pairs, the candidates have no more")
+            differences.append(f"{column.name} with {test_pairs} test pairs, the candidates have no more")
     if (config.pairs, config.validation) != (100, 20):
-        differs.append(
+        differences.append(
             f"{config.pairs} test and {config.validation} validation pairs (the paper: 100 and 20)"
         )
     return "no verdict: the services change, the paper asked those of 2021" + "".join(
-        f"; {d}" for d in differs
+        f"; {d}" for d in differences
     )
 
 

@@ -100,7 +100,7 @@ class Filler:
     def calls(self) -> dict[str, int]:
         """Return the most calls to a service that was never asked before, by their purpose."""
         tried = sum(len(row.iterations) for row in self.rows if len(row.iterations) > 1)
-        bare = sum(row.undefended for row in self.rows)  # the pairs themselves, already answered
+        bare = sum(row.undefended for row in self.rows)  # they need no more answers than the pairs have
         return {
             "to find pairs": 2 * len(self.candidates.positions),
             "to choose iterations": 2 * self.validation * tried,

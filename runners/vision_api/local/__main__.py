@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
     try:
         from runners.vision_api.local.clarifai import serve_clarifai
 
-        labeller.clarifai, clarifai = serve_clarifai(labeller, port + 1)  # kept, or it would end
+        labeller.clarifai, clarifai = serve_clarifai(labeller, port + 1)  # the reference keeps it running
         endpoints += [f"services.clarifai.endpoint=http://127.0.0.1:{clarifai}"]
     except ModuleNotFoundError:
         lines += ["(Clarifai: its client is not installed)"]

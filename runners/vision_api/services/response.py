@@ -17,7 +17,7 @@ class TryAgainError(Exception):
 
 
 class ServiceError(RuntimeError):
-    """Raised if a service gave no answer; what needed it fails, and no answer is assumed in its place."""
+    """Raised if a service gave no answer. What needed it fails; an error never counts as an answer."""
 
 
 class RefusedError(ServiceError):
