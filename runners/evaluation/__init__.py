@@ -1,1 +1,1 @@
-"""What a cell is: its parts, its settings, its images, its records."""
+"""Evaluation of cells: their parts, settings and images, the tasks that they take, and their records."""

@@ -17,16 +17,16 @@ class Cell:
 
     names: dict[str, str]
     configs: dict[str, Config]
-    command: str  # evaluates this cell alone
+    command: str  # the command that evaluates this cell alone
 
     @property
     def label(self) -> str:
-        """The name of the cell for people: dataset/victim/attack/knowledge/purifier."""
+        """The readable name of the cell: dataset/victim/attack/knowledge/purifier."""
         return "/".join(self.names[part] for part in PARTS)
 
     @property
     def eps(self) -> str:
-        """The bound of the attack for people: "eps 8/255", "l2 eps 5", or empty text."""
+        """The bound of the attack as text: "eps 8/255", "l2 eps 5", or empty if it has none."""
         attack = self.configs["attack"]
         if not isinstance(eps := attack.get("eps"), float | int) or not eps:
             return ""
@@ -34,22 +34,22 @@ class Cell:
 
     @property
     def knowledge(self) -> Config:
-        """The config of the attacker's knowledge, without the other classifiers that it knows."""
+        """The config of the attacker's knowledge, without the classifiers of a transfer attack."""
         return {name: item for name, item in self.configs["knowledge"].items() if name != "victims"}
 
     @property
     def knowledge_kind(self) -> Kind:
-        """Which kind of attacker the class of the knowledge declares to be, whatever its config is called."""
+        """The kind of attacker that the class of the knowledge declares, whatever the name of its config."""
         return get_class(self.configs["knowledge"]["_target_"]).declared_kind()
 
     @property
     def undefended(self) -> bool:
-        """Whether the purifier changes nothing, so that the cell is one of the undefended victim."""
+        """Whether the purifier changes nothing, so that the cell evaluates the undefended victim."""
         return get_class(self.configs["purifier"]["_target_"]).changes_nothing
 
     @property
     def surrogates(self) -> dict[str, Config]:
-        """The classifiers that a transfer attack knows instead of the victim, by their names."""
+        """The configs of the classifiers that a transfer attack knows instead of the victim, by name."""
         return self.configs["knowledge"].get("victims", {})
 
 

@@ -12,13 +12,13 @@ VICTIMS = CONFIGS / "victim"
 
 
 def victims_for(label_space: str) -> list[str]:
-    """Return the names of the victims that know these labels."""
+    """Return the names of the victims whose classes are those of this label space."""
     leaves = {str(leaf.relative_to(VICTIMS).with_suffix("")): leaf for leaf in VICTIMS.rglob("*.yaml")}
     return sorted(n for n, leaf in leaves.items() if OmegaConf.load(leaf).get("label_space") == label_space)
 
 
 def same_labels(what: str, known: str | None, dataset: str, labels: str) -> None:
-    """Raise InputError where a classifier's labels mean something else than the data set's."""
+    """Raise InputError unless the labels of a classifier mean the same as those of the data set."""
     if known is None:
         raise InputError(f"{what}: expected a label_space in its config, such as {labels!r}; got none")
     if known != labels:
@@ -30,8 +30,10 @@ def same_labels(what: str, known: str | None, dataset: str, labels: str) -> None
 
 
 def check_split_consistency(what: str, component: Config, dataset: Config, divided_by: Sequence[str]) -> None:
-    """Raise InputError where a component learns the evaluated data set in another division: some images
-    that it learns would be among those that it is tested on."""
+    """Raise InputError if a component is trained on another division of the evaluated data set.
+
+    Some of the images that it is trained on would then be among those that it is tested on.
+    """
     for inner in INNER:
         component = component.get(inner, component)
     learnt = (component.get("weights") or {}).get("dataset", {})

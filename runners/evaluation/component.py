@@ -1,4 +1,4 @@
-"""From configs to components: what `_target_` names, its identity, its weights and its seeds."""
+"""Components that configs describe by their `_target_`: how they are built, identified, loaded and seeded."""
 
 import hashlib
 import math
@@ -22,14 +22,15 @@ from runners.evaluation.own_state import own_state
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
 
-INNER = ("victim", "purifier", "denoiser")  # arguments that hold a component with the weights of the whole
+INNER = ("victim", "purifier", "denoiser")  # arguments that hold a component with all the weights
 FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 
 Config = dict[str, Any]
 
 
 def _if_file(path: str, there: str, absent: str) -> str:
-    """In configs, ${if_file:<path>,<value>,<other value>}: the resolved config says which one it was."""
+    """Resolve ${if_file:<path>,<value>,<other value>} in a config: the first value if the file exists,
+    otherwise the second. The resolved config holds the value that was chosen."""
     return there if Path(path).is_file() else absent
 
 
@@ -37,9 +38,9 @@ OmegaConf.register_new_resolver("if_file", _if_file, replace=True)
 
 
 def to_plain_dict(node: DictConfig) -> Config:
-    """The resolved config as plain values; text like 8/255 becomes the number.
+    """Return the resolved config as plain values; text such as 8/255 becomes a number.
 
-    Raises InputError for a config that is empty and for numbers that are not finite.
+    Raises InputError if there are no settings, for numbers that are not finite and for a division by zero.
     """
     if not isinstance(node, DictConfig):
         raise InputError(f"expected a config with settings (name: value), got {node!r}")
@@ -81,22 +82,22 @@ def build(config: Config) -> Any:
 
 
 def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
-    """Return the seed of one image's draws in one stage."""
+    """Return the seed of the random draws for one image in one stage."""
     text = f"{run_seed}/{image_id}/{stage}/{draw}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
 class Component:
-    """An attack, its knowledge, a victim or a purifier: a config, and weights that are known.
+    """An attack, its knowledge, a victim or a purifier: its config, and the digest of its weights.
 
-    Any process can load it, since it travels as its config alone.
+    Only the fields are pickled, so that any process can load the component from its config.
 
     Args:
         config: the class and its arguments.
-        weights_sha256: of a weight file, of trained weights, or of the state that the component loads by
-            itself; None for a component without weights.
-        trained: the weights in the store, where they are trained here.
+        weights_sha256: the sha256 of a weight file, of trained weights, or of the state that the component
+            loads by itself; None for a component without weights.
+        trained: the artifact of trained weights in the store; None if the weights are not trained.
     """
 
     config: Config
@@ -120,7 +121,10 @@ class Component:
 
     @cached_property
     def run_key(self) -> str:
-        """The same for purifiers that read their results off one optimisation, their trace."""
+        """The key of the trace if the component has one, otherwise the key of the component.
+
+        Purifiers that read their results off the same optimisation, their trace, share this key.
+        """
         return key_of(identity(self.config["trace"])) if "trace" in self.config else self.key
 
     @property
@@ -134,7 +138,7 @@ class Component:
 
     @cached_property
     def object(self) -> Any:
-        """The object, built once and without weights, to be asked what it declares."""
+        """An object of the component without weights, built once to read what the component declares."""
         return build(self.config)
 
     def build(self) -> Any:
@@ -161,14 +165,14 @@ class Component:
 
 
 def weights_of(component: Any) -> Any:
-    """What its weights are loaded or learnt from; None for a component that sees to its weights by itself."""
+    """Return what a component's weights are loaded or learnt from, or None if it loads them by itself."""
     weights = getattr(component, "weights", None)
     return weights if isinstance(weights, WeightFile) or hasattr(weights, "fit") else None
 
 
 @contextmanager
 def usable(what: str) -> Iterator[None]:
-    """A component that cannot be made ready from its config is bad input, not a fault of this project."""
+    """Convert errors of the code inside to InputError, because a config that cannot be used is bad input."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""Checks every victim and purifier before its first cell; what passed is remembered in the store."""
+"""Checks of every victim and purifier before its first cell; the store remembers which ones passed."""
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
@@ -25,27 +25,29 @@ from victims.checks import VictimError
 
 log = logging.getLogger(__name__)
 
-LARGE = 64  # pixels a side, from which half as many images must do
+LARGE = 64  # pixels per side; from this size on, half as many images are used
 
 
 @dataclass
 class ContractChecks:
-    """The reasons why a victim, or a purifier with a victim, must not be evaluated; each is checked once."""
+    """Checks each victim, and each purifier with its victim, once before it is evaluated."""
 
     worker: Worker
     console: Console
-    reasons: dict[str, str | None] = field(default_factory=dict)  # by the keys of artifacts
+    reasons: dict[str, str | None] = field(default_factory=dict)  # by the keys of artifacts; None: passed
     digits: Images | None = None
-    passed: set[Hashable] = field(default_factory=set)  # so that fits of other lengths are checked once
+    passed: set[Hashable] = field(default_factory=set)  # fits that differ only in length are checked once
 
     def artifacts(self, task: Purifying, purifier: Component) -> list[Artifact]:
-        """What is remembered of the components of a task with this purifier."""
+        """Return the artifacts that record the passed checks of a task with this purifier."""
         victims = [self._victim_artifact(victim, task.crafting.chunk) for victim in task.crafting.classifiers]
         return [*victims, self._purifier_artifact(task.crafting, purifier)]
 
     def sound(self, tasks: Sequence[Purifying]) -> tuple[list[Purifying], dict[str, str]]:
-        """The tasks whose components hold what they must, and for the others the reasons, by the keys of the
-        records that cannot be made."""
+        """Return the tasks whose components pass their checks, and the reasons why the others do not.
+
+        The reasons are keyed by the records that cannot be made.
+        """
         sound, reasons = [], {}
         with self.console.status("checking victims and purifiers"):
             for task in tasks:
@@ -100,9 +102,9 @@ class ContractChecks:
     def _reason(
         self, artifact: Artifact, what: str, check: Callable[[], None], components: Sequence[Component]
     ) -> str | None:
-        """Return in one line why these components fail a check, or None.
+        """Return in one line why these components fail a check, or None if they pass.
 
-        One process checks at a time. Only what passed is stored: what did not is checked again.
+        Only one process checks at a time. Only a passed check is stored; a failed one is repeated.
         """
         store = self.worker.store
         if artifact.key not in self.reasons and store.get(artifact) is None:
@@ -116,7 +118,7 @@ class ContractChecks:
         return self.reasons.get(artifact.key)
 
     def images(self, shape: Sequence[int]) -> Tensor:
-        """Return embedded images in the shape of the cell's images."""
+        """Return images of the embedded data set in the shape (C, H, W) of the cell's images."""
         if self.digits is None:
             self.digits = DigitsPhotos().load("tuning")
         channels, *size = shape
@@ -129,7 +131,7 @@ class ContractChecks:
 def _failed(
     what: str, check: Callable[[], None], components: Sequence[Component], seconds: float | None
 ) -> str | None:
-    """Run a check, for so many seconds at most; the reason where it is not passed."""
+    """Run a check for at most so many seconds, and return the reason if it fails."""
     try:
         with limited(seconds):
             check()
@@ -144,7 +146,10 @@ def _failed(
 
 
 def _content(short: Purifier) -> Hashable:
-    """Equal for fits that differ only in how many steps they take; else a purifier's own."""
+    """Return a key for a shortened purifier.
+
+    It is equal for fits that differ only in their number of steps; any other purifier has a key of its own.
+    """
     content = (type(short), *vars(short).items())
     try:
         hash(content)

@@ -1,4 +1,4 @@
-"""Which devices the processes of a run compute on, and how PyTorch computes there."""
+"""The devices that the processes of a run compute on, and the settings of PyTorch there."""
 
 import ctypes
 import os
@@ -10,15 +10,15 @@ import torch
 
 from data.errors import InputError
 
-NVIDIA = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of this host, whoever may use it
+NVIDIA = Path("/proc/driver/nvidia/gpus")  # has a folder for each GPU of this host, also for hidden ones
 
 
 def configure_torch(device: str | torch.device, *, tf32: bool) -> torch.device:
-    """Fix what changes results from machine to machine: threads, precision, algorithm choice.
+    """Fix the threads, the precision and the algorithms, which change results from machine to machine.
 
-    TF32 multiplies with 10 bits of mantissa, on CUDA only. Of several devices it is the first. One thread
-    a process on a CPU: sums are then taken in one order however many cores there are, and processes
-    use the cores better than threads do.
+    Returns the device; if `device` names several, the first one. TF32 multiplies with 10 bits of mantissa and
+    exists on CUDA only. Each process uses one CPU thread: sums are then taken in the same order on any number
+    of cores, and several processes use the cores better than several threads do.
     """
     torch.set_num_threads(1)
     _keep_freed_memory()
@@ -26,16 +26,16 @@ def configure_torch(device: str | torch.device, *, tf32: bool) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    place = devices_of(device)[0] if isinstance(device, str) else device
-    if place.type == "cuda":
-        torch.cuda.set_device(place)  # libraries that name no device take the current one
+    chosen = devices_of(device)[0] if isinstance(device, str) else device
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # libraries that name no device take the current one
     elif tf32:
         raise InputError("tf32: expected a CUDA device, a CPU has no TF32")
-    return place
+    return chosen
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: else each step of a fit asks the kernel anew for the same pages."""
+    """Let glibc keep freed memory; otherwise each step of a fit requests the same pages again."""
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
@@ -43,13 +43,13 @@ def _keep_freed_memory() -> None:
 
 
 def devices_of(asked: str, *, shard: int | None = None) -> list[torch.device]:
-    """The devices of a run: the CPU, every CUDA device that is visible, or the one that was asked for.
+    """Return the devices of a run: the CPU, all visible CUDA devices, or the one that was asked for.
 
-    "auto" is CUDA where there is any. Jobs that submitit's local launcher has started all see the same GPUs,
-    so each takes the one of its number `shard`.
+    "auto" is CUDA if there is a CUDA device. The jobs that submitit's local launcher starts all see the same
+    GPUs, so each of them takes the GPU whose number is its `shard`.
 
-    Raises InputError for a device that is not here, and where "auto" would silently be the CPU though this
-    host has GPUs: a driver that is too old for PyTorch, or a launcher that hides them.
+    Raises InputError for a device that does not exist here. Raises it too if "auto" would silently be the CPU
+    although this host has GPUs: their driver is too old for PyTorch, or a launcher hides them.
     """
     match = re.fullmatch(r"(auto|cpu|cuda)(?::(\d+))?", asked) if isinstance(asked, str) else None
     if match is None or (match[2] and match[1] != "cuda"):
@@ -73,15 +73,14 @@ def devices_of(asked: str, *, shard: int | None = None) -> list[torch.device]:
 
 
 def _why_none() -> str | None:
-    """Why PyTorch can use none of the GPUs of this host; None where it has none, or they were hidden on
-    purpose."""
+    """Return why PyTorch can use no GPU of this host; None if there is none or all are hidden on purpose."""
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
         if "too old" in str(error):
-            found = re.search(r"found version \d+", str(error))
+            version = re.search(r"found version \d+", str(error))
             return (
-                f"its driver ({found[0] if found else 'of unknown version'}) is too old for PyTorch "
+                f"its driver ({version[0] if version else 'of unknown version'}) is too old for PyTorch "
                 f"{torch.__version__}: update the driver, or install a PyTorch for its CUDA version"
             )
     if _is_local_job() and os.environ.get("CUDA_VISIBLE_DEVICES") == "" and NVIDIA.is_dir():
@@ -90,5 +89,5 @@ def _why_none() -> str | None:
 
 
 def _is_local_job() -> bool:
-    """Whether submitit's local launcher has started this process."""
+    """Return whether submitit's local launcher has started this process."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "local"

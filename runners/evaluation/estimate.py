@@ -1,4 +1,4 @@
-"""How long the tasks of a run will take: what is printed before it starts, and refused if it is too long."""
+"""The estimate of how long a run takes, which is printed before it starts and compared with its limit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long the tasks of a run will take.
+    """An estimate of how long the tasks of a run will take.
 
     Args:
-        seconds: of one process, by the keys of the tasks; a task whose trial failed is left out.
-        tasks: the number of tasks, those of unknown length too.
+        seconds: seconds of each task in one process, by its key; tasks whose trial failed are left out.
+        tasks: the number of tasks, including those of unknown length.
         expected: seconds until all tasks of known length are done.
-        at_most: whether attacks may take less time, since they stop early.
-        parts: seconds of one process, by what is done: an attack on a defense, or a purifier.
+        at_most: whether attacks may take less time because they stop early.
+        parts: the seconds of one process for each kind of work: an attack on a defense, or a purifier.
     """
 
     seconds: Mapping[str, float]
@@ -32,13 +32,12 @@ class Estimate:
 
     @property
     def unknown(self) -> int:
-        """How many tasks are of unknown length."""
+        """The number of tasks of unknown length."""
         return self.tasks - len(self.seconds)
 
     @property
     def text(self) -> str:
-        """The estimate for people: the time, whether it is an upper bound, and how many chunks it leaves
-        out."""
+        """The estimate as text: the time, whether it is an upper bound, and how many chunks it leaves out."""
         known = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
         if not self.unknown:
             return known
@@ -48,19 +47,19 @@ class Estimate:
 
     @property
     def longest(self) -> str:
-        """The parts that take longest, for people; empty for short work and for work of one part."""
+        """The parts that take longest, as text; empty for short work and for work of one part."""
         if self.expected < MANY or len(self.parts) < 2:
             return ""
         first = sorted(self.parts, key=lambda part: -self.parts[part])[:NAMED]
         return "longest: " + ", ".join(f"{part} {duration(self.parts[part])}" for part in first)
 
     def weight(self, task: Task) -> float:
-        """Seconds of a task; of one of unknown length the mean of the others."""
-        usual = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
-        return self.seconds.get(task.key, usual)
+        """Return the seconds of a task; for a task of unknown length, the mean of the others."""
+        mean = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
+        return self.seconds.get(task.key, mean)
 
     def check(self, settings: Settings) -> None:
-        """Raise InputError for work that would take longer than the user allows."""
+        """Raise InputError if the work would take longer than the user allows."""
         allowed = 3600 * settings.budget_hours
         if self.expected <= allowed:
             return

@@ -27,75 +27,78 @@ from runners.store.artifact import file_of, key_of
 
 log = logging.getLogger(__name__)
 
-SHORT = 3.0  # seconds after which an attack is stopped; a shorter trial is timed again
+SHORT = 3.0  # seconds after which an attack is stopped; a shorter trial is repeated
 
 
 class Estimator:
-    """Seconds that a task will take here; each kind of work is timed once, in miniature."""
+    """Estimates the seconds that tasks will take here; each kind of work is timed once, in a short trial."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.measured: dict[str, float] = {}  # seconds an image; NaN where the trial failed
-        self.budgets: dict[str, None] = {}  # what attacks that adapt themselves tell of their budgets
-        self.at_most = False  # whether an attack may take less time than was told, since it stops early
+        self.measured: dict[str, float] = {}  # seconds per image; NaN if the trial failed
+        self.budgets: dict[str, None] = {}  # what adaptive attacks report about their budgets
+        self.at_most = False  # whether an attack may take less time, since it stops early
 
     def estimate(
         self, crafting: Sequence[Crafting], purifying: Sequence[Purifying], workers: int
     ) -> Estimate:
-        """How long these tasks take if so many processes share them, all crafting before all purifying."""
+        """Estimate how long these tasks take in `workers` processes; all crafting comes first."""
         seconds = {task.key: self.seconds(task) for task in (*crafting, *purifying)}
-        known = {key: found for key, found in seconds.items() if found is not None}
+        known = {key: value for key, value in seconds.items() if value is not None}
         expected, parts = 0.0, Counter[str]()
         for task in (*crafting, *purifying):
             parts[task.part] += known.get(task.key, 0.0)
         for tasks in (crafting, purifying):
-            found = [known[task.key] for task in tasks if task.key in known]
-            expected += max(sum(found) / workers, max(found, default=0.0))  # no less than the longest
+            lengths = [known[task.key] for task in tasks if task.key in known]
+            expected += max(sum(lengths) / workers, max(lengths, default=0.0))  # at least the longest task
         return Estimate(known, len(seconds), expected, self.at_most, parts)
 
     def seconds(self, task: Task) -> float | None:
-        """Of one process; None where a trial failed, so that it is not known."""
+        """Return the seconds that the task takes in one process, or None if its trial failed."""
         crafting = task if isinstance(task, Crafting) else task.crafting
         per_image = self._craft(task) if isinstance(task, Crafting) else self._purify(task)
         return None if math.isnan(per_image) else per_image * len(crafting.chunk)
 
     def unmade(self, task: Purifying) -> list[Component]:
-        """The purifiers whose images the store lacks; those of the others are only scored."""
+        """Return the purifiers whose images the store lacks; those of the others are only scored."""
         return [spec for spec in task.purifiers if not self.worker.store.has(task.purified(spec))]
 
     def _craft(self, task: Crafting) -> float:
-        """The attack itself, begun on these images and stopped after a moment, and the storing of its result.
-        What is left after the moment is as many passes as the attack declares, at the pace that it had."""
+        """Return the seconds per image of the attack and of storing its result.
+
+        The attack is started and stopped after a moment. The passes that it declares but has not taken are
+        added at its recent pace.
+        """
         attack: Attack = task.attack.build().of_images(task.chunk.ids)
         knowledge: Knowledge = task.knowledge.object
-        seen, factor = None, 1.0
+        short, factor = None, 1.0
         if task.purifier is not None:
-            seen, factor = self.worker.load(task.purifier).shortened(steps=knowledge.trial_steps)
+            short, factor = self.worker.load(task.purifier).shortened(steps=knowledge.trial_steps)
 
         def cost(forward: float, backward: float) -> float:
-            """Seconds of passes alone, without the attack's own work between them."""
+            """Return the seconds of these passes alone, without the attack's own work between them."""
             answers = sum(
                 forward * self._forward(task, spec) + backward * self._backward(task, spec)
                 for spec in task.surrogates or (task.victim,)
             )
-            return answers + (forward * self._purifying(task, (task.purifier,)) / factor if seen else 0.0)
+            return answers + (forward * self._purifying(task, (task.purifier,)) / factor if short else 0.0)
 
         def per_image() -> float:
-            begun = self._begun(task, attack, seen)
-            if begun.ended and begun.seconds < SHORT:  # the first call pays for what later ones find ready
-                begun = self._begun(task, attack, seen)
+            trial = self._begun(task, attack, short)
+            if trial.ended and trial.seconds < SHORT:  # the first call also prepares what later ones use
+                trial = self._begun(task, attack, short)
             if attack.budget_told:
-                name = type(seen).__name__ if seen else "the victim"
+                name = type(short).__name__ if short else "the victim"
                 self.budgets[f"{type(attack).__name__} on {name}: {attack.budget_told}"] = None
-            seconds, forward = begun.seconds, sum(f for f, _ in begun.done)
-            if not begun.ended:
+            seconds, forward = trial.seconds, sum(f for f, _ in trial.done)
+            if not trial.ended:
                 if not attack.forward:
                     raise ValueError("the attack does not declare how many passes it takes")
-                left = begun.left(attack.forward * knowledge.eot, attack.backward * knowledge.eot)
-                pace = begun.recent_seconds / cost(*map(sum, zip(*begun.recent, strict=True)))
+                left = trial.left(attack.forward * knowledge.eot, attack.backward * knowledge.eot)
+                pace = trial.recent_seconds / cost(*map(sum, zip(*trial.recent, strict=True)))
                 seconds, forward = seconds + pace * cost(*left), forward + left[0]
                 self.at_most |= attack.stops_early
-            if factor > 1:  # the trial's fits were so much shorter
+            if factor > 1:  # the fits of the trial were shorter by this factor
                 seconds += (1 - 1 / factor) * forward * self._purifying(task, (task.purifier,))
             return seconds / len(task.chunk)
 
@@ -111,8 +114,8 @@ class Estimator:
             return probe(attack, target, chunk.images, chunk.labels, seeds, moment=SHORT)
 
     def _purify(self, task: Purifying) -> float:
-        """All that `Worker.purify` does: the purified images, those of the examples' 8-bit rounding, further
-        draws and the victim's decisions on them, and the records."""
+        """Return the seconds per image of all that `Worker.purify` does: the purified images, those of the
+        examples' 8-bit rounding, further draws and the victim's decisions on them, and the records."""
         crafting, unmade = task.crafting, self.unmade(task)
         seconds = len(task.purifiers) * self._scoring(crafting)
         if unmade:
@@ -124,7 +127,7 @@ class Estimator:
         return seconds
 
     def _rounded(self, crafting: Crafting, spec: Component) -> bool:
-        """Whether the purifier is asked for the 8-bit rounding of the examples too."""
+        """Return whether the purifier is also applied to the 8-bit rounding of the examples."""
         if self.worker.load(spec).per_image_optimization:
             return False
         stored = self.worker.store.get_tensors(crafting.artifact)
@@ -161,11 +164,11 @@ class Estimator:
         longer, factor_of_longer = self._trial(crafting, purifiers, 2 * TRIAL_STEPS)
         if factor_of_longer == 1:
             return longer
-        steps = (factor - 1) / (factor / factor_of_longer - 1)  # left, in units of what was added
+        steps = (factor - 1) / (factor / factor_of_longer - 1)  # those left, in units of those added
         return seconds + steps * max(longer - seconds, 0.0)
 
     def _trial(self, crafting: Crafting, purifiers: Sequence[Component], steps: int) -> tuple[float, float]:
-        """Seconds an image of copies of at most so many steps, and the factor to all their steps."""
+        """Return the seconds per image of copies shortened to `steps` steps, and the factor to full fits."""
         loaded = [self.worker.load(purifier) for purifier in purifiers]
         trials, factors = zip(*(purifier.shortened(steps=steps) for purifier in loaded), strict=True)
 
@@ -180,7 +183,7 @@ class Estimator:
                     len(images),
                     len(images),
                 )
-            if broken := [one for made in parts for one in made if isinstance(one, PurifierError)]:
+            if broken := [r for results in parts for r in results if isinstance(r, PurifierError)]:
                 raise broken[0]
 
         identities = [purifier.identity for purifier in purifiers]
@@ -198,15 +201,15 @@ class Estimator:
 
         def once() -> None:
             chunk = crafting.chunk.to(device)
-            unchanged, nothing = {"images": chunk.images}, torch.zeros(len(chunk), 4)
-            crafted = {"seconds": torch.tensor(0.0), "passes": nothing, "paths": torch.zeros(0, 3)}
-            made = {"seconds": torch.tensor(0.0), "batch": torch.tensor(1), "of_8_bit": chunk.images}
+            unchanged, passes = {"images": chunk.images}, torch.zeros(len(chunk), 4)
+            crafted = {"seconds": torch.tensor(0.0), "passes": passes, "paths": torch.zeros(0, 3)}
+            purified = {"seconds": torch.tensor(0.0), "batch": torch.tensor(1), "of_8_bit": chunk.images}
             decided = {"decided": torch.zeros(1, len(chunk), dtype=torch.int64)}
             scored = Scored(
                 victim,
                 chunk,
                 unchanged | crafted,
-                unchanged | made | decided,
+                unchanged | purified | decided,
                 precision=crafting.precision,
                 keys=("", "", ""),
                 seeds=[0] * len(chunk),
@@ -216,24 +219,24 @@ class Estimator:
         return self._once({"scoring": crafting.victim.identity}, crafting, once)
 
     def _once(self, what: Mapping[str, Any], crafting: Crafting, work: Callable[[], Any]) -> float:
-        """Seconds an image of `work` on chunks like this one; NaN where it fails."""
+        """Return the seconds per image of `work` on chunks like this one, or NaN if it fails."""
 
         def per_image() -> float:
             seconds = self._timed(work)
-            if seconds < SHORT:  # the first call pays for what later ones find ready
+            if seconds < SHORT:  # the first call also prepares what later ones use
                 seconds = self._timed(work)
             return seconds / len(crafting.chunk)
 
         return self._known(what, crafting, per_image)
 
     def _known(self, what: Mapping[str, Any], crafting: Crafting, measure: Callable[[], float]) -> float:
-        """What was measured on a chunk like this one, or is measured now; NaN where that fails."""
+        """Return what `measure` gives for a chunk like this one, measured only once; NaN if it fails."""
         chunk = crafting.chunk
         name = key_of({**what, "batch": len(chunk), "shape": list(chunk.shape)})
         if name not in self.measured:
             try:
                 self.measured[name] = measure()
-            except (Exception, SystemExit) as error:  # the task itself will fail, and say why
+            except (Exception, SystemExit) as error:  # the task itself will fail and give the reason
                 log.debug("cannot be timed: %s", error)
                 self.measured[name] = math.nan
         return self.measured[name]

@@ -1,4 +1,4 @@
-"""Has the tasks of a run done, in this process or in several, and shows how far they are."""
+"""The execution of a run's tasks, in this process or in several, with a progress bar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ from runners.evaluation.stages import Worker
 from runners.evaluation.task_progress import reached_of
 from runners.evaluation.tasks import Crafting, Purifying, Task
 
-SHORT = 10  # seconds of work, for which starting processes does not pay
+SHORT = 10  # seconds of work below which it does not pay to start processes
 
 
 @dataclass
 class Execution:
-    """How the tasks of a run are done.
+    """Executes the tasks of a run.
 
     Args:
         worker: does the tasks that are done in this process.
         launch: this run, or the job of a run that several jobs share.
-        here: all work is done in this process.
+        here: whether all work is done in this process.
     """
 
     worker: Worker
@@ -34,11 +34,11 @@ class Execution:
     here: bool = field(default=False, kw_only=True)
 
     def processes(self, tasks: Sequence[Task], estimate: Estimate, count: int, asked: int | str) -> int:
-        """Return how many processes do the tasks; 0 for work that is done in this process.
+        """Return how many processes do the tasks; 0 if this process does them.
 
-        A task that kills its process fails alone only in a process of its own. Work that is short, and that
-        has killed no process before, is done in this one. So is all work of one process on a GPU, where
-        another process would hold as much memory again.
+        If a task kills its process, it fails alone only in a process of its own. So this process does the
+        work only if one process is enough and no process has died over the tasks before, and if the work is
+        short or is done on a GPU, where another process would hold as much memory again.
 
         Args:
             count: how many processes suit the machine.
@@ -47,14 +47,14 @@ class Execution:
         alone = self.launch.shard is None
         if self.here:
             return 0
-        # Of several jobs only the first forgets dead processes: a later one must not reset their count.
+        # Only the first of several jobs forgets dead processes: a later one must not reset their count.
         died = self.worker.store.leases.clear() if alone or self.launch.shard == 0 else set()
         short = estimate.expected < SHORT
         if short and not estimate.unknown and asked == "auto":
             count = 1
         died &= {task.key for task in tasks}
-        here = (short and alone and not estimate.unknown) or self.worker.device.type == "cuda"
-        return 0 if count == 1 and here and not died else count
+        may_stay = (short and alone and not estimate.unknown) or self.worker.device.type == "cuda"
+        return 0 if count == 1 and may_stay and not died else count
 
     def run(
         self,
@@ -69,12 +69,12 @@ class Execution:
         finished = 0.0
 
         def show(bar: Bar) -> None:
-            """Show what is finished, and how far the running tasks are."""
+            """Show what is finished and how far the running tasks are."""
             running = list(queue.running.values())
             reached = [reached_of(self.worker.store, task.key) for task in running]
-            within = sum(estimate.weight(task) * r.share for task, r in zip(running, reached, strict=True))
+            partial = sum(estimate.weight(task) * r.share for task, r in zip(running, reached, strict=True))
             activity = next((f", {r.activity}" for r in reached if r.activity), "")
-            bar.update(completed=finished + within, description=progress.text(queue.stage) + activity)
+            bar.update(completed=finished + partial, description=progress.text(queue.stage) + activity)
 
         def done(task: Task, reason: str | None) -> None:
             nonlocal finished

@@ -1,4 +1,4 @@
-"""The reason of a failure in one line, with the line of the user's own code that raised it."""
+"""The reason of a failure in one line, with the line of the user's own code that raised the error."""
 
 import inspect
 import sysconfig
@@ -24,8 +24,11 @@ def one_line(error: BaseException) -> str:
 
 
 def reason_of(error: BaseException, configs: Iterable[Any]) -> str:
-    """One line that says what was raised, and in which line of the components that these configs name, or of
-    what a user's own modules have: "purifiers/gamma.py line 12: ValueError: ..."."""
+    """Return one line with the error and the place in the user's code where it was raised.
+
+    This is a line of the components that these configs name, or of the user's own modules:
+    "purifiers/gamma.py line 12: ValueError: ...".
+    """
     own = {_source(part["_target_"]) for config in configs for _, part in targets(config)}
     for frame in reversed(extract_tb(error.__traceback__)):
         if (path := Path(frame.filename)) in own or _foreign(path):
@@ -43,5 +46,5 @@ def _source(target: str) -> Path | None:
 
 
 def _foreign(path: Path) -> bool:
-    """Whether a file belongs neither to this project nor to Python and its installed packages."""
+    """Return whether a file belongs neither to this project nor to Python and its installed packages."""
     return path.is_file() and not any(top in path.parents for top in (ROOT, *LIBRARIES))

@@ -1,4 +1,4 @@
-"""Sees that attacks and purifiers leave victims and the process as they were, and puts the rest back."""
+"""Checks that attacks and purifiers leave victims and the process unchanged, and restores the process."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ UNCHANGED = "the victim, torch's settings and the global generators as they were
 
 @dataclass
 class Guard:
-    """Victims as they were when they were loaded, each with a copy of its state.
+    """Keeps victims with a copy of the state in which they were loaded.
 
     Args:
-        device: whose global generator is watched beside the CPU's.
+        device: the device whose global generator is watched besides that of the CPU.
     """
 
     device: torch.device
@@ -31,10 +31,10 @@ class Guard:
 
     @contextmanager
     def over(self, names: Iterable[str], broken: dict[str, Any]) -> Iterator[list[str]]:
-        """Run code of others within, which must leave these victims and the process as they were.
+        """Check that the code inside leaves these victims and the process as they were.
 
-        Yields a list that names at the end what has changed. The settings and generators are put back, also
-        after an exception; a changed victim is taken out of `broken`, to be loaded again.
+        Yields a list that names at the end what has changed. The settings and generators are restored, also
+        after an exception; a changed victim is removed from `broken`, so that it is loaded again.
         """
         with restored(self.device) as changed:
             try:
@@ -42,8 +42,8 @@ class Guard:
             finally:
                 for name in set(names) & self.loaded.keys():
                     victim, before = self.loaded[name]
-                    if found := differences(before, touchable(victim, copied=False)):
-                        changed.append(f"the victim ({', '.join(found[:3])})")
+                    if changes := differences(before, touchable(victim, copied=False)):
+                        changed.append(f"the victim ({', '.join(changes[:3])})")
                         del self.loaded[name], broken[name]
 
 

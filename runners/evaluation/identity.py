@@ -1,9 +1,9 @@
-"""What identifies a component: its name, its version and its complete arguments, never the place of its code.
+"""The identity of a component: its name, its version and all of its arguments, never the place of its code.
 
-The identity enters every key of the store and every record file, so that a module can be moved or renamed
-without orphaning results. A class of the project declares its `version`, which is raised whenever its
-behaviour changes. A component whose author declares none gets the digest of its source code for a version, so
-that edited code never meets results of the code before.
+The identity is part of every key of the store and of every record file, so that a module can be moved or
+renamed without orphaning results. A class of the project declares its `version`, which is raised whenever its
+behaviour changes. If a component declares none, the digest of its source code is its version, so that edited
+code never uses the results of earlier code.
 """
 
 import ast
@@ -29,11 +29,11 @@ INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("purelib
 def identity(config: Any) -> Any:
     """Return what a result depends on as JSON values.
 
-    A component's config becomes its name, its version and all arguments of its constructor, those of which
-    the config says nothing with their defaults. Arguments that the class lists in `descriptive` (where a file
-    lies, what is published about it) are left out: no result depends on them.
+    The config of a component becomes its name, its version and all arguments of its constructor, with the
+    defaults of those that the config does not set. Arguments that the class lists in `descriptive` (where a
+    file is, what is published about it) are left out, because no result depends on them.
 
-    Raises InputError where the version of a component cannot be determined.
+    Raises InputError if the version of a component cannot be determined.
     """
     if isinstance(config, list):
         return [identity(item) for item in config]
@@ -51,14 +51,14 @@ def identity(config: Any) -> Any:
 
 
 def declares_version(target: Any) -> bool:
-    """Whether the class itself states its version; that of a base class does not count."""
+    """Return whether the class itself declares its version; that of a base class does not count."""
     return isinstance(vars(target).get("version"), int)
 
 
 def version_of(target: Any) -> str:
-    """The version of a component and of its base classes, as in "2.1".
+    """Return the version of a component and of its base classes, such as "2.1".
 
-    A component that declares none has the digest of its source code in that place.
+    If the component declares no version, the digest of its source code takes that place.
     """
     bases = inspect.getmro(target)[1:] if inspect.isclass(target) else ()
     own = str(target.version) if declares_version(target) else _source_version(target)
@@ -76,7 +76,7 @@ def _defaults(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _plain_value(value: Any) -> Any:
-    """A default argument as JSON values; of any other object only the type is named."""
+    """Return a default argument as JSON values; any other object is represented by a name."""
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, list | tuple):
@@ -87,13 +87,13 @@ def _plain_value(value: Any) -> Any:
 
 
 def _with_file_contents(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, where those that name a file are joined by the digest of its content."""
-    found = {
+    """Return the arguments with the digest of the content of each file that they name."""
+    digests = {
         f"{name} (content)": hashlib.sha256(Path(value).read_bytes()).hexdigest()
         for name, value in arguments.items()
         if isinstance(value, str) and _is_file(value)
     }
-    return arguments | found
+    return arguments | digests
 
 
 def _is_file(text: str) -> bool:
@@ -105,8 +105,12 @@ def _is_file(text: str) -> bool:
 
 @cache
 def _source_version(target: Any) -> str:
-    """The digest of the module that defines the target, and of the modules of the same folder tree that it
-    imports. Of an installed package, the package's version and the digest of the module."""
+    """Return a version made from the source code that defines the target.
+
+    It is the digest of the target's module and of the modules of the same folder tree that it imports. For an
+    installed package, it is the digest of the package's version and of the module. Raises InputError if there
+    is no source.
+    """
     module = sys.modules[target.__module__]
     path = Path(module.__file__).resolve() if getattr(module, "__file__", None) else None
     if path is None or path.suffix != ".py":
@@ -126,7 +130,7 @@ def _source_version(target: Any) -> str:
 
 
 def _installed_version(module: ModuleType) -> str:
-    """The versions of the distributions that provide the module's package."""
+    """Return the versions of the distributions that provide the module's package."""
     package = module.__name__.partition(".")[0]
     names = sorted(metadata.packages_distributions().get(package, ()))
     return ", ".join(f"{name} {metadata.version(name)}" for name in names)
@@ -139,19 +143,19 @@ def _root_of(module: ModuleType, path: Path) -> Path:
 
 
 def _imported_files(path: Path, root: Path) -> set[Path]:
-    """The source files below `root` that `path` imports, directly or not, and `path` itself."""
-    found, waiting = {path}, [path]
+    """Return `path` and the source files below `root` that it imports, directly or not."""
+    files, waiting = {path}, [path]
     while waiting:
         for name in _imported_names(waiting.pop(), root):
             for candidate in _files_of(name, root):
-                if candidate not in found:
-                    found.add(candidate)
+                if candidate not in files:
+                    files.add(candidate)
                     waiting.append(candidate)
-    return found
+    return files
 
 
 def _imported_names(path: Path, root: Path) -> Iterator[str]:
-    """Dotted names that a source file imports; of `from a import b` both `a` and `a.b`."""
+    """Yield the dotted names that a source file imports; for `from a import b`, both `a` and `a.b`."""
     package = path.relative_to(root).parent.parts
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -164,7 +168,7 @@ def _imported_names(path: Path, root: Path) -> Iterator[str]:
 
 
 def _files_of(name: str, root: Path) -> Iterator[Path]:
-    """The files below `root` that are executed when a module of this name is imported."""
+    """Yield the files below `root` that are executed when a module of this name is imported."""
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         place = root.joinpath(*parts[:depth])

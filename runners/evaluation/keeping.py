@@ -1,8 +1,8 @@
-"""Which purified images stay in the store: those that cost more to make again than to keep."""
+"""The rule for which purified images stay in the store: those that cost more to make again than to keep."""
 
 from dataclasses import dataclass
 
-COSTLY = 10.0  # seconds a megabyte of float32 images, from which they are kept
+COSTLY = 10.0  # seconds per megabyte of float32 images; those that took longer are kept
 LITTLE = 64  # megabytes that the purified images of one cell may take in any case
 
 
@@ -10,13 +10,14 @@ LITTLE = 64  # megabytes that the purified images of one cell may take in any ca
 class Keeping:
     """Decides which purified images are kept after they are scored.
 
-    This decides what lies in the store and nothing else: no record and no key depends on it, because "auto"
-    goes by measured time.
+    Only the content of the store depends on this decision, and no record or key does, because "auto" uses
+    measured time.
 
     Args:
-        rule: "all" keeps them, and makes again what the store lacks of them; "none" keeps no images; "auto"
-            keeps what took COSTLY seconds a megabyte or more, and all images of cells with LITTLE megabytes.
-        n: images of a cell.
+        rule: "all" keeps the images, and makes those again that the store lacks; "none" keeps no images;
+            "auto" keeps images that took at least COSTLY seconds per megabyte, and all images of a cell that
+            needs at most LITTLE megabytes.
+        n: the number of images of a cell.
     """
 
     rule: str = "all"
@@ -28,9 +29,9 @@ class Keeping:
         return self.rule == "all"
 
     def keeps(self, seconds: float, size: int, *, held: int) -> bool:
-        """Whether to keep images that take so many seconds each to make, and so many bytes each as float32.
+        """Return whether to keep images that each take so many seconds to make and so many bytes as float32.
 
-        `held` is how many bytes an image takes with all that is kept beside it.
+        `held` is how many bytes an image takes with everything that is kept beside it.
         """
         if self.rule != "auto":
             return self.every

@@ -1,4 +1,4 @@
-"""The victims and purifiers that a process has loaded, and the code of others that runs beside them."""
+"""The victims and purifiers that a process has loaded, and the guard around attacks and purifiers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from runners.store.store import Store
 
 @dataclass
 class LoadedComponents:
-    """Loads each victim and purifier once, and sees that attacks and purifiers leave the victims unchanged.
+    """Loads each victim and purifier once, and checks that attacks and purifiers leave the victims unchanged.
 
     Args:
-        store: where trained weights lie.
+        store: the store with the trained weights.
         device: the device of the victims.
         chunk_seconds: how long an attack or a purifier may take; None sets no limit.
     """
@@ -34,10 +34,10 @@ class LoadedComponents:
         self.guard = Guard(self.device)
 
     def load(self, component: Component) -> Any:
-        """The victim or purifier with its weights, loaded once; a victim on this device."""
+        """Return the victim or purifier with its weights, loaded once; a victim on this device."""
         key = component.key  # not the weights alone: a normalisation may differ
         if key not in self.loaded:
-            with torch.random.fork_rng(devices=[]):  # new networks draw weights before theirs are loaded
+            with torch.random.fork_rng(devices=[]):  # a new network draws random weights first
                 loaded = component.load(self.store)
             if isinstance(loaded, nn.Module):
                 self.guard.watch(key, loaded.to(self.device))
@@ -46,8 +46,10 @@ class LoadedComponents:
 
     @contextmanager
     def guarded(self, *victims: Component) -> Iterator[list[str]]:
-        """Where attacks and purifiers run, for `chunk_seconds` at most; see `Guard.over`. A changed victim is
-        loaded again when needed."""
+        """Run attacks and purifiers inside, for at most `chunk_seconds`; see `Guard.over`.
+
+        A changed victim is loaded again when it is needed.
+        """
         for victim in victims:
             self.load(victim)
         keys = [victim.key for victim in victims]
@@ -55,7 +57,7 @@ class LoadedComponents:
             yield changed
 
     def release(self) -> None:
-        """Let go of victims and purifiers, and give back the memory that they and earlier work held."""
+        """Drop the victims and purifiers, and free the memory that they and earlier work held."""
         self.loaded.clear()
         self.guard.loaded.clear()
         free()

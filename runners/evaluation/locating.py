@@ -1,4 +1,4 @@
-"""Why the class or function that a config names as its `_target_` cannot be loaded."""
+"""Explains why the class or function that a config names as its `_target_` cannot be loaded."""
 
 import pkgutil
 import sys
@@ -8,7 +8,7 @@ from runners.evaluation.failures import one_line
 
 
 def why_not_loaded(target: str, error: ImportError) -> str:
-    """The part of the name that does not exist, and the nearest name that does; or what importing it raised.
+    """Return which part of the name does not exist and the nearest one that does, or the import's error.
 
     Args:
         target: the dotted name, such as "purifiers.jpeg.JPEG".

@@ -1,4 +1,4 @@
-"""The state that a component brings with it, where no config names the file that it comes from."""
+"""The state that a component loads by itself, without a config that names its file."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,33 +13,35 @@ from runners.evaluation.identity import declares_version
 
 
 def own_state(component: Any) -> str | None:
-    """The digest of what a component has loaded by itself; None where it holds nothing.
+    """Return the digest of what a component has loaded by itself, or None if it holds nothing.
 
-    Of a component that is a network, and of one that wraps a victim or a purifier, it is the network's state.
-    Of any other component whose author declares no version, it is that of all networks and tensors among its
-    attributes. Components that declare a version make their networks anew for each image.
+    For a component that is a network, and for one that wraps a victim or a purifier, this is the network's
+    state. For any other component that declares no version, it is the state of all networks and tensors among
+    its attributes. Components that declare a version make their networks anew for each image.
     """
     if isinstance(component, nn.Module):
         return state_digest(frozen(component))
     inner = (getattr(component, name, None) for name in ("victim", "purifier"))
-    if (held := next((part for part in inner if part is not None), None)) is not None:
-        return own_state(held)
+    if (wrapped := next((part for part in inner if part is not None), None)) is not None:
+        return own_state(wrapped)
     if component is None or declares_version(type(component)):
         return None
-    found = dict(_held("", getattr(component, "__dict__", {})))
-    return digest_of(found) if found else None
+    tensors = dict(_held("", getattr(component, "__dict__", {})))
+    return digest_of(tensors) if tensors else None
 
 
 def state_behind(config: dict[str, Any]) -> str | None:
-    """`own_state` of the component that a config names; None, without building it, where its author declares
-    a version. It is built anew at each call, since the files that it loads may have changed."""
+    """Return `own_state` of the component that a config names, or None if its class declares a version.
+
+    A component without a version is built at each call, since the files that it loads may have changed.
+    """
     if declares_version(get_class(config["_target_"])):
         return None
     return own_state(instantiate(config))
 
 
 def _held(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The tensors of an attribute by their names: its own, or those of the networks and containers in it."""
+    """Yield the tensors of an attribute by name: its own, or those of the networks and containers in it."""
     if isinstance(value, nn.Module):
         yield from ((f"{name}.{inner}", item) for inner, item in state_of(value).items())
     elif isinstance(value, Tensor):

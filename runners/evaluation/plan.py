@@ -1,4 +1,4 @@
-"""Plans cells: which images they are evaluated on, with which components, and the tasks that this takes."""
+"""The plan of a cell: the images and components that it is evaluated with, and the tasks that this takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from runners.store.artifact import Artifact, key_of
 
 @dataclass
 class Planner:
-    """Plans cells under one set of settings; what they share is made ready once."""
+    """Plans cells under one set of settings; what several cells need is prepared once."""
 
     settings: Settings
     worker: Worker
@@ -48,7 +48,7 @@ class Planner:
                         f"such as purifiers.jpeg.JPEG, got {', '.join(config) or 'an empty config'}"
                     )
         known = [(cell, other) for cell in cells for other in cell.surrogates.values()]
-        # Where one of several is the victim, as in OAG's Table II, its column is a white-box attack.
+        # If only one of several is the victim, as in OAG's Table II, its column is a white-box attack.
         if known and all(identity(other) == identity(cell.configs["victim"]) for cell, other in known):
             victim = known[0][0].names["victim"]
             raise InputError(
@@ -65,11 +65,11 @@ class Planner:
                 build(config)
 
     def plan(self, cell: Cell) -> list[Purifying]:
-        """The tasks of the cell, one for each chunk of its images, whose only purifier is the cell's.
+        """Return the tasks of the cell, one for each chunk of its images; their only purifier is the cell's.
 
-        Raises UnsuitedError, for which a cell is skipped, where files of the attack, of the purifier or of a
-        surrogate are missing, and where the attack cannot be run with this knowledge on this purifier;
-        MissingError where the data set or the victim is not there.
+        Raises UnsuitedError, for which a cell is skipped, if files of the attack, of the purifier or of a
+        surrogate are missing, or if the attack cannot be run with this knowledge on this purifier. Raises
+        MissingError if the data set or the victim is missing.
         """
         dataset: Dataset = build(cell.configs["dataset"])
         about = cell.names["dataset"], dataset.label_space
@@ -94,8 +94,8 @@ class Planner:
             raise UnsuitedError(str(error)) from error
         knowledge_object.check(attack_object, self.worker.load(purifier))
         victim = self._victim(cell)  # last, since its training may take hours
-        seen = knowledge_object.uses_purifier and attack_object.needs is not None
-        draws = self.settings.draws_of(self.worker.load(purifier), attacked=seen)
+        sees_purifier = knowledge_object.uses_purifier and attack_object.needs is not None
+        draws = self.settings.draws_of(self.worker.load(purifier), attacked=sees_purifier)
         tasks = []
         for chunk in chunks:
             crafting = Crafting(
@@ -103,7 +103,7 @@ class Planner:
                 victim=victim,
                 attack=attack,
                 knowledge=knowledge,
-                purifier=purifier if seen else None,
+                purifier=purifier if sees_purifier else None,
                 surrogates=loaded,
                 seed=self.settings.seed,
                 precision=self.settings.precision,
@@ -117,11 +117,11 @@ class Planner:
     def _images(self, cell: Cell) -> list[Images | LazyImages]:
         """Return the images of the cell in chunks; no other images are read.
 
-        Raises MissingError for a data set that is absent, InputError for one that is damaged, and as
-        `sample_subset` does.
+        Raises MissingError if the data set is missing, InputError if it is damaged, and the errors of
+        `sample_subset`.
         """
-        asked = self.settings.subset == subset.OF_VICTIM
-        name = key_of({part: cell.configs[part] for part in ("dataset", *(["victim"] * asked))})
+        needs_victim = self.settings.subset == subset.OF_VICTIM
+        name = key_of({part: cell.configs[part] for part in ("dataset", *(["victim"] * needs_victim))})
         if name not in self._chunks:
             config, what = cell.configs["dataset"], f"dataset {cell.names['dataset']}"
             if (key := key_of(config)) not in self._indices:
@@ -129,7 +129,7 @@ class Planner:
                     dataset: Dataset = build(config)
                     self._indices[key] = dataset, dataset.index(self.settings.split)
             dataset, index = self._indices[key]
-            if asked:
+            if needs_victim:
                 positions = self._sample_of_victim(cell, dataset, index)
             else:
                 positions = self._sample(dataset, index)
@@ -147,7 +147,7 @@ class Planner:
         )
 
     def _sample_of_victim(self, cell: Cell, dataset: Dataset, index: Index) -> list[int]:
-        """The images of a rule that asks the victim, from the store if it has them."""
+        """Return the positions for a rule that needs the victim, from the store if it has them."""
         victim = self._victim(cell)
         inputs = {
             "rule": self.settings.subset,
@@ -162,10 +162,10 @@ class Planner:
 
         def right(positions: Sequence[int]) -> list[bool]:
             with usable(f"dataset {cell.names['dataset']}"):
-                asked = index.take(positions).to(self.worker.device)
+                images = index.take(positions).to(self.worker.device)
             with usable(f"victim {cell.names['victim']}"):
                 network = self.worker.load(victim)
-                return (in_batches(network, asked.images).argmax(1) == asked.labels).tolist()
+                return (in_batches(network, images.images).argmax(1) == images.labels).tolist()
 
         stored = self.worker.store.get_tensors(artifact)
         if stored is None:

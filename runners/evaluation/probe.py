@@ -1,4 +1,4 @@
-"""Times an attack by beginning it as the real task does, and stopping it after a moment."""
+"""Times an attack by starting it as the real task does and stopping it after a moment."""
 
 import time
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Probe:
     """How far an attack came in a short time.
 
     Attributes:
-        seconds: until it ended or was stopped.
+        seconds: the seconds until it ended or was stopped.
         ended: whether it ended by itself.
         done: the passes until then.
         recent, recent_seconds: the passes of the second half of the moment, and how long they took.
@@ -34,16 +34,19 @@ class Probe:
     recent_seconds: float
 
     def left(self, forward: int, backward: int) -> tuple[int, int]:
-        """The passes that the attack still takes at most, if an image takes so many in all. Images about
-        which it did not ask in the second half of the moment are done."""
-        asked = [done for done, recent in zip(self.done, self.recent, strict=True) if recent[0]]
-        return sum(max(forward - f, 0) for f, _ in asked), sum(max(backward - b, 0) for _, b in asked)
+        """Return the most forward and backward passes that the attack still takes.
+
+        An image takes `forward` and `backward` passes in all at most. Images about which the attack did not
+        ask in the second half of the moment are done.
+        """
+        active = [done for done, recent in zip(self.done, self.recent, strict=True) if recent[0]]
+        return sum(max(forward - f, 0) for f, _ in active), sum(max(backward - b, 0) for _, b in active)
 
 
 def probe(
     attack: Attack, target: Target, images: Tensor, labels: Tensor, seeds: Sequence[int], *, moment: float
 ) -> Probe:
-    """Begin the attack on these images, and stop it after `moment` seconds. Raises what the attack raises."""
+    """Start the attack on these images, and stop it after `moment` seconds. Raises what the attack raises."""
     begun = time.perf_counter()
     since, before = begun, _passes(target)
 

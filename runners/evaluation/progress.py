@@ -1,4 +1,4 @@
-"""Progress of a run: a bar with what is done and the time left, or lines where no bar can be drawn."""
+"""The progress of a run: a bar on a terminal, and lines where no bar can be drawn."""
 
 import threading
 import time
@@ -14,18 +14,19 @@ from runners.output import duration
 
 EVERY = 30  # seconds between lines
 LOOK = 5  # seconds between looks at what is being done
-KNOWN = 0.01  # of the work, from which the time left is told
-WATCHED = 10  # seconds of a training from which its length is estimated
+KNOWN = 0.01  # share of the work after which the time left is shown
+WATCHED = 10  # seconds of a training after which its length is estimated
 
 
 class Bar:
-    """How far one piece of long work is: a bar on a terminal, which goes when the work is done, and elsewhere
-    (a log file, a cluster) a line every half minute, also while a single step takes longer than that.
+    """The progress of one long piece of work.
 
-    Nothing is shown before the first `update`.
+    On a terminal it is a bar, which disappears when the work is done. Elsewhere (a log file, a cluster) it is
+    a line every half minute, even while a single step takes longer than that. Nothing is shown before the
+    first `update`.
 
     Args:
-        total: what `completed` reaches in the end; None while that is not known.
+        total: the value of `completed` at the end; None while it is not known.
         look: called with the bar every few seconds, from a thread, to update it within a long step.
     """
 
@@ -51,7 +52,7 @@ class Bar:
         )
         self._task = self._progress.add_task(description, total=total, visible=False)
         self._begun: tuple[float, float] | None = None  # the time and the share of the first update
-        self._left: float | None = None  # seconds, where whoever does the work has said so
+        self._left: float | None = None  # seconds, if whoever does the work reports them
         self._ended = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
 
@@ -68,8 +69,10 @@ class Bar:
         self._progress.stop()
 
     def update(self, *, left: float | None = None, **changes: Any) -> None:
-        """Set `completed`, `advance`, `total` or `description`, as of rich's Progress; `left` is the seconds
-        that are left, where they are known otherwise than from the pace of the updates."""
+        """Set `completed`, `advance`, `total` or `description`, as in rich's Progress.
+
+        `left` is the seconds that are left, if they are not to be estimated from the pace of the updates.
+        """
         self._progress.update(self._task, visible=True, **changes)
         self._left = left
         if self._begun is None:
@@ -81,7 +84,7 @@ class Bar:
         return task.completed / task.total if task.total else 0.0
 
     def line(self) -> str:
-        """What is done, as a share, and the time left; as long as that is not known, the time so far."""
+        """Return the share that is done and the time left, or the time so far while that is not known."""
         since, first = self._begun or (time.perf_counter(), 0.0)
         so_far, share = time.perf_counter() - since, self._share
         left = self._left
@@ -116,18 +119,18 @@ class RunProgress:
         self.images_done = self.images - sum(sum(chunks.values()) for chunks in self.missing)
 
     def finish(self, key: str) -> None:
-        """Count a chunk as done; a chunk that is done already changes nothing."""
+        """Count a chunk as done; a chunk that is already done changes nothing."""
         self.images_done += sum(chunks.pop(key, 0) for chunks in self.missing)
 
     def text(self, stage: str) -> str:
-        """What is done of how much: purifying 3/90 cells, 1,204/90,000 images."""
+        """Return how much is done: purifying 3/90 cells, 1,204/90,000 images."""
         done = sum(not chunks for chunks in self.missing)
         return f"{stage} {done}/{len(self.missing)} cells, {self.images_done:,}/{self.images:,} images"
 
 
 @dataclass
 class Allowance:
-    """Refuses a training that by the pace of its first seconds would take longer than a run may."""
+    """Refuses a training whose pace in the first seconds shows that it would take longer than a run may."""
 
     what: str
     hours: float
@@ -135,7 +138,7 @@ class Allowance:
     granted: bool = False
 
     def check(self, share: float) -> None:
-        """Called after each step. Raises InputError once the pace is known, if it is too slow."""
+        """Raise InputError if the pace is known and too slow; this is called after each step."""
         now = time.perf_counter()
         if self.begun is None:
             self.begun = now, share

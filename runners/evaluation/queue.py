@@ -1,4 +1,4 @@
-"""The queue of a run: which task a process takes next, among all processes that share a store."""
+"""The queue of a run: the order in which processes that share a store take tasks."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ from runners.store.store import Store
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-AGAIN = 2.0  # seconds until a task that another process holds is looked at again; doubled up to:
+AGAIN = 2.0  # seconds until a task that another process holds is tried again; doubled up to:
 SELDOM = 30.0
 GOLDEN = 0.6180339887498949
 
@@ -26,18 +26,17 @@ class Launch:
 
     Args:
         name: the same for all jobs of a run. A chunk that failed in one job is not tried again in another.
-        shard: the job's number, which sets where in the queue it begins. A job leaves to the other jobs what
-            they hold, and ends. None: this run waits for what others do and ends when everything is done.
+        shard: the job's number, which sets where in the queue it begins. A job does not wait for tasks that
+            other jobs hold. If None, this run waits for the others and ends when everything is done.
     """
 
     name: str = field(default_factory=lambda: uuid4().hex)
     shard: int | None = None
 
     def ordered(self, tasks: Sequence[T]) -> list[T]:
-        """The same tasks in the order in which this job works through them.
+        """Return the same tasks in the order in which this job works through them.
 
-        Multiples of the golden ratio spread the places at which jobs begin evenly, however many jobs there
-        are.
+        Multiples of the golden ratio spread the places at which jobs begin evenly, however many there are.
         """
         start = int(len(tasks) * ((self.shard or 0) * GOLDEN % 1))
         return [*tasks[start:], *tasks[:start]]
@@ -46,13 +45,12 @@ class Launch:
 class TaskQueue:
     """Hands out the tasks of a launch, each with a lease.
 
-    Examples are crafted before anything else is done, and images are purified once their examples are there.
-    What other processes have done or are doing is left to them. A task that fails takes with it only the
-    tasks that need its result.
+    All examples are crafted first, and images are purified once their examples exist. What other processes
+    have done or are doing is left to them. If a task fails, only the tasks that need its result fail with it.
 
     Args:
         tasks: in the order in which they are handed out, except that all crafting comes first.
-        done: is called for each task as it ends, with the reason where it failed.
+        done: called for each task when it ends, with the reason if it failed.
     """
 
     def __init__(
@@ -66,8 +64,8 @@ class TaskQueue:
         self.store, self.launch, self.done = store, launch, done
         self.waiting = {task.key: task for task in sorted(tasks, key=lambda t: isinstance(t, Purifying))}
         self.running: dict[str, Task] = {}
-        self.reasons: dict[str, str] = {}  # of failure, by the keys of what was not made
-        self._not_before: dict[str, tuple[float, float]] = {}  # when to look again, and how long to wait then
+        self.reasons: dict[str, str] = {}  # why results could not be made, by their keys
+        self._not_before: dict[str, tuple[float, float]] = {}  # when to try again, and how long to wait then
 
     def next(self) -> Task | None:
         """Return a task that this process has leased, or None if there is none at the moment."""
@@ -77,11 +75,11 @@ class TaskQueue:
             if self._ended_elsewhere(task):
                 continue
             try:
-                mine = self.store.leases.take(key, task.label, deaths=DEATHS)
+                leased = self.store.leases.take(key, task.label, deaths=DEATHS)
             except DeadlyError as error:
                 self._end(task, Failure(str(error)))
                 continue
-            if not mine:
+            if not leased:
                 _, wait = self._not_before.get(key, (0.0, AGAIN))
                 self._not_before[key] = (time.monotonic() + wait, min(2 * wait, SELDOM))
             elif not self._ended_elsewhere(task):  # while the lease was taken
@@ -102,7 +100,7 @@ class TaskQueue:
         return "crafting" if any(isinstance(task, Crafting) for task in tasks) else "purifying"
 
     def finished(self, task: Task, failure: Failure | None) -> None:
-        """Record that a task of `next` has ended."""
+        """Record that a task that `next` returned has ended."""
         del self.running[task.key]
         self._end(task, failure)
 
@@ -130,7 +128,7 @@ class TaskQueue:
         self._drop(task, None if failure is None else failure.reason)
 
     def _ended_elsewhere(self, task: Task) -> bool:
-        """Whether another process has done the task, or has failed in this launch; then it is settled."""
+        """Return whether another process has done the task or failed at it in this launch; if so, drop it."""
         reasons = {}
         for key in task.missing(self.store):
             failure = failure_of(self.store, key)
@@ -143,7 +141,7 @@ class TaskQueue:
         return True
 
     def _drop(self, task: Task, reason: str | None) -> None:
-        """The task is settled, and so is what needs its result where it failed."""
+        """Remove a task that has ended; if crafting failed, also remove the tasks that need its examples."""
         self.waiting.pop(task.key, None)
         self._not_before.pop(task.key, None)
         if isinstance(task, Crafting) and reason is not None:

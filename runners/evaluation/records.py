@@ -13,7 +13,7 @@ PROVENANCE = b"purifybench"  # its key in the metadata of a Parquet file
 
 
 def to_parquet(records: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> bytes:
-    """Records as Parquet bytes, with `provenance` as JSON in the file's metadata."""
+    """Return records as Parquet bytes, with `provenance` as JSON in the file's metadata."""
     table, file = pa.Table.from_pandas(records, preserve_index=False), io.BytesIO()
     if provenance is not None:
         metadata = {PROVENANCE: json.dumps(provenance, sort_keys=True, allow_nan=False).encode()}

@@ -29,12 +29,12 @@ class Column:
     Args:
         name: its name in the file.
         dtype: the pandas dtype.
-        unit: "" where there is none.
+        unit: "" if there is none.
         kind: a decision is an answer of the victim. A cost depends on the machine and its load, so that a
             replay does not compare it.
         meaning: one sentence for the documentation.
-        value: makes the values of one chunk, one per image or one for all; None for a column that is the same
-            for all images of a cell, which is added when the chunks are joined.
+        value: returns the values of one chunk, one per image or one for all; None for a column that is the
+            same for all images of a cell, which is added when the chunks are joined.
     """
 
     name: str
@@ -165,7 +165,7 @@ COSTS = tuple(column.name for column in COLUMNS if column.kind == "cost")
 
 
 def rows_of(scored: Scored) -> pd.DataFrame:
-    """The records of one chunk: all columns that have values of their own."""
+    """Return the records of one chunk, with all columns that are computed from a chunk."""
     index = range(len(scored.labels))
     return pd.DataFrame(
         {column.name: pd.Series(column.value(scored), index, column.dtype) for column in OF_CHUNK}
@@ -173,7 +173,7 @@ def rows_of(scored: Scored) -> pd.DataFrame:
 
 
 def check_records(content: bytes, what: str) -> None:
-    """Raise InputError for an archive's chunk of records that lacks a column or cannot be read."""
+    """Raise InputError if a chunk of records in an archive lacks a column or cannot be read."""
     with untrusted.readable(what):
         if lacking := {column.name for column in OF_CHUNK} - {*from_parquet(content)}:
             raise InputError(f"{what}: expected records; they lack {', '.join(sorted(lacking))}")

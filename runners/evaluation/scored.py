@@ -1,4 +1,4 @@
-"""What was measured on one chunk of a cell, from which its records are made."""
+"""The measurements on one chunk of a cell, from which its records are made."""
 
 import json
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from victims.checks import probabilities
 class Scored:
     """One chunk of clean, adversarial and purified images, and the victim's answers about them.
 
-    Raises ArithmeticError where an answer is not a finite logit.
+    Raises ArithmeticError if an answer is not a finite logit.
 
     Args:
-        victim: gives logits.
+        victim: returns logits.
         chunk: the clean images and their labels.
         crafted: adversarial "images"; "seconds" per image; "passes" (N, 4), which are queries, forward and
             backward passes and gradients that were zero; "paths" (rows of image, queries, distance) of
-            attacks that look for the nearest adversarial example; and of attacks that tell how they came
-            about, the UTF-8 bytes of JSON lists with an entry for each image ("notes", "member_seconds").
+            attacks that look for the nearest adversarial example; and for attacks that report on their
+            examples, the UTF-8 bytes of JSON lists with an entry for each image ("notes", "member_seconds").
         made: purified "images"; "seconds" per image; how many were purified at once ("batch"); the victim's
             decisions under each draw of the purifier ("decided", (draws, N)); and, if they were made, the
             purified 8-bit roundings of the adversarial images ("of_8_bit").
         precision: "float32" or "tf32".
         keys: the store's keys of the clean, the adversarial and the purified images.
-        seeds: of each image's purification.
+        seeds: the seed of each image's purification.
     """
 
     victim: nn.Module
@@ -66,7 +66,7 @@ class Scored:
 
     @cached_property
     def right(self) -> dict[str, Tensor]:
-        """Return whether the decisions on one kind of image are the true labels."""
+        """Whether the decisions on each kind of image are the true labels."""
         return {name: decided == self.labels for name, decided in self.decided.items()}
 
     def confidence(self, name: str) -> list[float]:
@@ -105,15 +105,15 @@ class Scored:
 
     @property
     def majority(self) -> Tensor:
-        """(N,): the class of most draws; of several, the one that was drawn first."""
+        """The (N,) classes that most draws give; if several tie, the one that was drawn first."""
         return majority_of(self.draws)
 
     def told(self, what: str) -> list[str]:
-        """The attack's notes of each image, or the seconds of its members, as JSON; empty without any."""
+        """Return what the attack reports about each image under this name, as JSON, or empty text."""
         if what not in self.crafted:
             return [""] * len(self.labels)
-        of_images = json.loads(bytes(self.crafted[what].cpu().tolist()))
-        return [json.dumps(of_image) if of_image else "" for of_image in of_images]
+        entries = json.loads(bytes(self.crafted[what].cpu().tolist()))
+        return [json.dumps(entry) if entry else "" for entry in entries]
 
     @property
     def paths(self) -> list[list[list[float]]]:
@@ -122,6 +122,6 @@ class Scored:
 
 
 def majority_of(draws: Tensor) -> Tensor:
-    """(draws, N) to (N,): the class of most draws; of several, the one that was drawn first."""
-    same = (draws.unsqueeze(0) == draws.unsqueeze(1)).sum(0)  # how many draws answer as this one
+    """Return the (N,) classes that most of the (draws, N) give; if several tie, the one drawn first."""
+    same = (draws.unsqueeze(0) == draws.unsqueeze(1)).sum(0)  # how many draws give the same class
     return draws.gather(0, same.argmax(0, keepdim=True))[0]

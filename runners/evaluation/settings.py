@@ -1,4 +1,4 @@
-"""The settings of a run, which are checked when they are made."""
+"""The settings of a run, which are checked when they are created."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from data.errors import InputError
 from purifiers.purifier import Purifier
 from runners.evaluation.subset import RULES
 
-DRAWS, DRAWS_OF_ATTACKED_FIT = 10, 5  # that are scored by default
+DRAWS, DRAWS_OF_ATTACKED_FIT = 10, 5  # how many draws are scored by default
 UNRECORDED = ("keep_purified", "chunk_seconds")  # no result depends on them
-KEPT = ("auto", "all", "none")  # of purified images; runners/evaluation/keeping.py
+KEPT = ("auto", "all", "none")  # rules for purified images, see runners/evaluation/keeping.py
 
 
 def _is_whole(value: Any) -> bool:
@@ -19,7 +19,7 @@ def _is_whole(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """How cells are run: what the subset is, where results lie, what computes them."""
+    """The settings of a run: what is evaluated, where results are stored, and what computes them."""
 
     n: int
     seed: int
@@ -69,7 +69,7 @@ class Settings:
 
     @property
     def precision(self) -> str:
-        """Of products in convolutions and matrices; part of what results depend on."""
+        """The precision of convolutions and matrix products, on which results depend."""
         return "tf32" if self.tf32 else "float32"
 
     def draws_of(self, purifier: Purifier, *, attacked: bool) -> int:

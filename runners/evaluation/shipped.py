@@ -1,4 +1,4 @@
-"""Trained weights that come with the project, so that the first result does not wait for a training."""
+"""Trained weights that come with the project, so that the first result needs no training."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ RECIPE = "recipe"  # the name of the recipe in a file's metadata
 
 
 def recipe_of(config: dict[str, Any], inference_only: Collection[str] = ()) -> str:
-    """The identity of what the weights of a component are trained from, as JSON.
+    """Return the identity of everything that the weights of a component are trained from, as JSON.
 
     Args:
         inference_only: the component's arguments on which its training does not depend.
@@ -31,11 +31,11 @@ def recipe_of(config: dict[str, Any], inference_only: Collection[str] = ()) -> s
 
 
 def shipped_content(config: dict[str, Any], component: Any) -> bytes | None:
-    """The content of the weight file that a component's trainer names as shipped.
+    """Return the content of the weight file that a component's trainer names as shipped, or None.
 
-    None where it names none, where the file is not there, and where it was made by another recipe than the
-    config's, so that changed parameters are always trained anew. Raises InputError for a file that is not the
-    one that its sha256 names, or that does not fit the component.
+    It is None if the trainer names no file, if the file does not exist, and if it was made by another recipe
+    than the config's, so that weights are always trained again after parameters change. Raises InputError for
+    a file whose sha256 is not the expected one, or that does not fit the component.
     """
     shipped: WeightFile | None = getattr(component.weights, "shipped", None)
     if shipped is None:

@@ -1,4 +1,4 @@
-"""The work itself, as one process does it: to craft a chunk, and to purify and score one."""
+"""The work that one process does: crafting examples for a chunk, and purifying and scoring it."""
 
 import json
 import logging
@@ -36,17 +36,17 @@ class Worker(LoadedComponents):
 
     precision: str
     keeping: Keeping = field(default_factory=Keeping)
-    fitting: dict[str, int] = field(default_factory=dict)  # how many images of a task memory holds
+    fitting: dict[str, int] = field(default_factory=dict)  # how many images memory holds, by purifiers
 
     def do(self, task: Task) -> None:
-        """Make those results of the task that the store lacks."""
+        """Make the results of the task that the store lacks."""
         if isinstance(task, Crafting):
             self.adversarial(task)
         else:
             self.purify(task)
 
     def adversarial(self, task: Crafting) -> dict[str, Tensor]:
-        """Adversarial examples and the seconds that each took, from the store or made now."""
+        """Return the adversarial examples and the seconds per image, from the store or made now."""
         stored = self.store.get_tensors(task.artifact)
         if stored is None:
             attack: Attack = task.attack.build().of_images(task.chunk.ids)
@@ -79,9 +79,9 @@ class Worker(LoadedComponents):
     ) -> tuple[Crafted, Target]:
         """Run the attack; return its examples and the target that it asked.
 
-        Questions that memory cannot answer at once are split where they are asked. Where a gradient needs
-        too much, the attack begins again with a target that holds one batch at a time, and half as many rows
-        each time. Its answers do not depend on that, since every row has draws of its own.
+        The target splits queries that memory cannot answer at once. If a gradient needs too much memory, the
+        attack starts again with a target that holds one batch at a time, with half as many rows each time.
+        Its results do not depend on that, since every row has random draws of its own.
         """
         batch, recompute = len(images), False
         while True:
@@ -109,8 +109,8 @@ class Worker(LoadedComponents):
 
         Args:
             stage: names the defense's draws, unless the attacker knows the draw that is scored.
-            purifier: stands in for the purifier that the task names.
-            batch, recompute: as of Target.
+            purifier: replaces the purifier that the task names.
+            batch, recompute: as in Target.
         """
         knowledge: Knowledge = task.knowledge.object
         stage = "purify" if knowledge.known_draw else stage
@@ -157,11 +157,11 @@ class Worker(LoadedComponents):
                 seeds=draws[0],
             )
             self.store.put(task.records(purifier), to_parquet(rows_of(scored)))
-        if broken:  # only now: what the others made is kept
+        if broken:  # raised last, so that the other results are kept
             raise broken[0]
 
     def _keeps(self, purified: dict[str, Tensor]) -> bool:
-        """Whether the images go into the store, where everything that was made with them has its records."""
+        """Return whether the purified images go into the store; their records go there in any case."""
         count, size = len(purified["images"]), purified["images"].nbytes
         held = size + (purified["of_8_bit"].nbytes if "of_8_bit" in purified else 0)
         return self.keeping.keeps(purified["seconds"].item(), size // count, held=held // count)
@@ -169,10 +169,10 @@ class Worker(LoadedComponents):
     def _purified(
         self, specs: Sequence[Component], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Component
     ) -> Iterator[tuple[Component, dict[str, Tensor] | PurifierError]]:
-        """Return for each purifier its purified images, or its error.
+        """Yield each purifier with its purified images, or with its error.
 
         The 8-bit roundings are purified too, unless the purifier fits a network to each image, which would
-        double the cost. Of further draws only the victim's decisions are kept.
+        double the cost. For further draws, only the victim's decisions are kept.
         """
         if not specs:
             return
@@ -191,11 +191,11 @@ class Worker(LoadedComponents):
             if torch.equal(eight_bit, attacked):
                 tensors["of_8_bit"] = tensors["images"].clone()
             elif not purifier.per_image_optimization:
-                again = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
-                if isinstance(again, PurifierError):
-                    yield spec, again
+                result_8_bit = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
+                if isinstance(result_8_bit, PurifierError):
+                    yield spec, result_8_bit
                     continue
-                tensors["of_8_bit"] = again.cpu()
+                tensors["of_8_bit"] = result_8_bit.cpu()
             further = [self._batches([spec], [purifier], attacked, other, victim)[0][0] for other in fresh]
             if errors := [draw for draw in further if isinstance(draw, PurifierError)]:
                 yield spec, errors[0]
@@ -212,7 +212,7 @@ class Worker(LoadedComponents):
         seeds: Sequence[int],
         victim: Component,
     ) -> tuple[list[Tensor | PurifierError], int]:
-        """Each purifier's result or error, and how many images at once memory held."""
+        """Return each purifier's result or error, and how many images memory held at once."""
         name = " ".join(spec.key for spec in specs)
         with self.guarded(victim) as changed:
             network = self.load(victim)
@@ -226,15 +226,15 @@ class Worker(LoadedComponents):
             return [PurifierError(p, "state", expected=UNCHANGED, came=came) for p in purifiers], batch
         if batch < len(images):
             self.fitting[name] = batch
-        return [whole(of_one) for of_one in zip(*parts, strict=True)], batch
+        return [whole(results) for results in zip(*parts, strict=True)], batch
 
     def finish(self) -> None:
-        """Wait until the device has done what it was asked for, so that seconds can be measured."""
+        """Wait until the device has finished its work, so that seconds can be measured."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
 
 def whole(parts: Sequence[Tensor | PurifierError]) -> Tensor | PurifierError:
-    """One purifier's results, joined; the first error where there is one."""
+    """Return the joined results of one purifier, or the first error if there is one."""
     broken = [part for part in parts if isinstance(part, PurifierError)]
     return broken[0] if broken else torch.cat(list(parts))

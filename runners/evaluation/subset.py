@@ -1,4 +1,4 @@
-"""Which images of a split are evaluated: the papers' rules, each a shuffled order of which n is a prefix."""
+"""The papers' rules for which images of a split are evaluated: each takes the first n of a shuffled order."""
 
 import logging
 from collections import Counter
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 OF_VICTIM = "two-correct-per-class"
 RULES = ("random", "two-per-class", OF_VICTIM)
 PER_CLASS = 2
-BATCH = 64  # images that a victim classifies at once, whatever the chunk is: rounding may depend on it
-NAMED = 5  # classes in a message
+BATCH = 64  # images that a victim classifies at once: never the chunk, since rounding may depend on it
+NAMED = 5  # classes that a message names
 
 Right = Callable[[Sequence[int]], Sequence[bool]]  # positions: does the victim classify them correctly?
 
@@ -25,13 +25,14 @@ def sample_subset(
     """Return the positions of n images that the rule selects.
 
     Args:
-        rule: "random": any image. "two-per-class": the first two of each class in the random order of the
-            seed (RIDE's). "two-correct-per-class": the first two that the victim classifies correctly (of
-            Online Alternate Generator); no more are classified than n images take.
-        classes: the labels' names.
+        rule: "random" selects any image. "two-per-class" selects the first two of each class in the random
+            order of the seed (RIDE's rule). "two-correct-per-class" selects the first two that the victim
+            classifies correctly (the rule of Online Alternate Generator); it stops classifying as soon as it
+            has n images.
+        classes: the names of the labels.
         right: needed for the last rule only.
 
-    Raises InputError for n that the rule does not give, and where it gives nothing.
+    Raises InputError if the rule does not select n images.
     """
     order, labels = shuffled(len(index.ids), seed), index.labels.tolist()
     if rule == "random":
@@ -67,7 +68,7 @@ def sample_subset(
 
 
 def _batches(order: Sequence[int], labels: Sequence[int], taken: Counter[int]) -> Iterator[list[int]]:
-    """Candidates along the order: images of classes that have no two yet when the batch is formed."""
+    """Yield batches of candidates in this order, from classes that have fewer than two images so far."""
     waiting = iter(order)
     while batch := list(islice((i for i in waiting if taken[labels[i]] < PER_CLASS), BATCH)):
         yield batch

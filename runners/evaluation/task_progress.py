@@ -1,5 +1,7 @@
-"""How far a task or a training has come: the process that does it writes this into the store, where the
-process that draws the progress bar reads it."""
+"""How far a task or a training has come.
+
+The process that does the work writes this into the store; the one that draws the progress bar reads it.
+"""
 
 import json
 import logging
@@ -25,7 +27,7 @@ class Reached(NamedTuple):
     Args:
         share: what is done, in [0, 1].
         activity: what a task's attack is doing; empty if the attack has no parts.
-        left: the seconds that remain, where they are known.
+        left: the seconds that remain, if they are known.
     """
 
     share: float = 0.0
@@ -34,10 +36,10 @@ class Reached(NamedTuple):
 
 
 def reached_by(attack: Attack, target: Target) -> Reached:
-    """How far an attack has come: the passes that an image has taken of those that the attack declares.
+    """Return how far an attack has come: the share of its declared passes that an image has taken.
 
-    Images are attacked in step, so this is the share of the image that has taken most: one that falls early
-    takes fewer passes, and keeps nobody waiting.
+    Images are attacked in step, so this is the share of the image that has taken the most passes. An image
+    that falls early takes fewer, and the others do not wait for it.
     """
     declared = target.eot * (attack.forward + attack.backward)
     taken = max((count.forward + count.backward for count in target.counts), default=0)
@@ -46,7 +48,7 @@ def reached_by(attack: Attack, target: Target) -> Reached:
 
 @contextmanager
 def reported(store: Store, key: str, reached: Callable[[], Reached]) -> Iterator[None]:
-    """Write what `reached` returns every few seconds while the task of this key is done."""
+    """Write what `reached` returns every few seconds while the code inside does the task of this key."""
     ended = threading.Event()
 
     def report() -> None:

@@ -1,4 +1,4 @@
-"""The two kinds of work, each on one chunk of images: to craft adversarial examples, and to purify them."""
+"""The two kinds of tasks for one chunk of images: to craft adversarial examples, and to purify them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from runners.evaluation.own_state import state_behind
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
 
-SCORING = 9  # raised when what a record holds changes
+SCORING = 9  # version of the records, raised when their content changes
 
 
 @dataclass(frozen=True)
 class Crafting:
-    """Crafts adversarial examples, which all cells share whose attacker sees the same.
+    """Crafts adversarial examples, which are shared by all cells whose attackers see the same.
 
     Args:
         chunk: the clean images.
@@ -43,7 +43,7 @@ class Crafting:
         inputs = {"images": self.chunk.digest, "attack": self.attack.identity, "seed": self.seed}
         if (state := state_behind(self.attack.config)) is not None:
             inputs["attack_state"] = state
-        if self.attack.declared.needs is not None:  # else nothing is asked
+        if self.attack.declared.needs is not None:  # otherwise the attack asks nothing
             inputs["knowledge"] = self.knowledge.identity
             if self.knowledge.declared.uses_victim:
                 inputs["victim"] = self.victim.identity
@@ -75,18 +75,18 @@ class Crafting:
 
     @property
     def images(self) -> str:
-        """The ids of the first and the last image, for people."""
+        """The ids of the first and the last image, as text."""
         first, last = self.chunk.ids[0], self.chunk.ids[-1]
         return first if first == last else f"{first} to {last}"
 
     @property
     def part(self) -> str:
-        """The kind of work for people: the attack, and what it attacks."""
+        """The kind of work as text: the attack, and what it attacks."""
         return f"{self.attack.name} on {'the victim' if self.purifier is None else self.purifier.name}"
 
     @property
     def label(self) -> str:
-        """A description of the task for people."""
+        """A readable description of the task."""
         return f"{self.part}: {self.images}"
 
     @property
@@ -105,7 +105,7 @@ class Purifying:
 
     Args:
         draws: how many fresh draws of a random purifier are scored.
-        keep_images: whether purified images are made again where only they are missing.
+        keep_images: whether purified images are made again if only they are missing.
     """
 
     crafting: Crafting
@@ -115,7 +115,7 @@ class Purifying:
 
     @cached_property
     def key(self) -> str:
-        """The name of the work: the same for all tasks that contain this run."""
+        """The name of the task, which is the same for all tasks that contain this run."""
         crafting, run = self.crafting, self.purifiers[0].run_key
         return key_of({"adversarial": crafting.key, "victim": crafting.victim.identity, "run": run})
 
@@ -146,17 +146,17 @@ class Purifying:
 
     @property
     def images(self) -> str:
-        """The ids of the first and the last image, for people."""
+        """The ids of the first and the last image, as text."""
         return self.crafting.images
 
     @property
     def part(self) -> str:
-        """The kind of work for people: the names of the purifiers."""
+        """The kind of work as text: the names of the purifiers."""
         return ", ".join(purifier.name for purifier in self.purifiers)
 
     @property
     def label(self) -> str:
-        """A description of the task for people."""
+        """A readable description of the task."""
         return f"{self.part}: {self.images}"
 
     @property
@@ -165,7 +165,7 @@ class Purifying:
         return [self.records(purifier).key for purifier in self.purifiers]
 
     def of_images(self, ids: Collection[str]) -> "Purifying | None":
-        """The same work on those images alone that have one of these ids; None where there are none."""
+        """Return the task for only those images that have one of these ids, or None if there are none."""
         chunk = self.crafting.chunk
         places = [place for place, name in enumerate(chunk.ids) if name in ids]
         return replace(self, crafting=replace(self.crafting, chunk=chunk.take(places))) if places else None
@@ -180,7 +180,7 @@ class Purifying:
         ]
 
     def keys(self, purifier: Component) -> list[str]:
-        """Of the crafting, the purification, the purified images and the records, as manifests have them."""
+        """Return the keys of the crafting, the task, the purified images and the records, as in manifests."""
         return [self.crafting.key, self.key, self.purified(purifier).key, self.records(purifier).key]
 
 
@@ -188,7 +188,7 @@ Task = Crafting | Purifying
 
 
 def grouped(tasks: Sequence[Purifying]) -> list[Purifying]:
-    """The same work, purifiers that share a run on the same images in one task, and each purifier once."""
+    """Join the tasks that share a run on the same images into one, which has each purifier once."""
     groups: dict[str, list[Purifying]] = {}
     for task in tasks:
         groups.setdefault(task.key, []).append(task)

@@ -1,4 +1,4 @@
-"""A limit on how long the code of others may take for one chunk."""
+"""A limit on how long attacks and purifiers may take for one chunk."""
 
 import signal
 import threading
@@ -8,15 +8,16 @@ from types import FrameType
 
 
 class TimeLimitError(RuntimeError):
-    """An attack or a purifier took longer for a chunk than the settings allow."""
+    """Raised if an attack or a purifier takes longer for a chunk than the settings allow."""
 
 
 @contextmanager
 def limited(seconds: float | None) -> Iterator[None]:
-    """Raise TimeLimitError in the code within when it takes longer; None sets no limit.
+    """Raise TimeLimitError in the code inside if it takes longer than `seconds`; None sets no limit.
 
-    The limit rests on the signal SIGALRM: it interrupts Python code and waiting, and one call into a library
-    ends before it is noticed. Outside the main thread no signal arrives, so that there is no limit.
+    The limit uses the signal SIGALRM. It interrupts Python code and waiting, but a call into a library ends
+    before the signal is noticed. Signals arrive only in the main thread, so there is no limit in other
+    threads.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield

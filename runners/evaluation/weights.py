@@ -1,4 +1,4 @@
-"""Components with their weights: from a file, from the project, from the store, or trained now."""
+"""Components with their weights, which are read from a file or from the store, or trained now."""
 
 import hashlib
 import time
@@ -28,7 +28,7 @@ from runners.store.store import Store
 
 @dataclass
 class Training:
-    """What the store holds of a training while it goes on: its state, and how far it is."""
+    """The state and the progress of a training that goes on, as the store holds them."""
 
     store: Store
     weights: Artifact
@@ -48,7 +48,7 @@ class Training:
         self.store.put_tensors(self.checkpoint, state)
 
     def report(self, share: float) -> None:
-        """Keep how far the training is; called after each step, and written every few seconds."""
+        """Record how far the training is; this is called after each step and writes every few seconds."""
         now = time.monotonic()
         if self.begun is None:
             self.begun = now, share
@@ -71,15 +71,16 @@ def load_or_train(
     waiting: Waiting = lambda holder, reached: None,
     device: torch.device | None = None,
 ) -> Component:
-    """The component with weights that are known: those of its file, those that come with the project or that
-    the store has, or else trained ones, on `device` if the component can be trained there.
+    """Return the component with weights that are known.
 
-    One process trains, and others that need the same weights wait for it; `waiting` is told for whom. Raises
-    MissingError for a file that is absent, InputError for one that does not fit.
+    They are those of its file, those that come with the project or that the store has, or else trained ones;
+    training uses `device` if the component can be trained there. One process trains, and others that need the
+    same weights wait for it; `waiting` is called with the process that they wait for. Raises MissingError if
+    a file is missing, InputError if one does not fit.
     """
     if inner := next((config[part] for part in INNER if part in config), None):
-        found = load_or_train(inner, store, progress=progress, waiting=waiting, device=device)
-        return Component(config, found.weights_sha256, found.trained)  # the weights are the inner one's
+        loaded = load_or_train(inner, store, progress=progress, waiting=waiting, device=device)
+        return Component(config, loaded.weights_sha256, loaded.trained)  # the weights are the inner one's
     component = build(config)
     weights = weights_of(component)
     if weights is None:
@@ -107,7 +108,7 @@ def load_or_train(
 
 
 def _learnt_from(dataset: Dataset) -> dict[str, Any]:
-    """Of data sets in files, which images are learnt: a folder may come to hold more of them, or others."""
+    """Return which images are learnt from a data set in files, since its folder may change."""
     return {"images": dataset.index("train").fingerprint} if isinstance(dataset, FileDataset) else {}
 
 
@@ -141,10 +142,10 @@ def _train(
 
 @dataclass
 class ComponentLoader:
-    """Loads each component of a run once: its weights are verified, or trained within what a run may take.
+    """Loads each component of a run once; its weights are verified, or trained if a run may take that long.
 
     Args:
-        device: where components are trained.
+        device: the device on which components are trained.
         budget_hours: a training that would take longer is refused.
     """
 
@@ -157,11 +158,11 @@ class ComponentLoader:
     def load(self, config: Config, what: str, where: str) -> Component:
         """Return the component of a config.
 
-        Raises MissingError where a file is missing, InputError where it cannot be used.
+        Raises MissingError if a file is missing, InputError if the component cannot be used.
 
         Args:
-            what: its name for people.
-            where: the setting that holds the config: "victim", "knowledge.victims.first".
+            what: the name of the component in messages.
+            where: the setting that holds the config, such as "victim" or "knowledge.victims.first".
         """
         name = key_of(config)
         if name not in self.loaded:
@@ -170,10 +171,10 @@ class ComponentLoader:
                     self.loaded[name] = self._load(config, what)
             except MissingError as error:
                 self.loaded[name] = error
-        found = self.loaded[name]
-        if isinstance(found, MissingError):
-            raise found
-        return found
+        component = self.loaded[name]
+        if isinstance(component, MissingError):
+            raise component
+        return component
 
     def _load(self, config: Config, what: str) -> Component:
         allowance = Allowance(what, self.budget_hours)
@@ -201,7 +202,7 @@ def _naming(config: Config, where: str) -> Iterator[None]:
 
 
 def _setting_of(config: Any, path: str) -> str:
-    """Where a config names the weight file at `path`: "weights", "weights.start"; empty where it does not."""
+    """Return the setting of the weight file at `path`, such as "weights.start"; empty if there is none."""
     for name, item in config.items() if isinstance(config, dict) else ():
         if isinstance(item, dict) and item.get("path") == path:
             return name

@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 _leave = os._exit  # while a task runs, `os._exit` raises SystemExit
 
 DIED = "its process died (killed, or out of memory)"
-POLL = 0.5  # seconds between looks at what others have done
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of a cluster: the parent decides
-# One process imports everything and does nothing but fork the others, so that each starts in a moment.
+POLL = 0.5  # seconds between checks of what others have done
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # from clusters: the parent reacts
+# One process imports everything and only forks the others, so that each of them starts in a moment.
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _worker: Worker | None = None
 
 
 def worker_count(asked: int | str, devices: Sequence[torch.device]) -> int:
-    """How many processes: one a GPU, as many as there are cores on a CPU, or as asked; one in a job of
-    joblib, which has as many jobs as it may use cores."""
+    """Return how many processes to use: one per GPU or CPU core, or as many as are asked for. A job of
+    joblib uses one, because joblib starts as many jobs as it may use cores."""
     if _is_of_joblib():
         return 1
     if asked == "auto":
@@ -51,35 +51,35 @@ def worker_count(asked: int | str, devices: Sequence[torch.device]) -> int:
             return len(devices)
         if allotted := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds processes to cores
             return int(allotted)
-        known = hasattr(os, "sched_getaffinity")  # not everywhere
-        return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+        has_affinity = hasattr(os, "sched_getaffinity")  # not everywhere
+        return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return int(asked)
 
 
 def _is_of_joblib() -> bool:
-    """Whether joblib has started this process, which then cannot start processes by multiprocessing."""
+    """Return whether joblib started this process, which then cannot start processes by multiprocessing."""
     return multiprocessing.get_start_method(allow_none=True) == "loky"
 
 
 def run(queue: TaskQueue, *, worker: Worker, workers: int, devices: Sequence[torch.device]) -> None:
-    """Do all tasks that the queue gives, in `workers` processes that share the devices, or in this process
-    where that is 0 and in joblib's jobs.
+    """Do all tasks of the queue in `workers` processes that share the devices.
 
-    A task that raises, or whose process dies, fails alone; the others go on.
+    They are done in this process if `workers` is 0, and in jobs of joblib. If a task raises or its process
+    dies, only this task fails.
     """
     try:
         if workers == 0 or _is_of_joblib():
             _run_here(queue, worker)
         if queue.left:
             if worker.device.type == "cuda":
-                worker.release()  # what this process holds of a device, the others cannot have
+                worker.release()  # frees memory of the device for the others
             _run_processes(queue, worker, max(workers, 1), devices)
     finally:
         queue.release()
 
 
 def _run_here(queue: TaskQueue, worker: Worker) -> None:
-    """Do tasks in this process, until all have ended or it can use its device no more."""
+    """Do tasks in this process until all have ended or it can no longer use its device."""
     while queue.left:
         task = queue.next()
         if task is not None:
@@ -92,8 +92,8 @@ def _run_here(queue: TaskQueue, worker: Worker) -> None:
 
 
 def _run_processes(queue: TaskQueue, worker: Worker, workers: int, devices: Sequence[torch.device]) -> None:
-    """Do tasks in processes that have the devices in turn. Each process has an executor of its own, so that
-    one that dies fails only the task that it was given."""
+    """Do tasks in processes, which get the devices in turn. Each process has its own executor, so that a
+    process that dies fails only the task that it was given."""
     idle = [_Process(worker, devices[i % len(devices)]) for i in reversed(range(workers))]
     running: dict[Future[Any], tuple[Task, _Process]] = {}
     try:
@@ -118,14 +118,14 @@ def _run_processes(queue: TaskQueue, worker: Worker, workers: int, devices: Sequ
                 idle.append(process)
                 queue.finished(task, failure)
     finally:
-        for _, process in running.values():  # no task outlives an exception
+        for _, process in running.values():  # after an exception, no task goes on
             process.stop(kill=True)
         for process in idle:
             process.stop()
 
 
 class _Process:
-    """A process with a worker, started with its first task, and again after it was stopped or has died."""
+    """A process with a worker. It starts with its first task, and again after it was stopped or has died."""
 
     def __init__(self, worker: Worker, device: torch.device) -> None:
         self.started_with = (
@@ -138,7 +138,7 @@ class _Process:
         self.executor: ProcessPoolExecutor | None = None
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Let the process call a function."""
+        """Call a function in the process."""
         if self.executor is not None:
             with suppress(BrokenProcessPool):  # it died while it was idle
                 return self.executor.submit(call, *arguments)
@@ -161,8 +161,8 @@ class _Process:
 
 
 def is_broken(device: torch.device) -> bool:
-    """Whether this process can use the device no more: after some errors in a kernel, every call fails that
-    a process makes to CUDA."""
+    """Return whether this process can no longer use the device. After some errors in a kernel, every later
+    call of the process to CUDA fails."""
     if device.type != "cuda":
         return False
     try:
@@ -174,7 +174,7 @@ def is_broken(device: torch.device) -> bool:
 
 
 def _attempt(worker: Worker, task: Task) -> Failure | None:
-    """Do a task; the failure if it did. Bad input and an unusable store end the run."""
+    """Do a task, and return its failure or None. Bad input and an unusable store end the run."""
     try:
         worker.do(task)
     except InputError:
@@ -187,8 +187,8 @@ def _attempt(worker: Worker, task: Task) -> Failure | None:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start processes that do not end by a signal which a cluster sends to every process: they inherit the
-    mask of this thread."""
+    """Block the signals that a cluster sends to every process. Processes that are started meanwhile
+    inherit the mask of this thread, so that these signals do not end them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -205,16 +205,16 @@ def _begin(
     environment: dict[str, str],
 ) -> None:
     global _worker
-    os.environ.clear()  # the process that forks has the environment of its own start
+    os.environ.clear()  # the forking process has an earlier environment
     os.environ.update(environment)
-    for asked in SIGNALS:
-        signal.signal(asked, signal.SIG_IGN)
-    with suppress(OSError):  # where memory ends, the kernel is to kill this process, and not its parent
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(OSError):  # if memory runs out, the kernel kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     parent = multiprocessing.parent_process()
     threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-    place = configure_torch(torch.device(device), tf32=precision == "tf32")
-    _worker = Worker(store, place, precision, keeping, chunk_seconds=chunk_seconds)
+    chosen = configure_torch(torch.device(device), tf32=precision == "tf32")
+    _worker = Worker(store, chosen, precision, keeping, chunk_seconds=chunk_seconds)
 
 
 def _die_with(sentinel: int) -> None:
@@ -224,8 +224,8 @@ def _die_with(sentinel: int) -> None:
 
 
 def _serve(message: bytes) -> tuple[Failure | None, bool, list[tuple[str, str]]]:
-    """Do a task in a process of its own: the failure, whether the process can use its device no more, and the
-    warnings for the parent to repeat."""
+    """Do a task in a process of its own. Returns its failure, whether the process can no longer use its
+    device, and the warnings that the parent repeats."""
     warnings = _Warnings(logging.WARNING)
     logging.getLogger().addHandler(warnings)
     try:
