@@ -1,1 +1,1 @@
-"""The store of artifacts, and who works on what."""
+"""The store of artifacts, and the claims of the processes that work on them."""

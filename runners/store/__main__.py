@@ -1,15 +1,15 @@
-"""What is in a store, and how far its tables are: python -m runners.store COMMAND
+"""Show or change what is in a store: python -m runners.store COMMAND
 
-    status               how far each table is: done, running, failed (and why), missing, time left
+    status               show how far each table is: done, running, failed (and why), missing, time left
     retry [WORD ...]     run again every table that has failed chunks, with more words of its command
-    list                 sizes by table and by kind
-    verify               check every checksum and name; what is damaged is made again when it is needed
-    gc [--yes]           what no table and no cell needs; without --yes it is only counted
+    list                 show sizes by table and by kind
+    verify               check every checksum and name; damaged files are made again when they are needed
+    gc [--yes]           remove what no table and no cell needs; without --yes, only count it
     gc --drop NAME       also forget the tables of that name, as list prints it
-    export NAME FILE     everything that a table needs except data sets, as one archive
-    import FILE          take an archive in, so that the table's command computes nothing
+    export NAME FILE     write everything that a table needs, except data sets, as one archive
+    import FILE          add an archive, so that the table's command computes nothing
 
-What a table needs is written by every run before it begins (runners/store/manifest.py).
+Every run writes what its table needs before it begins (runners/store/manifest.py).
 """
 
 import argparse
@@ -41,8 +41,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("status", "list", "verify"):
         commands.add_parser(name)
-    again = commands.add_parser("retry")
-    again.add_argument("words", nargs="*", help="such as hydra/launcher=slurm shard=range(8)")
+    retrying = commands.add_parser("retry")
+    retrying.add_argument("words", nargs="*", help="such as hydra/launcher=slurm shard=range(8)")
     collect = commands.add_parser("gc")
     collect.add_argument("--yes", action="store_true", help="remove, instead of counting")
     collect.add_argument("--drop", action="append", default=[], metavar="NAME", help="a table to forget")
@@ -54,7 +54,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str], console: Console | None = None) -> int:
-    """Exit status 0; 1 where something is damaged or failed again; 2 for what cannot be done."""
+    """Run a command; return 0, 1 if something is damaged or failed again, or 2 if it cannot be run."""
     console = console or Output(highlight=False, soft_wrap=True)
     asked = arguments(words)
     try:
@@ -74,7 +74,7 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
         if asked.command == "export":
             return export_table(store, console, asked.name, asked.file)
         return import_archive(store, console, asked.file, check_records=check_records)
-    except OSError as error:  # a folder or a file of the store that this user may not read
+    except OSError as error:  # this user may not read a folder or a file of the store
         reason = error.strerror or error
         console.print(f"error: store {asked.store}: {error.filename}: {reason}", style="red", markup=False)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Everything that a table needs, except data sets, as one archive that another store can take in."""
+"""Archives of everything that a table needs, except data sets, which another store can import."""
 
 import io
 import re
@@ -26,7 +26,7 @@ HEADER = {"sha256": str, "made_from": {"stage": str}}
 
 
 def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Return the artifacts of the clean images that belong to the needed adversarial examples."""
+    """Yield the artifacts of the clean images that belong to the needed adversarial examples."""
     for stage, key in needed:
         path = place(store.root, stage, key)
         if stage == "adversarial" and path.is_file():
@@ -41,7 +41,7 @@ def _clean(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, st
 
 
 def export_table(store: Store, console: Console, name: str, file: Path) -> int:
-    """Write a table's records, images, weights and probes as one tar archive, whole or not at all."""
+    """Write a table's records, images, weights and probes as one tar archive, completely or not at all."""
     every = manifests(store)
     chosen = [request.artifacts for request in every if request.name == name]
     if not chosen:
@@ -80,7 +80,7 @@ def import_archive(
     """Add the artifacts of an archive to the store.
 
     Each must be of a kind that an export writes, with a name, inputs and a checksum that agree, and a content
-    that can be read. An archive with anything else in it is refused, and adds nothing after it.
+    that can be read. An archive that contains anything else is refused from there on.
 
     Args:
         check_records: raises InputError for content that is not a chunk of records.
@@ -119,7 +119,7 @@ def import_archive(
 def _checked(raw: bytes, stage: str, key: str, what: str) -> bytes:
     """Return the content of a foreign artifact after it is checked.
 
-    Raises InputError where it is not what its name says, or cannot be used.
+    Raises InputError if it is not what its name says, or cannot be used.
     """
     untrusted.parsed(raw.partition(b"\n")[0], what, HEADER)
     try:

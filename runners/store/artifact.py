@@ -1,7 +1,7 @@
-"""Artifacts of the store: their names, and the form of their files.
+"""Artifacts of the store: their names, and the format of their files.
 
 The first line of a file is JSON: what the artifact was made from, the sha256 of the rest, and whether the
-rest is packed. The name of the file is the artifact's key, and the name of its folder is the stage.
+rest is packed. The name of the file is the artifact's key, and its folder is named after the stage.
 """
 
 import errno
@@ -28,14 +28,14 @@ class DamagedError(Exception):
 
 
 def key_of(content: Any) -> str:
-    """The sha256 of JSON values, whatever the order of the names in them."""
+    """Return the sha256 of JSON values, which does not depend on the order of their names."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Names something in the store by everything that it is made from.
+    """Identifies something in the store by everything that it is made from.
 
     Args:
         stage: the kind of artifact, which is its folder in the store.
@@ -63,7 +63,7 @@ class Artifact:
 
 
 def file_of(header: Mapping[str, Any], content: bytes, *, pack: bool) -> bytes:
-    """An artifact's file: its header with the checksum, and the content, packed where that is worth it."""
+    """Return an artifact's file: a header with the checksum, and the content, packed if that saves space."""
     small = packing.packed(content) if pack else None
     held, packing_note = (content, {}) if small is None else (small, {"packed": packing.VERSION})
     head = {**header, **packing_note, "sha256": hashlib.sha256(held).hexdigest()}
@@ -73,7 +73,7 @@ def file_of(header: Mapping[str, Any], content: bytes, *, pack: bool) -> bytes:
 def opened(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 
-    Raises OSError for anything else: to read from a pipe or a device could wait for ever.
+    Raises OSError for anything else: reading from a pipe or a device could wait for ever.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -83,9 +83,9 @@ def opened(path: Path) -> BinaryIO:
 
 
 def header_of(path: Path) -> dict[str, Any]:
-    """The first line of an artifact's file; nothing of it is checked.
+    """Return the first line of an artifact's file without checking it.
 
-    Raises OSError where it cannot be read, ValueError where it is not a JSON object.
+    Raises OSError if it cannot be read, ValueError if it is not a JSON object.
     """
     with opened(path) as file:
         try:
@@ -98,17 +98,17 @@ def header_of(path: Path) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> bytes:
-    """What the artifact at `path` holds. Raises OSError where it cannot be read, and as `held_in`."""
+    """Return what the artifact at `path` holds. Raises OSError if it cannot be read, and as `held_in`."""
     with opened(path) as file:
         raw = file.read()
     return held_in(raw, path.parent.parent.name, path.name)
 
 
 def held_in(raw: bytes, stage: str, key: str) -> bytes:
-    """Return the content of the artifact's file of this name.
+    """Return the content of the artifact's file with this name.
 
-    Raises DamagedError where it is not what its name says, and InputError where a newer version of this
-    project wrote it.
+    Raises DamagedError if it is not what its name says, and InputError if a newer version of this project
+    wrote it.
     """
     if (wrong := fault(raw, stage, key)) is not None:
         raise DamagedError(wrong)
@@ -128,7 +128,7 @@ def held_in(raw: bytes, stage: str, key: str) -> bytes:
 
 
 def fault(raw: bytes, stage: str, key: str) -> str | None:
-    """What is wrong with an artifact's file of this name, if anything."""
+    """Return what is wrong with an artifact's file of this name, or None."""
     head, newline, held = raw.partition(b"\n")
     try:
         header = json.loads(head)
@@ -148,7 +148,7 @@ def fault(raw: bytes, stage: str, key: str) -> str | None:
 def place(root: Path, stage: str, key: str) -> Path:
     """Return the path of the artifact of this name in the store at `root`.
 
-    Raises InputError for a name that leads elsewhere: records may come from anyone.
+    Raises InputError for a name that would lead elsewhere, since records may come from anyone.
     """
     if not NAME.fullmatch(stage) or not NAME.fullmatch(key):
         raise InputError(f"store {root}: expected the name of an artifact, got {f'{stage}/{key}'!r:.80}")

@@ -1,4 +1,4 @@
-"""Failures: why an artifact could not be made, kept in the store until it has been made."""
+"""Failures: the reasons why artifacts could not be made, kept in the store until they have been made."""
 
 import socket
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Failure:
     with escapes.
 
     Args:
-        reason: what was raised, in one line.
-        traceback: what Python said of it.
-        launch: the run of a command that saw it.
-        path: the file that holds it.
+        reason: the error in one line.
+        traceback: Python's traceback of the error.
+        launch: the run of a command in which it occurred.
+        path: the file that holds this failure.
     """
 
     reason: str
@@ -35,19 +35,19 @@ class Failure:
 
 
 def failure_artifact(key: str) -> Artifact:
-    """Under which name the failure to make the artifact with this key is kept."""
+    """Return the artifact that holds the failure to make the artifact with this key."""
     return Artifact("failures", {"of": key})
 
 
 def keep_failure(store: Store, key: str, failure: Failure, *, images: str) -> None:
-    """Keep the failure to make the artifact with this key; `images` says of which images."""
+    """Store the failure to make the artifact with this key; `images` names the images of the chunk."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [failure.reason, f"launch {failure.launch}", f"{now} on {socket.gethostname()}, images {images}"]
     store.put(failure_artifact(key), "\n".join([*lines, "", failure.traceback]).encode())
 
 
 def failure_of(store: Store, key: str) -> Failure | None:
-    """Why the artifact with this key could not be made when it was last tried; None if that did not fail."""
+    """Return why the last attempt to make the artifact with this key failed; None if it did not fail."""
     artifact = failure_artifact(key)
     content = store.get(artifact) if store.has(artifact) else None
     if content is None:

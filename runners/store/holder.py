@@ -1,4 +1,4 @@
-"""The process that holds a claim, and whether it still exists."""
+"""The process that holds a claim, and whether it still runs."""
 
 import os
 import socket
@@ -10,7 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim, on what, since when (ISO 8601); `place` tells machines and containers apart."""
+    """Who holds a claim, for what work and since when (ISO 8601).
+
+    `place` distinguishes machines and containers.
+    """
 
     host: str = "?"
     place: str = ""
@@ -25,7 +28,7 @@ class Holder:
         return f"{self.host}, {f'job {self.job}, ' if self.job else ''}process {self.pid}"
 
     def lives(self) -> bool | None:
-        """Whether its process is there; None where that cannot be seen from here."""
+        """Return whether its process runs; None if that cannot be seen from here."""
         if not self.place or self.place != _place():
             return None
         born = _born(self.pid)
@@ -36,7 +39,7 @@ class Holder:
 
 @cache
 def _place() -> str:
-    """Names the processes that a pid is unique among; empty where that is not known."""
+    """Return what identifies the processes among which a pid is unique; empty if that is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -45,8 +48,11 @@ def _place() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, in ticks since boot: a pid used again is noticed. Empty if it has ended, None
-    where /proc does not show it: with the mount option hidepid, processes of other users are not shown."""
+    """Return when a process started, in ticks since boot, so that a reused pid is noticed.
+
+    The result is empty if the process has ended, and None if /proc does not show it: with the mount option
+    hidepid, processes of other users are not shown.
+    """
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -55,7 +61,7 @@ def _born(pid: int) -> str | None:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is a process of this number, whoever it belongs to."""
+    """Return whether there is a process with this number, of any user."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

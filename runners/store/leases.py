@@ -1,9 +1,9 @@
-"""Leases: who works on what, among processes and hosts that share a store.
+"""Leases: which process works on what, among processes and hosts that share a store.
 
-A claim is a file that only one process can create. It says who holds it, and its time is renewed while they
-live. The file system's own clock tells how old it is, so that hosts need not agree on the time; where
-even that clock was set back, a claim that is seen unchanged for as long is as dead. Leases save work, they
-do not keep it safe: two that work on the same chunk write the same content, each whole.
+A claim is a file that only one process can create. It names the process that holds it, which renews its time.
+The clock of the file system tells how old a claim is, so that hosts need not agree on the time. If even that
+clock was set back, a claim is dead once it is seen unchanged for as long. Leases only save work and are not
+needed for correctness: two processes that work on the same chunk write the same content, each completely.
 """
 
 import json
@@ -24,8 +24,8 @@ from runners.store.holder import Holder, myself
 log = logging.getLogger(__name__)
 
 BEAT = 15.0  # seconds between renewals
-STALE = 120.0  # without one: its holder is dead. A network file system may show an mtime up to 60 s late
-DEATHS = 3  # processes that may die over one task before it has failed
+STALE = 120.0  # seconds without renewal: the holder is dead. Network file systems may show an mtime 60 s late
+DEATHS = 3  # after so many processes died over one task, it has failed
 
 
 class DeadlyError(Exception):
@@ -33,8 +33,11 @@ class DeadlyError(Exception):
 
 
 class Leases:
-    """Leases in a folder. Each is `name.generation`: who takes over a dead one's creates the next generation,
-    which again only one can, and the number of generations counts the dead."""
+    """Leases in a folder.
+
+    Each claim is a file `name.generation`. A process that takes over from a dead one creates the next
+    generation, which again only one process can do, so the number of generations counts the dead processes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +49,7 @@ class Leases:
     def take(self, name: str, what: str, *, deaths: int | None = None) -> bool:
         """Claim `name`; return False if another process holds it.
 
-        Raises DeadlyError once `deaths` processes have died with it, InputError where nothing can be written.
+        Raises DeadlyError if `deaths` processes have died with it, InputError if nothing can be written.
         """
         generation = 0
         while deaths is None or generation < deaths:
@@ -55,7 +58,7 @@ class Leases:
                 newer = self.folder / f"{name}.{generation + 1}"
                 if not newer.exists() or self._dead(newer):
                     return True
-                self.release(name)  # who took over a dead one's was here first
+                self.release(name)  # another process took it over first
                 _forget(path)
                 return False
             if not self._dead(path):
@@ -64,14 +67,14 @@ class Leases:
         raise DeadlyError(f"{deaths} processes died while they worked on it (killed, or out of memory)")
 
     def release(self, name: str) -> None:
-        """Give it up, with what dead holders left of it; nothing where it is not held."""
+        """Give up the claim and remove what dead holders left of it; do nothing if it is not held."""
         with self._lock:
             path = self.held.pop(name, None)
         if path is None:
             return
         generation = int(path.suffix[1:])
         if self.folder.joinpath(f"{name}.{generation + 1}").exists():
-            return  # taken over, while this process was stopped: it is another's now
+            return  # another process took it over while this one was stopped
         for dead in range(generation + 1):
             _forget(self.folder / f"{name}.{dead}")
 
@@ -79,7 +82,7 @@ class Leases:
     def alone(
         self, name: str, what: str, waiting: Callable[[Holder], None] = lambda holder: None
     ) -> Iterator[None]:
-        """Hold `name`, after whoever holds it now; `waiting` is told who that is."""
+        """Hold the claim `name` inside, after its present holder, with whom `waiting` is called."""
         pause = 0.1
         while not self.take(name, what):
             waiting(next((holder for path, holder in self.all() if path.stem == name), Holder()))
@@ -91,7 +94,7 @@ class Leases:
             self.release(name)
 
     def all(self) -> list[tuple[Path, Holder]]:
-        """Return all claims, those of dead processes too."""
+        """Return all claims, including those of dead processes."""
         try:
             paths = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
         except OSError:
@@ -105,7 +108,7 @@ class Leases:
         return {path.stem: holder for path, holder in self.all() if not self._dead(path, now)}
 
     def clear(self) -> set[str]:
-        """Forget the dead, so that their tasks have all their chances again; the names that they held."""
+        """Remove the claims of dead processes, so that their tasks are tried again; return the names."""
         paths = [path for path, _ in self.all()]
         now = self.now() if paths else 0.0
         living = {path.stem for path in paths if not self._dead(path, now)}
@@ -147,7 +150,7 @@ class Leases:
         )
 
     def _holder(self, path: Path) -> Holder | None:
-        """Who holds it; nobody known while it is being written, None where it is gone."""
+        """Return the holder of a claim: an unknown one while it is being written, None if it is gone."""
         try:
             with opened(path) as file:
                 holder = json.loads(file.read())
@@ -158,7 +161,7 @@ class Leases:
             return Holder()
 
     def _dead(self, path: Path, now: float | None = None) -> bool:
-        """Whether its holder is seen to be gone, or has not renewed it for long."""
+        """Return whether the holder is seen to be gone, or has not renewed the claim for long."""
         holder = self._holder(path)
         if holder is None or path in self.held.values():
             return False
@@ -179,7 +182,7 @@ class Leases:
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".now-") as file:
                 return os.stat(file.name).st_mtime
-        except OSError:  # read-only: whoever only looks
+        except OSError:  # read-only, for a process that only looks
             return time.time()
 
     def _beat(self) -> None:
@@ -195,8 +198,11 @@ class Leases:
 
 
 def _forget(path: Path) -> None:
-    """Remove a claim. One that cannot be removed any more is dead once its process has ended or no longer
-    renews it; whatever writes to the store next says what is wrong with it."""
+    """Remove a claim.
+
+    A claim that cannot be removed is dead once its process has ended or no longer renews it. The next write
+    to the store reports what is wrong with it.
+    """
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a store holds, whether it is intact, and which artifacts nothing needs any more."""
+"""Maintenance of a store: what it holds, whether it is intact, and which artifacts are no longer needed."""
 
 import os
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from runners.store.artifact import fault, megabytes, opened
 from runners.store.manifest import dependents, manifests, names_of
 from runners.store.store import LEASES, PARTS, Store
 
-# Of other stages nothing is removed: weights are few, and may have been trained alone (scripts/train.py).
+# Nothing is removed from other stages: weights are few, and may have been trained alone (scripts/train.py).
 COLLECTED = ("clean", "adversarial", "purified", "records", "traits", "probe", "failures")
-YOUNG = 3600.0  # seconds in which a run may not have written its manifest yet
+YOUNG = 3600.0  # seconds; the run of a younger file may not have written its manifest yet
 
 
 def stages(store: Store) -> list[str]:
@@ -25,7 +25,10 @@ def stages(store: Store) -> list[str]:
 
 
 def show_contents(store: Store, console: Console) -> int:
-    """Print sizes by table and by kind; what two tables share counts for both. Returns the exit status."""
+    """Print sizes by table and by kind; what two tables share counts for both.
+
+    Returns the exit status.
+    """
     sizes = {
         (stage, entry.name): entry.stat().st_size for stage in stages(store) for entry in store.files(stage)
     }
@@ -58,7 +61,7 @@ def show_contents(store: Store, console: Console) -> int:
 
 
 def verify(store: Store, console: Console) -> int:
-    """Read everything, and name what is damaged or misplaced. Returns the exit status: 1 if anything is."""
+    """Read everything, and print what is damaged or misplaced. Returns the exit status, 1 if anything is."""
     damaged, count, size = 0, 0, 0
     for stage in stages(store):
         for entry in store.files(stage):
@@ -75,13 +78,13 @@ def verify(store: Store, console: Console) -> int:
 
 
 def collect_garbage(store: Store, console: Console, *, drop: Sequence[str], remove: bool) -> int:
-    """Remove, or only count, what no manifest needs. Returns the exit status.
+    """Remove or count what no manifest needs. Returns the exit status.
 
-    Files of the last hour stay, since a run may not have written its manifest yet.
+    Files of the last hour are kept, since a run may not have written its manifest yet.
 
     Args:
-        drop: names of tables to forget.
-        remove: remove the files, instead of counting them.
+        drop: the names of tables to forget.
+        remove: whether to remove the files, instead of only counting them.
     """
     every = manifests(store)
     if unknown := set(drop) - {manifest.name for manifest in every}:

@@ -1,7 +1,7 @@
 """Manifests: what a command asked for and which artifacts that needs, kept in the store itself.
 
-A manifest alone tells what is done, running, failed or missing (status.py), which artifacts nothing needs any
-more (maintenance.py), and what goes into an archive (archive.py).
+A manifest alone tells what is done, running, failed or missing (status.py), which artifacts are no longer
+needed (maintenance.py), and what goes into an archive (archive.py).
 """
 
 import json
@@ -30,7 +30,7 @@ UNSAFE = re.compile(r"_[a-z]+_\W")  # keys that Hydra's instantiate acts on
 UPWARDS = re.compile(r"(?!data_dir=)[\w/@]+=.*\.\.")  # a config from outside configs/
 KEY = re.compile(r"\w+")
 DEPENDENT = {"made_from": {"stage": str, "of": (str, list)}}  # the header of a probe or a failure
-SHAPE = {  # of the file, as untrusted.check_shape takes it
+SHAPE = {  # the shape of the file, as untrusted.check_shape reads it
     "version": int,
     "request": {"module": str, "name": str, "words": [str]},
     "n": int,
@@ -64,7 +64,7 @@ class Manifest:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for word in self.words:  # what is asked for must be fit to be asked for again, by anyone
+        for word in self.words:  # anyone may repeat the request, so its words must be safe
             untrusted.check_text(word, f"{self.name}: {_option(word)}")
 
     @property
@@ -74,7 +74,7 @@ class Manifest:
 
     @property
     def artifact(self) -> Artifact:
-        """The artifact as which the manifest is kept."""
+        """The artifact under which the manifest is stored."""
         return Artifact("manifests", {"module": self.module, "name": self.name, "words": self.request})
 
     @property
@@ -84,17 +84,18 @@ class Manifest:
     @property
     def artifacts(self) -> set[tuple[str, str]]:
         """The stage and the key of everything that is needed."""
-        found = {(stage, key) for stage, _, key in (name.partition("/") for name in self.other)}
+        needed = {(stage, key) for stage, _, key in (name.partition("/") for name in self.other)}
         for chunks in self.cells.values():
             for crafting, _, purified, records in chunks:
-                found |= {("adversarial", crafting), ("purified", purified), ("records", records)}
-        return found | {("manifests", self.artifact.key)}
+                needed |= {("adversarial", crafting), ("purified", purified), ("records", records)}
+        return needed | {("manifests", self.artifact.key)}
 
     def command(self, also: Sequence[str] = ()) -> list[str]:
-        """What `python -m` runs to ask again; words in `also` replace those that set the same option.
+        """Return the words that `python -m` runs to repeat the request.
 
-        Raises InputError for a word that could do anything but set a parameter, or that says where results
-        go: the manifest may come from an archive.
+        Words in `also` replace those that set the same option. Raises InputError for a word that could do
+        anything but set a parameter, or that says where results go, since the manifest may come from an
+        archive.
         """
         if self.module not in MODULES:
             raise InputError(f"manifest: expected {' or '.join(MODULES)}, got {self.module}")
@@ -111,7 +112,7 @@ class Manifest:
         return [self.module, *words, *also]
 
     def write(self, store: Store) -> None:
-        """Put the manifest into the store, unless the store has it as it is."""
+        """Put the manifest into the store, unless the store already has the same one."""
         content = json.dumps(
             {
                 "version": VERSION,
@@ -131,29 +132,29 @@ def _option(word: str) -> str:
 
 
 def parse(content: bytes, path: Path) -> Manifest | None:
-    """The manifest in the file at `path`; None for one of another version.
+    """Return the manifest in the file at `path`, or None if it has another version.
 
-    Raises InputError for content that is not plain data of the expected shape, or that does not belong to
-    the name of its file: it may come from anyone.
+    Raises InputError for content that is not plain data of the expected shape, or that does not match the
+    name of its file, since it may come from anyone.
     """
-    found: dict[str, Any] = untrusted.parsed(content, f"manifest {path}")
-    if isinstance(found, dict) and found.get("version") != VERSION:
+    data: dict[str, Any] = untrusted.parsed(content, f"manifest {path}")
+    if isinstance(data, dict) and data.get("version") != VERSION:
         return None
-    untrusted.check_shape(found, SHAPE, f"manifest {path}")
-    for label, chunks in found["cells"].items():
+    untrusted.check_shape(data, SHAPE, f"manifest {path}")
+    for label, chunks in data["cells"].items():
         if any(len(chunk) != 4 for chunk in chunks):
             raise InputError(f"manifest {path}: cells.{label}: expected four keys of each chunk")
-    words = tuple(found["request"].pop("words"))
-    rest = {name: found[name] for name in ("n", "cells", "other", "seconds")}
-    manifest = Manifest(**{name: found["request"][name] for name in ("module", "name")}, words=words, **rest)
+    words = tuple(data["request"].pop("words"))
+    rest = {name: data[name] for name in ("n", "cells", "other", "seconds")}
+    manifest = Manifest(**{name: data["request"][name] for name in ("module", "name")}, words=words, **rest)
     if manifest.artifact.key != path.name:
         raise InputError(f"manifest {path}: expected the request that it is named after, got another one")
     return manifest
 
 
 def manifests(store: Store) -> list[Manifest]:
-    """All manifests in the store, tables first; one that cannot be used is left out with a warning."""
-    found = []
+    """Return all manifests in the store, tables first; unusable ones are left out with a warning."""
+    usable = []
     for entry in store.files("manifests"):
         content = store.content(Path(entry.path))
         try:
@@ -162,23 +163,23 @@ def manifests(store: Store) -> list[Manifest]:
             log.warning("left out: %s", error)
             continue
         if manifest is not None:
-            found.append(manifest)
-    return sorted(found, key=lambda manifest: (not manifest.is_table, manifest.name, manifest.n))
+            usable.append(manifest)
+    return sorted(usable, key=lambda manifest: (not manifest.is_table, manifest.name, manifest.n))
 
 
 def dependents(store: Store, needed: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Stage and key of the probes and failures of what is needed, which no manifest names."""
+    """Yield stage and key of the probes and failures of what is needed, which no manifest names."""
     keys = {key for _, key in needed}
     for stage in ("probe", "failures"):
         for entry in store.files(stage):
             with opened(Path(entry.path)) as file:
                 try:
                     made_from = untrusted.parsed(file.readline(), entry.path, DEPENDENT)["made_from"]
-                    of = [made_from["of"]] if isinstance(made_from["of"], str) else made_from["of"]
-                    untrusted.check_shape(of, [str], entry.path)
-                except InputError:  # a damaged one is not missed
+                    origins = [made_from["of"]] if isinstance(made_from["of"], str) else made_from["of"]
+                    untrusted.check_shape(origins, [str], entry.path)
+                except InputError:  # damaged files are left out
                     continue
-            if keys.issuperset(of):
+            if keys.issuperset(origins):
                 yield stage, entry.name
 
 

@@ -1,9 +1,9 @@
 """Lossless compression of artifacts that contain images.
 
-Adversarial examples hold two kinds of float32 words: those at the border of the ball or on a grid of 8 bits,
-of which a few hundred different ones make up most of an image, and those in between, which hardly ever
-repeat. The frequent words are written as places in a table, the others as they are. Both are split into
-their byte planes, since the high bytes of neighbouring values are alike, and compressed with Zstandard.
+The float32 words of adversarial examples are of two kinds. Those at the border of the ball or on a grid of 8
+bits make up most of an image with a few hundred different values; those in between hardly ever repeat.
+Frequent words are written as places in a table, the others as they are. Both are split into their byte
+planes, since the high bytes of neighbouring values are alike, and compressed with Zstandard.
 """
 
 import struct
@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 VERSION = 1  # of the packed form, which the header of an artifact names
-LIMIT = 256  # times that unpacking may enlarge: a small file must not ask for all memory
+LIMIT = 256  # the most that unpacking may enlarge: a small file must not take all memory
 SAMPLED = 2**16  # words that the table of frequent ones is made from
-FREQUENT = 4  # times that a word occurs among them
+FREQUENT = 4  # how often a word occurs among them
 TABLE = 2**16 - 1  # words in the table; place 0 stands for a word that is not in it
 SLOTS = 2**18  # of the look-up of the words in the table
 COUNTS = struct.Struct("<QQQ")  # bytes of the content, words in the table, words outside of it
@@ -22,7 +22,7 @@ LEVEL = 3
 
 
 def packed(content: bytes) -> bytes | None:
-    """The content in fewer bytes, or None where that does not give back every bit in much less space."""
+    """Return the content in fewer bytes; None if that loses a bit or saves little space."""
     words = np.frombuffer(content, np.uint32, count=len(content) // 4)
     table = _frequent(words)
     places = _places(words, table)
@@ -35,7 +35,7 @@ def packed(content: bytes) -> bytes | None:
 
 
 def unpacked(small: bytes) -> bytes:
-    """The content that was packed. Raises ValueError for anything else."""
+    """Return the content that was packed. Raises ValueError for anything else."""
     try:
         size, known, rare = COUNTS.unpack_from(small)
         if max(size, 4 * known, 4 * rare) > LIMIT * len(small):
@@ -60,12 +60,15 @@ def _codec() -> pa.Codec:
 def _frequent(words: np.ndarray) -> np.ndarray:
     """Return the sorted words that occur often in an evenly spaced sample."""
     step = max(1, len(words) // SAMPLED)
-    found, counts = np.unique(words[::step], return_counts=True)
-    return found[counts >= FREQUENT][:TABLE]
+    values, counts = np.unique(words[::step], return_counts=True)
+    return values[counts >= FREQUENT][:TABLE]
 
 
 def _places(words: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Each word's place in the table, from 1 on, or 0: also for the few whose slot another word takes."""
+    """Return the place of each word in the table, from 1 on; 0 for a word that is not found there.
+
+    A few words of the table are not found because another word takes their slot.
+    """
     slots = np.zeros(SLOTS, np.uint16)
     slots[_slot(table)] = np.arange(1, len(table) + 1)
     places = slots[_slot(words)]
@@ -73,7 +76,7 @@ def _places(words: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _slot(words: np.ndarray) -> np.ndarray:
-    """Where words are looked up: the upper bits of a product with 2**32 over the golden ratio."""
+    """Return where words are looked up: the upper bits of a product with 2**32 over the golden ratio."""
     return (words * np.uint32(2654435769)) >> np.uint32(32 - SLOTS.bit_length() + 1)
 
 

@@ -1,4 +1,4 @@
-"""How far each table is, read from the store alone: nothing is loaded, trained or computed."""
+"""The progress of each table, read from the store alone: nothing is loaded, trained or computed."""
 
 import shlex
 import subprocess
@@ -25,8 +25,8 @@ class StoreStatus:
     """The chunks of a table's cells by their state; a chunk that two cells need counts twice.
 
     Attributes:
-        running: who works on what, by the keys of tasks.
-        failed: label of the cell, number of the chunk, and failure.
+        running: the process that works on each task, by the task's key.
+        failed: the label of the cell, the number of the chunk, and the failure.
         in_hand: how many chunks are being worked on.
         left: an estimate of the work that is neither done nor failed, in seconds of one process.
     """
@@ -48,7 +48,7 @@ class StoreStatus:
 
 
 def status_of(store: Store, manifest: Manifest, alive: Mapping[str, Holder] | None = None) -> StoreStatus:
-    """How far a table is; `alive` are the living leases, where they are known already."""
+    """Return how far a table is; `alive` are the leases of living processes, if they are already known."""
     alive = store.leases.alive() if alive is None else alive
     stages = ("records", "failures", "adversarial")
     present = {stage: {entry.name for entry in store.files(stage)} for stage in stages}
@@ -79,7 +79,7 @@ def _failure(store: Store, keys: Sequence[str], present: set[str]) -> Failure | 
 
 
 def show_status(store: Store, console: Console) -> int:
-    """Print how far every table is, and what else is being worked on. Returns the exit status."""
+    """Print how far every table is and what else is being worked on. Returns the exit status."""
     alive = store.leases.alive()
     every = [(manifest, status_of(store, manifest, alive)) for manifest in manifests(store)]
     shown = [pair for pair in every if pair[0].is_table or not pair[1].complete]
@@ -121,7 +121,7 @@ def _show(console: Console, manifest: Manifest, status: StoreStatus) -> None:
 
 
 def _work(holder: Holder) -> str:
-    """Return who works on what and for how long, as text."""
+    """Return which process works on what and for how long, as text."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(holder.since)).total_seconds()
         since = f"for {duration(max(seconds, 1))}"
@@ -133,7 +133,7 @@ def _work(holder: Holder) -> str:
 def retry(store: Store, also: Sequence[str], console: Console) -> int:
     """Run every command again that has failed chunks, with more words. Returns the highest exit status.
 
-    Where the words ask for several jobs, the jobs run first, and then a command that shows their results.
+    If the words ask for several jobs, the jobs run first, and then a command that shows their results.
     """
     failed = [manifest for manifest in manifests(store) if status_of(store, manifest).failed]
     if not failed:

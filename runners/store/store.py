@@ -1,4 +1,4 @@
-"""A content-addressed store of artifacts: whole or absent, verified on read, shared by processes and hosts.
+"""A content-addressed store of artifacts, which are verified on read and shared by processes and hosts.
 
 An artifact is one file (runners/store/artifact.py). Files appear by an atomic rename, so that a killed
 process, or several at once, never leave half of one.
@@ -23,19 +23,19 @@ log = logging.getLogger(__name__)
 
 PARTS = ".parts"  # where files are written before they are renamed
 LEASES = "claims"
-UMASK = os.umask(0)  # which can only be read by setting it
+UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
 
 
 class Store:
     """Artifacts below `root`, in one folder per stage.
 
-    Raises InputError where the folder cannot be written; a full disk raises InputError too, and
-    what was stored before stays as it was.
+    Raises InputError if the folder cannot be written. A full disk raises InputError too, and what was stored
+    before stays as it was.
 
     Args:
-        made_by: code, versions and device of the writer, for the headers of what is written. It is part of
-            neither names nor contents.
+        made_by: code, versions and device of the process that writes, for the headers of its files. It is not
+            part of names or contents.
     """
 
     def __init__(self, root: str | Path, *, made_by: Mapping[str, Any] | None = None) -> None:
@@ -47,14 +47,14 @@ class Store:
             raise InputError(f"store {self.root}: cannot make this folder ({error})") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.root, self.writer)  # claims are this process's own
+        return _reopened, (self.root, self.writer)  # a copy has no claims
 
     def path(self, artifact: Artifact) -> Path:
         """Return the path of an artifact, whether it exists or not."""
         return place(self.root, artifact.stage, artifact.key)
 
     def put(self, artifact: Artifact, content: bytes, *, pack: bool = False) -> None:
-        """Write an artifact completely; `pack` makes it smaller, which `get` undoes."""
+        """Write an artifact completely; `pack` compresses it, which `get` undoes."""
         header: dict[str, Any] = {"made_from": artifact.made_from}
         if self.writer is not None:
             header["made_by"] = self.writer
@@ -73,7 +73,7 @@ class Store:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            part.chmod(0o666 & ~UMASK)  # others may share a store, as far as the user lets them
+            part.chmod(0o666 & ~UMASK)  # other users may share a store, if the umask permits
             part.replace(path)
         except OSError as error:
             if part is not None:
@@ -86,7 +86,7 @@ class Store:
     def has(self, artifact: Artifact) -> bool:
         """Return whether an artifact exists; only `get` verifies it.
 
-        On a network file system a file that another host wrote may stay unseen for a minute, unless its
+        On a network file system, a file that another host wrote may stay invisible for a minute, unless its
         folder is opened, which asks the server.
         """
         path = self.path(artifact)
@@ -115,7 +115,7 @@ class Store:
             log.warning("%s: %s; it will be made again", error, path)
             try:
                 path.unlink(missing_ok=True)
-            except OSError as error:  # read-only: whoever makes it again will say so
+            except OSError as error:  # read-only: writing it again will report that
                 log.debug("%s cannot be removed (%s)", path, error)
             return None
 
@@ -141,16 +141,16 @@ class Store:
         """Return who wrote an artifact, or None if that is unknown."""
         try:
             return header_of(self.path(artifact)).get("made_by")
-        except (OSError, ValueError):  # none, or damaged: `get` says so
+        except (OSError, ValueError):  # absent, or damaged, which `get` reports
             return None
 
     def put_tensors(self, artifact: Artifact, tensors: dict[str, Tensor], *, pack: bool = False) -> None:
-        """Write tensors as safetensors; `pack` is that of `put`."""
+        """Write tensors as safetensors; `pack` is as in `put`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         self.put(artifact, safetensors.torch.save(tensors), pack=pack)
 
     def get_tensors(self, artifact: Artifact) -> dict[str, Tensor] | None:
-        """Return the tensors as they were written, or None."""
+        """Return the tensors as they were written, or None if they are missing or damaged."""
         content = self.get(artifact)
         return None if content is None else safetensors.torch.load(content)
 
