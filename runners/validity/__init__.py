@@ -1,1 +1,1 @@
-"""Where results come from, and reasons to doubt them."""
+"""The provenance of results, and reasons to doubt them."""

@@ -1,7 +1,7 @@
-"""Audits finished cells: runs a few cheap probes of each cell, and then raises its flags.
+"""Audits of finished cells, which run a few cheap probes of each cell and then raise its flags.
 
-"cheap" spends at most a tenth of the cell's own passes on a probe, so on few images where the cell has few;
-"full" takes up to 64 images, and attacks again with twice the steps and without a bound.
+"cheap" spends at most a tenth of the cell's own passes on its probes, so it looks at few images if the cell
+has few. "full" takes up to 64 images, and also attacks with twice the steps and without a bound.
 """
 
 import logging
@@ -31,26 +31,26 @@ from runners.validity.evidence import Evidence, Flag
 
 log = logging.getLogger(__name__)
 
-Probe = Callable[[Worker, Crafting, Tensor], Tensor]  # images, adversarial ones: what is seen of each
+Probe = Callable[[Worker, Crafting, Tensor], Tensor]  # from adversarial images to what is seen of each
 Level = Literal["off", "cheap", "full"]
-MOST = 64  # images of a probe
-SHARE = 0.1  # of a cell's passes, for the two cheap probes together
+MOST = 64  # the most images of a probe
+SHARE = 0.1  # share of a cell's passes for the two cheap probes together
 VERSION = 1
 Finished = tuple[Cell, pd.DataFrame, list[Purifying]]  # a cell, its records, its tasks
 
 
 def audit(worker: Worker, cells: Sequence[Finished], level: Level) -> list[list[Flag]]:
-    """The flags of each cell: those of its own records and probes, and those of its row."""
+    """Return the flags of each cell: those of its own records and probes, and those of its row."""
     if level == "off":
         return [[] for _ in cells]
-    found = [_evidence(worker, *cell, level) for cell in cells]
-    raised = [flags.of_cell(evidence) for evidence in found]
+    evidence = [_evidence(worker, *cell, level) for cell in cells]
+    raised = [flags.of_cell(entry) for entry in evidence]
     rows: dict[str, list[int]] = {}
     for i, (cell, *_) in enumerate(cells):
         row = {part: cell.configs[part] for part in ("dataset", "victim", "purifier")}
         rows.setdefault(key_of(row), []).append(i)
     for row in rows.values():
-        for i, more in zip(row, flags.of_row([found[i] for i in row]), strict=True):
+        for i, more in zip(row, flags.of_row([evidence[i] for i in row]), strict=True):
             raised[i] += more
     return raised
 
@@ -69,7 +69,7 @@ def _evidence(
         if count > 0:
             try:
                 probes[name] = _seen(worker, name, probe, plan, count)
-            except (Exception, SystemExit) as error:  # the cell is done: a probe must not take it away
+            except (Exception, SystemExit) as error:  # the cell is done, whatever a probe does
                 failed_probes[name] = one_line(error)
                 log.warning("%s: the probe %s failed, so its flag is unknown: %s", cell.label, name, error)
     return Evidence(
@@ -87,7 +87,7 @@ def _evidence(
 def _probes(
     attack: Attack, knowledge: Knowledge, purifier: Purifier, level: Level
 ) -> dict[str, tuple[Probe, int]]:
-    """The probes that suit this attack, and the passes that each takes for an image."""
+    """Return the probes that suit this attack, and the passes that each takes for an image."""
     if attack.needs is None or attack.eps is None:
         return {}
     chosen: dict[str, tuple[Probe, int]] = {"noise": (noise, 2 * knowledge.eot)}
@@ -101,9 +101,9 @@ def _probes(
 
 
 def _seen(worker: Worker, name: str, probe: Probe, plan: list[Crafting], count: int) -> Tensor:
-    """The result of a probe on the first images, from the store if it has it."""
-    of = [crafting.key for crafting in plan]
-    artifact = Artifact("probe", {"probe": name, "version": VERSION, "of": of, "count": count})
+    """Return the result of a probe on the first images, from the store if it is there."""
+    origins = [crafting.key for crafting in plan]
+    artifact = Artifact("probe", {"probe": name, "version": VERSION, "of": origins, "count": count})
     stored = worker.store.get_tensors(artifact)
     if stored is None:
         parts: list[Tensor] = []
@@ -126,9 +126,9 @@ def _misled(target: Target, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def noise(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
-    """(N, 2): whether noise on the ball's surface misleads what the attacker sees; whether the attack does.
+    """Return (N, 2): whether noise on the ball's surface misleads the target, and whether the attack does.
 
-    Signs of normal noise in an l-infinity ball, its direction in an l2 ball.
+    The noise is the signs of normal noise in an l-infinity ball, and its direction in an l2 ball.
     """
     attack: Attack = task.attack.object
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
@@ -143,7 +143,10 @@ def noise(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
 
 
 def halves(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
-    """(N,): the cosine between two gradients at the image, of as many draws each as a step of the attack."""
+    """Return the (N,) cosines between two gradients at each image.
+
+    Each gradient takes as many draws as one step of the attack.
+    """
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
     attack: Attack = task.attack.object
     target = worker.target(task, "halves")
@@ -151,28 +154,28 @@ def halves(worker: Worker, task: Crafting, attacked: Tensor) -> Tensor:
     for _ in range(2):
         total = torch.zeros_like(images)
         for _ in range(getattr(attack, "draws", 1)):
-            asked = images.clone().requires_grad_()
-            loss = F.cross_entropy(target(asked), labels, reduction="sum")
-            total += torch.autograd.grad(loss, asked)[0]
+            inputs = images.clone().requires_grad_()
+            loss = F.cross_entropy(target(inputs), labels, reduction="sum")
+            total += torch.autograd.grad(loss, inputs)[0]
         gradients.append(total.flatten(1))
     return F.cosine_similarity(*gradients).cpu()
 
 
 def twice(attack: Attack) -> Config:
-    """Changes that double the steps; none for attacks without steps."""
+    """Return the changes that double the steps; none for an attack without steps."""
     steps = getattr(attack, "steps", None)
     return {"steps": 2 * steps} if steps else {}
 
 
 def unbounded(attack: Attack) -> Config:
-    """Changes that put all images into the ball, with steps that reach them; none without a step size."""
+    """Return the changes that put all images into the ball and within reach; none without a step size."""
     if attack.norm != "linf" or not hasattr(attack, "alpha"):
         return {}
     return {"eps": 1.0, "alpha": max(attack.alpha, 2.5 / attack.steps)}
 
 
 def again(worker: Worker, task: Crafting, attacked: Tensor, *, changes: Callable[[Attack], Config]) -> Tensor:
-    """(N, 2): whether the changed attack misleads what the attacker sees; whether the attack itself does."""
+    """Return (N, 2): whether the changed attack misleads the target, and whether the attack itself does."""
     changed: Attack = build(task.attack.config | changes(task.attack.object))
     images, labels = task.chunk.images.to(worker.device), task.chunk.labels.to(worker.device)
     target = worker.target(task, "attacked")

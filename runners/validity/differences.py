@@ -1,4 +1,4 @@
-"""What differs between a cell's recorded records and those of its replay."""
+"""The differences between a cell's recorded records and those of its replay."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from runners.evaluation.schema import COSTS, DECISIONS
 from runners.validity.provenance import Facts, differing
 
 TOLD = ("commit", "dirty", "versions", "device", "precision", "platform", "threads", "images_sha256")
-LONG = 60  # characters of a value that are shown before and after what differs
-DECISIVE = ("versions", "device", "precision")  # of how numbers are rounded
+LONG = 60  # characters that are shown before and after the first difference of a value
+DECISIVE = ("versions", "device", "precision")  # facts that decide how numbers are rounded
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One column that is not equal, and the first image on which it is not."""
+    """A column that is not equal, and the first image on which it is not."""
 
     column: str
     count: int
@@ -25,7 +25,7 @@ class Difference:
 
     def __str__(self) -> str:
         pairs = enumerate(zip(self.recorded, self.now, strict=False))
-        start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - LONG)  # of a long list the place
+        start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - LONG)  # skips an equal start
         was, is_ = (
             f"{'...' if start else ''}{text[start : start + 2 * LONG]}" for text in (self.recorded, self.now)
         )
@@ -33,22 +33,24 @@ class Difference:
 
 
 def of_records(recorded: pa.Table, now: pa.Table) -> list[Difference]:
-    """The columns, except the costs, that are not equal to the bit, in the records' order."""
+    """Return the columns, except the costs, that are not equal to the bit, in the order of the records."""
     ids = recorded["id"].to_pylist()
     names = dict.fromkeys([*recorded.column_names, *now.column_names])
-    found = []
+    columns = []
     for column in [name for name in names if name not in COSTS]:
         was, is_ = _values(recorded, column), _values(now, column)
         differs = [i for i, (a, b) in enumerate(zip(was, is_, strict=True)) if a != b]
         if differs:
             first = differs[0]
-            found.append(Difference(column, len(differs), len(ids), ids[first], was[first], is_[first]))
-    return found
+            columns.append(Difference(column, len(differs), len(ids), ids[first], was[first], is_[first]))
+    return columns
 
 
 def _values(table: pa.Table, column: str) -> list[str]:
-    """Values as the shortest text that means this number alone: -0.0 is not 0.0, NaN is NaN, and lists
-    (an attack's path) hold what they hold."""
+    """Return each value as the shortest text that denotes only this number.
+
+    So -0.0 differs from 0.0, NaN equals NaN, and lists (an attack's path) are compared by content.
+    """
     if column not in table.column_names:
         return ["no such column"] * len(table)
     return [repr(value) for value in table[column].to_pylist()]
@@ -58,7 +60,7 @@ def equal_decisions(recorded: pa.Table, now: pa.Table) -> int:
     """Return on how many images all decisions are equal."""
     columns = [column for column in DECISIONS if column in recorded.column_names]
     pairs = [zip(_values(recorded, c), _values(now, c), strict=True) for c in columns]
-    return sum(all(a == b for a, b in of_image) for of_image in zip(*pairs, strict=True))
+    return sum(all(a == b for a, b in values) for values in zip(*pairs, strict=True))
 
 
 def of_provenance(recorded: Facts, now: Facts) -> list[tuple[str, str]]:
@@ -71,8 +73,10 @@ def of_provenance(recorded: Facts, now: Facts) -> list[tuple[str, str]]:
 
 
 def same_kind(recorded: Facts, now: Facts) -> bool:
-    """Whether numbers were rounded in the same way, so that every bit must be the same; also of chunks that
-    the recorded run took from a store."""
+    """Return whether numbers were rounded in the same way, so that every bit must be the same.
+
+    Chunks that the recorded run took from a store are considered too.
+    """
     elsewhere = [
         entry["by"] == "unknown" or any(name.split(".")[0] in DECISIVE for name in entry["by"])
         for entry in recorded["made_elsewhere"]

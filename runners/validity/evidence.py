@@ -15,7 +15,7 @@ from runners.evaluation.metrics import survived
 
 @dataclass(frozen=True)
 class Flag:
-    """One reason: its name in docs/flags.md, and what was seen here."""
+    """A reason for doubt: its name in docs/flags.md, and what was seen."""
 
     name: str
     seen: str
@@ -31,8 +31,8 @@ class Evidence:
     knowledge: Knowledge
     purifier: Purifier
     published: float | None  # the victim's clean accuracy in %
-    probes: Mapping[str, Tensor] = field(default_factory=dict)  # of runners/validity/audit.py, images first
-    failed_probes: Mapping[str, str] = field(default_factory=dict)  # and what was raised
+    probes: Mapping[str, Tensor] = field(default_factory=dict)  # results of audit.py, a row per image
+    failed_probes: Mapping[str, str] = field(default_factory=dict)  # the errors of failed probes
 
     @property
     def attacked(self) -> bool:
@@ -41,7 +41,7 @@ class Evidence:
 
     @property
     def classes(self) -> int:
-        """How many the victim tells apart; ten where its network does not say."""
+        """The number of classes of the victim; ten if its network does not declare it."""
         return (self.cell.configs["victim"].get("network") or {}).get("classes", 10)
 
     @property
@@ -54,13 +54,16 @@ class Evidence:
         return set(self.records.id[self.records.correct])
 
     def standing_in_ball_of(self, other: "Evidence") -> set[str] | None:
-        """The ids of the images that this attack leaves right within the other's ball; None where that is not
-        known. An attack that looks for the nearest example has no eps of its own: it is read off its path."""
+        """Return the ids of the images that withstand this attack within the other's ball; None if unknown.
+
+        An attack that looks for the nearest example has no eps of its own, so its path is read at the other's
+        eps.
+        """
         if self.attack.norm != other.attack.norm:
             return None
         if self.attack.eps == other.attack.eps:
             return self.standing
         if self.attack.eps is None and self.attack.records_path and self.records.path.map(len).all():
-            stands = survived(self.records.path, eps=other.attack.eps, queries=self.records.queries.max())
-            return set(self.records.id[stands])
+            survivors = survived(self.records.path, eps=other.attack.eps, queries=self.records.queries.max())
+            return set(self.records.id[survivors])
         return None

@@ -1,8 +1,8 @@
-"""Reasons to doubt a result: small pure functions of records. docs/flags.md says what to do about each.
+"""Reasons to doubt a result, as small pure functions of records. docs/flags.md says what to do about each.
 
-A flag of a cell needs nothing but the cell; a flag of a row compares the cells of one defense on one data
-set. A new flag is one function here. Its name, its mark in tables and its docstring are all that is shown of
-it. The order of the functions is the order in which tables print their marks.
+A flag of a cell needs only the cell; a flag of a row compares the cells of one defense on one data set. A new
+flag is one function here. Only its name, its mark in tables and its docstring are shown to users. Tables
+print the marks in the order of the functions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,12 +24,12 @@ BLACK_BOX: tuple[Kind, ...] = ("transfer", "surrogate", "score", "decision")
 
 
 def of_cell(evidence: Evidence) -> list[Flag]:
-    """The flags of a single cell."""
+    """Return the flags of a single cell."""
     return [Flag(name, seen) for name, check in CELL.items() if (seen := check(evidence)) is not None]
 
 
 def meaning(name: str) -> str:
-    """The reason for which a flag is raised, in one line."""
+    """Return in one line the reason for which a flag is raised."""
     check = CELL.get(name) or ROW.get(name)
     if check is None:
         return "this flag no longer exists"
@@ -37,7 +37,7 @@ def meaning(name: str) -> str:
 
 
 def of_row(row: Sequence[Evidence]) -> list[list[Flag]]:
-    """The flags that compare the cells of one defense, as one list for each cell."""
+    """Return the flags that compare the cells of one defense, as one list for each cell."""
     raised: list[list[Flag]] = [[] for _ in row]
     for name, check in ROW.items():
         for at, seen in check(row):
@@ -240,8 +240,8 @@ def probe_failed(evidence: Evidence) -> str | None:
 
 
 def _fewer(seen: Tensor | None, what: str, *, by: float) -> str | None:
-    """What was observed if the first column is misled more often than the second, by so many standard
-    errors."""
+    """Return what was observed if the first column is misled more often than the second, by so many
+    standard errors; otherwise None."""
     if seen is None:
         return None
     other, attack, n = seen[:, 0].float().mean().item(), seen[:, 1].float().mean().item(), len(seen)

@@ -1,7 +1,7 @@
-"""Where a figure comes from: what a cell's record file says about itself (record_file.py reads it back).
+"""The provenance that a cell's record file states about itself (record_file.py reads it back).
 
-What varies from run to run (date, commit, machine) is said here and in an artefact's header, never in
-what an artefact's name or content is made of.
+What varies from run to run (date, commit, machine) is stated here and in the header of an artifact. The names
+and contents of artifacts do not depend on it.
 """
 
 import hashlib
@@ -34,38 +34,40 @@ from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
 from runners.untrusted import targets
 
-FORMAT = 1  # raised when a reader has to know of a change
+FORMAT = 1  # raised when a change matters to readers
 PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "advertorch",
             "scikit-image", "numpy")  # fmt: skip
-MAKER = ("commit", "dirty", "versions", "device")  # what an artefact's header says of who made it
+MAKER = ("commit", "dirty", "versions", "device")  # facts about its maker in the header of an artifact
 UNKNOWN = "unknown"
 CODE = {"commit": str, "dirty": (bool, str), "versions": {...: str}}
-MADE_BY = {**CODE, "device": {...: str}}  # an artefact's header
+MADE_BY = {**CODE, "device": {...: str}}  # the shape of these facts
 
 Facts = dict[str, Any]
 
 
 def of_process(device: torch.device) -> Facts:
-    """What this process is: code, libraries, machine, command line, time."""
+    """Return the facts about this process: code, libraries, machine, command line, time."""
     return {
         **of_code(),
         "versions": _versions(device),
         "device": _device(device),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "command_line": shlex.join(sys.orig_argv).replace("${", "$ {"),  # no reader takes an interpolation
+        "command_line": shlex.join(sys.orig_argv).replace("${", "$ {"),  # readers refuse interpolations
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def of_code(root: Path = ROOT) -> Facts:
-    """The commit, and whether the tree differs from it (new files count); "unknown" without git, or where
-    `root` is not itself a repository."""
+    """Return the commit, and whether the tree differs from it (new files count).
+
+    Both are "unknown" without git, and if `root` is not itself a repository.
+    """
     words = ["git", "--no-optional-locks", "-C", str(root)]
 
     def git(*asked: str) -> str:
-        done = subprocess.run([*words, *asked], capture_output=True, text=True, check=True, timeout=60)
-        return done.stdout.strip()
+        result = subprocess.run([*words, *asked], capture_output=True, text=True, check=True, timeout=60)
+        return result.stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve():
@@ -76,7 +78,7 @@ def of_code(root: Path = ROOT) -> Facts:
 
 
 def cell_key(cell: Cell, purified: Sequence[str], settings: Settings) -> str:
-    """A cell's name, from its configs and the store's names of its purified images."""
+    """Return the key of a cell, from its configs and the store's keys of its purified images."""
     made_of = {"cell": identity(cell.configs), "images": list(purified)}
     if settings.subset != "random":  # a few images may be the same under two rules
         made_of["subset"] = settings.images
@@ -97,7 +99,7 @@ def of_cell(
     store: Store,
     facts: Facts,
 ) -> Facts:
-    """All that it takes to make a cell's records again, and the facts of the process that assembled them."""
+    """Return all facts that are needed to make a cell's records again, with those of this process."""
     crafting, (purifier,) = tasks[0].crafting, tasks[0].purifiers
     specs = {"victim": crafting.victim, "purifier": purifier}
     surrogates = zip(cell.surrogates, crafting.surrogates, strict=True)
@@ -131,24 +133,24 @@ def of_ids(ids: Sequence[str]) -> str:
 
 
 def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> Facts:
-    """Those of the named facts that are not the same: {"versions.numpy": (recorded, now)}."""
-    found: Facts = {}
+    """Return those of the named facts that differ, such as {"versions.numpy": (recorded, now)}."""
+    pairs: Facts = {}
     for name in names:
         was, is_ = recorded.get(name, UNKNOWN), now.get(name, UNKNOWN)
         if isinstance(was, Mapping) and isinstance(is_, Mapping):
             inner = differing(was, is_, sorted({*was, *is_}))
-            found |= {f"{name}.{part}": pair for part, pair in inner.items()}
+            pairs |= {f"{name}.{part}": pair for part, pair in inner.items()}
         elif was != is_:
-            found[name] = (was, is_)
-    return found
+            pairs[name] = (was, is_)
+    return pairs
 
 
 def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> list[Facts]:
-    """Chunks from the store that another commit, other versions or another device made, and what differs."""
-    found: Counter[tuple[str, str]] = Counter()
+    """Count the chunks from the store that other code or another device made, by what differs."""
+    counts: Counter[tuple[str, str]] = Counter()
     for task in tasks:
         (spec,) = task.purifiers
-        images = task.purified(spec)  # which need not be kept: the records say who made them
+        images = task.purified(spec)  # they may not be kept, but the records state who made them
         artifacts = (task.crafting.artifact, *([images] if store.has(images) else []), task.records(spec))
         for artifact in artifacts:
             by = made_by(store, artifact)
@@ -156,14 +158,14 @@ def _made_elsewhere(tasks: Sequence[Purifying], store: Store, here: Facts) -> li
                 differs = (
                     {name: pair[0] for name, pair in differing(by, here, MAKER).items()} if by else UNKNOWN
                 )
-                found[artifact.stage, json.dumps(differs, sort_keys=True)] += 1
-    return [{"stage": stage, "chunks": n, "by": json.loads(by)} for (stage, by), n in sorted(found.items())]
+                counts[artifact.stage, json.dumps(differs, sort_keys=True)] += 1
+    return [{"stage": stage, "chunks": n, "by": json.loads(by)} for (stage, by), n in sorted(counts.items())]
 
 
 def made_by(store: Store, artifact: Artifact) -> Facts | None:
-    """Who made an artefact, as its header says, or None where it does not.
+    """Return the facts about the maker in an artifact's header, or None if it has none.
 
-    Raises InputError where the header says it in another form than ours: an archive may have brought it.
+    Raises InputError if the header has them in another form than ours, since an archive may have brought it.
     """
     maker = store.made_by(artifact)
     if maker is not None:

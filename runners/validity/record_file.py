@@ -1,4 +1,4 @@
-"""A cell's record file: its records, and what it says about itself, which may come from anyone."""
+"""A cell's record file: its records and their provenance, which may come from anyone."""
 
 import re
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from runners.untrusted import targets
 from runners.validity.provenance import CODE, FORMAT, Facts, of_ids
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-NAME = re.compile(r"(?!.*\.\.)[\w.+-]+(/[\w.+-]+)*")  # of a config; it becomes a part of file names
-NEEDED: dict[str, Any] = {  # the shape of a record file's provenance, as runners/untrusted.py reads it
+NAME = re.compile(r"(?!.*\.\.)[\w.+-]+(/[\w.+-]+)*")  # a config's name, used in file names
+NEEDED: dict[str, Any] = {  # the shape of the provenance, as runners/untrusted.py reads it
     **CODE,
     "key": SHA256,
     "names": dict.fromkeys(PARTS, NAME),
@@ -38,7 +38,7 @@ NEEDED: dict[str, Any] = {  # the shape of a record file's provenance, as runner
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A cell's records as they lie in a file, with their provenance."""
+    """The records of a cell in a file, with their provenance."""
 
     path: Path
     records: pa.Table
@@ -58,8 +58,7 @@ class RecordFile:
             )
 
     def _check(self) -> None:
-        """Raise InputError for a provenance that is not plain data of the expected shape, or that names
-        anything but this project's own components."""
+        """Raise InputError if the provenance has another shape or names anything except our components."""
         untrusted.check_shape(self.provenance, NEEDED, f"{self.path}: provenance")
         for where, part in targets(self.provenance):
             untrusted.component(part["_target_"], f"{self.path}: {where}")
@@ -74,25 +73,25 @@ class RecordFile:
     def read(cls, path: Path) -> "RecordFile":
         """Return the records of a file, which may come from anyone.
 
-        Raises InputError as `opened` does, and for a provenance that names anything but this project's
+        Raises InputError as `opened` does, and for a provenance that names anything except this project's
         components.
         """
         return cls(path, *opened(path))
 
 
 def opened(path: Path) -> tuple[pa.Table, Facts]:
-    """Records and provenance of a file that may come from anyone, as plain data.
+    """Return the records and the provenance of a file that may come from anyone, as plain data.
 
-    Raises InputError for a file that is absent or damaged, that does not say where it comes from, or whose
-    provenance is anything but plain data.
+    Raises InputError for a file that is missing or damaged, that has no provenance, or whose provenance is
+    anything except plain data.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: expected a Parquet file of records, got {reason}") from error
-    held = (table.schema.metadata or {}).get(PROVENANCE)
-    if held is None:
+    content = (table.schema.metadata or {}).get(PROVENANCE)
+    if content is None:
         raise InputError(
             f"{path}: holds no provenance, so it cannot be made again from itself; python -m "
             "runners.evaluate and runners.table write a file with it for each cell"
@@ -100,7 +99,7 @@ def opened(path: Path) -> tuple[pa.Table, Facts]:
     for name, value in table.schema.metadata.items():
         if name != PROVENANCE:
             untrusted.check_text(value.decode(errors="replace"), f"{path}: metadata {name!r:.80}")
-    provenance = untrusted.parsed(held, f"{path}: provenance")
+    provenance = untrusted.parsed(content, f"{path}: provenance")
     if not isinstance(provenance, dict) or provenance.get("format") != FORMAT:
         got = provenance.get("format") if isinstance(provenance, dict) else type(provenance).__name__
         raise InputError(f"{path}: provenance of another format: expected {FORMAT}, got {got}")

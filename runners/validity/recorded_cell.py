@@ -1,4 +1,4 @@
-"""A recorded cell as it can be run again here: its code, files, device, settings and weights."""
+"""A recorded cell, made ready to run again here: its code, files, device, settings and weights."""
 
 import hashlib
 import string
@@ -31,16 +31,16 @@ def find(record: str | None, folder: Path) -> Path:
     name = str(record or "")
     if name.endswith(".parquet") or Path(name).is_file():
         return Path(name)
-    there = sorted(folder.glob("*.parquet"))
+    paths = sorted(folder.glob("*.parquet"))
     known = name[:8].lower() if name and set(name) <= set(string.hexdigits) else "-"
-    found = [path for path in there if path.stem.rpartition("-")[2].startswith(known)]
+    matches = [path for path in paths if path.stem.rpartition("-")[2].startswith(known)]
     if len(name) > 8:
-        found = [path for path in found if RecordFile.read(path)["key"].startswith(name.lower())]
-    if len(found) == 1:
-        return found[0]
-    names = [path.name for path in found or there]
+        matches = [path for path in matches if RecordFile.read(path)["key"].startswith(name.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    names = [path.name for path in matches or paths]
     listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    fault = f"{len(found)} records have the key {name!r}" if found else f"no record has the key {name!r}"
+    fault = f"{len(matches)} records have the key {name!r}" if matches else f"no record has the key {name!r}"
     raise InputError(f"{fault}; expected its first digits, or a file; in {folder}: {listed or 'none'}")
 
 
@@ -50,15 +50,15 @@ def check_code(recorded: RecordFile) -> None:
     hint = f"the record was made by commit {recorded['commit']}"
     for where, part in targets(recorded["configs"]):
         target, expected = part["_target_"], versions.get(where)
-        found = identity.version_of(untrusted.component(target, where))
-        if found != expected:
-            raise InputError(f"{where}: expected {target} version {expected}, got version {found}; {hint}")
+        version = identity.version_of(untrusted.component(target, where))
+        if version != expected:
+            raise InputError(f"{where}: expected {target} version {expected}, got version {version}; {hint}")
     if recorded["scoring"] != SCORING:
         raise InputError(f"scoring: expected version {recorded['scoring']}, got {SCORING}; {hint}")
 
 
 def cell_of(recorded: RecordFile, data_dir: Path) -> Cell:
-    """Return the recorded cell, with the places where its files and its components' modules lie now."""
+    """Return the recorded cell, with the present paths of its files and of its components' modules."""
     configs = {
         part: _placed(untrusted.relocated(config, part), data_dir)
         for part, config in recorded["configs"].items()
@@ -80,22 +80,23 @@ def _placed(config: Any, data_dir: Path) -> Any:
 
 
 def _now_at(name: str, recorded: Path, data_dir: Path) -> str:
-    """Return where the recorded file or folder lies now: below `data_dir` or among the weights that come with
-    this project, under as many of its last parts as exist there.
+    """Return the present path of the recorded file or folder.
 
-    A record file may come from anyone, so nothing outside these two folders is opened.
+    It is looked for below `data_dir` and among the weights that come with this project, under as many of its
+    last parts as exist there. A record file may come from anyone, so nothing outside these two folders is
+    opened.
     """
     parts = recorded.parts[recorded.is_absolute() :]
     parts = parts[max((i + 1 for i, part in enumerate(parts) if part == ".."), default=0) :]
     tails = [parts[i:] for i in range(len(parts))]
     candidates = [place.joinpath(*tail) for place in (data_dir, WEIGHTS) for tail in tails]
     candidates += [data_dir] if name == "root" else []
-    there = [place for place in candidates if place.exists()]
-    return str(there[0] if there else data_dir.joinpath(*parts))
+    existing = [place for place in candidates if place.exists()]
+    return str(existing[0] if existing else data_dir.joinpath(*parts))
 
 
 def device_for(recorded: RecordFile, wanted: str | None) -> str:
-    """Return the device that was asked for, or else that of the record if there is one like it here."""
+    """Return the device that was asked for, else the recorded one if it is available, else "auto"."""
     kind = recorded["device"]["type"]
     return wanted or ("auto" if kind == "cuda" and not torch.cuda.is_available() else kind)
 
@@ -109,18 +110,18 @@ def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int |
             f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
         )
     tf32 = held["tf32"] and configure_torch(device, tf32=False).type == "cuda"
-    here = {"store": store, "device": device, "workers": workers, "tf32": tf32}
-    here |= {"budget_hours": UNLIMITED, "keep_purified": "none"}  # the store is thrown away
-    return Settings(**{**held, **here})
+    changed = {"store": store, "device": device, "workers": workers, "tf32": tf32}
+    changed |= {"budget_hours": UNLIMITED, "keep_purified": "none"}  # the store is temporary
+    return Settings(**{**held, **changed})
 
 
 def ready_weights(
     recorded: RecordFile, cell: Cell, *, kept: Store, fresh: Store, device: torch.device
 ) -> list[str]:
-    """Take trained weights from the kept store where they are the recorded ones, or else train them again.
+    """Take trained weights from the kept store if they are the recorded ones, otherwise train them again.
 
-    Returns where the weights of each component come from. Raises InputError for weights that are not the
-    recorded ones.
+    Returns the source of each component's weights. Raises InputError for weights that are not the recorded
+    ones.
     """
     sources = []
     for where, weights in recorded["weights"].items():
@@ -155,7 +156,7 @@ def _part(cell: Cell, where: str) -> Config:
 
 
 def _sha256_of(config: Config, what: str, store: Store, device: torch.device) -> str | None:
-    """The sha256 of a component's weights, which are trained where neither a file nor the store has them."""
+    """Return the sha256 of a component's weights, which are trained if no file and no store has them."""
     with Progress(console=app.console, transient=True) as progress, usable(what):
         bar = progress.add_task(what, total=1.0, visible=False)
         component = load_or_train(

@@ -1,4 +1,4 @@
-"""The flags by their names: what raises each of them, and its mark in tables. flags.py fills these tables."""
+"""The flags by name: the function that raises each, and its mark in tables. flags.py fills these tables."""
 
 from collections.abc import Callable, Iterable, Sequence
 
