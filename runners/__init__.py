@@ -1,4 +1,4 @@
-"""Runners: evaluate a cell, make a table; the store, the records and what is computed from them."""
+"""The commands that evaluate cells and make tables, the store, the records and what is made from them."""
 
 import sys
 

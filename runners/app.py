@@ -1,7 +1,7 @@
-"""The command line: Hydra composes the config, and every error that a user can mend is one line, status 2.
+"""The command line: Hydra composes the config, and errors that a user can mend are one line and status 2.
 
 Commands import this module before PyTorch. It sets what the thread pools of the libraries read when they are
-loaded, and it answers a wrong name on the command line without waiting until they are imported.
+loaded, and it reports a wrong name on the command line before they are imported.
 """
 
 import logging
@@ -30,11 +30,11 @@ from runners.places import CONFIGS
 
 console = Output()
 
-# A thread that waits for work sleeps, and leaves its core to others. What the user has set stays, and worker
-# processes inherit all of it.
+# A thread that waits for work sleeps and leaves its core to others. Values of the user are kept, and worker
+# processes inherit all of them.
 THREADS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # PyTorch, scikit-learn, and all others that use OpenMP
-    "GOMP_SPINCOUNT": "0",  # GNU's OpenMP spins a while even so
+    "GOMP_SPINCOUNT": "0",  # otherwise GNU's OpenMP still spins for a while
     "KMP_BLOCKTIME": "0",  # Intel's and LLVM's
     "OPENBLAS_NUM_THREADS": "1",  # NumPy and SciPy
 }
@@ -43,14 +43,14 @@ for _name, _value in THREADS.items():
 
 
 def refuse_unknown_names(config: str) -> None:
-    """End the command with status 2 where its words name a config or an option that does not exist.
+    """End the command with status 2 if its words name a config or an option that does not exist.
 
-    Hydra would say so too, but only once everything is imported, which takes seconds.
+    Hydra would report this too, but only after all imports, which take seconds.
     """
     _answer_help(config)
     words = sys.argv[1:]
     flags = {word for word in words if word.startswith("-")}
-    if flags - {"-m", "--multirun"}:  # --cfg and the like are Hydra's to answer
+    if flags - {"-m", "--multirun"}:  # Hydra answers --cfg and the like
         return
     try:
         parsed = OverridesParser.create().parse_overrides([word for word in words if word not in flags])
@@ -70,7 +70,7 @@ def _answer_help(config: str) -> None:
 
 
 def _each(overrides: list[Override]) -> Iterator[list[str]]:
-    """Command lines in which every value of a sweep occurs, but not all combinations of values."""
+    """Yield command lines that contain every value of a sweep, but not all combinations of values."""
     values = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
@@ -91,20 +91,21 @@ class Job:
 
 
 def tell(text: str, *, style: str = "") -> None:
-    """Print text as it is: lines are not wrapped, and brackets are not markup."""
+    """Print text as it is: lines are not wrapped, and brackets are not read as markup."""
     console.print(Text(text, style=style), soft_wrap=True)
 
 
 def run(
     task: Callable[[DictConfig], Any], config: str, *, after: Callable[[list[Job]], None] | None = None
 ) -> None:
-    """Run a Hydra application whose root config is `config`; exits 0, 1 (failed cells) or 2.
+    """Run a Hydra application whose root config is `config`.
 
-    `after` is called at the end of a sweep with the jobs that ran in this process.
+    The process exits with status 1 if cells failed, and with 2 for other errors that a user can mend. `after`
+    is called at the end of a sweep with the jobs that ran in this process.
     """
     begin()
     _answer_help(config)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     logging.basicConfig(level=logging.WARNING, handlers=[Lines()], format="%(levelname)-8s %(message)s")
     if sends := [word for word in sys.argv[1:] if word.startswith("hydra/launcher=")]:
         sys.stderr.write(
@@ -116,14 +117,14 @@ def run(
     ours = os.getpid()
 
     def job(composed: DictConfig) -> None:
-        """Run one job. In a multirun the other jobs go on after an error. A launcher may run a job in another
-        process, and hands back what is raised there."""
+        """Run one job. In a multirun the other jobs go on after an error. A launcher may run a job in
+        another process, and raises here what was raised there."""
         words = tuple(HydraConfig.get().overrides.task)
         try:
             with ended_by_signals(), no_silent_exit():
                 try:
                     jobs.append(Job(words, task(composed)))
-                except SystemExit as ended:  # no runner ends so: a component did, outside of any cell
+                except SystemExit as ended:  # raised by a component, outside of any cell
                     reason = f"a component asked the whole process to end (SystemExit: {ended.code})"
                     raise FailedCellsError(reason) from ended
         except EndedError as ended:
@@ -145,20 +146,20 @@ def run(
         sys.exit(128 + stopped.number if isinstance(stopped, EndedError) else 130)
     except (FailedCellsError, InputError, *CONFIG_ERRORS) as error:
         problems.append(error)
-    except ValueError as error:  # Hydra's own for group=null and the like; any other is our fault
+    except ValueError as error:  # raised by Hydra for group=null and the like, or a bug
         if Path(hydra.__file__).parent not in Path(extract_tb(error.__traceback__)[-1].filename).parents:
             raise
         problems.append(error)
     except RuntimeError as error:
         problems.append(_of_a_launcher(error))
-    for line in dict.fromkeys(explain(problem, config) for problem in problems):  # jobs may meet the same one
+    for line in dict.fromkeys(explain(problem, config) for problem in problems):  # jobs may share an error
         sys.stderr.write(f"error: {line}\n")
     if problems:
         sys.exit(1 if all(isinstance(p, FailedCellsError) for p in problems) else 2)
 
 
 class Lines(logging.Handler):
-    """Log messages on standard error, one line each however narrow the terminal is."""
+    """Prints each log message on standard error in one line, however narrow the terminal is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,16 +171,17 @@ class Lines(logging.Handler):
 
 
 def _of_a_launcher(error: RuntimeError) -> Exception:
-    """The error of a launcher as one of this module: jobs that cannot be sent are bad input, and a job that
-    died is a failure. Any other error is raised. The launchers are optional, so their classes cannot be
-    imported here."""
+    """Convert the error of a launcher: to InputError if jobs cannot be sent, to FailedCellsError if one died.
+
+    Any other error is raised. The launchers are optional, so their classes cannot be imported here.
+    """
     launchers = {"submitit", "joblib"}
     last = extract_tb(error.__traceback__)[-1]
     raised_in = launchers.intersection(Path(last.filename).parts)
     if not raised_in and type(error).__module__.partition(".")[0] not in launchers:
         raise error
     lines = [line.strip() for line in str(error).splitlines() if line.strip("- ")]
-    text = " ".join(dict.fromkeys([*lines[:1], *lines[-3:]]))  # what it is about, and how a job's log ends
+    text = " ".join(dict.fromkeys([*lines[:1], *lines[-3:]]))  # the subject, and the end of the job's log
     if "submitit" in raised_in and last.name != "results":
         return InputError(f"hydra/launcher: {text}")
     return FailedCellsError(text)

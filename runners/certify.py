@@ -50,8 +50,10 @@ Defense = Callable[[Tensor, Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is predicted for an image, and the radius within which no attack changes that; the prediction is
-    None where the draws do not tell the most frequent class, and the radius then 0."""
+    """The prediction for an image, and the radius within which no attack changes it.
+
+    If the draws do not determine the most frequent class, the prediction is None and the radius is 0.
+    """
 
     predicted: int | None
     radius: float
@@ -60,9 +62,10 @@ class Certificate:
 def certificate(
     choosing: Sequence[int], counting: Sequence[int], *, sigma: float, alpha: float
 ) -> Certificate:
-    """From how often each class was predicted, in the draws that choose a class and in fresh ones.
+    """Return the certificate from how often each class was predicted.
 
-    The lower bound of the class's probability is that of Clopper and Pearson 1934.
+    `choosing` counts the draws that choose a class, and `counting` counts fresh ones. The lower bound of the
+    class's probability is that of Clopper and Pearson 1934.
     """
     chosen = int(np.argmax(choosing))
     test = binomtest(int(counting[chosen]), int(np.sum(counting)), alternative="greater")
@@ -73,7 +76,7 @@ def certificate(
 
 
 def counts(defense: Defense, image: Tensor, seeds: Sequence[int], *, classes: int, batch: int) -> list[int]:
-    """How often each class is predicted for (C, H, W), one draw a seed."""
+    """Return how often each class is predicted for a (C, H, W) image, with one draw per seed."""
     total = torch.zeros(classes, dtype=torch.int64)
     for i in range(0, len(seeds), batch):
         part = seeds[i : i + batch]
@@ -84,7 +87,7 @@ def counts(defense: Defense, image: Tensor, seeds: Sequence[int], *, classes: in
 
 
 def certified(frame: pd.DataFrame, radius: float) -> Figure:
-    """Percent of the images that are predicted rightly, and surely within this radius."""
+    """Return the percentage of the images that are predicted correctly and certified within this radius."""
     return accuracy((frame.predicted == frame.label) & (frame.radius >= radius))
 
 
@@ -116,10 +119,10 @@ def main(config: DictConfig) -> None:
     rows = []
     with Bar(app.console, f"certifying {len(images)} images") as bar:
         for i, name in enumerate(images.ids):
-            one = images.take([i])
-            choosing, counting = _counted(one, victim, purifier, store, made_of, config)
-            found = certificate(choosing, counting, sigma=purifier.sigma, alpha=config.alpha)
-            rows.append({"id": name, "label": int(one.labels), **vars(found)})
+            image = images.take([i])
+            choosing, counting = _counted(image, victim, purifier, store, made_of, config)
+            result = certificate(choosing, counting, sigma=purifier.sigma, alpha=config.alpha)
+            rows.append({"id": name, "label": int(image.labels), **vars(result)})
             bar.update(completed=(i + 1) / len(images))
     frame = pd.DataFrame(rows).astype({"predicted": "Int64"})
     setting = (
@@ -150,7 +153,7 @@ def _counted(
     made_of: dict,
     config: DictConfig,
 ) -> tuple[list[int], list[int]]:
-    """The two counts of one image, from the store where it has them."""
+    """Return the two counts of one image, from the store if it has them."""
     inputs = {
         **made_of,
         "image": one.to(torch.device("cpu")).digest,
@@ -158,8 +161,8 @@ def _counted(
     }
     artifact = Artifact("certificate", inputs)
     if (content := store.get(artifact)) is not None:
-        found = json.loads(content)
-        return found["choosing"], found["counting"]
+        tallies = json.loads(content)
+        return tallies["choosing"], tallies["counting"]
     image, name = one.images[0], one.ids[0]
     seeds = [
         seed_of(config.seed, name, "certificate", draw) for draw in range(config.choosing + config.counting)
@@ -171,12 +174,12 @@ def _counted(
     with torch.no_grad():
         classes = victim(one.images).shape[1]
     parts = {"choosing": seeds[: config.choosing], "counting": seeds[config.choosing :]}
-    found = {
+    tallies = {
         part: counts(defense, image, drawn, classes=classes, batch=config.batch)
         for part, drawn in parts.items()
     }
-    store.put(artifact, json.dumps(found).encode())
-    return found["choosing"], found["counting"]
+    store.put(artifact, json.dumps(tallies).encode())
+    return tallies["choosing"], tallies["counting"]
 
 
 def _table(frame: pd.DataFrame, radii: Sequence[float], setting: str) -> Table:
@@ -189,7 +192,7 @@ def _table(frame: pd.DataFrame, radii: Sequence[float], setting: str) -> Table:
 
 
 def _written(frame: pd.DataFrame, stem: Path, setting: str, radii: Sequence[float]) -> list[Path]:
-    """One row for each image as CSV, the table as Markdown, the curve as PNG and PDF."""
+    """Write one row per image as CSV, the table as Markdown, the curve as PNG and PDF; return the paths."""
     lines = ["# Certified accuracy", "", setting, "", "| l2 radius | certified accuracy, % |", "|---|---|"]
     lines += [f"| {radius:g} | {certified(frame, radius).text(1)} |" for radius in radii]
     abstained = int(frame.predicted.isna().sum())

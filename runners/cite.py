@@ -1,4 +1,4 @@
-"""A table's setting for a paper's appendix, and BibTeX for what is in it.
+"""Print the setting of a table for a paper's appendix, and the BibTeX entries of its parts.
 
     python -m runners.cite table=ddip/table1
     python -m runners.cite table=ddip/table1 dataset=cifar10 victim=resnet56 n=128
@@ -35,7 +35,7 @@ OF_THE_PROJECT = re.compile(r"(data|victims|attacks|purifiers)\.")
 LINK = re.compile(r"https?://[^\s),;>'\"`]+")
 ENTRY = re.compile(r"^@\w+\{.*?^\}\n", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"^\s*url = \{(.+)\}", re.MULTILINE)
-PYTORCH = "https://arxiv.org/abs/1912.01703"  # of all that is computed here
+PYTORCH = "https://arxiv.org/abs/1912.01703"  # everything is computed with it
 OURS = """\
 @software{purifybench,
   author = {{the purifybench authors}},
@@ -83,7 +83,7 @@ def paragraph(title: str, config: DictConfig, cells: Sequence[Cell]) -> str:
 
 
 def links_of(config: Any) -> Iterator[str]:
-    """The links in the docstrings of a config's components, of their base classes and of their modules."""
+    """Yield the links in the docstrings of a config's components, their base classes and their modules."""
     for _, component in targets(config):
         target = get_object(component["_target_"])
         for part in inspect.getmro(target) if inspect.isclass(target) else (target,):

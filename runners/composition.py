@@ -1,4 +1,4 @@
-"""Configs composed from Python, as the command line composes them."""
+"""Composes configs from Python as the command line composes them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from runners.places import CONFIGS
 def composed(
     config: str, words: Sequence[str], *, config_dir: Path | str | None = None
 ) -> tuple[DictConfig, dict[str, str]]:
-    """The resolved config of a command, and the chosen name of each of its groups.
+    """Return the resolved config of a command, and the chosen name of each of its groups.
 
     Args:
         config: the name of the command's config, such as "evaluate".
@@ -24,7 +24,8 @@ def composed(
         config_dir: a folder with further configs, as the option --config-dir names it.
 
     Raises InputError, with the message of the command line, if a word names a config or an option that does
-    not exist."""
+    not exist.
+    """
     words = list(words)
     if config_dir is not None:
         folder = Path(config_dir).expanduser().resolve()
@@ -44,7 +45,7 @@ def composed(
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Compose beside a Hydra application of the caller's own, which is put back afterwards."""
+    """Clear Hydra's global state inside; a Hydra application of the caller is restored afterwards."""
     held, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         yield

@@ -1,4 +1,4 @@
-"""Errors of configs and of the command line in one line, which names what exists where a name is wrong."""
+"""Explains errors of configs and of the command line in one line, which lists the names that exist."""
 
 import difflib
 import re
@@ -20,9 +20,9 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)  
 
 
 def explain(error: Exception, config: str, words: Sequence[str] | None = None) -> str:
-    """An error in one line: what is wrong and, where a name is wrong, which names exist.
+    """Return an error in one line: what is wrong and, if a name is wrong, which names exist.
 
-    `words` are those that were composed, by default those of the command line.
+    `words` are those that were composed; by default, those of the command line.
     """
     words = sys.argv[1:] if words is None else words
     if isinstance(error, FailedCellsError | InputError):
@@ -49,7 +49,7 @@ def explain(error: Exception, config: str, words: Sequence[str] | None = None) -
 
 
 def names_of(group: str) -> list[str]:
-    """The names of all configs of a group, as they are written on the command line."""
+    """Return the names of all configs of a group, as they are written on the command line."""
     folder = CONFIGS / group
     return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
 
@@ -62,10 +62,10 @@ def _unknown_option(name: str, config: str, words: Sequence[str]) -> str:
     group, *path = name.split(".")
     typed = dict(word.split("=", 1) for word in words if "=" in word)
     if config == "table" and group == "purifier":
-        mine = typed.get("purifier", "NAME")
+        purifier = typed.get("purifier", "NAME")
         return (
             f"no option is called {name!r}: each row of a table has its purifier; to add a row, set "
-            f"rows=[{mine}], or run make compare PURIFIER={mine}"
+            f"rows=[{purifier}], or run make compare PURIFIER={purifier}"
         )
     if group not in groups or not path:
         shared = OmegaConf.load(CONFIGS / "settings.yaml") if "settings" in own.defaults else {}
@@ -81,8 +81,8 @@ def _unknown_option(name: str, config: str, words: Sequence[str]) -> str:
     for step in path[:-1]:
         node = node.get(step) if isinstance(node, DictConfig) else None
     options = sorted({*node} - {"_target_"}) if isinstance(node, DictConfig) else []
-    of = " ".join([group, chosen, *path[:-1]])
-    return f"no option is called {name!r}{_near(path[-1], options, f'; {of} has ')}"
+    owner = " ".join([group, chosen, *path[:-1]])
+    return f"no option is called {name!r}{_near(path[-1], options, f'; {owner} has ')}"
 
 
 def _near(name: str, known: list[str], intro: str = "; there are ") -> str:

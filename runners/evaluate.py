@@ -30,7 +30,7 @@ from runners.loggers.logger import Logger
 from runners.store.manifest import Manifest
 from runners.tables import summary
 
-CHUNK = {"cpu": 8, "cuda": 256}  # images that are worked on together, where the user names no number
+CHUNK = {"cpu": 8, "cuda": 256}  # images that are worked on together by default
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -50,7 +50,7 @@ def save_records(result: CellResult, where: Path) -> Path:
 
 
 def main(config: DictConfig) -> CellResult | None:
-    """Evaluate one cell and print its result. One job of several returns None."""
+    """Evaluate one cell and print its result. A job that shares the work with others returns None."""
     choices, overrides = HydraConfig.get().runtime.choices, words_typed()
     OmegaConf.resolve(config)
     cell = Cell(

@@ -1,4 +1,4 @@
-"""Evaluates cells: plans tasks, has those done whose results the store lacks, and collects the records."""
+"""Evaluates cells: plans their tasks, does those whose results the store lacks, and collects the records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +37,7 @@ UNFINISHED = "not finished: some of its records are not in the store; the same c
 
 @dataclass
 class CellResult:
-    """A cell with its tasks, and its records, or the reason why there are none."""
+    """A cell with its tasks, and with its records or the reason why there are none."""
 
     cell: Cell
     records: pd.DataFrame | None = None
@@ -45,7 +45,7 @@ class CellResult:
     failed: str | None = None
     flags: list[Flag] = field(default_factory=list)
     provenance: dict[str, Any] | None = None  # of the records
-    tasks: list[Purifying] = field(default_factory=list)  # one for each chunk, of this cell's purifier alone
+    tasks: list[Purifying] = field(default_factory=list)  # one per chunk, with this cell's purifier alone
 
     @property
     def chunks(self) -> list[Artifact]:
@@ -54,12 +54,13 @@ class CellResult:
 
 
 class Evaluator:
-    """Evaluates cells under one set of settings, sharing whatever they share.
+    """Evaluates cells under one set of settings; work that cells have in common is done once.
 
     Args:
         launch: this run, or the job of a run that several jobs share.
-        only: the ids of the images that are evaluated, of those that the settings choose; None for all.
-        here: all work is done in this process, which alone has the objects that it is done with.
+        only: the ids of the images to evaluate, among those that the settings choose; None for all.
+        here: whether all work is done in this process, because no other process has the objects that it
+            needs.
     """
 
     def __init__(
@@ -84,12 +85,12 @@ class Evaluator:
         self.checks = ContractChecks(self.worker, console)
 
     def evaluate(self, cells: Sequence[Cell], request: Manifest | None = None) -> list[CellResult]:
-        """Records of all cells. Raises InputError where nothing could be run.
+        """Return the results of all cells. Raises InputError if nothing can be run.
 
         With workers=0 nothing is computed, and the results are what the store holds.
 
         Args:
-            request: what was asked for, so that the store can tell how far it is and keeps what it needs.
+            request: what was asked for, so that the store can report its progress and keeps what it needs.
         """
         self.planner.check_parameters(cells)
         results = [self._planned(cell) for cell in cells]
@@ -114,13 +115,13 @@ class Evaluator:
         return CellResult(cell, tasks=tasks)
 
     def _lacks(self, task: Purifying) -> bool:
-        """Whether something that the task makes is missing or damaged: the store removes what is damaged."""
+        """Return whether a result of the task is missing or damaged; the store removes damaged ones."""
         for purifier in task.purifiers:
             self.store.get(task.records(purifier))
         return bool(task.missing(self.store))
 
     def _stored_reasons(self, results: list[CellResult], tasks: list[Purifying]) -> dict[str, str]:
-        """The reasons of the failures that the store holds, by the keys of records."""
+        """Return the reasons of the failures that the store holds, by the keys of records."""
         chunks = [result.chunks[0] for result in results if result.chunks]
         stored = (provenance.made_by(self.store, chunk) for chunk in chunks)
         if made_by := next(filter(None, stored), None):
@@ -135,14 +136,14 @@ class Evaluator:
     def _run(
         self, results: list[CellResult], tasks: list[Purifying], request: Manifest | None
     ) -> dict[str, str]:
-        """Do the tasks; the reasons of failures, by the keys of what could not be made."""
+        """Do the tasks; return the reasons of failures, by the keys of what could not be made."""
         if not tasks:
             if any(result.tasks for result in results):
                 self.console.print("[dim]all records are in the store; nothing to compute[/]")
                 self._write(request, results, {})
             return {}
         purifying, reasons = self.checks.sound(tasks)
-        for task in tasks:  # kept, so that others see why
+        for task in tasks:  # stored, so that other processes see why
             for key in {*task.results} & reasons.keys():
                 failure = Failure(reasons[key], launch=self.launch.name)
                 keep_failure(self.store, key, failure, images=task.images)
@@ -156,7 +157,7 @@ class Evaluator:
         with self.console.status("estimating"):
             estimate = estimator.estimate(crafting, purifying, count)
         alone = self.launch.shard is None
-        if alone and (crafting or any(estimator.unmade(task) for task in purifying)):  # not only to be scored
+        if alone and (crafting or any(estimator.unmade(task) for task in purifying)):  # more than scoring
             estimate.check(self.settings)
         self._write(request, results, estimate.seconds)
         execution = Execution(self.worker, self.launch, self.devices, self.console, here=self.here)
@@ -201,11 +202,11 @@ class Evaluator:
         try:
             manifest.write(self.store)
         except InputError:
-            if seconds:  # a finished table is read from a store that cannot be written
+            if seconds:  # a finished table may come from a read-only store
                 raise
 
     def _collect(self, result: CellResult, reasons: Mapping[str, str]) -> None:
-        """Join the records of a cell's chunks, with the columns that all of them share."""
+        """Join the records of a cell's chunks, and add the columns that all of them share."""
         parts = []
         for chunk in result.chunks:
             content = self.store.get(chunk)
@@ -239,6 +240,6 @@ class Evaluator:
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:
-    """The cells' names, with a count where parameters alone tell them apart."""
+    """Return the names of the cells, with a number if only parameters distinguish them."""
     labels = [cell.label + (f", {cell.eps}" if cell.eps else "") for cell in cells]
     return [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels, 1)]

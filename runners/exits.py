@@ -1,4 +1,4 @@
-"""How a command ends: with one line when it is stopped, and never silently because a component exits."""
+"""How a command ends: with one line if it is stopped, and never silently because a component exits."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ class FailedCellsError(Exception):
 
 @contextmanager
 def no_silent_exit() -> Iterator[None]:
-    """Within, `os._exit` raises SystemExit, as `sys.exit` does; whoever runs components catches that.
+    """Let `os._exit` raise SystemExit inside, as `sys.exit` does; the caller of components catches it.
 
     Processes that this one forks are not affected, and neither is C code that exits.
     """
@@ -33,7 +33,7 @@ def no_silent_exit() -> Iterator[None]:
         os._exit = really
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of clusters: before a time limit or a preemption
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # sent before a time limit or a preemption
 
 
 class EndedError(KeyboardInterrupt):
@@ -46,9 +46,10 @@ class EndedError(KeyboardInterrupt):
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within, the first of these signals raises EndedError, so that what the process holds is given up.
+    """Raise EndedError at the first of these signals inside, so that what the process holds is given up.
 
-    Then the earlier handler of the signal is called: submitit's puts a job back into Slurm's queue and exits.
+    Then the earlier handler of the signal is called: that of submitit puts a job back into Slurm's queue and
+    exits.
     """
 
     def end(number: int, frame: object) -> None:
@@ -57,34 +58,35 @@ def ended_by_signals() -> Iterator[None]:
         raise EndedError(number)
 
     before = {number: signal.signal(number, end) for number in SIGNALS}
-    asked = None
+    received = None
     try:
         yield
     except EndedError as error:
-        asked = error.number
+        received = error.number
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if callable(again := before.get(asked)):
-            again(asked, None)
+        if callable(earlier := before.get(received)):
+            earlier(received, None)
 
 
 def stop_in_one_line() -> None:
-    """Until `begin`, Ctrl-C ends the process with one line and status 130.
+    """Let Ctrl-C end the process with one line and status 130 until `begin` is called.
 
-    Importing PyTorch and the attack libraries takes seconds, in which a KeyboardInterrupt would come out of
-    the middle of an import.
+    Importing PyTorch and the attack libraries takes seconds, and a KeyboardInterrupt would be raised in the
+    middle of an import.
     """
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # of a process in the background: ignored
+    # A process in the background ignores SIGINT, which stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stopped)
 
 
 def begin() -> None:
-    """Every command calls this first: from now on Ctrl-C raises KeyboardInterrupt, and characters that the
-    encoding of the output lacks are printed as question marks."""
+    """Let Ctrl-C raise KeyboardInterrupt from now on; every command calls this first.
+
+    Characters that the encoding of the output lacks are printed as question marks.
+    """
     if signal.getsignal(signal.SIGINT) is _stopped:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""Files of results, which are written whole or not at all."""
+"""Files of results, which are written completely or not at all."""
 
 import os
 import tempfile
@@ -9,14 +9,14 @@ from data.errors import InputError
 
 
 def folder(value: object, name: str) -> Path:
-    """The folder that a setting names. Raises InputError for null and anything else that is no path."""
+    """Return the folder that a setting names. Raises InputError for null and all else that is no path."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise InputError(f"{name}: expected a folder, got {value!r}")
     return Path(str(value))
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be. Raises InputError where nothing can be written."""
+    """Return the folder, which is created if needed. Raises InputError if nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -26,15 +26,15 @@ def writable(folder: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises InputError where it cannot be written."""
+    """Write a file completely or not at all. Raises InputError if it cannot be written."""
     write_together({path: content})
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together. All of them are written under temporary names before the first one
-    gets its own, so that a full disk leaves the earlier files as they were.
+    """Write files that belong together.
 
-    Raises InputError where one cannot be written.
+    All of them are written under temporary names before the first one gets its own, so that a full disk
+    leaves the earlier files as they were. Raises InputError if one cannot be written.
     """
     parts = {path.parent / f".{path.name}.{os.getpid()}.part": path for path in contents}
     try:

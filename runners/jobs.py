@@ -1,4 +1,4 @@
-"""One job of several that share the work of a run, as a Hydra multirun over `shard` starts them."""
+"""Jobs that share the work of a run, which a Hydra multirun over `shard` starts."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,10 @@ from runners.tables.layout import part_of
 
 
 def launch_of(config: DictConfig) -> Launch:
-    """This run. The jobs of a Hydra multirun have its folder, which bears its date and time, for a name."""
+    """Return the launch of this process.
+
+    The jobs of a Hydra multirun are named after its folder, whose name has the date and time.
+    """
     shard = config.shard
     if shard is not None and (not isinstance(shard, int) or shard < 0):
         raise InputError(f"shard: expected the number of a job, 0 or more, or null, got {shard!r}")
@@ -24,13 +27,16 @@ def launch_of(config: DictConfig) -> Launch:
 
 
 def words_typed() -> list[str]:
-    """The words of the command line. All jobs of a run ask for the same, so `shard` is left out."""
+    """Return the words of the command line without `shard`, since all jobs of a run ask for the same."""
     return [word for word in HydraConfig.get().overrides.task if part_of(word) != "shard"]
 
 
 def end_job(results: Sequence[CellResult]) -> None:
-    """End one job of several, which renders nothing. Raises FailedCellsError if cells failed; what is not
-    finished yet is no failure, because other jobs are doing it."""
+    """End one job of several, which renders nothing.
+
+    Raises FailedCellsError if cells failed. Unfinished cells have not failed, because other jobs are doing
+    them.
+    """
     failed = [result for result in results if result.failed not in (None, UNFINISHED)]
     if failed:
         raise app.FailedCellsError(

@@ -33,47 +33,50 @@ def main(config: DictConfig) -> None:
         logged, total = logger.send(records), len(records)
     else:
         cells = cells_by_table(tables_of(str(config.only), folder(config.tables, "tables")), records)
-        logged = sum(logger.send(of_one, table=str(config.only), csv=csv) for csv, of_one in cells.items())
-        total = len(cells) + sum(len(of_one) for of_one in cells.values())
+        logged = sum(logger.send(files, table=str(config.only), csv=csv) for csv, files in cells.items())
+        total = len(cells) + sum(len(files) for files in cells.values())
     before = "; the others had been logged before" if logged < total else ""
     app.tell(f"logged {logged} of {quantity(total, 'run')}{before}")
 
 
 def record_files(path: Path) -> list[Path]:
-    """The record file, or those of the folder. Raises InputError where there is none."""
-    found = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    if not found:
+    """Return the record file, or those of the folder. Raises InputError if there are none."""
+    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    if not files:
         raise InputError(f"records: expected a record file, or a folder with some, got {path}")
-    return found
+    return files
 
 
 def tables_of(name: str, tables: Path) -> list[Path]:
-    """The CSV files of a table: on the default data and victim, and on others."""
+    """Return the CSV files of a table, on the default data and victim and on others."""
     stem = name.replace("/", "-")
-    found = [csv for csv in sorted(tables.glob("*.csv")) if f"{csv.stem}-".startswith(f"{stem}-")]
-    if not found:
+    files = [csv for csv in sorted(tables.glob("*.csv")) if f"{csv.stem}-".startswith(f"{stem}-")]
+    if not files:
         raise InputError(f"only: expected a table that lies in {tables}, got {name!r}")
-    return found
+    return files
 
 
 def cells_by_table(tables: list[Path], records: list[Path]) -> dict[Path, list[Path]]:
-    """The record files of each table's cells. A table that was made elsewhere has none here and is left out
-    with a warning. Raises InputError if no table is left."""
-    found, missing = {}, []
+    """Return the record files of each table's cells.
+
+    A table that was made elsewhere has none here and is left out with a warning. Raises InputError if no
+    table is left.
+    """
+    cells, errors = {}, []
     for csv in tables:
         try:
-            found[csv] = cells_of(csv, records)
+            cells[csv] = cells_of(csv, records)
         except InputError as error:
-            missing.append(error)
-    if not found:
-        raise missing[0]
-    for error in missing:
+            errors.append(error)
+    if not cells:
+        raise errors[0]
+    for error in errors:
         log.warning("%s; this table is not logged", error)
-    return found
+    return cells
 
 
 def cells_of(csv: Path, records: list[Path]) -> list[Path]:
-    """The record files of a table's cells. Raises InputError where one is missing."""
+    """Return the record files of a table's cells. Raises InputError if one is missing."""
     by_key = {path.stem.rpartition("-")[2]: path for path in records}
     keys = list(dict.fromkeys(key for key in Table.read(csv).frame.record if key))
     if missing := [key for key in keys if key not in by_key]:

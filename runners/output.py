@@ -1,4 +1,4 @@
-"""Where commands print, and how they write tables, durations and counts."""
+"""The console of the commands, and the text of tables, durations and counts."""
 
 import os
 
@@ -8,10 +8,10 @@ from rich.table import Table
 
 
 class Output(Console):
-    """Standard output. Work goes on where whoever read it has closed it, as `head` does."""
+    """Standard output, which accepts text after its reader has closed it, as `head` does."""
 
     def on_broken_pipe(self) -> None:
-        """Discard all further output, where rich would end the process."""
+        """Discard all further output, instead of ending the process as rich does."""
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
@@ -24,7 +24,7 @@ def plain_table(*headings: str, title: str | None = None) -> Table:
 
 
 def quantity(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun in the singular or the plural: '1 chunk', '1,204 images'."""
+    """Return a number with its noun in the singular or the plural: '1 chunk', '1,204 images'."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 

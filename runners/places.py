@@ -1,4 +1,4 @@
-"""Where the parts of the project lie in its clone."""
+"""The folders of the project in its clone."""
 
 from pathlib import Path
 

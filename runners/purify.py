@@ -50,9 +50,9 @@ class Cleaner:
     """A loaded purifier with everything that is needed to call it.
 
     Args:
-        victim: given to purifiers that read the victim's answers; None for the others.
-        seed: with an image's name, it draws all that is random about the image.
-        chunk: images that are cleaned together.
+        victim: passed to purifiers that read the victim's answers; None for the others.
+        seed: determines, with an image's name, all random draws for the image.
+        chunk: how many images are cleaned together.
     """
 
     purifier: Purifier
@@ -63,7 +63,7 @@ class Cleaner:
 
     @classmethod
     def of(cls, config: DictConfig) -> "Cleaner":
-        """The purifier of a composed config, its weights verified, or trained where it has none yet."""
+        """Return the purifier of a composed config; its weights are verified, or trained if missing."""
         settings = settings_of(config)
         if settings.chunk < 1:
             raise InputError(f"chunk: expected at least 1 image, got {settings.chunk}")
@@ -77,7 +77,7 @@ class Cleaner:
         return cls(purifier, victim, device, settings.seed, settings.chunk)
 
     def __call__(self, images: Tensor, names: Sequence[str]) -> Tensor:
-        """The cleaned images (N, C, H, W) in [0, 1], on the device that they came from."""
+        """Return the cleaned images (N, C, H, W) in [0, 1], on the device of the given images."""
         seeds = [seed_of(self.seed, name, "purify") for name in names]
 
         def cleaned(part: slice) -> Tensor:
@@ -106,7 +106,7 @@ def purify(
         config_dir: a folder with configs of your own.
 
     Returns the cleaned tensor, or the files that were written. Raises InputError for what cannot be cleaned,
-    and FailedCellsError where some files of a folder could not; the others are written.
+    and FailedCellsError if some files of a folder could not be cleaned; the others are written.
     """
     words = [f"purifier={purifier}", *overrides]
     if isinstance(images, Tensor):
@@ -128,7 +128,7 @@ def purify(
 
 
 def _whole(cleaner: Cleaner, images: Tensor) -> Tensor:
-    """The cleaned batch; what the purifier does wrong is said in one line."""
+    """Return the cleaned batch. Raises FailedCellsError with one line if the purifier is at fault."""
     try:
         return cleaner(images, [str(place) for place in range(len(images))])
     except PurifierError as error:
@@ -136,7 +136,7 @@ def _whole(cleaner: Cleaner, images: Tensor) -> Tensor:
 
 
 def image_files(where: Path) -> list[Path]:
-    """The image files of a folder and of its subfolders. Raises InputError where there are none."""
+    """Return the image files of a folder and its subfolders. Raises InputError if there are none."""
     if not where.is_dir():
         raise InputError(f"images: expected a folder of images, got {where}, which is none")
     files = sorted(p for p in where.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
@@ -157,18 +157,18 @@ def _target(images: Path, out: Path) -> Path:
 
 
 def clean_files(cleaner: Cleaner, where: Path, files: Sequence[Path], out: Path) -> list[Path]:
-    """Clean image files of one folder into another; consecutive ones of one size are cleaned together."""
+    """Clean image files of one folder into another; consecutive files of one size are cleaned together."""
     written: list[Path] = []
     faults: list[str] = []
     for group in _groups(files, cleaner.chunk, faults):
         names = [str(file.relative_to(where)) for file, _ in group]
         try:
-            made = cleaner(torch.stack([image for _, image in group]), names)
+            cleaned = cleaner(torch.stack([image for _, image in group]), names)
         except (PurifierError, RuntimeError, ValueError) as error:
             lines = str(error).splitlines() or [type(error).__name__]
             faults.append(f"{names[0]} to {names[-1]}: {lines[0]}")
             continue
-        for name, image in zip(names, made, strict=True):
+        for name, image in zip(names, cleaned, strict=True):
             path = (out / name).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(image, path)
@@ -179,7 +179,7 @@ def clean_files(cleaner: Cleaner, where: Path, files: Sequence[Path], out: Path)
 
 
 def _groups(files: Sequence[Path], size: int, faults: list[str]) -> Iterator[list[tuple[Path, Tensor]]]:
-    """Files with their images, up to `size` of one shape; those that cannot be read go to `faults`."""
+    """Yield files with their images, up to `size` of one shape; unreadable files are added to `faults`."""
     group: list[tuple[Path, Tensor]] = []
     for file in files:
         try:

@@ -32,11 +32,11 @@ from runners.validity.record_file import RecordFile
 from runners.validity.recorded_cell import cell_of, check_code, device_for, find, ready_weights, settings_of
 from runners.words import quoted
 
-SHOWN = 5  # differences
+SHOWN = 5  # differences that are printed
 
 
 def main(config: DictConfig) -> None:
-    """Exit status 0 where the records are equal, 1 where not, 2 where the cell cannot be run again."""
+    """Exit with status 0 if the records are equal, 1 if they are not, 2 if the cell cannot be run again."""
     recorded = RecordFile.read(find(config.record, folder(config.records, "records")))
     result, weights = remade(recorded, config)
     if (ids := result.provenance["image_ids_sha256"]) != recorded["image_ids_sha256"]:
@@ -66,8 +66,8 @@ def remade(
     device = device_for(recorded, config.device)
     with tempfile.TemporaryDirectory(prefix="replay-") as own, untrusted.readable(str(recorded.path)):
         settings = settings_of(recorded, store=own, device=device, workers=config.workers)
-        place = configure_torch(settings.device, tf32=settings.tf32)  # as it was for any training
-        weights = ready_weights(recorded, cell, kept=kept, fresh=Store(own), device=place)
+        chosen = configure_torch(settings.device, tf32=settings.tf32)  # the same as for any training
+        weights = ready_weights(recorded, cell, kept=kept, fresh=Store(own), device=chosen)
         result = Evaluator(settings, app.console, only=only).evaluate([cell])[0]
     if result.skipped is not None:
         raise InputError(f"{recorded.path}: cannot run again: {result.skipped}")
@@ -77,10 +77,14 @@ def remade(
 
 
 def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None:
-    """Print what was compared and what differs. Raises FailedCellsError where the records are not equal."""
+    """Print what was compared and what differs.
+
+    Raises FailedCellsError if the records are not equal; on another device or with other versions, only if
+    decisions differ.
+    """
     was, is_ = recorded.provenance, result.provenance
     now = pq.read_table(io.BytesIO(to_parquet(result.records)))
-    found = differences.of_records(recorded.records, now)
+    unequal = differences.of_records(recorded.records, now)
     same = differences.same_kind(was, is_)
     equal = differences.equal_decisions(recorded.records, now)
     rows = [
@@ -90,12 +94,12 @@ def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None
         ("weights", "\n".join(weights) or "none"),
         *differences.of_provenance(was, is_),
         ("compared", f"{len(now)} images, to the bit, all columns but {', '.join(COSTS)}"),
-        ("result", "not equal" if found else "equal"),
-        *(("differs", str(difference)) for difference in found[:SHOWN]),
+        ("result", "not equal" if unequal else "equal"),
+        *(("differs", str(difference)) for difference in unequal[:SHOWN]),
     ]
-    if len(found) > SHOWN:
-        rows.append(("", f"and {len(found) - SHOWN} more columns"))
-    if found and not same:
+    if len(unequal) > SHOWN:
+        rows.append(("", f"and {len(unequal) - SHOWN} more columns"))
+    if unequal and not same:
         rows.append(("decisions", f"other device or versions; equal on {equal} of {len(now)} images"))
     table = Table(title=f"replay of {result.cell.label}", show_header=False, title_justify="left")
     table.add_column()
@@ -103,9 +107,9 @@ def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None
     for name, text in rows:
         table.add_row(Text(name), Text(text))
     app.console.print(table)
-    if found and same:
-        raise app.FailedCellsError(f"not equal: {', '.join(difference.column for difference in found)}")
-    if found and equal < len(now):
+    if unequal and same:
+        raise app.FailedCellsError(f"not equal: {', '.join(difference.column for difference in unequal)}")
+    if unequal and equal < len(now):
         raise app.FailedCellsError(f"decisions differ on {len(now) - equal} of {len(now)} images")
 
 
@@ -114,8 +118,10 @@ def _marked(facts: Facts) -> str:
 
 
 def words(argv: list[str]) -> list[str]:
-    """The command line, with a first word that sets nothing as the record. The record is quoted, since a key
-    such as 9330e908 looks like a number."""
+    """Return the command line, with a first word that sets nothing as the record.
+
+    The record is quoted, since a key such as 9330e908 looks like a number.
+    """
     first, rest = argv[:1], argv[1:]
     if first and not first[0].startswith("-") and ("=" not in first[0] or Path(first[0]).is_file()):
         first = [f"record={first[0]}"]

@@ -40,11 +40,11 @@ from runners.tables.order import agreement
 from runners.tables.paper_results import PaperSetting, check_images, panel_for, panels_of, printed
 from runners.tables.undefended import flag_weak
 
-WHERE = {"path", "root", "source", "published"}  # parameters that no result depends on
+WHERE = {"path", "root", "source", "published"}  # parameters that do not change results
 
 
 def main(config: DictConfig) -> None:
-    """A grid of cells in the shape that a paper prints; with full=true once for each of its settings."""
+    """Make a table in the shape that a paper prints; with full=true, once for each of its settings."""
     typed = words_typed()
     console.check_show(config.show)
     if not config.full:
@@ -78,8 +78,10 @@ def main(config: DictConfig) -> None:
 
 
 def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> None:
-    """Evaluate the table on one data set and victim, write it and print it. One job of several only
-    evaluates."""
+    """Evaluate the table on one data set and victim, write it and print it.
+
+    A job that shares the work with others only evaluates.
+    """
     table = checked(config.table, choices["table"])
     dataset, victim = choices["dataset"], choices["victim"]
     panel = panel_for(table, dataset, victim)
@@ -87,7 +89,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     where = writable(folder(config.tables, "tables"))
     records_in = writable(folder(config.records, "records"))
     composer = Composer(config, choices, typed)
-    # Not those of `table`, which is a copy: words may refer to values of the whole config.
+    # `table` is a copy, but words of rows and columns may refer to other values of the whole config.
     rows, columns = (on(entries, dataset, victim) for entries in (config.table.rows, config.table.columns))
     if config.only:
         rows = chosen(rows, config.only, composer)
@@ -137,9 +139,9 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
 
 
 def checked(table: DictConfig, name: str) -> DictConfig:
-    """The table's config, whose title is `name` and whose metric is accuracy unless it says otherwise.
+    """Return the table's config; by default its title is `name` and its metric is accuracy.
 
-    Raises InputError where it cannot be a table.
+    Raises InputError if it cannot be a table.
     """
     table = OmegaConf.merge({"title": name, "metric": "accuracy"}, table)
     if not table.get("rows") or not table.get("columns") or table.metric not in METRICS:
@@ -172,7 +174,7 @@ def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
 
 
 def readable(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
-    """Raise InputError where a column is to be read off the path of an attack that records none."""
+    """Raise InputError if a column is to be read off the path of an attack that records none."""
     for row, column, cell in cells:
         if column.get("queries") is None:
             continue
@@ -192,8 +194,10 @@ def readable(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:
 def comparability(
     panel: PaperSetting | None, choices: Any, config: DictConfig, typed: Sequence[str] = ()
 ) -> str:
-    """Return why the results may not be compared with the paper's, or empty text if they may. The `typed`
-    words may change what a name refers to, and the table itself."""
+    """Return why the results may not be compared with the paper's, or empty text if they may.
+
+    The `typed` words may change what a name refers to, and the table itself.
+    """
     if panel is None:
         return ""
     if choices["dataset"] == saved.EMBEDDED[0]:

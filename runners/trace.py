@@ -37,7 +37,7 @@ from runners.store.store import Store
 from runners.validity.record_file import RecordFile
 from runners.validity.recorded_cell import cell_of, check_code, device_for, find
 
-MAPPED = 200  # of the reconstructions the victim is asked about, where the purifier has no say in it
+MAPPED = 200  # reconstructions that the victim classifies, unless the purifier chooses them
 STRIP = 8  # reconstructions that are kept as images
 ON_BOUNDARY = 4  # newest on-boundary images that are kept
 
@@ -48,7 +48,7 @@ class Watch:
 
     readout: Readout
     victim: nn.Module
-    mapped: Callable[[int], bool]  # of a step: is the victim asked about its reconstruction?
+    mapped: Callable[[int], bool]  # whether the victim classifies the reconstruction of a step
     kept: frozenset[int]
     steps: list[int] = field(default_factory=list)
     confidence: list[Tensor] = field(default_factory=list)  # (B, classes), by mapped step
@@ -71,9 +71,9 @@ class Watch:
             self.crossings += [(i, iterate.step) for i in crossed]
 
     def _found(self) -> Tensor | None:
-        """How many crossings each image has, in a readout that counts them."""
-        found = getattr(self.readout, "found", None)
-        return None if found is None else found.clone()
+        """Return how many crossings each image has, or None if the readout does not count them."""
+        counts = getattr(self.readout, "found", None)
+        return None if counts is None else counts.clone()
 
 
 def main(config: DictConfig) -> None:
@@ -85,7 +85,7 @@ def main(config: DictConfig) -> None:
 
 
 def watch_cell(recorded: RecordFile, config: DictConfig) -> None:
-    """Run the purifier of a recorded cell again, watch it, and write down what was seen."""
+    """Run the purifier of a recorded cell again, watch it, and write a file with what was seen."""
     records = chosen(recorded.records.to_pandas(), config.images)
     cell, store = cell_of(recorded, folder(config.data_dir, "data_dir")), Store(folder(config.store, "store"))
     device = configure_torch(device_for(recorded, config.device), tf32=recorded["precision"] == "tf32")
@@ -102,23 +102,27 @@ def watch_cell(recorded: RecordFile, config: DictConfig) -> None:
     with app.console.status(f"watching {len(records)} images"):
         watch, final = watched(purifier, adversarial.to(device), records.seed.tolist(), victim)
     path = writable(folder(config.traces, "traces")) / f"{recorded['key'][:8]}.npz"
-    told, arrays = written(watch, final, records, victim, purifier)
-    told |= {"key": recorded["key"], "cell": cell.label, "off": None}
+    description, arrays = written(watch, final, records, victim, purifier)
+    description |= {"key": recorded["key"], "cell": cell.label, "off": None}
     decided = _sure(victim, final).argmax(1).tolist()
     equal = sum(a == b for a, b in zip(decided, records.purified_label, strict=True))
     off = f"recorded images were not kept (keep_purified=all keeps them); {equal} of {len(records)} decisions"
     off += " are the recorded ones"
     if stored is not None:
-        told["off"] = float((final.cpu() - stored).abs().max())
-        off = f"the results differ from the recorded ones by at most {told['off']:.2g}"
+        description["off"] = float((final.cpu() - stored).abs().max())
+        off = f"the results differ from the recorded ones by at most {description['off']:.2g}"
     content = io.BytesIO()
-    np.savez_compressed(content, told=np.array(json.dumps(told)), **arrays)
+    np.savez_compressed(content, told=np.array(json.dumps(description)), **arrays)
     write_whole(path, content.getvalue())
     app.tell(f"{path}: {len(records)} images of {cell.label}; {off}")
 
 
 def chosen(records: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Of the misleading examples one that the purifier mended, one that it did not, and so on."""
+    """Return `count` records, beginning with those that the attack misled.
+
+    They alternate between images that the purifier mended and images that it did not. Raises InputError
+    unless `count` is a whole number, at least 1.
+    """
     if not isinstance(count, int) or count < 1:
         raise InputError(f"images: expected at least 1, got {count!r}")
     misled = records.adversarial_label != records.label
@@ -132,7 +136,7 @@ def chosen(records: pd.DataFrame, count: int) -> pd.DataFrame:
 def watched(
     purifier: TracePurifier, images: Tensor, seeds: list[int], victim: nn.Module
 ) -> tuple[Watch, Tensor]:
-    """The purifier's own run on (B, C, H, W) images: what was seen, and its results."""
+    """Run the purifier on (B, C, H, W) images; return what was seen, and its results."""
     readout = purifier.readout(images, victim if purifier.uses_victim else None)
     every = max(1, purifier.steps // MAPPED)
     mapped = purifier.is_mapped if isinstance(purifier, DDIP) else lambda step: step % every == 0
@@ -149,15 +153,16 @@ def written(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return what the file holds: a description, and arrays with one row per image."""
     strips = torch.stack(watch.strip, 1)
-    found = [[step for i, step in watch.crossings if i == image] for image in range(len(records))]
-    told = {
+    crossings = [[step for i, step in watch.crossings if i == image] for image in range(len(records))]
+    description = {
         "ids": records.id.tolist(),
         "labels": records.label.tolist(),
         "steps": watch.steps,
         "kept": sorted(watch.kept),
-        "crossings": found,
+        "crossings": crossings,
         "used": [
-            steps[-(getattr(purifier, "crossings", None) or len(steps)) :] if steps else [] for steps in found
+            steps[-(getattr(purifier, "crossings", None) or len(steps)) :] if steps else []
+            for steps in crossings
         ],
         "says": [_said(_sure(victim, strip.to(final.device))) for strip in strips],
         "final": _said(_sure(victim, final)),
@@ -174,21 +179,21 @@ def written(
             arrays[f"boundary{i}"] = np.stack(
                 [as_bytes(image.numpy()) for image in boundary] or [arrays["last"][i]]
             )[: len(boundary)]
-            told.setdefault("on_boundary", []).append(
+            description.setdefault("on_boundary", []).append(
                 _said(_sure(victim, boundary.to(final.device))) if len(boundary) else []
             )
-    return told, arrays
+    return description, arrays
 
 
 def _images(store: Store, stage: str, records: pd.DataFrame) -> Tensor | None:
-    """(N, C, H, W) of these records, or None where the store lacks one of them."""
-    found = []
+    """Return the (N, C, H, W) images of these records, or None if the store lacks one of them."""
+    images = []
     for key, row in zip(records[stage], records.row, strict=True):
         content = store.content(place(store.root, stage, key))
         if content is None:
             return None
-        found.append(safetensors.torch.load(content)["images"][row])
-    return torch.stack(found)
+        images.append(safetensors.torch.load(content)["images"][row])
+    return torch.stack(images)
 
 
 def _sure(victim: nn.Module, images: Tensor) -> Tensor:

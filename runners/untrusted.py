@@ -1,8 +1,8 @@
-"""What comes from elsewhere is plain data: record files, manifests, archives and tables of other people.
+"""Checks of data that may come from other people: record files, manifests, archives and tables.
 
 Nothing in such data is ever resolved or called. `check_plain` refuses all text that OmegaConf or Hydra would
 act on, and `component` accepts only the names of this project's own classes. Every reader of data that may
-come from other people goes through this module.
+come from other people uses this module.
 """
 
 import json
@@ -39,9 +39,9 @@ KINDS: dict[str, tuple[type, ...]] = {  # what a foreign config may name, by top
 }
 TARGET = re.compile(r"(?P<module>(?P<folder>[a-z]+)(?:\.[a-z_0-9]+)+)\.(?P<name>[A-Z]\w*)", re.ASCII)
 INSTRUCTION = re.compile(r"_[a-z]+_")  # keys that Hydra's instantiate acts on
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # terminals act on the first ones
-DEPTH = 32  # of nesting; the deepest config of this project has 7 levels
-LARGEST = 2**64  # of whole numbers
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # terminals act on some of them
+DEPTH = 32  # levels of nesting; the deepest config of this project has 7
+LARGEST = 2**64  # bound of whole numbers
 UNWORKABLE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError,
               ValueError, SafetensorError, BadZipFile)  # fmt: skip
 SHOWN = 80  # characters of a refused text
@@ -50,7 +50,7 @@ SHOWN = 80  # characters of a refused text
 def parsed(raw: bytes | str, what: str, shape: Any = None) -> Any:
     """Return JSON from an untrusted file as plain data.
 
-    Raises InputError for what is not JSON, and as `check_plain` and `check_shape` do.
+    Raises InputError if it is not JSON, and as `check_plain` and `check_shape` do.
 
     Args:
         what: the file, for the error.
@@ -67,11 +67,11 @@ def parsed(raw: bytes | str, what: str, shape: Any = None) -> Any:
 
 
 def check_plain(data: Any, what: str, *, where: str = "", depth: int = 0) -> None:
-    """Raise InputError, with the place, for data that anything could resolve, call or choke on.
+    """Raise InputError, with the place, for data that could be resolved or called, or that breaks a reader.
 
-    Refused are text with an interpolation or with control characters, as values and as keys; the keys with
-    which Hydra is told how to call; a `_target_` that is not a string; numbers that are not finite or have
-    more than 64 bits; deep nesting; and all that is not JSON.
+    This refuses text with an interpolation or with control characters, as values and as keys; the keys that
+    tell Hydra how to call something; a `_target_` that is not a string; numbers that are not finite or have
+    more than 64 bits; deep nesting; and everything that is not JSON.
     """
     if depth > DEPTH:
         raise InputError(f"{what}: {where[:SHOWN]}: expected at most {DEPTH} levels of nesting, got more")
@@ -95,7 +95,7 @@ def check_plain(data: Any, what: str, *, where: str = "", depth: int = 0) -> Non
 
 
 def check_text(value: Any, what: str) -> None:
-    """Raise InputError unless it is text that nothing resolves and every terminal can show."""
+    """Raise InputError unless the value is text that nothing resolves and every terminal can show."""
     if not isinstance(value, str):
         raise InputError(f"{what}: expected text, got {type(value).__name__}")
     if "${" in value:
@@ -107,8 +107,8 @@ def check_text(value: Any, what: str) -> None:
 def check_shape(data: Any, shape: Any, what: str, *, where: str = "") -> None:
     """Raise InputError, with the place, unless the data have the shape.
 
-    A shape is a type or a tuple of types; [shape], a list of it; {name: shape}, an object with these names
-    and perhaps others; {...: shape}, an object with any names; or a pattern that text matches.
+    A shape is a type or a tuple of types; [shape] for a list of it; {name: shape} for an object with these
+    names and perhaps others; {...: shape} for an object with any names; or a pattern that text matches.
     """
     if isinstance(shape, dict):
         expected = "an object" if ... in shape else f"an object with {', '.join(shape)}"
@@ -133,7 +133,7 @@ def check_shape(data: Any, shape: Any, what: str, *, where: str = "") -> None:
 
 
 def targets(config: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every component in a config, and its place: purifier, purifier.trace, ..."""
+    """Yield every component in a config with its place: purifier, purifier.trace, ..."""
     if isinstance(config, dict):
         if "_target_" in config:
             yield where, config
@@ -145,7 +145,7 @@ def targets(config: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]
 
 
 def component(target: Any, what: str) -> type:
-    """The class of that name, wherever this project defines it now: modules may have moved since.
+    """Return the class of that name, wherever this project defines it now: modules may have moved since.
 
     Raises InputError unless exactly one module below data/, victims/, attacks/ or purifiers/ defines the
     class itself and it is a kind of component; functions and imported names are refused.
@@ -160,29 +160,29 @@ def component(target: Any, what: str) -> type:
     if len(modules) != 1:
         raise refused
     (module,) = modules
-    found = vars(import_module(module)).get(named["name"])
-    defined = isinstance(found, type) and found.__module__ == module
-    if not defined or not issubclass(found, KINDS[module.partition(".")[0]]):
+    component_class = vars(import_module(module)).get(named["name"])
+    defined = isinstance(component_class, type) and component_class.__module__ == module
+    if not defined or not issubclass(component_class, KINDS[module.partition(".")[0]]):
         raise refused
-    return found
+    return component_class
 
 
 def relocated(config: Any, what: str) -> Any:
-    """The config with the present module of every component in it; raises InputError as `component` does."""
+    """Return the config with the present modules of its components. Raises InputError as `component` does."""
     if isinstance(config, list):
         return [relocated(item, what) for item in config]
     if not isinstance(config, dict):
         return config
     moved = {name: relocated(item, f"{what}.{name}") for name, item in config.items()}
     if "_target_" in config:
-        found = component(config["_target_"], what)
-        moved["_target_"] = f"{found.__module__}.{found.__name__}"
+        component_class = component(config["_target_"], what)
+        moved["_target_"] = f"{component_class.__module__}.{component_class.__name__}"
     return moved
 
 
 @cache
 def _modules_defining(name: str) -> list[str]:
-    """The modules of this project's components that define a class of this name, found without importing."""
+    """Return the component modules that define a class of this name, found without importing them."""
     definition = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
     files = (file for folder in KINDS for file in sorted((ROOT / folder).rglob("*.py")))
     return [
@@ -194,7 +194,7 @@ def _modules_defining(name: str) -> list[str]:
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Raise InputError where well-formed foreign data still cannot be worked with: it is bad input."""
+    """Raise InputError if well-formed foreign data still cannot be worked with, since it is bad input."""
     try:
         yield
     except InputError:

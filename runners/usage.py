@@ -42,7 +42,7 @@ class Line:
 
 
 def groups_of(config: str, configs: Path = CONFIGS) -> list[Line]:
-    """The config groups that a command chooses from, with their defaults."""
+    """Return the config groups that a command chooses from, with their defaults."""
     lines = []
     for entry in OmegaConf.load(configs / f"{config}.yaml").get("defaults", []):
         for group, chosen in {} if isinstance(entry, str) else entry.items():
@@ -59,7 +59,7 @@ def groups_of(config: str, configs: Path = CONFIGS) -> list[Line]:
 
 
 def settings_of(config: str, configs: Path = CONFIGS) -> list[Line]:
-    """The settings of a command in the order of its files; its own hide those that commands share."""
+    """Return the settings of a command in the order of its files; its own replace shared ones."""
     own = dict(_settings(configs / f"{config}.yaml"))
     shares = SHARED in OmegaConf.load(configs / f"{config}.yaml").get("defaults", [])
     shared = dict(_settings(configs / f"{SHARED}.yaml")) if shares else {}
@@ -70,8 +70,8 @@ def _settings(path: Path) -> Iterator[tuple[str, Line]]:
     for text in path.read_text(encoding="utf-8").splitlines():
         if match := SETTING.fullmatch(text):
             value, meaning = match["value"], match["meaning"] or ""
-            if found := FROM_ENVIRONMENT.fullmatch(value):
-                variable, value = found.groups()
+            if variable_match := FROM_ENVIRONMENT.fullmatch(value):
+                variable, value = variable_match.groups()
                 meaning = f"{meaning} (environment variable {variable})".strip()
             yield match["name"], Line(match["name"], FROM_TABLE.sub(r"\1", value), meaning)
 

@@ -1,10 +1,10 @@
-"""Words of a command line that stand without a name, such as the folders of `runners.purify in/ out/`."""
+"""Words of a command line that have no name, such as the folders of `runners.purify in/ out/`."""
 
 from collections.abc import Sequence
 
 
 def placed(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The words, where the first ones without a name get these names: ["in/"] becomes ["images='in/'"]."""
+    """Return the words with names for the first ones that have none: ["in/"] becomes ["images='in/'"]."""
     given, bare = list(words), 0
     while bare < min(len(given), len(names)) and not given[bare].startswith("-") and "=" not in given[bare]:
         given[bare] = f"{names[bare]}={quoted(given[bare])}"
