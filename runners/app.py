@@ -114,7 +114,7 @@ def run(
         )
     jobs: list[Job] = []
     problems: list[Exception] = []
-    ours = os.getpid()
+    own_pid = os.getpid()
 
     def job(composed: DictConfig) -> None:
         """Run one job. In a multirun the other jobs go on after an error. A launcher may run a job in
@@ -128,11 +128,11 @@ def run(
                     reason = f"a component asked the whole process to end (SystemExit: {ended.code})"
                     raise FailedCellsError(reason) from ended
         except EndedError as ended:
-            if os.getpid() == ours:
+            if os.getpid() == own_pid:
                 raise
             raise FailedCellsError(f"a job was {ended}; finished work is kept") from ended
         except (FailedCellsError, InputError, *CONFIG_ERRORS) as error:
-            if os.getpid() != ours:
+            if os.getpid() != own_pid:
                 raise
             problems.append(error)
             jobs.append(Job(words, problem=error))

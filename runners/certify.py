@@ -205,8 +205,8 @@ def _written(frame: pd.DataFrame, stem: Path, setting: str, radii: Sequence[floa
     with matplotlib.rc_context(STYLE):
         drawing = Drawing(figsize=(3.4, 2.4), layout="constrained")
         axes = drawing.add_subplot(xlabel="l2 radius", ylabel="certified accuracy, %", ylim=(0, 100))
-        places = np.unique([0.0, *frame.radius, *radii])
-        axes.step(places, [certified(frame, place).value for place in places], where="pre", color=COLOURS[0])
+        points = np.unique([0.0, *frame.radius, *radii])
+        axes.step(points, [certified(frame, point).value for point in points], where="pre", color=COLOURS[0])
         curves = saved(drawing, stem)
     return [*texts, *curves]
 

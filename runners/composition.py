@@ -34,9 +34,9 @@ def composed(
         words.append(f"hydra.searchpath=['file://{folder}']")
     try:
         with _alone(), initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            whole = compose(config, words, return_hydra_config=True)
-        choices = dict(whole.hydra.runtime.choices)
-        own = OmegaConf.masked_copy(whole, [name for name in whole if name != "hydra"])
+            full = compose(config, words, return_hydra_config=True)
+        choices = dict(full.hydra.runtime.choices)
+        own = OmegaConf.masked_copy(full, [name for name in full if name != "hydra"])
         OmegaConf.resolve(own)
     except (*CONFIG_ERRORS, ValueError) as error:
         raise InputError(explain(error, config, words)) from error
@@ -46,8 +46,8 @@ def composed(
 @contextmanager
 def _alone() -> Iterator[None]:
     """Clear Hydra's global state inside; a Hydra application of the caller is restored afterwards."""
-    held, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    previous, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         yield
     finally:
-        GlobalHydra.instance().hydra = held
+        GlobalHydra.instance().hydra = previous

@@ -34,10 +34,10 @@ CHUNK = {"cpu": 8, "cuda": 256}  # images that are worked on together by default
 
 
 def settings_of(config: DictConfig) -> Settings:
-    held = {name: config[name] for name in Settings.__dataclass_fields__}
-    if held["chunk"] == "auto":
-        held["chunk"] = CHUNK[devices_of(config.device)[0].type]
-    return Settings(**held)
+    values = {name: config[name] for name in Settings.__dataclass_fields__}
+    if values["chunk"] == "auto":
+        values["chunk"] = CHUNK[devices_of(config.device)[0].type]
+    return Settings(**values)
 
 
 def save_records(result: CellResult, where: Path) -> Path:

@@ -19,18 +19,18 @@ def no_silent_exit() -> Iterator[None]:
 
     Processes that this one forks are not affected, and neither is C code that exits.
     """
-    ours, really = os.getpid(), os._exit
+    own_pid, real_exit = os.getpid(), os._exit
 
     def refused(status: int) -> NoReturn:
-        if os.getpid() != ours:
-            really(status)
+        if os.getpid() != own_pid:
+            real_exit(status)
         raise SystemExit(status)
 
     os._exit = refused
     try:
         yield
     finally:
-        os._exit = really
+        os._exit = real_exit
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # sent before a time limit or a preemption
@@ -77,7 +77,7 @@ def stop_in_one_line() -> None:
     Importing PyTorch and the attack libraries takes seconds, and a KeyboardInterrupt would be raised in the
     middle of an import.
     """
-    # A process in the background ignores SIGINT, which stays so.
+    # In a background process SIGINT is ignored, which must stay so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stopped)
 

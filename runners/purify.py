@@ -130,7 +130,7 @@ def purify(
 def _whole(cleaner: Cleaner, images: Tensor) -> Tensor:
     """Return the cleaned batch. Raises FailedCellsError with one line if the purifier is at fault."""
     try:
-        return cleaner(images, [str(place) for place in range(len(images))])
+        return cleaner(images, [str(index) for index in range(len(images))])
     except PurifierError as error:
         raise app.FailedCellsError(str(error)) from error
 

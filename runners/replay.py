@@ -85,7 +85,7 @@ def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None
     was, is_ = recorded.provenance, result.provenance
     now = pq.read_table(io.BytesIO(to_parquet(result.records)))
     unequal = differences.of_records(recorded.records, now)
-    same = differences.same_kind(was, is_)
+    same_kind = differences.same_kind(was, is_)
     equal = differences.equal_decisions(recorded.records, now)
     rows = [
         ("record", str(recorded.path)),
@@ -99,7 +99,7 @@ def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None
     ]
     if len(unequal) > SHOWN:
         rows.append(("", f"and {len(unequal) - SHOWN} more columns"))
-    if unequal and not same:
+    if unequal and not same_kind:
         rows.append(("decisions", f"other device or versions; equal on {equal} of {len(now)} images"))
     table = Table(title=f"replay of {result.cell.label}", show_header=False, title_justify="left")
     table.add_column()
@@ -107,7 +107,7 @@ def report(recorded: RecordFile, result: CellResult, weights: list[str]) -> None
     for name, text in rows:
         table.add_row(Text(name), Text(text))
     app.console.print(table)
-    if unequal and same:
+    if unequal and same_kind:
         raise app.FailedCellsError(f"not equal: {', '.join(difference.column for difference in unequal)}")
     if unequal and equal < len(now):
         raise app.FailedCellsError(f"decisions differ on {len(now) - equal} of {len(now)} images")

@@ -107,13 +107,13 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
         end_job(results)
         return
     placed = [(row, column, result) for (row, column, _), result in zip(cells, results, strict=True)]
-    ours = (dataset, victim, config.subset)
-    if config.audit != "off" and panel and ours == (panel.dataset, panel.victim, panel.subset):
+    own_setting = (dataset, victim, config.subset)
+    if config.audit != "off" and panel and own_setting == (panel.dataset, panel.victim, panel.subset):
         flag_weak(placed, printed(table, panel))
     note = comparability(panel, choices, config, typed)
     frame = frame_of(table, placed, panel=panel, comparable=not note)
     records = [r.records for r in results if r.records is not None]
-    whole = pd.concat(records, ignore_index=True) if records else None
+    all_records = pd.concat(records, ignore_index=True) if records else None
     heading = render.Heading(
         title=table.title,
         note=note,
@@ -121,10 +121,10 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
         f"split {config.split}, subset {config.subset}, seed {config.seed}"
         + (", TF32" if config.tf32 else "")
         + (f", only the rows {', '.join(config.only)}" if config.only else ""),
-        agreement=None if whole is None else agreement(frame, whole),
+        agreement=None if all_records is None else agreement(frame, all_records),
     )
     stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
-    files = saved.write(frame, heading, where / stem, whole)
+    files = saved.write(frame, heading, where / stem, all_records)
     record_files = [save_records(result, records_in) for result in results if result.records is not None]
     width = app.console.width if app.console.is_terminal else console.WIDTH
     app.console.print(console.for_console(frame, heading, show=config.show, width=width), width=width)

@@ -38,12 +38,12 @@ class Estimate:
     @property
     def text(self) -> str:
         """The estimate as text: the time, whether it is an upper bound, and how many chunks it leaves out."""
-        known = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
+        length = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
         if not self.unknown:
-            return known
+            return length
         if not self.seconds:
             return "an unknown time, since the trial failed"
-        return f"{known}, and an unknown time for {quantity(self.unknown, 'chunk')} whose trial failed"
+        return f"{length}, and an unknown time for {quantity(self.unknown, 'chunk')} whose trial failed"
 
     @property
     def longest(self) -> str:
@@ -64,9 +64,9 @@ class Estimate:
         if self.expected <= allowed:
             return
         fitting = int(settings.n * allowed / self.expected)
-        known = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
+        length = f"at most {duration(self.expected)}" if self.at_most else duration(self.expected)
         raise InputError(
-            f"estimate: {known}, above budget_hours={settings.budget_hours:g}; "
+            f"estimate: {length}, above budget_hours={settings.budget_hours:g}; "
             + (f"n={fitting} would fit; " if fitting else "not even n=1 would fit; ")
             + "otherwise lower the steps, queries or draws of the attack, or raise budget_hours"
             + (f" ({self.longest})" if self.longest else "")

@@ -121,9 +121,9 @@ class Estimator:
         if unmade:
             seconds += self._purifying(crafting, unmade)
         for spec in unmade:
-            again = task.draws - 1 + self._rounded(crafting, spec)
+            extra = task.draws - 1 + self._rounded(crafting, spec)
             seconds += task.draws * self._forward(crafting, crafting.victim)
-            seconds += again * self._purifying(crafting, (spec,)) if again else 0.0
+            seconds += extra * self._purifying(crafting, (spec,)) if extra else 0.0
         return seconds
 
     def _rounded(self, crafting: Crafting, spec: Component) -> bool:

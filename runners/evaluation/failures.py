@@ -32,8 +32,8 @@ def reason_of(error: BaseException, configs: Iterable[Any]) -> str:
     own = {_source(part["_target_"]) for config in configs for _, part in targets(config)}
     for frame in reversed(extract_tb(error.__traceback__)):
         if (path := Path(frame.filename)) in own or _foreign(path):
-            near = next((path.relative_to(top) for top in (Path.cwd(), ROOT) if top in path.parents), path)
-            return f"{near} line {frame.lineno}: {one_line(error)}"
+            shown = next((path.relative_to(top) for top in (Path.cwd(), ROOT) if top in path.parents), path)
+            return f"{shown} line {frame.lineno}: {one_line(error)}"
     return one_line(error)
 
 

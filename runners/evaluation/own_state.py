@@ -52,5 +52,5 @@ def _held(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, item in value.items():
             yield from _held(f"{name}.{key}", item)
     elif isinstance(value, list | tuple):
-        for place, item in enumerate(value):
-            yield from _held(f"{name}.{place}", item)
+        for index, item in enumerate(value):
+            yield from _held(f"{name}.{index}", item)

@@ -47,15 +47,15 @@ def probe(
     attack: Attack, target: Target, images: Tensor, labels: Tensor, seeds: Sequence[int], *, moment: float
 ) -> Probe:
     """Start the attack on these images, and stop it after `moment` seconds. Raises what the attack raises."""
-    begun = time.perf_counter()
-    since, before = begun, _passes(target)
+    start = time.perf_counter()
+    since, before = start, _passes(target)
 
     def asked() -> None:
         nonlocal since, before
         now = time.perf_counter()
-        if now - begun > moment and _passes(target) != before:
+        if now - start > moment and _passes(target) != before:
             raise _Stopped
-        if since == begun and now - begun > moment / 2:
+        if since == start and now - start > moment / 2:
             since, before = now, _passes(target)
 
     target.before_answering = asked
@@ -66,7 +66,7 @@ def probe(
         ended = False
     now, done = time.perf_counter(), _passes(target)
     recent = [(f - f0, b - b0) for (f, b), (f0, b0) in zip(done, before, strict=True)]
-    return Probe(now - begun, ended, done, recent, now - since)
+    return Probe(now - start, ended, done, recent, now - since)
 
 
 def _passes(target: Target) -> Passes:

@@ -52,7 +52,7 @@ class Bar:
         )
         self._task = self._progress.add_task(description, total=total, visible=False)
         self._begun: tuple[float, float] | None = None  # the time and the share of the first update
-        self._left: float | None = None  # seconds, if whoever does the work reports them
+        self._left: float | None = None  # seconds, if the caller of `update` knows them
         self._ended = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
 

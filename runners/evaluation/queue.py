@@ -82,7 +82,7 @@ class TaskQueue:
             if not leased:
                 _, wait = self._not_before.get(key, (0.0, AGAIN))
                 self._not_before[key] = (time.monotonic() + wait, min(2 * wait, SELDOM))
-            elif not self._ended_elsewhere(task):  # while the lease was taken
+            elif not self._ended_elsewhere(task):  # not done by others meanwhile
                 self.running[key] = self.waiting.pop(key)
                 return task
         return None

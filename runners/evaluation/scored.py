@@ -123,5 +123,5 @@ class Scored:
 
 def majority_of(draws: Tensor) -> Tensor:
     """Return the (N,) classes that most of the (draws, N) give; if several tie, the one drawn first."""
-    same = (draws.unsqueeze(0) == draws.unsqueeze(1)).sum(0)  # how many draws give the same class
-    return draws.gather(0, same.argmax(0, keepdim=True))[0]
+    votes = (draws.unsqueeze(0) == draws.unsqueeze(1)).sum(0)  # how many draws give the same class
+    return draws.gather(0, votes.argmax(0, keepdim=True))[0]

@@ -163,8 +163,8 @@ class Worker(LoadedComponents):
     def _keeps(self, purified: dict[str, Tensor]) -> bool:
         """Return whether the purified images go into the store; their records go there in any case."""
         count, size = len(purified["images"]), purified["images"].nbytes
-        held = size + (purified["of_8_bit"].nbytes if "of_8_bit" in purified else 0)
-        return self.keeping.keeps(purified["seconds"].item(), size // count, held=held // count)
+        total = size + (purified["of_8_bit"].nbytes if "of_8_bit" in purified else 0)
+        return self.keeping.keeps(purified["seconds"].item(), size // count, held=total // count)
 
     def _purified(
         self, specs: Sequence[Component], attacked: Tensor, draws: Sequence[Sequence[int]], victim: Component
@@ -222,8 +222,8 @@ class Worker(LoadedComponents):
                 min(len(images), self.fitting.get(name, len(images))),
             )
         if changed:
-            came = change(changed)
-            return [PurifierError(p, "state", expected=UNCHANGED, came=came) for p in purifiers], batch
+            description = change(changed)
+            return [PurifierError(p, "state", expected=UNCHANGED, came=description) for p in purifiers], batch
         if batch < len(images):
             self.fitting[name] = batch
         return [whole(results) for results in zip(*parts, strict=True)], batch

@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 OF_VICTIM = "two-correct-per-class"
 RULES = ("random", "two-per-class", OF_VICTIM)
 PER_CLASS = 2
-BATCH = 64  # images that a victim classifies at once: never the chunk, since rounding may depend on it
+BATCH = 64  # images that a victim classifies at once, the same for all chunks: rounding may depend on it
 NAMED = 5  # classes that a message names
 
-Right = Callable[[Sequence[int]], Sequence[bool]]  # positions: does the victim classify them correctly?
+Right = Callable[[Sequence[int]], Sequence[bool]]  # whether the victim is right, by position
 
 
 def sample_subset(

@@ -167,8 +167,8 @@ class Purifying:
     def of_images(self, ids: Collection[str]) -> "Purifying | None":
         """Return the task for only those images that have one of these ids, or None if there are none."""
         chunk = self.crafting.chunk
-        places = [place for place, name in enumerate(chunk.ids) if name in ids]
-        return replace(self, crafting=replace(self.crafting, chunk=chunk.take(places))) if places else None
+        rows = [i for i, name in enumerate(chunk.ids) if name in ids]
+        return replace(self, crafting=replace(self.crafting, chunk=chunk.take(rows))) if rows else None
 
     def missing(self, store: Store) -> list[str]:
         """Return the keys of the records for which the store lacks something."""

@@ -51,7 +51,7 @@ def worker_count(asked: int | str, devices: Sequence[torch.device]) -> int:
             return len(devices)
         if allotted := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds processes to cores
             return int(allotted)
-        has_affinity = hasattr(os, "sched_getaffinity")  # not everywhere
+        has_affinity = hasattr(os, "sched_getaffinity")  # not on every system
         return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return int(asked)
 

@@ -56,27 +56,27 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str], console: Console | None = None) -> int:
     """Run a command; return 0, 1 if something is damaged or failed again, or 2 if it cannot be run."""
     console = console or Output(highlight=False, soft_wrap=True)
-    asked = arguments(words)
+    options = arguments(words)
     try:
-        if asked.command != "import" and not Path(asked.store).is_dir():
-            raise InputError(f"store {asked.store}: expected a folder, got none; choose one with --store")
-        store = Store(asked.store)
-        if asked.command == "status":
+        if options.command != "import" and not Path(options.store).is_dir():
+            raise InputError(f"store {options.store}: expected a folder, got none; choose one with --store")
+        store = Store(options.store)
+        if options.command == "status":
             return show_status(store, console)
-        if asked.command == "retry":
-            return retry(store, asked.words, console)
-        if asked.command == "list":
+        if options.command == "retry":
+            return retry(store, options.words, console)
+        if options.command == "list":
             return show_contents(store, console)
-        if asked.command == "verify":
+        if options.command == "verify":
             return verify(store, console)
-        if asked.command == "gc":
-            return collect_garbage(store, console, drop=asked.drop, remove=asked.yes)
-        if asked.command == "export":
-            return export_table(store, console, asked.name, asked.file)
-        return import_archive(store, console, asked.file, check_records=check_records)
+        if options.command == "gc":
+            return collect_garbage(store, console, drop=options.drop, remove=options.yes)
+        if options.command == "export":
+            return export_table(store, console, options.name, options.file)
+        return import_archive(store, console, options.file, check_records=check_records)
     except OSError as error:  # this user may not read a folder or a file of the store
         reason = error.strerror or error
-        console.print(f"error: store {asked.store}: {error.filename}: {reason}", style="red", markup=False)
+        console.print(f"error: store {options.store}: {error.filename}: {reason}", style="red", markup=False)
     except InputError as error:
         console.print(f"error: {error}", style="red", markup=False)
     return 2

@@ -65,9 +65,9 @@ class Artifact:
 def file_of(header: Mapping[str, Any], content: bytes, *, pack: bool) -> bytes:
     """Return an artifact's file: a header with the checksum, and the content, packed if that saves space."""
     small = packing.packed(content) if pack else None
-    held, packing_note = (content, {}) if small is None else (small, {"packed": packing.VERSION})
-    head = {**header, **packing_note, "sha256": hashlib.sha256(held).hexdigest()}
-    return json.dumps(head, sort_keys=True).encode() + b"\n" + held
+    stored, packing_note = (content, {}) if small is None else (small, {"packed": packing.VERSION})
+    head = {**header, **packing_note, "sha256": hashlib.sha256(stored).hexdigest()}
+    return json.dumps(head, sort_keys=True).encode() + b"\n" + stored
 
 
 def opened(path: Path) -> BinaryIO:
@@ -112,30 +112,30 @@ def held_in(raw: bytes, stage: str, key: str) -> bytes:
     """
     if (wrong := fault(raw, stage, key)) is not None:
         raise DamagedError(wrong)
-    head, _, held = raw.partition(b"\n")
+    head, _, stored = raw.partition(b"\n")
     version = json.loads(head).get("packed")
     if version is None:
-        return held
+        return stored
     if version != packing.VERSION:
         raise InputError(
             f"{stage}/{key}: packed in form {version!r}, but this version of purifybench reads form "
             f"{packing.VERSION}; use the newer version, or another store"
         )
     try:
-        return packing.unpacked(held)
+        return packing.unpacked(stored)
     except ValueError as error:
         raise DamagedError(f"damaged, it cannot be unpacked ({error})") from error
 
 
 def fault(raw: bytes, stage: str, key: str) -> str | None:
     """Return what is wrong with an artifact's file of this name, or None."""
-    head, newline, held = raw.partition(b"\n")
+    head, newline, stored = raw.partition(b"\n")
     try:
         header = json.loads(head)
-        whole = bool(newline) and header["sha256"] == hashlib.sha256(held).hexdigest()
+        intact = bool(newline) and header["sha256"] == hashlib.sha256(stored).hexdigest()
     except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         return "damaged, its checksum differs"
     made_from = header.get("made_from")
     try:

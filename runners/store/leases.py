@@ -82,7 +82,7 @@ class Leases:
     def alone(
         self, name: str, what: str, waiting: Callable[[Holder], None] = lambda holder: None
     ) -> Iterator[None]:
-        """Hold the claim `name` inside, after its present holder, with whom `waiting` is called."""
+        """Hold the claim `name` inside; while another process holds it, call `waiting` with the holder."""
         pause = 0.1
         while not self.take(name, what):
             waiting(next((holder for path, holder in self.all() if path.stem == name), Holder()))
@@ -171,8 +171,8 @@ class Leases:
             renewed = path.stat().st_mtime
         except OSError:  # released just now
             return False
-        known, first = self._seen.get(path, (None, 0.0))
-        if known != renewed:
+        previous, first = self._seen.get(path, (None, 0.0))
+        if previous != renewed:
             self._seen[path] = (renewed, first := time.monotonic())
         now = self.now() if now is None else now
         return now - renewed > STALE or time.monotonic() - first > STALE

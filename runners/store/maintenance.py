@@ -53,8 +53,8 @@ def show_contents(store: Store, console: Console) -> int:
     console.print(table)
     kinds = Table("kind", "files", "MB")
     for stage in stages(store):
-        held = [size for (kind, _), size in sizes.items() if kind == stage]
-        kinds.add_row(stage, str(len(held)), megabytes(sum(held)))
+        stage_sizes = [size for (kind, _), size in sizes.items() if kind == stage]
+        kinds.add_row(stage, str(len(stage_sizes)), megabytes(sum(stage_sizes)))
     kinds.add_row("all", str(len(sizes)), megabytes(sum(sizes.values())))
     console.print(kinds)
     return 0

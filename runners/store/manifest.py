@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 MODULES = ("runners.table", "runners.evaluate")
-# Options that say where and by what something is computed: the request is the same without them.
+# Options that set where and how something is computed: the request is the same without them.
 PLACES = ("store", "records", "tables", "workers", "device", "budget_hours", "data_dir", "hydra",
           "keep_purified", "chunk_seconds")  # fmt: skip
-SAFE = re.compile(r"[\w/@.]+=")  # name=value; no switch, and nothing of Hydra's own
+SAFE = re.compile(r"[\w/@.]+=")  # name=value, but no switch and no syntax of Hydra's own
 WRITTEN = ("store", "records", "tables", "logger")  # options that say where results go
 UNSAFE = re.compile(r"_[a-z]+_\W")  # keys that Hydra's instantiate acts on
 UPWARDS = re.compile(r"(?!data_dir=)[\w/@]+=.*\.\.")  # a config from outside configs/

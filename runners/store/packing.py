@@ -37,16 +37,16 @@ def packed(content: bytes) -> bytes | None:
 def unpacked(small: bytes) -> bytes:
     """Return the content that was packed. Raises ValueError for anything else."""
     try:
-        size, known, rare = COUNTS.unpack_from(small)
-        if max(size, 4 * known, 4 * rare) > LIMIT * len(small):
+        size, frequent, rare = COUNTS.unpack_from(small)
+        if max(size, 4 * frequent, 4 * rare) > LIMIT * len(small):
             raise ValueError(f"it would be enlarged more than {LIMIT} times")
         count, rest = divmod(size, 4)
         body = memoryview(
-            _codec().decompress(small[COUNTS.size :], 4 * known + 2 * count + 4 * rare + rest)
+            _codec().decompress(small[COUNTS.size :], 4 * frequent + 2 * count + 4 * rare + rest)
         ).cast("B")
     except (struct.error, pa.ArrowException, OSError) as error:
         raise ValueError(str(error)) from error
-    table, body = np.frombuffer(body[: 4 * known], np.uint32), body[4 * known :]
+    table, body = np.frombuffer(body[: 4 * frequent], np.uint32), body[4 * frequent :]
     places, body = _whole(body, count, np.uint16), body[2 * count :]
     words = np.concatenate([np.zeros(1, np.uint32), table])[places]
     words[places == 0] = _whole(body, rare, np.uint32)
@@ -88,5 +88,5 @@ def _planes(words: np.ndarray) -> bytes:
 def _whole(planes: memoryview, count: int, kind: type) -> np.ndarray:
     """Return `count` words from their byte planes."""
     size = np.dtype(kind).itemsize
-    held = np.frombuffer(planes[: size * count], np.uint8).reshape(size, count)
-    return np.ascontiguousarray(held.T).view(kind)[:, 0]
+    rows = np.frombuffer(planes[: size * count], np.uint8).reshape(size, count)
+    return np.ascontiguousarray(rows.T).view(kind)[:, 0]

@@ -97,10 +97,10 @@ def attack_weak(evidence: Evidence) -> str | None:
 def zero_grad(evidence: Evidence) -> str | None:
     """Most gradients are zero for more than 1 % of the images. Attacks without an eps are not checked, since
     their gradients may vanish once they succeed."""
-    asked = evidence.records[evidence.records.backward_passes > 0]
-    if asked.empty or evidence.attack.eps is None:
+    differentiated = evidence.records[evidence.records.backward_passes > 0]
+    if differentiated.empty or evidence.attack.eps is None:
         return None
-    share = (2 * asked.zero_gradients > asked.backward_passes).mean()
+    share = (2 * differentiated.zero_gradients > differentiated.backward_passes).mean()
     return f"most gradients are zero for {100 * share:.1f} % of the images" if share > 0.01 else None
 
 
@@ -128,10 +128,10 @@ def non_monotone(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
 def unbounded_fails(evidence: Evidence) -> str | None:
     """With eps = 1, the attack does not bring the accuracy of what it attacks down to chance (2 standard
     errors are allowed)."""
-    seen = evidence.probes.get("unbounded")
-    if seen is None:
+    misled = evidence.probes.get("unbounded")
+    if misled is None:
         return None
-    stands, n = 1 - seen[:, 0].float().mean().item(), len(seen)
+    stands, n = 1 - misled[:, 0].float().mean().item(), len(misled)
     chance = 1 / evidence.classes
     if stands > chance + 2 * standard_error(chance, n, 0, n):
         return f"{100 * stands:.1f} % of {n} images withstand eps = 1"
@@ -164,10 +164,10 @@ def noise_wins(evidence: Evidence) -> str | None:
 def eot_too_small(evidence: Evidence) -> str | None:
     """Two independent gradients, each of as many draws as one step takes, hardly agree: their mean cosine is
     below 0.3."""
-    seen = evidence.probes.get("eot")
-    if seen is None or seen.mean() >= 0.3:
+    cosines = evidence.probes.get("eot")
+    if cosines is None or cosines.mean() >= 0.3:
         return None
-    return f"cosine {seen.mean().item():.2f} between gradients of {len(seen)} images"
+    return f"cosine {cosines.mean().item():.2f} between gradients of {len(cosines)} images"
 
 
 @cell_flag(mark="q")
@@ -224,9 +224,9 @@ def clean_acc_off(evidence: Evidence) -> str | None:
         return None
     right = evidence.records.clean_label == evidence.records.label
     low, high = (100 * share for share in wilson(int(right.sum()), len(right)))
-    off = 100 * right.mean() - evidence.published
+    difference = 100 * right.mean() - evidence.published
     both = f"{100 * right.mean():.1f} %, published {evidence.published:.1f} %"
-    return both if abs(off) > 1 and not low <= evidence.published <= high else None
+    return both if abs(difference) > 1 and not low <= evidence.published <= high else None
 
 
 @cell_flag(mark="?")

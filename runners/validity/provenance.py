@@ -40,7 +40,7 @@ PACKAGES = ("torch", "torchvision", "torchattacks", "foolbox", "adversarial-robu
 MAKER = ("commit", "dirty", "versions", "device")  # facts about its maker in the header of an artifact
 UNKNOWN = "unknown"
 CODE = {"commit": str, "dirty": (bool, str), "versions": {...: str}}
-MADE_BY = {**CODE, "device": {...: str}}  # the shape of these facts
+MADE_BY = {**CODE, "device": {...: str}}  # the shape of the facts about a maker
 
 Facts = dict[str, Any]
 
@@ -199,8 +199,8 @@ def _device(device: torch.device) -> dict[str, str]:
             "cudnn": f"deterministic {cudnn.deterministic}, benchmark {cudnn.benchmark}",
         }
     try:
-        known = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:  # not Linux
-        known = None
-    name = known[1] if known else platform.processor() or platform.machine()
+        model = None
+    name = model[1] if model else platform.processor() or platform.machine()
     return {"type": "cpu", "name": name, "capability": torch.backends.cpu.get_cpu_capability()}

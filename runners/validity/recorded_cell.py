@@ -32,8 +32,8 @@ def find(record: str | None, folder: Path) -> Path:
     if name.endswith(".parquet") or Path(name).is_file():
         return Path(name)
     paths = sorted(folder.glob("*.parquet"))
-    known = name[:8].lower() if name and set(name) <= set(string.hexdigits) else "-"
-    matches = [path for path in paths if path.stem.rpartition("-")[2].startswith(known)]
+    prefix = name[:8].lower() if name and set(name) <= set(string.hexdigits) else "-"
+    matches = [path for path in paths if path.stem.rpartition("-")[2].startswith(prefix)]
     if len(name) > 8:
         matches = [path for path in matches if RecordFile.read(path)["key"].startswith(name.lower())]
     if len(matches) == 1:
@@ -103,16 +103,16 @@ def device_for(recorded: RecordFile, wanted: str | None) -> str:
 
 def settings_of(recorded: RecordFile, *, store: str, device: str, workers: int | str) -> Settings:
     """Return the recorded settings, with TF32 only on a device that has it."""
-    names, held = set(Settings.__dataclass_fields__) - set(UNRECORDED), recorded["settings"]
-    if set(held) != names:
-        differ = ", ".join(sorted(names ^ set(held)))
+    names, stored = set(Settings.__dataclass_fields__) - set(UNRECORDED), recorded["settings"]
+    if set(stored) != names:
+        differ = ", ".join(sorted(names ^ set(stored)))
         raise InputError(
             f"{recorded.path}: other settings than now ({differ}); commit {recorded['commit']} made it"
         )
-    tf32 = held["tf32"] and configure_torch(device, tf32=False).type == "cuda"
+    tf32 = stored["tf32"] and configure_torch(device, tf32=False).type == "cuda"
     changed = {"store": store, "device": device, "workers": workers, "tf32": tf32}
     changed |= {"budget_hours": UNLIMITED, "keep_purified": "none"}  # the store is temporary
-    return Settings(**{**held, **changed})
+    return Settings(**{**stored, **changed})
 
 
 def ready_weights(
