@@ -29,7 +29,7 @@ def quantity(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people, such as '40 s', '7 min' or '3.2 h'."""
+    """Return a duration as text, such as '40 s', '7 min' or '3.2 h'."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

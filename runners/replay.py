@@ -4,8 +4,8 @@
     python -m runners.replay results/records/NAME.parquet
     python -m runners.replay 1a2b3c4d device=cpu workers=2
 
-Exit status 0: equal; 1: not equal; 2: the cell cannot be evaluated here. docs/records.md describes what is
-compared.
+The exit status is 0 if the records are equal, 1 if they are not, and 2 if the cell cannot be evaluated here.
+docs/records.md describes what is compared.
 """
 
 import io
@@ -56,7 +56,7 @@ def remade(
     Raises InputError for what cannot be run again, and FailedCellsError if it fails now.
 
     Args:
-        config: `data_dir` says where data and weight files lie now, `store` is the store that trained weights
+        config: `data_dir` says where data and weight files are now, `store` is the store that trained weights
             are taken from, `device` (null for that of the record) and `workers` are those of the run.
         only: the ids of the images that are run again; None for all.
     """

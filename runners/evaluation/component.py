@@ -109,7 +109,7 @@ class Component:
 
     @cached_property
     def identity(self) -> Config:
-        """What results depend on: the component's name, version and arguments, and its weights' content."""
+        """Everything that results depend on: name, version, arguments, and the digest of the weights."""
         if self.weights_sha256 is None:
             return identity(self.config)
         rest = {name: item for name, item in self.config.items() if name != "weights"}

@@ -60,7 +60,7 @@ class Crafting:
 
     @property
     def classifiers(self) -> tuple[Component, ...]:
-        """All classifiers that the task asks."""
+        """The victim and the surrogates, which are all classifiers of the task."""
         return self.victim, *self.surrogates
 
     def seeds(self, stage: str, draw: int = 0) -> list[int]:

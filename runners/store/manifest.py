@@ -42,11 +42,11 @@ SHAPE = {  # the shape of the file, as untrusted.check_shape reads it
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was asked for, and the keys of all artifacts that it needs.
+    """A request, and the keys of all artifacts that it needs.
 
     Args:
         module: the command, runners.table or runners.evaluate.
-        name: the name of the table or of the cell, for people.
+        name: the readable name of the table or of the cell.
         words: the words of the command line.
         n: the number of images.
         cells: for each cell by its label, four keys for each chunk of images: of the crafting, the
