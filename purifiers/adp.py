@@ -16,28 +16,29 @@ from purifiers.fitting.draws import Draws
 from purifiers.purifier import TRIAL_STEPS, Purifier
 
 SMALLEST, LARGEST = 1e-5, 0.1  # step sizes
-FLOOR = 0.01  # the smallest noise level that the denoiser is told; the last one of the paper's network
+FLOOR = 0.01  # the smallest noise level that the denoiser is given; the last one of the paper's network
 
 
 class ADP(DenoiserPurifier):
-    """Noise is added, and removed by steps along the score, whose size adapts to each image.
+    """Adds noise, and removes it by steps along the score, whose size adapts to each image.
 
-    How the score changes along itself tells where it would vanish if it went on so; the step is a fixed share
-    of the way there. An image whose step falls below `stop` is left as it is. The paper takes the difference
-    of two scores that are 1e-3 apart, in which float32 leaves few digits; here it is the derivative itself.
+    The change of the score along its own direction tells where it would vanish if it continued to change at
+    that rate; the step is a fixed share of the way there. An image stops when its step falls to `stop` or
+    less. The paper takes the difference of two scores that are 1e-3 apart, which loses most digits in
+    float32; here it is the derivative itself.
 
-    The score network of the paper is told no noise level: what it returns is about the noise divided by its
-    level. The denoiser here is told a level, which is estimated from the diagonal details of the image
-    (Donoho & Johnstone 1994, Ideal Spatial Adaptation by Wavelet Shrinkage,
-    https://doi.org/10.1093/biomet/81.3.425; by their root mean square here instead of their median, whose
-    derivative is that of a single value), and the score is multiplied by it.
+    The score network of the paper is given no noise level: its output is about the noise divided by the
+    noise's level. The denoiser here is given a level, by which the score is then multiplied. The level is
+    estimated from the diagonal details of the image (Donoho & Johnstone 1994, Ideal Spatial Adaptation by
+    Wavelet Shrinkage, https://doi.org/10.1093/biomet/81.3.425). The estimate uses their root mean square
+    instead of their median, whose derivative is that of a single value.
 
     Args:
-        denoiser: the shared one.
+        denoiser: the shared denoiser.
         sigma: standard deviation of the noise on images in [0, 1].
-        steps: at most so many.
-        rate: the share of the way to where the score would vanish.
-        stop: a step size.
+        steps: largest number of steps.
+        rate: share of the way to where the score would vanish.
+        stop: step size at which an image stops.
     """
 
     version = 1
@@ -81,7 +82,7 @@ class ADP(DenoiserPurifier):
         return short, self.steps / short.steps
 
     def direction(self, images: Tensor) -> Tensor:
-        """The score of images in [0, 1] times the level of the noise in them."""
+        """Return the score of images in [0, 1], multiplied by the level of the noise in them."""
         level = 2 * noise_level(images)
         x = 2 * images - 1
         return self.score(x, level) * level.view(-1, 1, 1, 1)
@@ -90,9 +91,9 @@ class ADP(DenoiserPurifier):
         """Return the (N, 1, 1, 1) step sizes."""
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
-            asked, given = (x, along) if differentiable else (x.detach().requires_grad_(), along.detach())
+            leaf, direction = (x, along) if differentiable else (x.detach().requires_grad_(), along.detach())
             (change,) = torch.autograd.grad(
-                self.direction(asked), asked, given, create_graph=differentiable
+                self.direction(leaf), leaf, direction, create_graph=differentiable
             )  # the transposed Jacobian times `along`, whose product with `along` is that of the Jacobian
         falls = -(change * along).sum((1, 2, 3), keepdim=True)
         own = along.square().sum((1, 2, 3), keepdim=True)
@@ -100,8 +101,11 @@ class ADP(DenoiserPurifier):
 
 
 def noise_level(images: Tensor) -> Tensor:
-    """(N,) standard deviations of the noise in images, not below `FLOOR`, from the root mean square of
-    the diagonal detail of the Haar transform: in smooth images it is next to nothing."""
+    """Return the (N,) standard deviations of the noise in images, which are at least `FLOOR`.
+
+    They are the root mean squares of the diagonal detail of the Haar transform, which is almost 0 in smooth
+    images.
+    """
     height, width = (side - side % 2 for side in images.shape[2:])
     even = images[:, :, :height, :width]
     top, bottom = even[:, :, ::2], even[:, :, 1::2]

@@ -16,14 +16,14 @@ from purifiers.victim_gradient import gradient_of
 
 
 class AntiAdversary(Purifier):
-    """Signed steps that lower the cross-entropy of the victim's own prediction.
+    """Takes signed steps that lower the cross-entropy of the victim's own prediction.
 
     The steps are constant around almost every image, so the exact gradient is that of the victim at the
     purified image.
 
     Args:
-        steps: how many.
-        size: of a step, in units of the victim's input: the images are normalised there.
+        steps: number of steps.
+        size: size of a step, in units of the victim's normalised input.
     """
 
     version = 1

@@ -18,19 +18,19 @@ WIDTHS = (16, 32, 64, 128, 256, 128, 64, 32)
 
 
 class ComDefend(Learned):
-    """A convolutional encoder to 12 binary planes and a decoder back; images of any size.
+    """A convolutional encoder to 12 binary planes, and a decoder, for images of any size.
 
-    Test time as in the paper: the code is thresholded at 0.5 and no noise is added.
+    As in the paper, the code is thresholded at 0.5 and no noise is added at test time.
 
     Args:
         weights: tensors enc0.weight, enc0.bias ... dec8.bias.
-        offset: subtracted from the input; the released network was trained with 0.5.
-        patch: side of the squares that are coded each by itself, as the released code does with 32 on
-            ImageNet; None codes the image whole, which keeps more of it.
+        offset: value subtracted from the input; the released network was trained with 0.5.
+        patch: side of the squares that are each coded by themselves, as in the released code with 32 on
+            ImageNet; None codes the whole image at once, which keeps more of it.
         noise: standard deviation of the noise on the code before its sigmoid, in training.
-        code_weight: of the code's mean square in the loss.
-        channels: of the images.
-        widen: factor on all widths, 1 in the paper.
+        code_weight: weight of the code's mean square in the loss.
+        channels: number of image channels.
+        widen: factor on all widths; 1 in the paper.
     """
 
     version = 1
@@ -59,7 +59,7 @@ class ComDefend(Learned):
         self.noise, self.code_weight = noise, code_weight
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error through the noisy code, plus the code's mean square."""
+        """Return the mean squared error through the noisy code, plus the code's weighted mean square."""
         code = self._half("enc", images - self.offset)
         noise = torch.randn(code.shape, generator=generator).to(code) * self.noise
         output = torch.sigmoid(self._half("dec", torch.sigmoid(code - noise)))

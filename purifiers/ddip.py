@@ -13,36 +13,36 @@ from data.errors import InputError
 from purifiers.fitting.trace import Iterate, Readout, Trace, TracePurifier
 from purifiers.purifier import TRIAL_STEPS
 
-# How many pixels the images may have together about which the victim is asked at once in a line search. On a
-# CPU it is asked image by image: then its rounding does not depend on the other images of the batch.
+# Largest total number of pixels in one batch that a line search gives to the victim. On a CPU the victim is
+# given the points of one image at a time, so that its rounding does not depend on the other images.
 AT_ONCE = {"cpu": 0, "cuda": 2**22}
 
 
 class DDIP(TracePurifier):
-    """Averages images moved off the decision boundaries that the trace crosses (Algorithm 1).
+    """Averages images that are pushed off the decision boundaries which the trace crosses (Algorithm 1).
 
-    `maps` reconstructions at equal intervals go to the victim. Where two neighbours differ in
-    label and the first looks enough like the input (Eq. 3), the point between them where both
-    labels tie is found (Eq. 4, 5), pushed away from the input (Eq. 6) and averaged over the last
-    `crossings` such pairs (Eq. 7). A trace without any keeps the mean of its last `crossings`
-    mapped reconstructions, not pushed.
+    The victim classifies `maps` reconstructions at equal intervals. If two successive ones differ in
+    label and the first is similar enough to the input (Eq. 3), the point between them at which both
+    labels tie is found (Eq. 4, 5) and pushed away from the input (Eq. 6). The result is the mean over
+    the last `crossings` such pairs (Eq. 7). If a trace has no such pair, the result is the mean of its
+    last `crossings` mapped reconstructions, which are not pushed.
 
     Args:
-        trace: how the optimisation runs.
+        trace: the optimisation.
         steps: T, 1000 on CIFAR-10 and 3000 on ImageNet.
-        maps: reconstructions mapped to decisions, at equal intervals from the first, rounded up to
-            whole steps; all of them where there are fewer steps.
-        similarity: tau, the least SSIM to the input. The paper names no window; it is that of the
+        maps: number of reconstructions that are mapped to decisions, at equal intervals from the first,
+            rounded up to whole steps; all of them if there are fewer steps.
+        similarity: tau, the least SSIM to the input. The paper names no window; here it is that of the
             SSIM which the tables show (data/similarity.py).
         warmup: t0, in `warmup_unit`; earlier crossings do not count.
-        warmup_unit: Eq. 3 counts t in iterations; Algorithm 1 over the mapped images may be read as
-            counting those ("maps"), which is nearer the paper's figures (docs/findings.md).
-        crossings: K, the last pairs used; none is all of them (ddip-singh).
+        warmup_unit: unit of t. Eq. 3 counts t in iterations; Algorithm 1 may be read as counting the
+            mapped images ("maps"), which is nearer the paper's figures (docs/findings.md).
+        crossings: K, the number of last pairs that are used; None uses all of them (ddip-singh).
         push: beta, the step away from the input.
-        grid: N, sections of the line search of Eq. 5; the paper gives no number.
+        grid: N, the number of sections of the line search of Eq. 5; the paper does not state it.
         tie: what Eq. 5 compares, "logits" or "probabilities". The paper calls both f.
-        clip: the paper does not clip; images must stay in [0, 1], so we clip the "mean" (Eq. 7) or
-            "each" on-manifold image (Eq. 6).
+        clip: what is clipped to [0, 1], since the paper does not clip: the "mean" (Eq. 7) or "each"
+            on-manifold image (Eq. 6).
     """
 
     version = 2
@@ -83,7 +83,7 @@ class DDIP(TracePurifier):
         self.crosses = crossings is not None  # without a K, each pair is added up and forgotten
 
     def is_mapped(self, step: int) -> bool:
-        """Whether the reconstruction after `step` updates goes to the victim."""
+        """Return whether the victim classifies the reconstruction after `step` updates."""
         return step == 0 or step * self.maps // self.steps > (step - 1) * self.maps // self.steps
 
     @property
@@ -101,7 +101,7 @@ class DDIP(TracePurifier):
         return short, factor
 
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
-        """Collects crossings as they happen, in memory that does not grow."""
+        """Return a readout that collects crossings as they happen, in memory that does not grow."""
         if victim is None:
             raise ValueError("DDIP reads the victim's decisions: expected a victim, got none")
         return _Crossings(self, targets, victim)
@@ -110,7 +110,7 @@ class DDIP(TracePurifier):
 class _Crossings:
     """Ring buffers of the last K crossing pairs and of the last K mapped images.
 
-    Without a K there is nothing to wait for: each pair's on-manifold image is added up at once.
+    If K is None, no buffer is needed: each pair's on-manifold image is added to a sum at once.
     """
 
     def __init__(self, purifier: DDIP, targets: Tensor, victim: nn.Module) -> None:
@@ -165,8 +165,10 @@ class _Crossings:
         return torch.stack(results)
 
     def _groups(self, counts: Sequence[int]) -> list[list[int]]:
-        """The images by their positions in `counts`, which says how many pairs each has, in groups about
-        which the victim is asked at once. An image without pairs is in none."""
+        """Return groups of images that are given to the victim at once, as positions in `counts`.
+
+        `counts` says how many pairs each image has. An image without pairs is in no group.
+        """
         height, width = self.targets.shape[2:]
         each, most = (self.purifier.grid + 1) * height * width, AT_ONCE[self.targets.device.type]
         groups: list[list[int]] = []
@@ -182,7 +184,7 @@ class _Crossings:
         return groups
 
     def boundary(self, i: int) -> Tensor:
-        """(K, C, H, W): image i's last on-boundary images, oldest first, for those who look at a trace."""
+        """Return image i's last on-boundary images (K, C, H, W), the oldest first, to inspect a trace."""
         found, k = int(self.found[i]), self.before.shape[1]
         order = [slot % k for slot in range(max(found - k, 0), found)] if k else []
         if not order:
@@ -192,13 +194,13 @@ class _Crossings:
     def _manifold(
         self, owners: Tensor | Sequence[int], before: Tensor, after: Tensor, labels: Tensor
     ) -> Tensor:
-        """(M, C, H, W): the on-manifold images of M pairs that belong to the images `owners` (Eq. 6)."""
+        """Return the on-manifold images (M, C, H, W) of M pairs, which belong to `owners` (Eq. 6)."""
         boundary = self._on_boundary(before, after, labels)
         manifold = boundary + self.purifier.push * (boundary - self.targets[owners])
         return manifold.clamp(0, 1) if self.purifier.clip == "each" else manifold
 
     def _on_boundary(self, before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
-        """(M, C, H, W): for each pair, the grid point where the victim is least decided."""
+        """Return the grid point (M, C, H, W) of each pair at which the victim is least decided."""
         share = torch.linspace(0, 1, self.purifier.grid + 1, device=before.device)
         mix = share.view(-1, 1, 1, 1, 1)
         points = mix * before + (1 - mix) * after  # (N + 1, M, C, H, W)

@@ -17,11 +17,11 @@ class DenoisedSmoothing(DenoiserPurifier):
     """Adds normal noise to the image, and denoises it in one step.
 
     The prediction that the paper certifies is the most frequent one over many draws:
-    `python -m runners.certify` counts them. The paper trains a DnCNN for each noise level, the denoiser here
-    is told the level.
+    `python -m runners.certify` counts them. The paper trains a DnCNN for each noise level; the denoiser here
+    is given the level.
 
     Args:
-        denoiser: the shared one.
+        denoiser: the shared denoiser.
         sigma: standard deviation of the noise on images in [0, 1].
     """
 

@@ -17,13 +17,15 @@ from purifiers.training import Training
 
 
 class Denoiser(TrainedNetwork):
-    """A network that is told the noise level, trained as in Karras et al. 2022, Elucidating the Design Space
+    """A network that is given the noise level, trained as in Karras et al. 2022, Elucidating the Design Space
     of Diffusion-Based Generative Models, https://arxiv.org/abs/2206.00364.
 
     Args:
-        weights: of the network.
-        network: noisy images (N, C, H, W) and their noise levels (N,) to an estimate of the clean images.
-        log_mean, log_std: in training, the logarithm of the noise level has this normal distribution.
+        weights: weights of the network.
+        network: module that maps noisy images (N, C, H, W) and their noise levels (N,) to an estimate of
+            the clean images.
+        log_mean, log_std: mean and standard deviation of the normal distribution from which the training
+            draws the logarithm of the noise level.
         spread: standard deviation of the values of clean images; it sets the weight of each noise level.
     """
 
@@ -44,7 +46,7 @@ class Denoiser(TrainedNetwork):
         self.log_mean, self.log_std, self.spread = log_mean, log_std, spread
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The squared error of the estimate, weighted so that all noise levels matter alike at first."""
+        """Return the squared error of the estimate, weighted so that all levels count alike at first."""
         drawn = torch.randn(len(images), generator=generator)
         noise = torch.randn(images.shape, generator=generator).to(images)
         levels = (self.log_mean + self.log_std * drawn).exp().to(images)
@@ -55,10 +57,11 @@ class Denoiser(TrainedNetwork):
 
 
 class DenoiserPurifier(Learned):
-    """A purifier that has the shared denoiser for its network. A subclass says how it purifies.
+    """A purifier whose network is the shared denoiser. A subclass says how it purifies.
 
     Args:
-        denoiser: its training does not depend on the purifier, so all purifiers of a data set share it.
+        denoiser: the denoiser. Its training does not depend on the purifier, so all purifiers of a data set
+            share it.
     """
 
     def __init__(self, *, denoiser: Denoiser) -> None:
@@ -70,10 +73,10 @@ class DenoiserPurifier(Learned):
         return self.denoiser.objective(images, generator)
 
     def denoised(self, noisy: Tensor, levels: Tensor | float) -> Tensor:
-        """The estimate of the clean images; one noise level for all, or (N,) of them."""
+        """Return the estimate of the clean images, for one noise level or for (N,) of them."""
         return self.network(noisy, torch.as_tensor(levels).to(noisy).expand(len(noisy)))
 
     def score(self, noisy: Tensor, levels: Tensor | float) -> Tensor:
-        """The gradient of the logarithm of the density of images that have so much noise."""
+        """Return the gradient of the logarithm of the density of images with this noise level."""
         sigma = torch.as_tensor(levels).to(noisy).expand(len(noisy)).view(-1, 1, 1, 1)
         return (self.denoised(noisy, levels) - noisy) / sigma.square()

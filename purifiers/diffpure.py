@@ -11,7 +11,7 @@ from purifiers.fitting.draws import Draws
 
 
 class DiffPure(DiffusionPurifier):
-    """Noise is added up to a time, and taken away again step by step.
+    """Adds noise up to a time of the chain, and removes it step by step.
 
     The steps are the ancestral sampling of the model, which discretises the reverse SDE of the paper at every
     time of the chain. The paper adds noise up to time 100 of 1000 on CIFAR-10 and 150 on ImageNet.

@@ -18,15 +18,17 @@ Guide = Callable[[Tensor, int], Tensor]
 
 
 class DiffusionPurifier(DenoiserPurifier):
-    """A subclass says how often it goes along the chain, and what guides the way back.
+    """The base class of purifiers that add noise along the chain and remove it step by step.
 
-    The image is scaled down while noise is added, so that its variance stays the same. The denoiser, which
-    knows images that are not scaled, is asked about the image divided by that scale.
+    A subclass says how often it goes along the chain, and what guides the way back.
+
+    The image is scaled down while noise is added, so that its variance stays the same. The denoiser was
+    trained on images that are not scaled, so it is given the image divided by that scale.
 
     Args:
-        denoiser: the shared one.
-        times: of the chain.
-        until: the time up to which noise is added.
+        denoiser: the shared denoiser.
+        times: number of times of the chain.
+        until: number of times up to which noise is added.
     """
 
     stochastic: ClassVar = True
@@ -40,27 +42,27 @@ class DiffusionPurifier(DenoiserPurifier):
         self.added, self.kept = variances(times)
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same up to an early time, from which there are few steps back."""
+        """Return a copy that adds noise for at most `steps` times, and how much longer this one takes."""
         short = copy.copy(self)
         short.until = min(self.until, steps)
         return short, self.until / short.until
 
     def noised(self, images: Tensor, time: int, draws: Draws) -> Tensor:
-        """Images in [-1, 1] as they are after this time of the chain, counted from 0."""
+        """Return images in [-1, 1] with the noise that they have after this time of the chain, from 0."""
         share = self.kept[time].item()
         return share**0.5 * images + (1 - share) ** 0.5 * draws.normal(images.shape[1:]).to(images)
 
     def there_and_back(self, images: Tensor, draws: Draws, guide: Guide | None = None) -> Tensor:
-        """Images in [-1, 1], noised in one go and restored in `until` steps."""
+        """Add noise to images in [-1, 1] in one go, and return them restored in `until` steps."""
         x = self.noised(images, self.until - 1, draws)
         for time in reversed(range(self.until)):
             x = self._back(x, time, draws, guide)
         return x
 
     def _back(self, x: Tensor, time: int, draws: Draws, guide: Guide | None) -> Tensor:
-        """One step of ancestral sampling, from `time` to the one before.
+        """Take one step of ancestral sampling, from `time` to the time before it.
 
-        The estimate of the clean image is kept in [-1, 1]. Where there is a guide, the step is moved by its
+        The estimate of the clean image is kept in [-1, 1]. If there is a guide, the step is moved by its
         gradient times the variance of the step (Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233).
         """
         added, share = self.added[time].item(), self.kept[time].item()
@@ -76,5 +78,5 @@ class DiffusionPurifier(DenoiserPurifier):
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """From [-1, 1] to [0, 1], where values outside are clipped."""
+    """Map images from [-1, 1] to [0, 1], and clip values that are outside."""
     return (images / 2 + 0.5).clamp(0, 1)

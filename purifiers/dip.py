@@ -22,12 +22,12 @@ class DIPTrace(FitTrace):
     As in DDIP, section 3.1 and Appendix B, https://arxiv.org/abs/2108.00180.
 
     Args:
-        network: its architecture.
-        lr: Adam's learning rate, constant.
-        input_scale: the input is uniform in [0, input_scale).
-        jitter: standard deviation of the noise added to the input at each step. Both defaults are the
-            DIP code's, which DDIP follows; its appendix prints 1/30 as the input's scale.
-        optimise_input: the input is learnt as well (DIPDefend's released code).
+        network: architecture of the network.
+        lr: Adam's learning rate, which is constant.
+        input_scale: upper bound of the input, which is uniform in [0, input_scale).
+        jitter: standard deviation of the noise added to the input at each step. Both defaults are those of
+            the DIP code, which DDIP follows; DDIP's appendix prints 1/30 as the input's scale.
+        optimise_input: whether the input is learnt as well (DIPDefend's released code).
     """
 
     version = 1
@@ -57,11 +57,11 @@ class DIPTrace(FitTrace):
 
 
 class DIP(TracePurifier):
-    """The last reconstruction of an optimisation stopped after `steps` iterations.
+    """Returns the last reconstruction of an optimisation that stops after `steps` iterations.
 
     Args:
-        trace: how the optimisation runs.
-        steps: where it stops; too late, and the adversarial noise is back.
+        trace: the optimisation.
+        steps: number of iterations. After too many, the adversarial noise is back.
     """
 
     version = 1

@@ -13,13 +13,13 @@ class DIPDefend(TracePurifier):
     """Returns the reconstruction at the peak of the smoothed PSNR curve.
 
     The PSNR to the attacked image rises fast at first, then slowly. Second-order exponential
-    smoothing overshoots that bend; its highest point marks where to stop. All steps are run, as in
-    the released code; an image whose curve never peaks keeps its last reconstruction.
+    smoothing overshoots that bend, and its highest point marks where to stop. All steps are run, as in
+    the released code. The result of an image whose curve never peaks is its last reconstruction.
 
     Args:
-        trace: how the optimisation runs.
-        steps: iterations observed.
-        smoothing: weight of the newest value, for level and trend alike.
+        trace: the optimisation.
+        steps: number of iterations.
+        smoothing: weight of the newest value, both for the level and for the trend.
     """
 
     version = 1
@@ -31,7 +31,7 @@ class DIPDefend(TracePurifier):
         self.smoothing = smoothing
 
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
-        """Smooths the PSNR as it comes and keeps the reconstruction at its highest."""
+        """Return a readout that smooths the PSNR and keeps the reconstruction at its highest value."""
         return _Peak(self.smoothing)
 
 
@@ -53,7 +53,7 @@ class _Peak:
             self.trend = weight * (self.level - before) + (1 - weight) * self.trend
             higher = self.level > self.highest
             self.peaked |= higher
-            kept = higher | ~self.peaked  # until it peaks, the newest stands in
+            kept = higher | ~self.peaked  # until the curve peaks, the newest reconstruction is kept
             self.best = torch.where(kept.view(-1, 1, 1, 1), iterate.images, self.best)
         self.highest = torch.maximum(self.highest, self.level)
 

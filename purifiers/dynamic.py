@@ -16,15 +16,15 @@ OWN_STREAM = 0x64796E616D6963  # so that the purifier inside does not draw the s
 
 
 class Dynamic(Wrapper):
-    """Another purifier, on the image with fresh Gaussian noise in it.
+    """Another purifier, applied to the image with fresh Gaussian noise.
 
-    The noise is kept within `eps` of the image and the sum within [0, 1]; it is purified once.
-    Whether the victim is used and what the gradient is worth are as for the purifier inside.
+    The noise is clipped to [-eps, eps] and the noisy image to [0, 1], which is then purified once. Apart
+    from `stochastic`, the traits are those of the purifier inside.
 
     Args:
-        purifier: the one inside.
+        purifier: the purifier inside.
         sigma: standard deviation of the noise.
-        eps: its largest absolute value.
+        eps: largest absolute value of the noise.
     """
 
     version = 1

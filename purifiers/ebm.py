@@ -18,15 +18,15 @@ from purifiers.purifier import TRIAL_STEPS, Purifier
 class EBM(DenoiserPurifier):
     """Many steps of Langevin dynamics, a random walk that visits images as often as they are likely.
 
-    The energy is that of images with a little noise, whose gradient the denoiser gives. The paper trains a
-    convolutional energy by contrastive divergence instead, each of whose 250,000 batches takes 100 steps of
-    the dynamics. Its energy is divided by a temperature such that a step is that of the dynamics here.
+    The energy is that of images with a little noise, whose gradient the denoiser gives. The paper instead
+    trains a convolutional energy by contrastive divergence, where each of 250,000 batches takes 100 steps of
+    the dynamics. The paper's energy is divided by a temperature that makes its step equal to the step here.
 
     Args:
-        denoiser: the shared one.
-        steps: of the dynamics.
+        denoiser: the shared denoiser.
+        steps: number of steps of the dynamics.
         step: standard deviation of the noise of a step, on images in [-1, 1].
-        level: noise level of the images whose energy it is, on the same scale.
+        level: noise level of the images that the energy describes, on the same scale.
     """
 
     version = 1

@@ -12,7 +12,7 @@ class FeatureSqueezing(Purifier):
     """Rounds each value to one of 2^bits levels between 0 and 1.
 
     Args:
-        bits: 4 in NCIS, 4 or 5 in the paper on CIFAR-10.
+        bits: number of bits, 1 to 8; 4 in NCIS, 4 or 5 in the paper on CIFAR-10.
     """
 
     version = 1

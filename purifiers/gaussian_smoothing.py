@@ -14,11 +14,11 @@ from purifiers.purifier import Purifier
 
 
 class GaussianSmoothing(Purifier):
-    """The same Gaussian kernel, applied several times (Eq. 5). Any number of channels, any size.
+    """Applies the same Gaussian kernel several times (Eq. 5), to images of any size and number of channels.
 
     Args:
-        kernel: K, its side in pixels, odd; its standard deviation is (K - 1) / 6.
-        iterations: i, how often it is applied.
+        kernel: K, the side of the kernel in pixels, an odd number; its standard deviation is (K - 1) / 6.
+        iterations: i, the number of times it is applied.
     """
 
     version = 1
@@ -31,16 +31,16 @@ class GaussianSmoothing(Purifier):
         self.iterations = iterations
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Smoothed images; rounding may leave [0, 1] by a little and is clipped."""
+        """Return the smoothed images, clipped to [0, 1], which rounding may exceed by a little."""
         for _ in range(self.iterations):
             images = smooth(images, self.kernel)
         return clipped(images)
 
 
 def gaussian(size: int, *, name: str) -> Tensor:
-    """(K,) weights of sum 1; the two-dimensional kernel is their outer product.
+    """Return (K,) weights of sum 1, whose outer product is the two-dimensional kernel.
 
-    Raises InputError, naming the setting `name`, unless `size` is odd and at least 3.
+    Raises InputError, which names the setting `name`, unless `size` is odd and at least 3.
     """
     if not isinstance(size, int) or size < 3 or size % 2 == 0:
         raise InputError(f"{name}: expected an odd number of pixels, at least 3, got {size}")
@@ -51,9 +51,9 @@ def gaussian(size: int, *, name: str) -> Tensor:
 
 
 def smooth(images: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve (N, C, H, W) with `kernel` (K,) down and across, each channel by itself.
+    """Convolve images (N, C, H, W) with `kernel` (K,) down and across, each channel by itself.
 
-    The paper does not name the border: here it is reflected without repeating the outermost pixel.
+    The paper does not specify the border: here it is reflected without repeating the outermost pixel.
     Raises InputError for images that are too small for that.
     """
     reach = len(kernel) // 2

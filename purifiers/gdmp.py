@@ -24,17 +24,18 @@ class GDMP(DiffusionPurifier):
 
     At each step back, the guide compares the image with the given one, to which as much noise was added. Its
     gradient has the weight `strength` x 3 sigma / (2 eps), where sigma is the noise level of the step and eps
-    the size of the perturbation that is expected, as in the authors' code. There the error is averaged over
-    the images of a batch too; here it is that of each image, so that a batch changes nothing.
+    the size of the perturbation that is expected, as in the authors' code. Their code also averages the error
+    over the images of a batch; here it is that of each image, so that results do not depend on the batch.
 
     Args:
-        denoiser: the shared one.
-        times: of the chain.
-        until: the time up to which noise is added; 36 of 1000 in the authors' code.
-        rounds: how often.
-        guidance: by the mean squared error, by SSIM, or none, which is the default of the authors' code.
-        strength: of the guidance.
-        eps: the size of the expected perturbation.
+        denoiser: the shared denoiser.
+        times: number of times of the chain.
+        until: number of times up to which noise is added; 36 of 1000 in the authors' code.
+        rounds: number of rounds.
+        guidance: "mse" for the mean squared error, "ssim" for SSIM, or "none", which is the default of the
+            authors' code.
+        strength: strength of the guidance.
+        eps: size of the expected perturbation.
     """
 
     version = 1
@@ -87,6 +88,6 @@ class GDMP(DiffusionPurifier):
             return 2 * (goal - x) / x[0].numel()
         differentiable = torch.is_grad_enabled() and (x.requires_grad or goal.requires_grad)
         with torch.enable_grad():
-            asked = x if differentiable else x.detach().requires_grad_()
-            likeness = ssim(asked / 2 + 0.5, goal / 2 + 0.5).sum()
-            return torch.autograd.grad(likeness, asked, create_graph=differentiable)[0]
+            leaf = x if differentiable else x.detach().requires_grad_()
+            likeness = ssim(leaf / 2 + 0.5, goal / 2 + 0.5).sum()
+            return torch.autograd.grad(likeness, leaf, create_graph=differentiable)[0]

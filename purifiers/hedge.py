@@ -15,19 +15,19 @@ from purifiers.fitting.draws import Draws
 from purifiers.purifier import TRIAL_STEPS, Purifier
 from purifiers.victim_gradient import gradient_of
 
-PLACES = 2**31  # of a uniform draw
+PLACES = 2**31  # number of values of a uniform draw
 
 
 class Hedge(Purifier):
-    """Signed steps, from a random start in a ball, that raise the sum of the cross-entropies of all classes.
+    """Takes signed steps, from a random start, that raise the sum of the cross-entropies of all classes.
 
     What is added to the image is constant around almost every image, so the exact gradient is that of the
     victim at the purified image.
 
     Args:
-        steps: how many.
-        size: of a step.
-        eps: radius of the ball, in the largest change of a value.
+        steps: number of steps.
+        size: size of a step.
+        eps: largest change of a value.
     """
 
     version = 1
@@ -43,7 +43,10 @@ class Hedge(Purifier):
         self.steps, self.size, self.eps = steps, size, eps
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with one step: after many, a nearly linear victim leaves no trace of the random start."""
+        """Return a copy with one step, and how many times longer this one takes.
+
+        With a nearly linear victim, the result of many steps no longer depends on the random start.
+        """
         short = copy.copy(self)
         short.steps = 1
         return short, float(self.steps)

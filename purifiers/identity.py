@@ -8,7 +8,7 @@ from purifiers.purifier import Purifier
 
 
 class Identity(Purifier):
-    """Returns its input, so that a row of a table is the undefended victim."""
+    """Returns its input. In a table, its row is the undefended victim."""
 
     version = 1
     changes_nothing = True

@@ -16,10 +16,10 @@ from purifiers.purifier import Purifier
 
 
 class JPEG(Purifier):
-    """Compress and decompress with Pillow (4:2:0 chroma, its default). RGB or grey images.
+    """Compresses and decompresses RGB or grey images with Pillow (4:2:0 chroma, its default).
 
     Args:
-        quality: 1 to 95; 75 in the paper.
+        quality: JPEG quality, 1 to 95; 75 in the paper.
     """
 
     version = 1

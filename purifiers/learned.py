@@ -15,17 +15,17 @@ from purifiers.training import Training
 
 
 class TrainedNetwork(ABC):
-    """A network with the loss that it is trained on, and with where its trained weights come from.
+    """A network with its training loss and the source of its trained weights.
 
     Until `load_frozen` has given it trained weights, it can only be trained.
 
     Attributes:
         inference_only: parameters on which the training does not depend.
-        resumable: the objective keeps nothing from step to step, so that a checkpoint holds all.
+        resumable: whether a checkpoint holds all state, because the objective keeps nothing between steps.
 
     Args:
-        weights: a verified file, or how we train the network; whoever builds this object loads it.
-        network: untrained.
+        weights: a verified file, or the training of the network. The caller loads or trains them.
+        network: the untrained network.
     """
 
     inference_only: ClassVar[frozenset[str]] = frozenset()
@@ -38,13 +38,13 @@ class TrainedNetwork(ABC):
 
     @abstractmethod
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The scalar training loss on clean images (N, C, H, W) in [0, 1].
+        """Return the scalar training loss on clean images (N, C, H, W) in [0, 1].
 
-        Differentiable in the network's parameters; every random draw comes from `generator`.
+        It is differentiable in the network's parameters, and every random draw comes from `generator`.
         """
 
     def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
-        """Load the network's weights and fix them: evaluation mode, no gradient to weights.
+        """Load the network's weights, and fix them: evaluation mode, and no gradient to the weights.
 
         Raises InputError for tensors that are missing, unknown or of another shape.
         """
@@ -54,8 +54,8 @@ class TrainedNetwork(ABC):
             "unexpected": state.keys() - own.keys(),
             "of another shape": {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape},
         }
-        if found := misfits(problems):
-            raise InputError(f"{type(self).__name__} weights do not fit its network: tensors: {found}")
+        if mismatch := misfits(problems):
+            raise InputError(f"{type(self).__name__} weights do not fit its network: tensors: {mismatch}")
         self.network.load_state_dict(state)
         self.network.eval().requires_grad_(False)
         self.frozen = True
@@ -63,15 +63,15 @@ class TrainedNetwork(ABC):
 
 
 class Learned(TrainedNetwork, Purifier):
-    """A purifier with a network of its own. A subclass builds the network, and says what it learns and how
-    it purifies."""
+    """A purifier with a trained network. A subclass builds the network, and defines its loss and how it
+    purifies."""
 
     @abstractmethod
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Purified images in [0, 1]; the network is trained and on the images' device."""
+        """Return the purified images in [0, 1]; the network is trained, and is on the images' device."""
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """What `restore` makes of the images; raises ValueError before `load_frozen`."""
+        """Return the images that `restore` makes; raise ValueError before `load_frozen`."""
         if not self.frozen:
             raise ValueError(
                 f"{type(self).__name__} has no trained weights: expected load_frozen(state) first"

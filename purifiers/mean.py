@@ -13,10 +13,10 @@ from purifiers.purifier import Purifier
 
 
 class Mean(Purifier):
-    """Each value becomes the mean of its neighbourhood in the channel; borders are reflected.
+    """Replaces each value by the mean of its neighbourhood in the channel; borders are reflected.
 
     Args:
-        kernel: side of the neighbourhood, odd.
+        kernel: side of the neighbourhood in pixels, an odd number.
     """
 
     version = 1

@@ -13,11 +13,11 @@ from purifiers.purifier import Purifier
 
 
 class Median(Purifier):
-    """Each value becomes the median of its neighbourhood in the channel; borders are padded with zeros,
+    """Replaces each value by the median of its neighbourhood in the channel; borders are padded with zeros,
     as RIDE's supplement says.
 
     Args:
-        kernel: side of the neighbourhood, odd; RIDE tries 3 to 11.
+        kernel: side of the neighbourhood in pixels, an odd number; RIDE tries 3 to 11.
     """
 
     version = 1
@@ -34,7 +34,7 @@ class Median(Purifier):
 
 
 def check_kernel(kernel: int) -> int:
-    """`kernel` if it is a positive odd number; raises InputError otherwise."""
+    """Return `kernel` if it is a positive odd number; raise InputError otherwise."""
     if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
         raise InputError(f"purifier.kernel: expected a positive odd number, got {kernel}")
     return kernel

@@ -19,22 +19,22 @@ from purifiers.training import Training
 
 class NCIS(Learned):
     """A blind-spot network that sees m x m patches as channels (Eq. 9), plus Gaussian smoothing
-    (Eq. 10), applied several times. Images of any size that the smoothing can reflect.
+    (Eq. 10), applied several times. Images may have any size that the smoothing can reflect.
 
-    Four methods of the paper's Table 3: NCIS as it stands; FBI-E without smoothing; FBI + GS with
-    patch 1; FBI with both.
+    The class gives four methods of the paper's Table 3: NCIS with the defaults, FBI-E without smoothing,
+    FBI + GS with patch 1, and FBI with patch 1 and without smoothing.
 
-    Where m does not divide a side, the image is continued by its last pixel, and cut again. The
-    copies are in the patch of the pixel they copy, so no patch sees itself in another; a reflected
-    border would show it. The paper does not say whether iterates are clipped: here only the last is.
+    If m does not divide a side, the image is continued by its last pixel, and cut again afterwards. The
+    copies are in the patch of the pixel they copy, so no patch sees itself in another; with a reflected
+    border it would. The paper does not say whether iterates are clipped: here only the last one is.
 
     Args:
-        weights: of the blind-spot network.
+        weights: weights of the blind-spot network.
         patch: m, the side of a patch in pixels.
-        smoothing_kernel: K, the side of the Gaussian kernel in pixels; None is no smoothing.
-        iterations: i; the paper takes 7, and 5 for RegNet-32G.
-        channels: of the images.
-        filters, layers: the network's sizes.
+        smoothing_kernel: K, the side of the Gaussian kernel in pixels; None leaves the smoothing out.
+        iterations: i, the number of iterations; the paper takes 7, and 5 for RegNet-32G.
+        channels: number of image channels.
+        filters, layers: sizes of the network.
     """
 
     version = 1
@@ -65,7 +65,10 @@ class NCIS(Learned):
             self.kernel = gaussian(smoothing_kernel, name="purifier.smoothing_kernel")
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of one step's reconstruction of the clean image (Eq. 7); draws nothing."""
+        """Return the mean squared error of one step's reconstruction of the clean images (Eq. 7).
+
+        Nothing is drawn from the generator.
+        """
         return F.mse_loss(self.step(images), images)
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:

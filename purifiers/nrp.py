@@ -17,25 +17,25 @@ from purifiers.training import Training
 
 
 class NRP(Learned):
-    """One pass of a network that has learnt to undo self-supervised perturbations (SSP), which
+    """One pass of a network that was trained to undo self-supervised perturbations (SSP), which
     move an image's features as far as they can and need no label.
 
-    The authors' training code is not public. Our choice are the critic and its Adam, and absolute
-    differences in the loss. The perturbation is that of their public SSP attack.
+    The authors' training code is not public. The critic, its Adam, and the absolute differences in the
+    loss are our choice. The perturbation is that of the authors' public SSP attack.
 
     Args:
-        weights: of the network.
+        weights: weights of the network.
         network: "nrp" (16.6 M parameters at the default sizes) or "resG" (1.70 M).
-        channels: of the images.
-        filters, blocks: the network's sizes.
-        growth: of "nrp" alone.
-        round_to_8_bits: the output too is rounded, as in the public code.
-        features: images in [0, 1] to features, for training only; frozen here. The authors' is
-            VGG-16 up to conv3_3, its normalisation included.
-        eps, step, steps: of the perturbation: largest change, change of one step, number of steps.
-        pixel_weight, feature_weight, adversarial_weight: of the three parts of the loss; ESRGAN's,
-            on whose loss NRP's is modelled. A weight of 0 leaves its part out.
-        critic_lr: of the critic's Adam.
+        channels: number of image channels.
+        filters, blocks: sizes of the network.
+        growth: channels that each dense layer of "nrp" adds; "resG" does not use it.
+        round_to_8_bits: whether the output too is rounded, as in the public code.
+        features: module that maps images in [0, 1] to features; it is used only for training, and is
+            frozen here. The authors use VGG-16 up to conv3_3, including its normalisation.
+        eps, step, steps: largest change, change per step and number of steps of the perturbation.
+        pixel_weight, feature_weight, adversarial_weight: weights of the three parts of the loss. The
+            defaults are those of ESRGAN, on whose loss NRP's is modelled. A weight of 0 leaves its part out.
+        critic_lr: learning rate of the critic's Adam.
     """
 
     version = 1
@@ -93,16 +93,18 @@ class NRP(Learned):
         self.critic_optimiser: torch.optim.Optimizer | None = None
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """One pass, clipped to [0, 1], on the 256 levels of 8 bits if so set."""
+        """Return the network's output, clipped to [0, 1], and rounded to 8 bits if `round_to_8_bits`."""
         purified = self.network(images).clamp(0, 1)
         return (purified * 255).round() / 255 if self.round_to_8_bits else purified
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The weighted sum of the mean absolute differences of pixels and of features between what
-        the network makes of perturbed images and the clean ones, and of the adversarial loss.
+        """Return the weighted sum of the pixel, feature and adversarial losses.
 
-        The critic belongs to this object: the first call draws it, and every call trains it by one
-        step. So one object is for one training run. Raises InputError without `features`.
+        The pixel and feature losses are mean absolute differences between the clean images and what the
+        network makes of the perturbed ones.
+
+        The critic belongs to this object: the first call initialises it, and every call trains it by one
+        step. An object therefore serves a single training run. Raises InputError without `features`.
         """
         perturbed = self.perturb(images, generator)
         purified = self.network(perturbed)
@@ -116,9 +118,10 @@ class NRP(Learned):
         return loss
 
     def perturb(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """SSP: within `eps` of the images and in [0, 1], ascending the mean squared change of features.
+        """Return SSP's perturbed images, which maximise the mean squared change of the features.
 
-        It starts, as in the public code, from normal noise brought into that range.
+        They stay in [0, 1] and within `eps` of the images. As in the public code, the ascent starts from
+        normal noise that is clipped to that range.
         """
         features = self._features(images)
         with torch.no_grad():
@@ -152,9 +155,10 @@ class NRP(Learned):
 
 
 def relativistic_loss(*, real: Tensor, fake: Tensor) -> Tensor:
-    """Of logits (N,): real ones shall exceed the fakes' mean, fakes fall short of the reals' mean.
+    """Return the relativistic loss of logits (N,).
 
-    Jolicoeur-Martineau 2018, The Relativistic Discriminator, https://arxiv.org/abs/1807.00734. The
-    critic's loss; with the two exchanged, the network's.
+    It is low if the real logits exceed the mean of the fake ones and the fake logits fall short of the mean
+    of the real ones (Jolicoeur-Martineau 2018, The Relativistic Discriminator,
+    https://arxiv.org/abs/1807.00734). This is the critic's loss; the network's exchanges the two arguments.
     """
     return (F.softplus(fake.mean() - real).mean() + F.softplus(fake - real.mean()).mean()) / 2

@@ -16,20 +16,21 @@ from purifiers.fitting.stack import Stack
 from purifiers.fitting.trace import Newest, Readout, Trace, TracePurifier
 from purifiers.networks.fcn import conv_parameters
 
-SLOPE = 0.2  # of LeakyReLU where it stands alone: a ReLU that starts negative would never learn
+SLOPE = 0.2  # of a LeakyReLU on a single number: a ReLU that starts negative would never learn
 
 
 @dataclass(frozen=True)
 class Generator:
-    """The paper's F: image to one number, by a convolution, a fully connected layer and a non-linearity.
+    """The paper's F, which maps an image to one number by a convolution, a fully connected layer and a
+    non-linearity.
 
     Args:
         kernel: size of the convolution (Table V).
-        filters: of the convolution; the paper gives none.
-        stride: of the convolution; the paper gives none.
-        activation: where the non-linearity stands. "middle": a ReLU after the convolution, as in the
-            prototype that the paper analyses (Eq. 6). "last": after the fully connected layer, the
-            order of its list.
+        filters: number of filters of the convolution; the paper does not state it.
+        stride: stride of the convolution; the paper does not state it.
+        activation: position of the non-linearity. "middle": a ReLU after the convolution, as in the
+            prototype that the paper analyses (Eq. 6). "last": after the fully connected layer, which is
+            the order of the paper's list.
     """
 
     version = 1
@@ -71,7 +72,7 @@ class Autoencoder:
     one number, a non-linearity, a fully connected layer back, and the mirrored convolution.
 
     Args:
-        kernel, filters, stride: as the generator's.
+        kernel, filters, stride: as for the generator.
     """
 
     version = 1
@@ -106,10 +107,10 @@ class Autoencoder:
 
 @dataclass(frozen=True)
 class OAGTrace(Trace):
-    """Makes an image from nothing, by Langevin steps on an energy that is learnt meanwhile (Algorithm 1).
+    """Synthesises an image from zero, by Langevin steps on an energy that is learnt meanwhile (Algorithm 1).
 
-    It is no FitTrace, and its gradient is "bpda": the image is made from nothing inside each step, by the
-    gradients of the network with respect to it, and is state that no parameter holds.
+    It is not a FitTrace, and its gradient is "bpda": each step updates the image by gradients of the network
+    with respect to it, and the image is state that no parameter holds.
 
     One update of the network (Eq. 5) follows `image_steps` updates of the image (Eq. 3).
 
@@ -118,10 +119,10 @@ class OAGTrace(Trace):
         image_steps: T_I.
         noise: epsilon_g of Eq. 3.
         lr: beta of Eq. 5.
-        scale: values of the image run from -scale/2 to scale/2, so that the noise of Eq. 3, whose
+        scale: range of the image's values, from -scale/2 to scale/2. The noise of Eq. 3, whose
             standard deviation settles at 1, is 1/scale of the range.
 
-    The paper gives no noise, lr or scale; docs/findings.md says how these were found.
+    The paper does not state noise, lr and scale; docs/findings.md says how these values were found.
     """
 
     version = 1
@@ -132,7 +133,7 @@ class OAGTrace(Trace):
     scale: float = 255.0
 
     def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
-        """The synthesised images, each before the network's update that follows it."""
+        """Call `observe` with the synthesised images, each before the network's update that follows it."""
         networks = Networks(self.network, images, seeds=seeds)
         stack = networks.stack
         reference = stack.beside((networks.images - 0.5) * self.scale)
@@ -154,8 +155,8 @@ class OAG(TracePurifier):
     """Returns the image that is synthesised after `network_steps` updates.
 
     Args:
-        trace: how image and network are updated.
-        network_steps: T_N, 300 on Flower-17 and 600 on ILSVRC; chosen by section III-D's rule, from
+        trace: the updates of image and network.
+        network_steps: T_N, 300 on Flower-17 and 600 on ILSVRC, chosen by the rule of section III-D from
             images with Gaussian noise.
     """
 

@@ -14,23 +14,23 @@ from purifiers.wavelet import check_sigma, denoise
 
 
 class PixelDeflection(Purifier):
-    """Random pixels take the value of a random neighbour, then wavelet denoising; grey or RGB.
+    """Replaces random pixels by a random neighbour, and denoises grey or RGB images by wavelets.
 
     This is the paper's ablation without the robust activation map, which steers deflections away
-    from the object and needs a class-activation-mapping network: here every pixel is as likely.
+    from the object and needs a class-activation-mapping network. Here every pixel is equally likely.
 
-    A neighbour is uniform over the part of the window that lies in the image, the pixel itself
-    included. All values are read from the image as given, and of several deflections of one pixel
-    the last counts; the released code reads what earlier deflections have written, which differs
-    only where a neighbour was deflected itself, and never reads the first row or column.
+    A neighbour is drawn uniformly from the part of the window that lies in the image, including the
+    pixel itself. All values are read from the given image, and the last of several deflections of one
+    pixel counts. The released code reads what earlier deflections have written, which differs only if
+    a neighbour was deflected itself, and it never reads the first row or column.
 
     Args:
-        deflections: pixels chosen, with replacement; the paper's 200 are of 224x224 images, the
-            same share of 32x32 is 4.
+        deflections: number of pixels, chosen with replacement. The paper's 200 is for 224x224 images;
+            the same share of 32x32 pixels is 4.
         window: farthest neighbour along each axis, in pixels.
-        sigma: of the denoising, see purifiers/wavelet.py; 0 leaves it out.
-        per_channel: as the released code does: each channel has deflections of its own, together
-            `deflections`, rounded up to a whole number a channel. The paper moves whole pixels.
+        sigma: standard deviation for the denoising, see purifiers/wavelet.py; 0 leaves it out.
+        per_channel: whether each channel has deflections of its own, as in the released code. Their total
+            is `deflections`, rounded up to a whole number for each channel. The paper moves whole pixels.
     """
 
     version = 1
@@ -58,7 +58,7 @@ class PixelDeflection(Purifier):
         y, x = draws.below(height, shape), draws.below(width, shape)
         source = self._neighbour(y, height, draws) * width + self._neighbour(x, width, draws)
         pixels = images.flatten(2)
-        # Writing straight to repeated places would leave it to chance, on a GPU, which write stays.
+        # If repeated places were written to directly, chance would decide on a GPU which write remains.
         numbers = torch.arange(shape[1], device=images.device).expand_as(source)
         last = torch.full((len(images), planes, height * width), -1, device=images.device)
         last.scatter_reduce_(2, y * width + x, numbers, "amax")

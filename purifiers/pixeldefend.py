@@ -18,16 +18,16 @@ from purifiers.training import Training
 
 
 class PixelDefend(Learned):
-    """Value by value, in the order of the model, the most likely of the levels within `eps` of the input's
-    (the paper's greedy decoding); RGB images of any size.
+    """Replaces each value of RGB images, in the order of the model, by the most likely level within `eps` of
+    the input's level (the paper's greedy decoding).
 
-    All images are decoded side by side. For a row only the rows that its pixels can see are looked at,
-    which changes nothing.
+    All images are decoded in one batch. For a row, the network is applied only to the rows that the row's
+    pixels depend on, which does not change the result.
 
     Args:
-        weights: of the network.
-        network: the distribution of images.
-        eps: largest change of a value, in levels of 255; 16 in the paper's experiments.
+        weights: weights of the network.
+        network: distribution of images.
+        eps: largest change of a value, in units of 1/255; 16 in the paper's experiments.
     """
 
     version = 1
@@ -38,10 +38,10 @@ class PixelDefend(Learned):
             raise InputError(f"purifier.eps: expected a whole number of levels, 0 to 255, got {eps}")
         super().__init__(weights=weights, network=network)
         self.eps = eps
-        self.every = 1  # row that is decoded
+        self.every = 1  # distance in rows between the rows that are decoded
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean negative log-likelihood of a value, in nats; / log(2) is bits a dimension."""
+        """Return the mean negative log-likelihood of a value in nats (divide by log(2) for bits)."""
         levels = _levels(images)
         known = self.network(levels / (LEVELS - 1))
         losses = [F.cross_entropy(self.network.logits(known, c, levels), levels[:, c]) for c in range(3)]
@@ -52,20 +52,20 @@ class PixelDefend(Learned):
         """Return the images decoded within eps of the input."""
         if images.shape[1] != 3:
             raise InputError(f"PixelDefend: expected RGB images, got {images.shape[1]} channels")
-        given = _levels(images)
-        made = given.clone()
+        levels = _levels(images)
+        decoded = levels.clone()
         for row in range(self.every // 2, images.shape[2], self.every):
             top = max(0, row - self.network.reach)
             for column in range(images.shape[3]):
-                seen = made[:, :, top : row + 1] / (LEVELS - 1)
+                seen = decoded[:, :, top : row + 1] / (LEVELS - 1)
                 known = self.network(seen)[:, :, -1:, column : column + 1]
-                pixel = made[:, :, row : row + 1, column : column + 1]  # a view: written below
+                pixel = decoded[:, :, row : row + 1, column : column + 1]  # a view: written below
                 for channel in range(3):
                     logits = self.network.logits(known, channel, pixel)[:, :, 0, 0]
-                    near = given[:, channel, row, column].unsqueeze(1)
+                    near = levels[:, channel, row, column].unsqueeze(1)
                     far = (torch.arange(LEVELS, device=near.device) - near).abs() > self.eps
                     pixel[:, channel, 0, 0] = logits.masked_fill(far, -torch.inf).argmax(1)
-        return made.to(images.dtype) / (LEVELS - 1)
+        return decoded.to(images.dtype) / (LEVELS - 1)
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """Return a copy that decodes every sixteenth row, and how many times longer this one takes."""

@@ -1,4 +1,4 @@
-"""What every purifier is, and the one call through which all of them are used."""
+"""The base class of all purifiers, and the one call through which they are used."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
@@ -24,23 +24,25 @@ class PurifierError(RuntimeError):
 
 
 class Purifier(ABC):
-    """Maps images (N, C, H, W), float32 in [0, 1], to images of the same shape and range.
+    """A map from images (N, C, H, W), float32 in [0, 1], to images of the same shape and range.
 
-    A subclass implements `purify` and states its traits. Random draws come only from `seeds`, one
-    an image, so that an image's result does not depend on the batch it is in. `victim` is given to
-    purifiers that declare `uses_victim`; the clean image and the label are never given.
+    A subclass implements `purify` and states its traits. Random draws come only from `seeds`, one for
+    each image, so that an image's result does not depend on the batch it is in. Only purifiers that
+    declare `uses_victim` are given the victim. The clean image and the label are never given.
 
     Attributes:
-        changes_nothing: the result is the image itself, so that the defense is the undefended victim.
-        version: raised on any change of behaviour; cached results of older versions are not used.
-        stochastic: other seeds give other results.
+        changes_nothing: whether the result is the image itself, so that the defense is the undefended victim.
+        version: number that is raised on any change of behaviour; cached results of older versions are
+            not used.
+        stochastic: whether other seeds give other results.
         gradient: "exact" if autograd is right through `purify`; "unrolled" if the purifier is a fit whose
             steps can be differentiated (purifiers/fitting/unrolled.py); otherwise "bpda", or "none".
-        uses_victim: reads the victim's outputs.
-        batch_coupled: an image's result depends on its batch (none of ours should).
-        per_image_optimization: a network is fitted to each image, so that another draw costs as much again.
-        scale: the result is this many times as high and wide; 1 for all but super-resolution that hands
-            its large image on.
+        uses_victim: whether the purifier reads the victim's outputs.
+        batch_coupled: whether an image's result depends on its batch (this should hold for no purifier).
+        per_image_optimization: whether a network is fitted to each image, so that each further draw costs
+            as much as the first.
+        scale: factor by which the result is higher and wider than the image; it is 1 except for
+            super-resolution that returns its enlarged image.
     """
 
     version: ClassVar[int] = 1
@@ -54,7 +56,7 @@ class Purifier(ABC):
 
     @abstractmethod
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Return the purified images. Called through `__call__`, which checks the input and the output."""
+        """Return the purified images. Callers use `__call__`, which checks the input and the output."""
 
     def shared_run(self) -> "SharedRun | None":
         """Return the costly computation from which this purifier reads its result, or None. It is equal for
@@ -67,7 +69,7 @@ class Purifier(ABC):
 
     @final
     def __call__(self, images: Tensor, *, seeds: Sequence[int], victim: nn.Module | None = None) -> Tensor:
-        """Purify `images`; raises InputError for bad images, PurifierError for a bad result."""
+        """Return the purified images; raise InputError for bad images, PurifierError for a bad result."""
         result = purify_together([self], images, seeds=seeds, victim=victim)[0]
         if isinstance(result, PurifierError):
             raise result
@@ -84,7 +86,7 @@ class SharedRun(Hashable, Protocol):
         seeds: Sequence[int],
         victim: nn.Module | None,
     ) -> list[Tensor]:
-        """Each purifier's result, in their order; the same as if each had run alone."""
+        """Return the results in the order of the purifiers, as if each purifier had run alone."""
         ...
 
 
@@ -95,9 +97,9 @@ def purify_together(
     seeds: Sequence[int],
     victim: nn.Module | None = None,
 ) -> list[Tensor | PurifierError]:
-    """Results of purifiers that have one shared run, or of a single purifier.
+    """Return the results of purifiers that have one shared run, or of a single purifier.
 
-    Where a result breaks the contract, the error stands in its place; the others are good.
+    If a result breaks the contract, the error takes its place in the list; the other results are valid.
     """
     check_images(images, name="images to purify")
     if len(seeds) != len(images):
@@ -119,17 +121,17 @@ def purify_together(
 
 
 def checked(purifier: Purifier, images: Tensor, result: Tensor) -> Tensor | PurifierError:
-    """The result, or the error if it is not what a purifier of these images must return."""
+    """Return the result clipped to [0, 1], or the error if it is not a valid result for these images."""
     shape = (*images.shape[:2], *(purifier.scale * side for side in images.shape[2:]))
     if result.shape != shape or result.dtype != images.dtype:
         expected = f"{images.dtype} of shape {shape}"
         came = f"{result.dtype} of shape {tuple(result.shape)}"
         return PurifierError(purifier, "shape", expected=expected, came=came)
-    broken = (~torch.isfinite(result)).flatten(1).any(1)
-    if broken.any():
+    invalid = (~torch.isfinite(result)).flatten(1).any(1)
+    if invalid.any():
         came = (
-            f"NaN or infinity in {int(broken.sum())} of {len(images)} "
-            f"(positions {broken.nonzero().flatten().tolist()[:8]})"
+            f"NaN or infinity in {int(invalid.sum())} of {len(images)} "
+            f"(positions {invalid.nonzero().flatten().tolist()[:8]})"
         )
         return PurifierError(purifier, "finite", expected="finite images", came=came)
     if result.min() < -ROUNDING or result.max() > 1 + ROUNDING:

@@ -16,22 +16,22 @@ from purifiers.fitting.draws import Draws
 from purifiers.purifier import Purifier
 
 Resize = Literal["nearest", "bilinear"]
-GREY = 0.5  # what the released code's zeros are: its images are in [-1, 1]
+GREY = 0.5  # the released code pads images in [-1, 1] with zeros
 
 
 class Randomization(Purifier):
-    """A random resize, then grey padding at a random place; images of any size and channels.
+    """Enlarges images of any shape by a random size, and pads them with grey at a random place.
 
-    With side s and padded side t, the image is enlarged to r, uniform in [s, t), and lies anywhere
-    in the t x t canvas: the paper's 12,528 patterns for 299 and 331. One draw, as in the paper; the
-    authors' competition entry averages 30 predictions.
+    With side s and padded side t, the image is enlarged to r, uniform in [s, t), and is placed anywhere
+    in the t x t canvas: this gives the paper's 12,528 patterns for 299 and 331. There is one draw, as in
+    the paper; the authors' competition entry averages 30 predictions.
 
-    The paper hands the t x t canvas to its classifier. A purifier keeps the image's shape (the
-    victim owns its input size), so the canvas is resized back to s, bilinearly: a departure.
+    The paper gives the t x t canvas to its classifier. Here this differs: a purifier keeps the image's
+    shape, because the victim owns its input size, so the canvas is resized back to s, bilinearly.
 
     Args:
         ratio: t / s, more than 1; t is rounded up to a whole pixel (331 of 299, 248 of 224, 36 of 32).
-        resize: how the image is enlarged: "nearest" in the released code.
+        resize: interpolation by which the image is enlarged; "nearest" in the released code.
     """
 
     version = 1
@@ -46,14 +46,14 @@ class Randomization(Purifier):
         self.ratio, self.resize = ratio, resize
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Enlarge and pad each image by its own draws, then bring all back to their size."""
+        """Enlarge and pad each image by its own draws, and resize all to their original size."""
         size = images.shape[2:]
         canvas = self.canvas(images, seeds)
         return clipped(F.interpolate(canvas, size=size, mode="bilinear", align_corners=False))
 
     def canvas(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """(N, C, H, W) to the padded images (N, C, T, U), what the paper's classifier sees."""
-        draws = Draws(seeds, torch.device("cpu"))  # they are needed as numbers of Python
+        """Map images (N, C, H, W) to the padded images (N, C, T, U) that the paper's classifier sees."""
+        draws = Draws(seeds, torch.device("cpu"))  # because they are used as Python numbers
         small = torch.tensor(images.shape[2:])
         large = torch.tensor([self._padded(side) for side in images.shape[2:]])
         # One draw enlarges both sides by the same share of what they may grow.

@@ -19,27 +19,28 @@ from purifiers.fitting.trace import Iterate, Newest, Readout, Trace, TracePurifi
 class RIDETrace(Trace):
     """Fits a denoising auto-encoder to the image and moves the image towards its output (Algorithm 2).
 
-    It is no FitTrace, and its gradient is "bpda": the image itself is moved between the blocks of updates, in
-    place, and is the network's input, so the images enter by more than the loss.
+    It is not a FitTrace, and its gradient is "bpda": the image itself is moved in place between the blocks of
+    updates, and is the network's input, so the loss is not the only place where the images enter.
 
-    Four methods by two switches: RIDE as it stands; DAE (Algorithm 1) with alpha 1; I-DIP with denoise
-    off; DIP with both. `iterations` counts the updates between two estimates.
+    Two settings give four methods: RIDE with the defaults, DAE (Algorithm 1) with alpha=1, I-DIP with
+    denoise=false, and DIP with both. `iterations` counts the updates between two estimates.
 
     Args:
-        network: its architecture.
+        network: architecture of the network.
         iterations: K; after every K updates the image is estimated anew.
         sigma: standard deviation of the noise on the network's input and target.
-        alpha: the share of the image that stays when it is estimated anew (Eq. 9); 1 keeps it.
-        batch: n, noisy pairs in one update; their mean is the estimate.
-        denoise: the input is the image with fresh noise; else fixed noise, standard normal as in the
-            released code, with the image as the target (the paper's DIP and I-DIP).
-        noisy_target: the target has noise of its own (Eq. 7); else it is the image.
+        alpha: share of the image that remains when it is estimated anew (Eq. 9); 1 keeps the image.
+        batch: n, the number of noisy pairs in one update; their mean is the estimate.
+        denoise: whether the input is the image with fresh noise. If false, it is fixed noise, standard
+            normal as in the released code, and the image is the target (the paper's DIP and I-DIP).
+        noisy_target: whether the target has noise of its own (Eq. 7). If false, it is the image.
         mask: share of the pixels that the loss leaves out, drawn anew at each update (Fig. 9).
-        lr, weight_decay, amsgrad: Adam's.
+        lr, weight_decay, amsgrad: settings of Adam.
         loss: "mse", or "norm", the L2 norm of the whole difference (the released code).
-        update: which pixels move. "all" by Eq. 9; "median" (the released code): where the difference,
-            summed over channels, is below its median, the estimate is taken as it is, elsewhere Eq. 9.
-        mean, std: of the normalisation, one a channel, in whose space all this happens; none is [0, 1].
+        update: how pixels move. "all": each by Eq. 9. "median" (the released code): pixels whose difference,
+            summed over channels, is below its median become the estimate, and the others move by Eq. 9.
+        mean, std: mean and standard deviation of the normalisation, one for each channel, in whose space
+            the fit runs; None for images in [0, 1].
     """
 
     version = 2
@@ -81,7 +82,7 @@ class RIDETrace(Trace):
                 raise InputError(f"trace.{name}: out of range, got {value}")
 
     def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
-        """The network's outputs along the updates; the K-th, 2K-th and so on are the estimates."""
+        """Call `observe` with the network's outputs; those after K, 2K ... updates are the estimates."""
         channels = images.shape[1]
         mean = images.new_tensor(self.mean or [0.0] * channels).view(-1, 1, 1)
         std = images.new_tensor(self.std or [1.0] * channels).view(-1, 1, 1)
@@ -112,7 +113,7 @@ class RIDETrace(Trace):
             block, before = min(self.iterations, steps - 1 - done), done
 
             def tell(step: int, made: Tensor, before: int = before) -> None:
-                if step or not before:  # the estimate of the last block is seen already
+                if step or not before:  # the estimate of the block before was observed already
                     observe(before + step, made)
 
             fit.run(block, tell)
@@ -149,8 +150,8 @@ class RIDE(TracePurifier):
     """Returns the last estimate of the trace, x_est^(T) of Algorithm 2.
 
     Args:
-        trace: how the networks are fitted.
-        checkpoints: T, how often the image is estimated.
+        trace: the fit of the networks.
+        checkpoints: T, the number of times that the image is estimated.
         returns: "estimate", or "image" for x^(T), which the paper's footnote 1 finds some 15 points worse.
     """
 
@@ -169,7 +170,7 @@ class RIDE(TracePurifier):
         self.returns = returns
 
     def readout(self, targets: Tensor, victim: nn.Module | None) -> Readout:
-        """Keeps the newest estimate, or moves the image towards each (Eq. 9)."""
+        """Return a readout that keeps the newest estimate, or moves the image towards each (Eq. 9)."""
         return _Moved(self.trace, targets) if self.returns == "image" else Newest()
 
 

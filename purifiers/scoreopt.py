@@ -16,25 +16,26 @@ from purifiers.diffusion import to_unit
 from purifiers.fitting.draws import Draws
 from purifiers.purifier import TRIAL_STEPS, Purifier
 
-PLACES = 2**31  # of a uniform draw
-# Of Adam, for the mean error of one image. The authors' code takes the mean over a batch too, where PyTorch's
-# 1e-8 does the same for 100 images. With less, a pixel whose gradient is rounding moves as far as all others.
+PLACES = 2**31  # number of values of a uniform draw
+# Adam's eps for the mean error of one image. The authors' code also takes the mean over a batch, for which
+# PyTorch's 1e-8 does the same with 100 images. With a smaller eps, a pixel whose gradient is only rounding
+# moves as far as all others.
 EPS = 1e-6
 
 
 class ScoreOpt(DenoiserPurifier):
-    """The pixels are optimised until adding noise and denoising gives them back.
+    """Optimises the pixels until adding noise and denoising gives them back.
 
     Each step of Adam draws noise and its level, and lowers the squared error between the denoised image and
-    the image, both of which depend on the pixels. Where the estimate is the true expectation, this raises a
+    the image, both of which depend on the pixels. If the estimate is the true expectation, this raises a
     lower bound of the image's likelihood, which is how Chen et al. derive the same method.
 
     Args:
-        denoiser: the shared one.
-        level: the middle of the noise levels that are drawn, for images in [-1, 1].
-        reach: levels are drawn uniformly, up to so far below and above it.
-        steps: of Adam.
-        lr: its learning rate, for images in [-1, 1].
+        denoiser: the shared denoiser.
+        level: middle of the noise levels that are drawn, for images in [-1, 1].
+        reach: largest distance of a drawn noise level from `level`; levels are drawn uniformly.
+        steps: number of Adam's steps.
+        lr: Adam's learning rate, for images in [-1, 1].
     """
 
     version = 1
@@ -67,14 +68,17 @@ class ScoreOpt(DenoiserPurifier):
                 levels = self.level + self.reach * (2 * place - 1)
                 noise = draws.normal(x.shape[1:]).to(x)
                 error = self.denoised(x + levels * noise, levels.flatten()) - x
-                loss = error.square().flatten(1).mean(1).sum()  # so that each image is optimised by itself
+                loss = error.square().flatten(1).mean(1).sum()  # a sum, so each image is optimised by itself
                 (x.grad,) = torch.autograd.grad(loss, [x])
                 optimiser.step()
         return to_unit(x.detach())
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with one short step: in more or longer ones, Adam enlarges what is rounding in the
-        gradient, so that results differ a little from batch to batch."""
+        """Return a copy with one short step, and how many times longer this one takes.
+
+        In more or longer steps, Adam enlarges rounding errors of the gradient, so that results differ a
+        little from batch to batch.
+        """
         short = copy.copy(self)
         short.steps, short.lr = 1, min(self.lr, 0.01)
         return short, float(self.steps)

@@ -17,24 +17,24 @@ from purifiers.learned import Learned
 from purifiers.training import Training
 from purifiers.wavelet import check_sigma, denoise
 
-PREFIX = "module."  # torch.nn.DataParallel's, in checkpoints that were saved through it
+PREFIX = "module."  # added by torch.nn.DataParallel in checkpoints that were saved through it
 
 
 class SuperResolution(Learned):
-    """Wavelet denoising, x2 super-resolution, and back to the image's size; RGB images of any size.
+    """Denoises RGB images of any size by wavelets, enlarges them by x2 super-resolution, and shrinks them.
 
-    The released code stores the denoised image as a JPEG, and hands the large image to a victim that
-    takes it. By default nothing is compressed here, and the large image is made small again (bicubic, with
+    The released code stores the denoised image as a JPEG, and gives the large image to a victim that
+    takes it. By default nothing is compressed here, and the large image is shrunk again (bicubic, with
     antialiasing) for victims that expect the size they were trained on.
 
     Args:
-        network: RGB in [0, 1] to the same, twice as large.
-        weights: its checkpoint, or how we train it.
-        sigma: of the denoising, see purifiers/wavelet.py; 0 leaves it out. NCIS takes 0.04; the
-            released code has had 0.01 and 0.04.
-        shrink: back to the image's size; without, the victim classifies at double size as in the
-            original.
-        quality: of the JPEG file that the denoised image goes through, as in the released code; None
+        network: module that maps RGB images in [0, 1] to images twice as large.
+        weights: checkpoint of the network, or its training.
+        sigma: standard deviation for the denoising, see purifiers/wavelet.py; 0 leaves it out. NCIS
+            takes 0.04; the released code has had 0.01 and 0.04.
+        shrink: whether the result is shrunk to the image's size. If false, the victim classifies at
+            double size as in the original.
+        quality: quality of the JPEG file that stores the denoised image, as in the released code; None
             compresses nothing. The code leaves it to Matplotlib, whose default was 95 until 2020.
     """
 
@@ -57,18 +57,18 @@ class SuperResolution(Learned):
         self.scale = 1 if shrink else 2
 
     def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
-        """As of every learned purifier; checkpoints of torch.nn.DataParallel too."""
+        """Load and fix the network's weights, also from a checkpoint of torch.nn.DataParallel."""
         return super().load_frozen({name.removeprefix(PREFIX): value for name, value in state.items()})
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean absolute error of images made half as large and enlarged again."""
+        """Return the mean absolute error of images that are halved in size and enlarged again."""
         size = [side // 2 for side in images.shape[2:]]
         small = resized(images, size)
         large = self.network(small)
         return F.l1_loss(large, images[:, :, : large.shape[2], : large.shape[3]])
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Denoise, enlarge, shrink; (N, 3, H, W) to (N, 3, scale H, scale W)."""
+        """Denoise, enlarge and shrink the images; map (N, 3, H, W) to (N, 3, scale H, scale W)."""
         if images.shape[1] != 3:
             raise InputError(f"super-resolution: expected RGB images, got {images.shape[1]} channels")
         small = denoise(images, self.sigma)

@@ -16,8 +16,8 @@ class SurrogateVictim(Wrapper):
     """Another purifier, which is given a classifier of its own instead of the victim.
 
     Args:
-        purifier: one that reads a classifier's outputs and learns nothing itself.
-        victim: that classifier; of the same images, whatever its labels are called.
+        purifier: a purifier that reads a classifier's outputs and has no weights of its own.
+        victim: that classifier. It takes the same images; its labels may differ from the victim's.
     """
 
     version = 1

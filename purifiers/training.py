@@ -20,35 +20,36 @@ AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
 
 class Trainable(Protocol):
-    """What the trainer needs of a purifier."""
+    """The part of a purifier that the trainer uses."""
 
     network: nn.Module
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss of a batch of clean images (N, C, H, W) in [0, 1]; no label is given."""
+        """Return the loss of a batch of clean images (N, C, H, W) in [0, 1]; no label is given."""
         ...
 
 
 class Training:
-    """How a learned purifier is trained; repeatable from its seed on one kind of CPU, and resumable.
+    """The training of a learned purifier. It can be resumed, and its seed gives the same weights again on
+    one kind of CPU.
 
-    Images are read when their batch comes, so a large data set of files needs no memory.
+    Images are read only when their batch is taken, so a large data set of files needs no memory.
 
     Args:
-        dataset: its training split is used, without labels.
-        steps, batch: updates, and images in each, drawn without replacement in every epoch.
+        dataset: data set whose training split is used, without labels.
+        steps, batch: number of updates, and of images in each, drawn without replacement in every epoch.
         lr: Adam's learning rate.
         halve_every: epochs after which the learning rate is halved; None lets it fall to 0 along a cosine.
         crop: side in pixels of the random square that is cut from each image; None takes the whole image.
         flip: mirror half of the images from left to right and, drawn separately, half from top to bottom.
         average: decay of an exponential moving average of the weights, which is what the training returns;
             None returns the last weights.
-        seed: draws initial weights, order, crops, flips and whatever the objective draws.
-        share: of the training images that are used, drawn by the seed (NCIS, supplement, Table 1).
+        seed: seed of the initial weights, the order, the crops, the flips and all that the objective draws.
+        share: share of the training images that are used, drawn by the seed (NCIS, supplement, Table 1).
         gpu: train on the run's device; otherwise on the CPU, one kind of which gives the same weights.
-        threads: of the CPU. Their number changes the order of sums, so it is a setting of the training.
-        shipped: weights that exactly these parameters made; they are used instead of a new training, and
-            ignored where any parameter differs.
+        threads: number of CPU threads. It changes the order of sums, so it is a setting of the training.
+        shipped: weights that exactly these parameters gave. They are used instead of a new training, and
+            ignored if any parameter differs.
     """
 
     version = 1
@@ -92,10 +93,10 @@ class Training:
         checkpoint: Checkpoint | None = None,
         device: torch.device = CPU,
     ) -> dict[str, Tensor]:
-        """Train `purifier.network` from scratch; returns its state, on the CPU.
+        """Train `purifier.network` from scratch, and return its state on the CPU.
 
-        `progress` is told the share of the steps done, after each. Raises InputError where the loss is not
-        finite, or where the batch or the crop is larger than the data.
+        After each step, `progress` is called with the share of the steps that are done. Raises InputError if
+        the loss is not finite, or if the batch or the crop is larger than the data.
         """
         device = device if self.gpu else CPU
         index = self.dataset.index("train")
@@ -140,7 +141,7 @@ class Training:
         return self.lr * 0.5 ** (epoch // self.halve_every)
 
     def _picked(self, epoch: int, place: int, count: int) -> Tensor:
-        """The images of a step: a place in the order of its epoch, so that a resume needs no history."""
+        """Return the images of a step by the order of its epoch, so that resuming needs no history."""
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 2**20 + epoch))
         return order[place * self.batch : (place + 1) * self.batch]
 
@@ -168,7 +169,7 @@ class Training:
         return images
 
     def _averaged(self, network: nn.Module, saved: Mapping[str, Tensor] | None) -> AveragedModel | None:
-        """The average of the weights, as it was when the checkpoint was saved."""
+        """Return the average of the weights as it was when the checkpoint was saved; None without one."""
         if self.average is None:
             return None
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(self.average))

@@ -17,14 +17,13 @@ from purifiers.purifier import Purifier
 
 class Bregman(Purifier):
     """scikit-image's split-Bregman denoising (Goldstein and Osher 2009): the image u of least total
-    variation plus weight / 2 times its squared distance to the input. RIDE, Table 5.
+    variation plus weight / 2 times its squared distance to the input. RIDE uses it in Table 5.
 
     Args:
-        weight: of the distance; smaller is smoother.
-        iterations, eps: when it stops.
-        std: the standard deviations of the normalisation in whose units `weight` and `eps` are, one for
-            each channel. RIDE's weights are in these units (docs/findings.md); without it they are
-            those of images in [0, 1].
+        weight: weight of the distance; a smaller weight gives a smoother image.
+        iterations, eps: largest number of iterations, and tolerance of the stop criterion.
+        std: standard deviations of the normalisation, one for each channel, if `weight` and `eps` are in
+            its units, as RIDE's are (docs/findings.md); None if they are in units of images in [0, 1].
     """
 
     version = 1
@@ -53,11 +52,11 @@ class Bregman(Purifier):
 
 
 class Chambolle(Purifier):
-    """scikit-image's denoising by Chambolle 2004. RIDE, Table 6.
+    """scikit-image's denoising by the method of Chambolle 2004. RIDE uses it in Table 6.
 
     Args:
-        weight: larger is smoother.
-        iterations, eps: when it stops.
+        weight: weight of the total variation; a larger weight gives a smoother image.
+        iterations, eps: largest number of iterations, and tolerance of the stop criterion.
         std: as for `Bregman`.
     """
 
@@ -87,17 +86,17 @@ class Chambolle(Purifier):
 
 
 class TVM(Purifier):
-    """Guo's: a random share of the values is dropped, and the image of least total variation that agrees
-    with the rest is found by split Bregman, all images at once.
+    """The defense of Guo et al.: drops a random share of the values, and finds the image of least total
+    variation that agrees with the rest by split Bregman, for all images at once.
 
-    Minimises TV(u) + weight / 2 * |kept * (u - image)|^2, with the isotropic total variation of all
-    channels together. The inner system is solved by red-black Gauss-Seidel sweeps. The released code drops
-    values, not pixels, and so does this.
+    It minimises TV(u) + weight / 2 * |kept * (u - image)|^2, with the isotropic total variation of all
+    channels together. The inner system is solved by red-black Gauss-Seidel sweeps. As in the released code,
+    values are dropped, not pixels.
 
     Args:
-        drop: share of the values that is dropped.
-        weight: of the distance, 1 / 0.03 in the released code.
-        iterations, sweeps: of Bregman, and of Gauss-Seidel in each.
+        drop: share of the values that are dropped.
+        weight: weight of the distance; 1 / 0.03 in the released code.
+        iterations, sweeps: number of Bregman iterations, and of Gauss-Seidel sweeps in each.
     """
 
     version = 1
@@ -120,8 +119,8 @@ class TVM(Purifier):
 
 
 def inpaint(images: Tensor, kept: Tensor, *, weight: float, iterations: int, sweeps: int) -> Tensor:
-    """Split Bregman with isotropic total variation; `kept` marks the values that count."""
-    penalty = 2 * weight  # of the split, as scikit-image has it
+    """Run split Bregman with isotropic total variation; `kept` marks the values that count."""
+    penalty = 2 * weight  # weight of the split, as in scikit-image
     pull = weight * kept.to(images.dtype)
     u = images.clone()
     right, down, b_right, b_down = (torch.zeros_like(images) for _ in range(4))
@@ -175,20 +174,20 @@ def each(
     *,
     std: tuple[float, ...] | None = None,
 ) -> Tensor:
-    """A NumPy function of (H, W, C) images, applied to every image divided by `std`.
+    """Apply a NumPy function of (H, W, C) images to every image divided by `std`.
 
-    Total variation does not depend on the mean of a normalisation, so that is not subtracted.
+    Total variation does not depend on the mean of a normalisation, so the mean is not subtracted.
     """
     if std is not None and len(std) != images.shape[1]:
         raise InputError(f"purifier.std: expected one for each of {images.shape[1]} channels, got {len(std)}")
     scale = 1.0 if std is None else np.array(std)
-    given = images.permute(0, 2, 3, 1).cpu().double().numpy() / scale
-    made = [denoise(image) * scale for image in given]
-    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).clamp(0, 1).to(images)
+    arrays = images.permute(0, 2, 3, 1).cpu().double().numpy() / scale
+    denoised = [denoise(image) * scale for image in arrays]
+    return torch.from_numpy(np.stack(denoised)).permute(0, 3, 1, 2).clamp(0, 1).to(images)
 
 
 def units(std: Sequence[float] | None) -> tuple[float, ...] | None:
-    """The standard deviations, if there are any; raises InputError unless all are above 0."""
+    """Return the standard deviations, or None; raise InputError unless all are above 0."""
     return None if std is None else tuple(positive("std", value) for value in std)
 
 

@@ -16,14 +16,14 @@ from purifiers.purifier import Purifier
 
 
 class TVMArt(Purifier):
-    """A random share of the values is kept; a few L-BFGS-B steps lead from the image to one that is
-    near the kept values and has small differences between rows and between columns. Channel by
-    channel, an image at a time on the CPU: the toolbox's own code. NCIS, Table 1.
+    """Keeps a random share of the values, and takes a few L-BFGS-B steps from the image to one that is
+    near the kept values and has small differences between rows and between columns. The toolbox's own
+    code does so for one image at a time on the CPU, channel by channel. NCIS uses it in Table 1.
 
     Args:
-        kept: share of the values that count (its `prob`).
-        weight: of the differences (its `lamb`).
-        iterations: of L-BFGS-B.
+        kept: share of the values that count (the toolbox's `prob`).
+        weight: weight of the differences (the toolbox's `lamb`).
+        iterations: number of L-BFGS-B's iterations.
     """
 
     version = 1
@@ -41,8 +41,8 @@ class TVMArt(Purifier):
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         """Return the smoothed images (N, C, H, W)."""
-        made = []
+        smoothed = []
         for image, seed in zip(images.permute(0, 2, 3, 1).cpu().numpy(), seeds, strict=True):
             with numpy_seeded(seed):
-                made.append(self.minimise(image[None])[0])
-        return torch.from_numpy(np.concatenate(made)).permute(0, 3, 1, 2).to(images)
+                smoothed.append(self.minimise(image[None])[0])
+        return torch.from_numpy(np.concatenate(smoothed)).permute(0, 3, 1, 2).to(images)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def gradient_of(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The gradient of a scalar loss at these images, also where gradients are switched off."""
+    """Return the gradient of a scalar loss at these images, even if gradients are switched off."""
     with torch.enable_grad():
-        asked = images.detach().clone().requires_grad_()
-        return torch.autograd.grad(loss(asked), asked)[0]
+        leaf = images.detach().clone().requires_grad_()
+        return torch.autograd.grad(loss(leaf), leaf)[0]

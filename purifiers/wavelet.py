@@ -1,8 +1,8 @@
 """Wavelet denoising with BayesShrink: Chang et al. 2000, Adaptive Wavelet Thresholding for Image
 Denoising and Compression. https://doi.org/10.1109/83.862633
 
-The thresholds are scikit-image's: soft, Haar wavelet, RGB in YCbCr. Pixel deflection and the
-super-resolution defense end or begin with it.
+This is scikit-image's denoising with soft thresholds and the Haar wavelet; RGB images are converted to
+YCbCr. Pixel deflection ends with it, and the super-resolution defense begins with it.
 """
 
 import math
@@ -21,7 +21,7 @@ class Wavelet(Purifier):
     """Denoises grey or RGB images of any size by wavelets.
 
     Args:
-        sigma: assumed standard deviation of the noise, of values in [0, 1]; 0 changes nothing.
+        sigma: assumed standard deviation of the noise, for values in [0, 1]; 0 changes nothing.
     """
 
     version = 1
@@ -42,11 +42,12 @@ def check_sigma(sigma: float) -> None:
 
 
 def denoise(images: Tensor, sigma: float) -> Tensor:
-    """(N, C, H, W) in [0, 1], C 1 or 3, to the same, clipped to [0, 1], without a gradient.
+    """Return denoised images (N, C, H, W), clipped to [0, 1] and without a gradient; C is 1 or 3.
 
-    scikit-image before 0.16 (2019), which the defenses' own code will have used, stretched each channel
-    of YCbCr to [0, 1] and took sigma for the stretched channel. Since then, and so here, sigma is of the
-    image itself.
+    scikit-image before 0.16 (2019), which the defenses' own code probably used, stretched each channel
+    of YCbCr to [0, 1] and took sigma for the stretched channel. Since then, and so here, sigma refers to
+    the image itself.
+
     Raises InputError for any other number of channels.
     """
     channels = images.shape[1]
@@ -55,8 +56,8 @@ def denoise(images: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return images.detach().clone()
     pixels = images.detach().cpu().permute(0, 2, 3, 1).double().numpy()
-    result = [_one(image if channels == 3 else image[..., 0], sigma) for image in pixels]
-    stacked = np.stack(result).reshape(pixels.shape).clip(0, 1)
+    denoised = [_one(image if channels == 3 else image[..., 0], sigma) for image in pixels]
+    stacked = np.stack(denoised).reshape(pixels.shape).clip(0, 1)
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).to(images).contiguous()
 
 

@@ -12,7 +12,7 @@ TRAITS = ("stochastic", "gradient", "uses_victim", "batch_coupled", "per_image_o
 
 
 class Wrapper(Purifier):
-    """A purifier around another one, whose traits and weights it takes.
+    """A purifier around another one, whose traits and weights it takes over.
 
     A subclass calls this constructor first, and then sets the traits in which it differs.
 
@@ -24,7 +24,7 @@ class Wrapper(Purifier):
         self.purifier = purifier
         for trait in TRAITS:
             setattr(self, trait, getattr(purifier, trait))
-        if self.gradient == "unrolled":  # the steps that are unrolled are those of a trace of its own
+        if self.gradient == "unrolled":  # only a purifier with a trace of its own can be unrolled
             self.gradient = "bpda"
 
     @property
@@ -38,7 +38,7 @@ class Wrapper(Purifier):
         return self
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """A copy around a cheap copy of the purifier inside, and how many times longer this one takes."""
+        """Return a copy around a cheap copy of the purifier inside, and how much longer this one takes."""
         short, factor = self.purifier.shortened(steps=steps)
         copied = copy.copy(self)
         copied.purifier = short

@@ -20,19 +20,20 @@ LATE = 2  # stages of the victim whose features are projected
 
 
 class ZeroPur(Purifier):
-    """The image is moved to where the victim's features are those of its blurred version.
+    """Moves the image to where the victim's features are those of its blurred version.
 
-    The guided shift moves the image by signed steps with momentum, so that its late features point the way
-    of those of the blurred image. The projection starts from the image again, and follows the change that
-    the shift made in the last two stages, while its distance from the image stays small in all stages.
+    The guided shift moves the image by signed steps with momentum, so that its late features point in the
+    direction of those of the blurred image. The projection starts from the image again, and follows the
+    change that the shift made in the last two stages, while its distance from the image stays small in all
+    stages.
 
-    The victim's stages are found by what its modules return: see `stages`. The code of the authors does not
-    contain the blur, so it is one pass of the Gaussian kernel of `gs` here. Their gradient takes the momentum
-    of the images of a batch together in places; here each image is moved by itself.
+    The victim's stages are found from what its modules return: see `stages`. The code of the authors does not
+    contain the blur, so it is one pass of the Gaussian kernel of `gs` here. In places their code takes the
+    momentum over all images of a batch; here each image is moved by itself.
 
     Args:
-        eps: radius of the ball around the image, in the largest change of a value.
-        shift_steps, projection_steps: how many, each of eps divided by their number.
+        eps: largest change of a value.
+        shift_steps, projection_steps: number of steps in each part; a step is eps divided by that number.
         projection: weight of the change that is followed.
         likeness: weight of the distance.
         kernel: side of the Gaussian kernel in pixels.
@@ -62,8 +63,11 @@ class ZeroPur(Purifier):
         self.kernel = gaussian(kernel, name="purifier.kernel")
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with one step in each part: over many, signs of gradients that are rounding add up, and
-        a few values differ from batch to batch."""
+        """Return a copy with one step in each part, and how many times longer this one takes.
+
+        Over many steps, the signs of gradients that are only rounding add up, so that a few values differ
+        from batch to batch.
+        """
         short = copy.copy(self)
         short.shift_steps = short.projection_steps = 1
         return short, (self.shift_steps + self.projection_steps) / 2
@@ -111,10 +115,10 @@ class ZeroPur(Purifier):
 
 
 def stages(victim: nn.Module, images: Tensor) -> list[Tensor]:
-    """The last features of each shape that the victim's modules return, from the first stage to the last.
+    """Return the last features of each shape that the victim's modules return, from first to last stage.
 
-    Features have several places, such as (N, C, H, W) with H x W > 1, or the tokens of a transformer. A
-    victim without any has its logits for its only stage.
+    Features have several places, such as (N, C, H, W) with H x W > 1, or the tokens of a transformer. If a
+    victim has none, its logits are its only stage.
     """
     seen: dict[torch.Size, Tensor] = {}
 
@@ -139,7 +143,7 @@ def _embedding(victim: nn.Module, images: Tensor) -> Tensor:
 
 
 def _distance(features: Tensor, others: Tensor) -> Tensor:
-    """The distance of LPIPS (Zhang et al. 2018, https://arxiv.org/abs/1801.03924) in one stage, summed over
-    the images: of features that have length 1 at each place."""
+    """Return the distance of LPIPS (Zhang et al. 2018, https://arxiv.org/abs/1801.03924) in one stage, summed
+    over the images. Features are scaled to length 1 at each place."""
     apart = F.normalize(features, dim=1, eps=1e-8) - F.normalize(others, dim=1, eps=1e-8)
     return apart.square().sum(1).flatten(1).mean(1).sum() if apart.ndim > 2 else apart.square().sum()

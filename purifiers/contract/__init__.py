@@ -1,1 +1,1 @@
-"""What every purifier must hold, and the checks of it."""
+"""The contract that every purifier must keep, and its checks."""

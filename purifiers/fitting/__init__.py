@@ -1,1 +1,1 @@
-"""The fitting of one small network to each image, many images at a time."""
+"""Fits one small network to each image, for many images at a time."""

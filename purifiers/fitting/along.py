@@ -1,4 +1,4 @@
-"""The reconstructions along a fit, beside its result."""
+"""Returns reconstructions along a fit together with its result."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,15 +19,15 @@ def reconstructions(
     of: Literal["iterates", "crossings"],
     points: int,
 ) -> tuple[Tensor, Tensor]:
-    """The purifier's result (N, C, H, W), and reconstructions (points, N, C, H, W) of the same run.
+    """Return the purifier's result (N, C, H, W), and reconstructions (points, N, C, H, W) of the same run.
 
     Args:
-        images: (N, C, H, W) in [0, 1].
-        seeds: one per image.
-        victim: for purifiers that use it.
+        images: images (N, C, H, W) in [0, 1].
+        seeds: one seed for each image.
+        victim: the victim, for purifiers that use it.
         of: "iterates" at equal intervals up to the last, or the last "crossings" of a purifier that finds
-            images on decision boundaries. An image with fewer of them has its result in the free places.
-        points: at most as many as the trace has steps.
+            images on decision boundaries. An image with fewer crossings has its result in the free places.
+        points: number of reconstructions, at most the number of steps of the trace.
     """
     readout = purifier.readout(images, victim if purifier.uses_victim else None)
     last = purifier.steps - 1

@@ -3,8 +3,8 @@
 B networks are stacked along the channels of a single (n, B*C, H, W) tensor. Convolution with B
 groups is then exactly B convolutions; BatchNorm over a batch of one normalises each image by
 itself; Adam is elementwise; the loss is the sum of the images' own losses. An image's optimisation
-is therefore what it would be alone, up to rounding. On a CPU even the rounding is the same wherever the
-channels fill whole vector registers (tested), so batches are filled up to a multiple of FILL.
+is therefore what it would be alone, up to rounding. On a CPU even the rounding is the same if the
+channels fill whole vector registers (tested), so batches are padded to a multiple of FILL.
 """
 
 import functools
@@ -19,20 +19,20 @@ from purifiers.fitting.draws import Draws
 from purifiers.fitting.stack import STACKS, Stack
 
 Parameters = Mapping[str, Tensor]
-Observer = Callable[[int, Tensor], None]  # is told a step and the reconstructions before its update
+Observer = Callable[[int, Tensor], None]  # called with a step and the reconstructions before its update
 
-# The kernels of a CPU take other paths for channels that are left over. Adam turns a gradient that is
-# only rounding into a full step, so that after some steps such a difference can be seen.
+# CPU kernels take other code paths for channels that do not fill a vector register. Adam turns a gradient
+# that is only rounding into a full step, so that such a difference becomes visible after some steps.
 FILL = 8
-WARM_UP = 3  # steps before a CUDA graph is captured, in which libraries choose and allocate
+WARM_UP = 3  # steps before a CUDA graph is captured, in which libraries choose algorithms and allocate memory
 
 
 @runtime_checkable
 class Architecture(Protocol):
-    """A network by its parameters: how to draw them for one image, and how to run B of them."""
+    """An architecture, which draws the parameters of one image's network and runs B such networks."""
 
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """One image's parameters, drawn on the CPU; convolution weights are (out, in, k, k).
+        """Return one image's parameters, drawn on the CPU; convolution weights are (out, in, k, k).
 
         Raises InputError for images (C, H, W) that the network cannot take.
         """
@@ -47,8 +47,8 @@ class Networks:
     """One network for each image (B, C, H, W), initialised from the image's own seed.
 
     Attributes:
-        images: filled up with copies of the last to whole vector registers.
-        asked: how many of them were given.
+        images: the images, padded with copies of the last one to whole vector registers.
+        asked: number of given images.
         stack: the layers, and the images' random numbers.
     """
 
@@ -62,7 +62,7 @@ class Networks:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         drawn = [architecture.initialise(tuple(images.shape[1:]), g) for g in self.generators]
         self.parameters = {
-            name: leaf(self.stack.laid_out(torch.cat([one[name] for one in drawn]).to(images)))
+            name: leaf(self.stack.laid_out(torch.cat([parameters[name] for parameters in drawn]).to(images)))
             for name in drawn[0]
         }
 
@@ -71,11 +71,11 @@ class Networks:
         return self.architecture(self.parameters, inputs, self.stack)
 
     def drawn_once(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        """(1, B*C, H, W): for each image what `draw` makes (C, H, W) of its generator."""
+        """Return the stacked (1, B*C, H, W) results (C, H, W) of `draw` for each image's generator."""
         return self.stack.beside(torch.stack([draw(g) for g in self.generators]).to(self.images))
 
     def normal(self, like: Tensor, n: int = 1) -> Tensor:
-        """(n, B*C, H, W) standard normal numbers, new at each call, for stacked images (_, B*C, H, W)."""
+        """Return new (n, B*C, H, W) standard normal numbers for stacked images (_, B*C, H, W)."""
         _, channels, height, width = like.shape
         drawn = self.stack.draws.normal((n, channels // len(self.images), height, width))
         return self.stack.beside(drawn.to(like.dtype))
@@ -83,7 +83,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Adam:
-    """Kingma and Ba 2014, https://arxiv.org/abs/1412.6980; `weight_decay` is added to the gradient."""
+    """Adam: Kingma and Ba 2014, https://arxiv.org/abs/1412.6980. The decay is added to the gradient."""
 
     lr: float
     weight_decay: float = 0.0
@@ -112,10 +112,10 @@ class Fit:
     """An optimisation of networks that can be run in parts; on CUDA its step is one captured graph.
 
     Args:
-        networks: what is fitted.
-        loss: makes one step's images (B, C, H, W) and losses (B,) from tensors that stay where they
-            are: on CUDA it is recorded once and replayed.
-        optimiser: updates the networks' parameters.
+        networks: the networks that are fitted.
+        loss: function that computes one step's images (B, C, H, W) and losses (B,). Its tensors must keep
+            their addresses, since on CUDA it is recorded once and replayed.
+        optimiser: optimiser of the networks' parameters.
     """
 
     def __init__(
@@ -130,8 +130,11 @@ class Fit:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def run(self, steps: int, observe: Observer = lambda step, images: None) -> None:
-        """Take `steps` steps. `observe` is called after each with its number in this run, from 0, and the
-        images that its loss was taken of, before the update: (asked, C, H, W), detached."""
+        """Take `steps` steps, and call `observe` after each.
+
+        Its arguments are the step's number in this run, from 0, and the detached images (asked, C, H, W) of
+        the step's loss, which are those before the update.
+        """
         for step in range(steps):
             images = self._replay() if self._is_captured else self._step()
             observe(step, images[: self.networks.asked])
@@ -152,8 +155,8 @@ class Fit:
         self.taken += 1
         aside = _side_stream(self.networks.images.device)
         if self.taken <= WARM_UP:
-            # What is allocated aside is used again aside only, after all that the current stream had to do
-            # with it: so every step begins and ends with a wait.
+            # Memory that is allocated on the side stream is reused only on that stream, and only after the
+            # current stream has finished with it, so every step begins and ends with a wait.
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 images = self._step()
@@ -170,11 +173,14 @@ class Fit:
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream on which steps are warmed up and captured. The memory that a stream has freed can only
-    be used again on that stream, so that many streams would hold many times the memory."""
+    """Return the single stream on which steps are warmed up and captured.
+
+    Memory that a stream has freed can only be reused on that stream, so that many streams would hold many
+    times the memory.
+    """
     return torch.cuda.Stream(device)
 
 
 def leaf(x: Tensor) -> Tensor:
-    """Return a tensor that is learnt, in its own memory layout."""
+    """Return the detached tensor with `requires_grad`, in its own memory layout."""
     return x.detach().requires_grad_()

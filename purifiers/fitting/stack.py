@@ -1,4 +1,4 @@
-"""The layers of many small networks that lie side by side along the channels of one tensor.
+"""The layers of many small networks that are stacked along the channels of one tensor.
 
 There are two ways to compute them. `Stack` uses grouped convolutions, which are fast on a CPU. `ProductStack`
 uses batched matrix products, which arithmetic predicts to be faster on a GPU (docs/gpu.md). Their results are
@@ -18,11 +18,11 @@ from purifiers.fitting.draws import Draws
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers of `size` independent networks that lie side by side along the channels.
+    """Layers of `size` independent networks that are stacked along the channels.
 
     Attributes:
-        convolution: the name of this way to convolve, for records.
-        layout: the memory format of images and of the weights of convolutions.
+        convolution: name of this method of convolution, for records.
+        layout: memory format of images and of the weights of convolutions.
     """
 
     convolution: ClassVar[str] = "grouped"
@@ -34,12 +34,12 @@ class Stack:
     def conv(
         self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: str
     ) -> Tensor:
-        """Convolution that keeps the size (divided by the stride), for odd and even kernels.
+        """Apply a convolution that keeps the size (divided by the stride), for odd and even kernels.
 
-        `padding` is F.pad's mode. An even kernel takes its extra row and column at the far end.
+        `padding` is the mode of F.pad. An even kernel has its extra row and column at the far end.
         """
         k = weight.shape[-1]
-        if padding == "constant" and k % 2:  # zeros: the convolution's own
+        if padding == "constant" and k % 2:  # the convolution itself pads with zeros
             return F.conv2d(x, weight, bias, stride=stride, padding=k // 2, groups=self.size)
         if k > 1:
             near, far = (k - 1) // 2, k // 2
@@ -47,12 +47,13 @@ class Stack:
         return F.conv2d(x, weight, bias, stride=stride, groups=self.size)
 
     def conv_blocks(self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int) -> Tensor:
-        """`conv` of an odd kernel on zero padding, as one of stride 1 over blocks of stride x stride pixels.
+        """Apply `conv` of an odd kernel with zero padding as one of stride 1 over blocks of stride x stride.
 
-        Equal up to rounding. On a CPU the gradient to x takes less than half the time (docs/performance.md).
+        The results are equal up to rounding. On a CPU the gradient with respect to x takes less than half
+        the time (docs/performance.md).
         """
         k = weight.shape[-1]
-        whole = -(-k // stride) * stride  # the kernel, filled up with zeros to whole blocks
+        whole = -(-k // stride) * stride  # side of the kernel, padded with zeros to whole blocks
         weight = F.pad(weight, (0, whole - k, 0, whole - k))
         near = k // 2
         down, right = ((-(-side // stride) - 1) * stride + whole - side - near for side in x.shape[2:])
@@ -63,7 +64,7 @@ class Stack:
     def conv_back(
         self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, size: Sequence[int]
     ) -> Tensor:
-        """Transposed convolution on zero padding to images of `size`; weights are (in, out, k, k)."""
+        """Apply a transposed convolution with zero padding, to images of `size`; weights (in, out, k, k)."""
         k = weight.shape[-1]
         beyond = [side - 1 - stride * (small - 1) for side, small in zip(size, x.shape[2:], strict=True)]
         return F.conv_transpose2d(
@@ -84,13 +85,13 @@ class Stack:
         return torch.cat(last, 4).flatten(3).permute(0, 3, 1, 2)
 
     def dropout(self, x: Tensor, share: float) -> Tensor:
-        """Set a random share of the values to zero and enlarge the others; active at all times."""
+        """Set a random share of the values to zero and enlarge the others, in training and evaluation."""
         n, _, height, width = x.shape
         kept = self.draws.chosen(1 - share, (n, height, width, x.shape[1] // self.size))
         return x * self.beside(kept.permute(0, 1, 4, 2, 3)).to(x.dtype).div_(1 - share)
 
     def beside(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), or (B, n, C, H, W), to (n, B*C, H, W): the networks' images side by side."""
+        """Stack the networks' images (B, C, H, W) or (B, n, C, H, W) to (n, B*C, H, W)."""
         images = images if images.ndim == 5 else images.unsqueeze(1)
         return self.laid_out(images.transpose(0, 1).flatten(1, 2))
 
@@ -99,17 +100,17 @@ class Stack:
         return x.unflatten(1, (self.size, -1)).transpose(0, 1)
 
     def laid_out(self, x: Tensor) -> Tensor:
-        """Images or weights in the stack's memory format; other tensors are contiguous."""
+        """Return images or weights in the stack's memory format, and other tensors contiguous."""
         return x.contiguous(memory_format=self.layout if x.ndim == 4 else torch.contiguous_format)
 
 
 @dataclass(frozen=True)
 class ProductStack(Stack):
-    """The same layers with each convolution as one batched matrix product: the windows of the padded input
-    are copied side by side, and each network's weights are multiplied with its own.
+    """The same layers, where each convolution is one batched matrix product of each network's weights with
+    copies of the windows of its padded input.
 
-    Images have their channels first. No gradient needs atomic additions, which on a GPU add up in an order
-    that differs from call to call; PyTorch's own padding and bilinear enlargement do.
+    Images have their channels first. No gradient needs atomic additions, whose order on a GPU differs from
+    call to call; those of PyTorch's own padding and bilinear enlargement do.
     """
 
     convolution: ClassVar[str] = "products"
@@ -127,12 +128,12 @@ class ProductStack(Stack):
         height, width = windows.shape[3:5]  # of (n, B, C, height, width, k, k), which is a view
         columns = windows.permute(1, 2, 5, 6, 0, 3, 4).reshape(self.size, -1, n * height * width)
         rows = weight.reshape(self.size, -1, columns.shape[1])
-        made = torch.bmm(rows, columns).view(self.size, -1, n, height, width)
-        made = made.permute(2, 0, 1, 3, 4).reshape(n, -1, height, width)
-        return made if bias is None else made + bias.view(-1, 1, 1)
+        product = torch.bmm(rows, columns).view(self.size, -1, n, height, width)
+        product = product.permute(2, 0, 1, 3, 4).reshape(n, -1, height, width)
+        return product if bias is None else product + bias.view(-1, 1, 1)
 
     def conv_blocks(self, x: Tensor, weight: Tensor, bias: Tensor, *, stride: int) -> Tensor:
-        """See `Stack.conv_blocks`; a product has no use for blocks."""
+        """See `Stack.conv_blocks`; blocks do not help a matrix product."""
         return self.conv(x, weight, bias, stride=stride, padding="constant")
 
     def conv_back(
@@ -143,11 +144,11 @@ class ProductStack(Stack):
         columns = weight.unflatten(0, (self.size, -1)).flatten(2).mT @ x.unflatten(
             1, (self.size, -1)
         ).flatten(3)
-        made = F.fold(columns.flatten(0, 1), tuple(size), k, padding=k // 2, stride=stride)
-        return made.view(n, -1, *size) + bias.view(-1, 1, 1)
+        folded = F.fold(columns.flatten(0, 1), tuple(size), k, padding=k // 2, stride=stride)
+        return folded.view(n, -1, *size) + bias.view(-1, 1, 1)
 
     def doubled(self, x: Tensor) -> Tensor:
-        """Bilinear enlargement to twice the height and width, one dimension at a time."""
+        """Enlarge bilinearly to twice the height and width, one dimension at a time."""
         for dim in (2, 3):
             near, far = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
             before = torch.cat([near, x.narrow(dim, 0, x.shape[dim] - 1)], dim)
@@ -164,12 +165,12 @@ STACKS: dict[str, type[Stack]] = {"cpu": Stack, "cuda": ProductStack}  # by the 
 
 
 def padded(x: Tensor, near: int, far: int, mode: str) -> Tensor:
-    """Images (N, C, H, W) with borders of `near` and `far` pixels; the mode is "reflect" or "replicate"."""
+    """Pad images (N, C, H, W) by `near` and `far` pixels; the mode is "reflect" or "replicate"."""
     return _Padding.apply(x, near, far, mode)
 
 
 class _Padding(torch.autograd.Function):
-    """F.pad, whose own gradient on CUDA is summed in an order that differs from call to call."""
+    """F.pad with a gradient that sums in a fixed order; on CUDA, the order of F.pad's own gradient varies."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, near: int, far: int, mode: str) -> Tensor:
@@ -179,7 +180,7 @@ class _Padding(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient of each border is added to that of the pixels which it repeats."""
+        """Add the gradient of each border to that of the pixels which it repeats."""
         near, far = ctx.near, ctx.far
         for dim in (3, 2):
             size = gradient.shape[dim] - near - far

@@ -1,4 +1,4 @@
-"""A trace: the reconstructions along one optimisation, streamed to all that read from it."""
+"""A trace: the reconstructions along one optimisation, streamed to all readouts that use them."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -18,10 +18,10 @@ from purifiers.purifier import TRIAL_STEPS, Purifier
 
 @dataclass(frozen=True)
 class Iterate:
-    """The reconstructions (B, C, H, W) after `step` updates, and what readouts ask of them.
+    """The reconstructions (B, C, H, W) after `step` updates, and values that readouts need.
 
-    What is computed for one readout is there for the others. Readouts take their decisions by these values,
-    so none of them has a gradient.
+    A value that is computed for one readout is kept for the others. Readouts only base decisions on these
+    values, so none of them has a gradient.
     """
 
     step: int
@@ -32,10 +32,10 @@ class Iterate:
     @cached_property
     @torch.no_grad()
     def psnr(self) -> Tensor:
-        """(B,) peak signal-to-noise ratio to the target in dB, over the worst 32x32 tile.
+        """The (B,) peak signal-to-noise ratios to the target in dB, over the worst 32x32 tile.
 
-        DIPDefend's criterion; an image of at most 32x32 is one tile, and a remainder that fills no
-        tile counts as a tile.
+        This is DIPDefend's criterion. An image of at most 32x32 pixels is one tile, and a remainder
+        that does not fill a tile counts as a tile.
         """
         squared = (self.images - self.targets).square().mean(1, keepdim=True)
         tiles = nn.functional.avg_pool2d(
@@ -47,35 +47,36 @@ class Iterate:
     @cached_property
     @torch.no_grad()
     def ssim(self) -> Tensor:
-        """Return the (B,) structural similarity to the target."""
+        """The (B,) structural similarities to the target."""
         return ssim(self.images, self.targets)
 
     @cached_property
     @torch.no_grad()
     def labels(self) -> Tensor:
-        """Return the (B,) decisions of the victim."""
+        """The (B,) decisions of the victim."""
         return self.victim(self.images).argmax(1)
 
 
 class Readout(Protocol):
-    """Watches a trace of many images and gives one result for each."""
+    """A reader of a trace of many images, which returns one result for each image."""
 
     def see(self, iterate: Iterate) -> None:
-        """Called for each step in turn, from 0, before its update."""
+        """Read the reconstructions of a step; called for each step in turn, from 0, before its update."""
         ...
 
     def result(self) -> Tensor:
-        """Return the result (B, C, H, W) after the trace has ended."""
+        """Return the results (B, C, H, W) after the trace has ended."""
         ...
 
 
 class TracePurifier(Purifier):
-    """A purifier that reads its result off the first `steps` reconstructions of a trace.
+    """A purifier that computes its result from the first `steps` reconstructions of a trace.
 
     Attributes:
-        reads_last: the result is the last reconstruction, so that a gradient through the last steps of the
-            trace needs nothing of the steps before them.
-        crosses: its readout finds images on the victim's decision boundary, and has them as `boundary`.
+        reads_last: whether the result is the last reconstruction, so that a gradient through the last steps
+            of the trace does not need the steps before them.
+        crosses: whether the readout finds images on the victim's decision boundary, and returns them by
+            its method `boundary`.
     """
 
     stochastic = True
@@ -98,11 +99,14 @@ class TracePurifier(Purifier):
         return self.trace.run([self], images, seeds, victim)[0]
 
     def shared_run(self) -> "Trace":
-        """The optimisation; the longest of those who share it sets its length."""
+        """Return the optimisation. The purifier with the most steps sets its length."""
         return self.trace
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """The same with few iterations; reading them off costs little beside them."""
+        """Return a copy with few iterations, and how many times longer this one takes.
+
+        The readout costs little in comparison with the iterations.
+        """
         short = copy.copy(self)
         short.steps = min(self.steps, steps)
         return short, self.steps / short.steps
@@ -123,16 +127,17 @@ class Newest:
 
 
 class Trace(ABC):
-    """An optimisation that makes reconstructions; a frozen dataclass of its settings.
+    """An optimisation that makes reconstructions. A subclass is a frozen dataclass of its settings.
 
-    Two purifiers of equal traces share one run.
+    Purifiers with equal traces share one run.
     """
 
     version: ClassVar[int] = 2  # raised when the engine, a network or a readout's input changes results
 
     @abstractmethod
     def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
-        """Call `observe` with 0 to steps - 1 and the reconstructions (B, C, H, W) after as many updates."""
+        """Call `observe` with each number from 0 to steps - 1, and the reconstructions (B, C, H, W) after
+        that many updates."""
 
     def run(
         self,
@@ -141,7 +146,7 @@ class Trace(ABC):
         seeds: Sequence[int],
         victim: nn.Module | None,
     ) -> list[Tensor]:
-        """One optimisation; each purifier sees its own number of steps of it."""
+        """Run one optimisation, and return each purifier's result from its own number of steps."""
         readouts = [p.readout(images, victim if p.uses_victim else None) for p in purifiers]
 
         def observe(step: int, reconstructions: Tensor) -> None:
@@ -155,15 +160,15 @@ class Trace(ABC):
 
 
 class FitTrace(Trace):
-    """A trace that is a single fit, whose steps see the images only through their loss.
+    """A trace that is a single fit, whose steps depend on the images only through their loss.
 
     Such a trace can be differentiated through its steps (purifiers/fitting/unrolled.py).
     """
 
     @abstractmethod
     def fit(self, images: Tensor, seeds: Sequence[int]) -> Fit:
-        """The fit, before its first step; its networks' parameters are all that it learns."""
+        """Return the fit before its first step. It learns only its networks' parameters."""
 
     def stream(self, images: Tensor, seeds: Sequence[int], steps: int, observe: Observer) -> None:
-        """Yield the reconstructions of the fit before each of its updates."""
+        """Call `observe` with the reconstructions of the fit before each of its updates."""
         self.fit(images, seeds).run(steps, observe)

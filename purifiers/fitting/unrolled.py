@@ -2,11 +2,10 @@
 https://proceedings.mlr.press/v22/domke12.html; Maclaurin et al. 2015, https://arxiv.org/abs/1502.03492), with
 checkpoints (Griewank 1992, https://doi.org/10.1080/10556789208805505).
 
-A fit takes its parameters from step to step. Each step sees the images through its loss, so every step passes
-a part of the gradient to them, and the rest to the parameters before it. The parameters, Adam's moments and
-the count of random numbers are kept at regular intervals, which grow with the square root of m. From there
-the backward pass computes a segment of steps anew, with the graph of each step, and differentiates it from
-its last step to its first.
+Each step of a fit depends on the images through its loss, so it passes a part of the gradient to them, and
+the rest to the parameters before it. The parameters, Adam's moments and the count of random numbers are saved
+at regular intervals, which grow with the square root of m. From each checkpoint the backward pass computes a
+segment of steps again, with the graph of each step, and differentiates it from its last step to its first.
 """
 
 import math
@@ -26,19 +25,19 @@ from purifiers.fitting.trace import FitTrace, Iterate, TracePurifier
 from purifiers.purifier import PurifierError, checked
 
 GIB = 2**30
-GRAPH = 4  # so many times as large as a checkpoint is the graph of a step: 4.7 for DDIP's CIFAR-10 network
+GRAPH = 4  # size of a step's graph in checkpoints; it is 4.7 for DDIP's CIFAR-10 network
 MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
 class Unrolling:
-    """Which part of a fit is differentiated.
+    """The part of a fit that is differentiated.
 
     Args:
-        steps: m, the last steps before each reconstruction; None for all of them. A purifier that reads
-            several reconstructions of a trace has the trace cut into blocks of m steps, counted from its
-            end, and no gradient passes from a block to the one before it.
-        second_moment: "detached" takes Adam's second moment, by which each step is scaled, for a constant.
+        steps: m, the number of last steps before each reconstruction; None for all of them. If a purifier
+            reads several reconstructions, its trace is cut into blocks of m steps, counted from its end,
+            and no gradient passes from a block to the one before it.
+        second_moment: "detached" treats Adam's second moment, by which each step is scaled, as a constant.
         memory: GiB that the backward pass may take; None for all that is free when it begins.
     """
 
@@ -76,15 +75,15 @@ def unrolled(
     unrolling: Unrolling,
     tell: Callable[[Diagnosis], None] = lambda diagnosis: None,
 ) -> Tensor:
-    """The purifier's result, to the bit, whose gradient with respect to `images` is that through its steps.
+    """Return the purifier's exact result, with the gradient through its steps with respect to `images`.
 
-    The gradient is taken once. A trace that is shorter than `unrolling.steps` is unrolled whole.
+    The gradient can be taken once. A trace that is shorter than `unrolling.steps` is unrolled completely.
 
     Args:
-        images: (N, C, H, W) in [0, 1].
-        seeds: one per image.
-        victim: for purifiers that use it.
-        tell: called in the backward pass.
+        images: images (N, C, H, W) in [0, 1].
+        seeds: one seed for each image.
+        victim: the victim, for purifiers that use it.
+        tell: function that the backward pass calls with the diagnosis of the gradient.
 
     Raises InputError if the memory is too small, PurifierError for a result that breaks the contract.
     """
@@ -92,7 +91,7 @@ def unrolled(
 
 
 class _Through(torch.autograd.Function):
-    """Runs the fit forwards, and backwards for a gradient."""
+    """The fit as a function of autograd."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, images: Tensor, run: "_Run") -> Tensor:
@@ -101,12 +100,12 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None]:
-        with _disable_current_modes():  # in which an attack draws: the fit has draws of its own
+        with _disable_current_modes():  # an attack draws in such a mode, but the fit has draws of its own
             return ctx.run.backward(upstream), None
 
 
 class _Run:
-    """One fit of a batch of images: forwards with checkpoints, then backwards."""
+    """One fit of a batch of images: a forward pass with checkpoints, then a backward pass."""
 
     def __init__(
         self,
@@ -118,7 +117,7 @@ class _Run:
     ) -> None:
         self.purifier, self.seeds, self.unrolling, self.tell = purifier, seeds, unrolling, tell
         self.victim = victim if purifier.uses_victim else None
-        self.last = purifier.steps - 1  # the number of the last reconstruction, and of updates before it
+        self.last = purifier.steps - 1  # number of the last reconstruction, and of the updates before it
         self.depth = min(unrolling.steps or self.last, self.last)
         self.begin = self.last - self.depth if purifier.reads_last else 0
         self.segment = segment_of(self.last - self.begin)
@@ -129,7 +128,7 @@ class _Run:
         trace: FitTrace = self.purifier.trace
         return trace.fit(images, self.seeds)
 
-    # Forwards
+    # Forward
 
     def forward(self, images: Tensor) -> Tensor:
         fit = self._fit(images)
@@ -181,11 +180,11 @@ class _Run:
             fit.networks.stack.draws.count.clone(),
         )
 
-    # Backwards
+    # Backward
 
     @torch.enable_grad()
     def backward(self, upstream: Tensor) -> Tensor:
-        """The gradient with respect to the images, of the gradient with respect to the result."""
+        """Return the gradient with respect to the images, given that with respect to the result."""
         fit = self._fit(self.images)
         self._check_memory(fit)
         numbers = list(self.seen)
@@ -212,7 +211,7 @@ class _Run:
         return sweep.gradient
 
     def _check_memory(self, fit: Fit) -> None:
-        """Raise InputError, naming the steps that fit, if the graphs of a segment exceed the memory."""
+        """Raise InputError with the number of steps that fit if the graphs of a segment exceed the memory."""
         allowed = self.unrolling.memory * GIB if self.unrolling.memory else free_memory(self.images.device)
         if allowed is None or self.begin == self.last:
             return
@@ -254,13 +253,13 @@ class _Run:
 
 
 def segment_of(steps: int) -> int:
-    """How many steps have their graphs at once. Memory is least if half of it holds them, and half the
-    checkpoints."""
+    """Return the number of steps whose graphs are held at once. The least memory is needed if half of it
+    holds these graphs, and half the checkpoints."""
     return max(1, math.isqrt(steps // GRAPH))
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on the device; None where the system does not say."""
+    """Return the bytes that are free on the device; None if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not MEMINFO.exists():

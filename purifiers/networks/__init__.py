@@ -1,1 +1,1 @@
-"""The networks that purifiers use, one architecture a file."""
+"""The networks that purifiers use, one architecture per file."""

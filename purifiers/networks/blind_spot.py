@@ -1,7 +1,7 @@
 """FBI-Net, a blind-spot network: Byun, Cha, Moon 2021, FBI-Denoiser: Fast Blind Image Denoiser for
 Poisson-Gaussian Noise. https://arxiv.org/abs/2105.10967
 
-With the 8 layers of NCIS (supplement, 2.1; https://arxiv.org/abs/2106.11644) instead of 17.
+The network has the 8 layers of NCIS (supplement, 2.1; https://arxiv.org/abs/2106.11644) instead of 17.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ DILATION = 3
 
 
 class BlindSpotNet(nn.Module):
-    """(N, in_channels, H, W) to (N, out_channels, H, W), no pixel of which depends on the input at
-    its own place, in any channel.
+    """Maps (N, in_channels, H, W) to (N, out_channels, H, W). No output pixel depends on any channel of the
+    input at its own place.
 
-    Layer 1 leaves out its centre. Layer 2 moves by a knight's move or not at all, the others by
-    (+-3, +-3) or not at all, which never leads back from where layer 1 has gone. What the layers see
-    is joined by 1x1 convolutions only. Where the released code counts the input's channels for the
-    parameters of the first PReLU, and so takes grey images only, each filter has its own here.
+    Layer 1 leaves out its centre. Layer 2 moves by a knight's move of chess or not at all, the others by
+    (+-3, +-3) or not at all, so that no path returns to the pixel from which layer 1 moved away. The layers'
+    outputs are joined by 1x1 convolutions only. The first PReLU of the released code has one parameter for
+    each input channel, so it takes only grey images; here each filter has its own parameter.
 
     Args:
-        in_channels, out_channels: of the input and the output.
-        filters: of every hidden convolution.
+        in_channels, out_channels: channels of the input and of the output.
+        filters: filters of every hidden convolution.
         layers: number of masked convolutions.
     """
 
@@ -50,7 +50,7 @@ class BlindSpotNet(nn.Module):
         self.out = nn.Sequential(_prelu(filters), Mix(filters), nn.Conv2d(filters, out_channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean of what all layers saw, mixed."""
+        """Return the output of the last convolutions on the mean of all layers' outputs."""
         x = self.seen[0](self.convs[0](x))
         path = self.mixed[0](x)
         total = path
@@ -63,12 +63,12 @@ class BlindSpotNet(nn.Module):
 
 
 class MaskedConv(nn.Conv2d):
-    """A convolution that keeps the size (zeros beyond the border) and has no weights off its mask.
+    """A convolution with zero padding that keeps the size, and has no weights outside its mask.
 
     Args:
-        inputs, outputs: channels.
-        mask: K rows of K digits; 0 is no weight.
-        dilation: distance of the weights in pixels.
+        inputs, outputs: channels of the input and of the output.
+        mask: K rows of K digits; 0 stands for no weight.
+        dilation: distance between the weights in pixels.
     """
 
     def __init__(self, inputs: int, outputs: int, mask: Sequence[str], *, dilation: int = 1) -> None:
@@ -78,7 +78,7 @@ class MaskedConv(nn.Conv2d):
         self.register_buffer("mask", rows, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding, dilation=self.dilation)
 
 
@@ -93,9 +93,9 @@ class Mix(nn.Module):
         self.out = _prelu(filters)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, filters, H, W) to the same shape."""
+        """Map (N, filters, H, W) to the same shape."""
         return self.out((x + self.block(x)) / 2)
 
 
 def _prelu(filters: int) -> nn.PReLU:
-    return nn.PReLU(filters, init=0.0)  # a ReLU to begin with
+    return nn.PReLU(filters, init=0.0)  # equal to a ReLU before training

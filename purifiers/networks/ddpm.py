@@ -16,17 +16,17 @@ GROUPS, EPS = 32, 1e-6  # of each GroupNorm
 
 
 class DDPM(nn.Module):
-    """Noisy images (N, C, H, W) and their noise levels (N,) to an estimate of the clean images in [-1, 1].
+    """Maps noisy images (N, C, H, W) and noise levels (N,) to an estimate of the clean images in [-1, 1].
 
     The network itself predicts the noise in images that were scaled down at one of the times of the chain.
     The image is scaled by its noise level, and the time is the one whose noise level is nearest.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         widths: filters at each scale, outermost first; each scale halves the size.
-        attention: the scale that has attention, counted from 0.
+        attention: scale that has attention, counted from 0.
         layers: residual blocks at each scale on the way down; there is one more on the way up.
-        times: of the chain.
+        times: number of times of the chain.
     """
 
     version = 1
@@ -69,13 +69,13 @@ class DDPM(nn.Module):
         self.conv_out = nn.Conv2d(first, channels, 3, padding=1)
 
     def forward(self, noisy: Tensor, levels: Tensor) -> Tensor:
-        """The estimate of the clean images, which is not clipped; sides are multiples of 8 pixels."""
+        """Return the estimate of the clean images, which is not clipped; sides are multiples of 8 pixels."""
         sigma = levels.to(noisy).view(-1, 1, 1, 1)
         times = (self.levels.log() - levels.to(noisy).log().unsqueeze(1)).abs().argmin(1)
         return noisy - sigma * self.noise(noisy / (1 + sigma.square()).sqrt(), times)
 
     def noise(self, images: Tensor, times: Tensor) -> Tensor:
-        """The noise that the network predicts in images of the chain at these times."""
+        """Return the predicted noise in images of the chain at these times."""
         code = self._code(times).to(images)
         x = self.conv_in(images)
         skips = [x]
@@ -96,7 +96,7 @@ class DDPM(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def _code(self, times: Tensor) -> Tensor:
-        """(N, 4 x first) codes of the times."""
+        """Return the (N, 4 x first) codes of the times."""
         half = self.first // 2
         rates = torch.exp(-math.log(10_000) * torch.arange(half, device=times.device) / (half - 1))
         angles = times.unsqueeze(1) * rates
@@ -128,13 +128,13 @@ class Scale(nn.Module):
             setattr(self, sampler, nn.ModuleList([nn.ModuleDict({"conv": convolution})]))
 
     def layer(self, place: int, x: Tensor, code: Tensor) -> Tensor:
-        """One residual block and its attention, where there is any."""
+        """Apply one residual block, and its attention if the scale has attention."""
         x = self.resnets[place](x, code)
         return self.attentions[place](x) if hasattr(self, "attentions") else x
 
 
 class Residual(nn.Module):
-    """A residual block that is told the time."""
+    """A residual block that is given the code of the time."""
 
     def __init__(self, inputs: int, outputs: int, code: int) -> None:
         super().__init__()
@@ -147,14 +147,14 @@ class Residual(nn.Module):
             self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         inner = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(F.silu(code))[:, :, None, None]
         past = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
         return past + self.conv2(F.silu(self.norm2(inner)))
 
 
 class Attention(nn.Module):
-    """Each place looks at all others, with one head."""
+    """Attention of each place to all places, with one head."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.proj_attn = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape."""
+        """Map (N, C, H, W) to the same shape."""
         places = self.group_norm(x).flatten(2).transpose(1, 2)
         seen = F.scaled_dot_product_attention(self.query(places), self.key(places), self.value(places))
         return x + self.proj_attn(seen).transpose(1, 2).reshape(x.shape)

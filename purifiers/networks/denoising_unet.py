@@ -1,4 +1,4 @@
-"""A denoiser that is told the noise level: the U-Net of Ho et al. 2020, Denoising Diffusion Probabilistic
+"""A denoiser that is given the noise level: the U-Net of Ho et al. 2020, Denoising Diffusion Probabilistic
 Models, https://arxiv.org/abs/2006.11239, without attention, preconditioned as in Karras et al. 2022,
 Elucidating the Design Space of Diffusion-Based Generative Models, https://arxiv.org/abs/2206.00364.
 """
@@ -17,11 +17,11 @@ class DenoisingUNet(nn.Module):
     """Estimates the clean images, in [-1, 1], from noisy ones (N, C, H, W) and their noise levels (N,).
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         patch: side of the squares of pixels that the U-Net sees as channels; 2 costs a quarter of 1 (Zhang et
             al. 2018, FFDNet, https://arxiv.org/abs/1710.04026).
         width: filters at the outermost scale, a multiple of 8.
-        multiples: of the width at each scale, outermost first; each scale halves the size.
+        multiples: multiples of the width at each scale, outermost first; each scale halves the size.
         spread: standard deviation of the values of clean images.
     """
 
@@ -58,11 +58,11 @@ class DenoisingUNet(nn.Module):
         )
 
     def forward(self, noisy: Tensor, levels: Tensor) -> Tensor:
-        """The estimate of the clean images, which is not clipped.
+        """Return the estimate of the clean images, which is not clipped.
 
         Args:
             noisy: clean images in [-1, 1] plus normal noise.
-            levels: the standard deviation of the noise in each.
+            levels: standard deviation of the noise in each image.
         """
         sigma = levels.to(noisy).view(-1, 1, 1, 1)
         total = (sigma.square() + self.spread**2).sqrt()
@@ -70,25 +70,25 @@ class DenoisingUNet(nn.Module):
         return (self.spread / total) ** 2 * noisy + sigma * self.spread / total * learnt
 
     def _learnt(self, images: Tensor, levels: Tensor) -> Tensor:
-        """What the U-Net itself gives for images of variance 1."""
+        """Return the output of the U-Net itself for images of variance 1."""
         code = self.level(_waves(250 * levels.log(), self.width).to(images.dtype))
         height, width = images.shape[2:]
         padded = F.pad(images, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
-        x, seen = self.first(F.pixel_unshuffle(padded, self.patch)), []
+        x, skips = self.first(F.pixel_unshuffle(padded, self.patch)), []
         for i, block in enumerate(self.down):
             x = block(x, code)
-            seen.append(x)
+            skips.append(x)
             if i < len(self.smaller):
                 x = self.smaller[i](x)
         x = self.middle(x, code)
         for block in self.up:
-            skip = seen.pop()
+            skip = skips.pop()
             x = block(torch.cat([F.interpolate(x, size=skip.shape[2:]), skip], 1), code)
         return F.pixel_shuffle(self.last(x), self.patch)[:, :, :height, :width]
 
 
 class Block(nn.Module):
-    """A residual block that is told the noise level."""
+    """A residual block that is given the code of the noise level."""
 
     def __init__(self, inputs: int, outputs: int, code: int) -> None:
         super().__init__()
@@ -102,13 +102,13 @@ class Block(nn.Module):
         self.past = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         inner = self.before(x) + self.told(F.silu(code))[:, :, None, None]
         return self.past(x) + self.after(inner)
 
 
 def _waves(places: Tensor, width: int) -> Tensor:
-    """(N, width) sines and cosines of (N,) numbers, as the times of Ho et al. are given to their network."""
+    """Return (N, width) sines and cosines of (N,) numbers, as Ho et al. give the times to their network."""
     half = width // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=places.device) / half)
     angles = places.unsqueeze(1) * rates

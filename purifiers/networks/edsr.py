@@ -10,13 +10,13 @@ RANGE = 255
 
 
 class EDSR(nn.Module):
-    """The baseline, x2: RGB (N, 3, H, W) in [0, 1] to (N, 3, 2H, 2W), about [0, 1].
+    """The x2 baseline, which maps RGB (N, 3, H, W) in [0, 1] to (N, 3, 2H, 2W), approximately in [0, 1].
 
-    Parameter names are those of the authors' edsr_baseline_x2 checkpoint, the mean shifts included.
+    Parameter names are those of the authors' edsr_baseline_x2 checkpoint, including the mean shifts.
 
     Args:
-        blocks: residual blocks; their sums are not scaled.
-        features: channels within.
+        blocks: number of residual blocks; their sums are not scaled.
+        features: number of inner channels.
     """
 
     version = 1
@@ -30,7 +30,7 @@ class EDSR(nn.Module):
         self.tail = nn.Sequential(grow, _conv(features, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Twice as large."""
+        """Return the images at twice their size."""
         x = self.head(self.sub_mean(images * RANGE))
         return self.add_mean(self.tail(x + self.body(x))) / RANGE
 
@@ -43,7 +43,7 @@ class Block(nn.Module):
         self.body = nn.Sequential(_conv(features, features), nn.ReLU(), _conv(features, features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Map (N, features, H, W) to the same shape."""
         return x + self.body(x)
 
 
@@ -52,7 +52,7 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _shift(sign: int) -> nn.Conv2d:
-    """The mean colour added or taken away; a convolution, because the checkpoint stores one."""
+    """Return a convolution that adds or subtracts the mean colour; the checkpoint stores it as one."""
     shift = nn.Conv2d(3, 3, 1)
     with torch.no_grad():
         shift.weight.copy_(torch.eye(3).view(3, 3, 1, 1))

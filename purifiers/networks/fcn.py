@@ -18,13 +18,13 @@ from purifiers.fitting.stack import Stack
 
 @dataclass(frozen=True)
 class FCN:
-    """3x3 convolutions of stride 1 on zero padding, ReLU between them, no normalisation.
+    """3x3 convolutions of stride 1 with zero padding and ReLU between them, without normalisation.
 
     Args:
-        filters: of each layer but the last, which has one for each channel of the image.
-        dropout: the layers, counted from 1, that dropout follows; none for the ablation.
-        share: of the values that dropout sets to zero; it is active in the estimate too.
-        bounded: a sigmoid at the end, for images in [0, 1]; none for normalised images.
+        filters: filters of each layer but the last, which has one for each channel of the image.
+        dropout: layers, counted from 1, that dropout follows; empty for the ablation.
+        share: share of the values that dropout sets to zero; it is active in the estimate too.
+        bounded: whether there is a sigmoid at the end, for images in [0, 1]; false for normalised images.
 
     Weights are Xavier uniform and biases uniform in +-1/sqrt(fan in), as in the released code; the
     paper says "random uniform".
@@ -47,7 +47,7 @@ class FCN:
             raise InputError(f"network.share: expected at least 0 and below 1, got {self.share}")
 
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one network for images of shape (C, H, W), of any size."""
+        """Return the initial parameters of one network for images (C, H, W) of any size."""
         widths = [shape[0], *self.filters, shape[0]]
         drawn: dict[str, Tensor] = {}
         for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
@@ -55,7 +55,7 @@ class FCN:
         return drawn
 
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
-        """Stacked images to stacked images, both (n, B*C, H, W)."""
+        """Map stacked images to stacked images, both (n, B*C, H, W)."""
         x, last = inputs, len(self.filters) + 1
         for i in range(1, last + 1):
             x = stack.conv(x, parameters[f"conv{i}.weight"], parameters[f"conv{i}.bias"], padding="constant")
@@ -69,7 +69,7 @@ class FCN:
 def conv_parameters(
     name: str, inputs: int, outputs: int, k: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """A convolution with Xavier uniform weights and PyTorch's bias."""
+    """Return the parameters of a convolution with Xavier uniform weights and PyTorch's default bias."""
     bound, edge = math.sqrt(6 / ((inputs + outputs) * k * k)), 1 / math.sqrt(inputs * k * k)
     weight, bias = torch.empty(outputs, inputs, k, k), torch.empty(outputs)
     return {

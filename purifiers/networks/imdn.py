@@ -10,13 +10,13 @@ SLOPE = 0.05  # of the leaky ReLUs
 
 
 class IMDN(nn.Module):
-    """x2: RGB (N, 3, H, W) in [0, 1] to (N, 3, 2H, 2W), about [0, 1].
+    """The x2 network, which maps RGB (N, 3, H, W) in [0, 1] to (N, 3, 2H, 2W), approximately in [0, 1].
 
     Parameter names are those of the authors' IMDN_x2 checkpoint.
 
     Args:
-        blocks: distillation blocks in a row.
-        features: channels within; a quarter of them is distilled at each step of a block.
+        blocks: number of distillation blocks.
+        features: number of inner channels; a quarter of them is distilled at each step of a block.
     """
 
     version = 1
@@ -32,7 +32,7 @@ class IMDN(nn.Module):
         self.upsampler = nn.Sequential(nn.Conv2d(features, 12, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Twice as large."""
+        """Return the images at twice their size."""
         first = x = self.fea_conv(images)
         outputs = []
         for name in self.blocks:
@@ -42,7 +42,8 @@ class IMDN(nn.Module):
 
 
 class Distillation(nn.Module):
-    """Three times a quarter of the channels is kept and the rest refined; all are fused, and added."""
+    """A block that three times keeps a quarter of the channels and refines the rest, and then fuses all parts
+    and adds them to the input."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class Distillation(nn.Module):
         self.cca = ContrastAttention(4 * self.kept)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Map (N, features, H, W) to the same shape."""
         kept, rest = [], x
         for layer in (self.c1, self.c2, self.c3):
             distilled, rest = F.leaky_relu(layer(rest), SLOPE).split([self.kept, self.rest], 1)
@@ -65,7 +66,7 @@ class Distillation(nn.Module):
 
 
 class ContrastAttention(nn.Module):
-    """Channels weighted by a network of their mean plus standard deviation over the image."""
+    """Weights channels by a network of their mean plus standard deviation over the image."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -77,6 +78,6 @@ class ContrastAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Map (N, channels, H, W) to the same shape."""
         contrast = x.mean((2, 3), keepdim=True) + x.std((2, 3), correction=0, keepdim=True)
         return x * self.conv_du(contrast)

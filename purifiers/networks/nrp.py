@@ -13,14 +13,14 @@ SHARE = 0.2  # of a dense block's result that is added to its input
 
 
 class RRDBNet(nn.Module):
-    """Images (N, C, H, W) to the same shape: residual dense blocks (ESRGAN: Wang et al. 2018,
-    https://arxiv.org/abs/1809.00219) between two convolutions. Nothing is added to the input.
+    """Maps images (N, C, H, W) to the same shape by residual dense blocks (ESRGAN: Wang et al. 2018,
+    https://arxiv.org/abs/1809.00219) between two convolutions. The input is not added to the output.
 
     Args:
-        channels: of the images.
-        filters: of the trunk.
-        growth: what each convolution in a dense block adds to its channels.
-        blocks: of three dense blocks each.
+        channels: number of image channels.
+        filters: filters of the trunk.
+        growth: number of channels that each convolution in a dense block adds.
+        blocks: number of blocks, of three dense blocks each.
     """
 
     def __init__(self, *, channels: int = 3, filters: int = 64, growth: int = 32, blocks: int = 23) -> None:
@@ -30,12 +30,12 @@ class RRDBNet(nn.Module):
         self.trunk_conv = _conv(filters, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any values out."""
+        """Return images whose values are not bounded."""
         return self.trunk_conv(self.RRDB_trunk(self.conv_first(x)))
 
 
 class RRDB(nn.Module):
-    """Three dense blocks and a share of them added to the input."""
+    """Three dense blocks, a share of whose output is added to the input."""
 
     def __init__(self, filters: int, growth: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class RRDB(nn.Module):
         self.RDB3 = DenseBlock(filters, growth)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, filters, H, W) to the same shape."""
+        """Map (N, filters, H, W) to the same shape."""
         return x + SHARE * self.RDB3(self.RDB2(self.RDB1(x)))
 
 
@@ -58,7 +58,7 @@ class DenseBlock(nn.Module):
             self.add_module(f"conv{i}", _conv(filters + (i - 1) * growth, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, filters, H, W) to the same shape."""
+        """Map (N, filters, H, W) to the same shape."""
         *growing, last = self.children()
         seen = x
         for conv in growing:
@@ -67,13 +67,13 @@ class DenseBlock(nn.Module):
 
 
 class ResG(nn.Module):
-    """Images (N, C, H, W) to the same shape: residual blocks without normalisation between two
-    convolutions, the small network of NRP's public code. Nothing is added to the input.
+    """Maps images (N, C, H, W) to the same shape by residual blocks without normalisation between two
+    convolutions: the small network of NRP's public code. The input is not added to the output.
 
     Args:
-        channels: of the images.
-        filters: of every hidden convolution.
-        blocks: of two convolutions each.
+        channels: number of image channels.
+        filters: filters of every hidden convolution.
+        blocks: number of blocks, of two convolutions each.
     """
 
     def __init__(self, *, channels: int = 3, filters: int = 64, blocks: int = 23) -> None:
@@ -83,12 +83,12 @@ class ResG(nn.Module):
         self.conv_last = _conv(filters, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any values out."""
+        """Return images whose values are not bounded."""
         return self.conv_last(self.recon_trunk(F.leaky_relu(self.conv_first(x), 0.1)))
 
 
 class ResidualBlock(nn.Module):
-    """Convolution, ReLU, convolution, added to the input."""
+    """A convolution, a ReLU and a convolution, whose output is added to the input."""
 
     def __init__(self, filters: int) -> None:
         super().__init__()
@@ -96,14 +96,14 @@ class ResidualBlock(nn.Module):
         self.conv2 = _conv(filters, filters)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, filters, H, W) to the same shape."""
+        """Map (N, filters, H, W) to the same shape."""
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
 class Critic(nn.Module):
-    """Images (N, C, H, W) to one logit each, high for clean images.
+    """Maps images (N, C, H, W) to one logit each, which is high for clean images.
 
-    Small, of our own choice: three convolutions of stride 2, and the mean over places.
+    This small network is our choice: three convolutions of stride 2, and the mean over places.
     """
 
     def __init__(self, *, channels: int = 3, filters: int = 32) -> None:
@@ -113,21 +113,21 @@ class Critic(nn.Module):
         self.out = nn.Conv2d(sizes[-1], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,) logits."""
+        """Return (N,) logits."""
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.2)
         return self.out(x).mean((1, 2, 3))
 
 
 class RandomFeatures(nn.Module):
-    """Images (N, C, H, W) to (N, filters, H/2, W/2): a fixed random convolutional network.
+    """A fixed random convolutional network that maps images (N, C, H, W) to (N, filters, H/2, W/2).
 
-    For runs and tests without pretrained weights; the authors' features are VGG-16's conv3_3.
+    It is for runs and tests without pretrained weights; the authors' features are VGG-16's conv3_3.
 
     Args:
-        channels: of the images.
-        filters: of its convolutions.
-        seed: draws its weights.
+        channels: number of image channels.
+        filters: filters of each convolution.
+        seed: seed of the weights.
     """
 
     version = 1
@@ -141,7 +141,7 @@ class RandomFeatures(nn.Module):
             self.register_buffer(name, drawn, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features that are not negative."""
+        """Return the features, which are not negative."""
         x = F.relu(F.conv2d(2 * x - 1, self.first, padding=1))
         return F.relu(F.conv2d(x, self.second, padding=1, stride=2))
 

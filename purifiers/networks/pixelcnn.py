@@ -1,5 +1,7 @@
-"""PixelCNN++: Salimans et al. 2017, https://arxiv.org/abs/1701.05517; at full resolution only, and with
-256 levels for each value, as PixelDefend's code has it, instead of a mixture of logistics.
+"""PixelCNN++: Salimans et al. 2017, https://arxiv.org/abs/1701.05517.
+
+It is at full resolution only. As in PixelDefend's code, each value has 256 levels instead of a mixture of
+logistics.
 """
 
 import torch
@@ -10,23 +12,23 @@ LEVELS = 256
 
 
 class PixelCNN(nn.Module):
-    """The distribution of each 8-bit value given those before it: rows from the top, pixels from the left,
-    then red, green, blue. RGB images of any size.
+    """The distribution of each 8-bit value of RGB images of any size, given the values before it.
 
-    Two streams of gated residual blocks: one sees the rows above a pixel, the other also the pixels to
-    its left. Green is told red's level, blue both, each by an embedding.
+    The order is rows from the top, pixels from the left, then red, green and blue. There are two streams of
+    gated residual blocks: one sees the rows above a pixel, the other also the pixels to its left. Green is
+    given red's level, and blue is given both, each by an embedding.
 
     Args:
-        filters: of every convolution; 160 in the paper.
-        blocks: gated residual blocks in a row; 5 at each of three resolutions and back in the paper.
-        dropout: in training; 0.5 in the paper.
+        filters: filters of every convolution; 160 in the paper.
+        blocks: number of gated residual blocks; the paper has 5 at each of three resolutions and back.
+        dropout: share of dropout in training; 0.5 in the paper.
     """
 
     version = 1
 
     def __init__(self, *, filters: int = 32, blocks: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
-        # Of the image and a channel of ones, by which the border is known.
+        # The inputs are the image and a channel of ones, which marks the border.
         self.above = Shifted(4, filters, (2, 3))
         self.above_too = Shifted(4, filters, (1, 3))
         self.left = Shifted(4, filters, (2, 1))
@@ -36,10 +38,10 @@ class PixelCNN(nn.Module):
         self.red_to_green, self.red_to_blue, self.green_to_blue = (
             nn.Embedding(LEVELS, filters) for _ in range(3)
         )
-        self.reach = 2 * blocks + 3  # how many rows above a pixel are seen, at most
+        self.reach = 2 * blocks + 3  # largest number of rows above a pixel that are seen
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] to what is known of each pixel from those before it (N, filters, H, W)."""
+        """Map (N, 3, H, W) in [0, 1] to features (N, filters, H, W) of the pixels before each pixel."""
         ones = torch.ones_like(images[:, :1])
         x = torch.cat([2 * images - 1, ones], 1)
         upper = _down(self.above(x))
@@ -50,20 +52,22 @@ class PixelCNN(nn.Module):
         return lower
 
     def logits(self, known: Tensor, channel: int, before: Tensor) -> Tensor:
-        """(N, 256, H, W) for the values of a channel (0 to 2), given the levels (N, 3, H, W) of those
-        before it in the same pixel."""
-        told = known
+        """Return the logits (N, 256, H, W) of a channel (0 to 2), given the features of each pixel and the
+        levels (N, 3, H, W) of the channels before it in the same pixel."""
+        features = known
         if channel == 1:
-            told = known + _embedded(self.red_to_green, before[:, 0])
+            features = known + _embedded(self.red_to_green, before[:, 0])
         if channel == 2:
-            told = known + _embedded(self.red_to_blue, before[:, 0])
-            told = told + _embedded(self.green_to_blue, before[:, 1])
-        return self.levels[channel](F.elu(told))
+            features = known + _embedded(self.red_to_blue, before[:, 0])
+            features = features + _embedded(self.green_to_blue, before[:, 1])
+        return self.levels[channel](F.elu(features))
 
 
 class Shifted(nn.Module):
-    """A convolution that sees its own row and those above: with a kernel of odd width centred, with one of
-    even width up to its own column. A width of 1 is its own column."""
+    """A convolution that sees its own row and those above.
+
+    A kernel of odd width is centred on its own column. A kernel of even width ends at its own column.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int]) -> None:
         super().__init__()
@@ -73,12 +77,12 @@ class Shifted(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         return self.conv(F.pad(x, self.padding))
 
 
 class Gated(nn.Module):
-    """A gated residual block, which may be told of another stream."""
+    """A gated residual block, which may take another stream as a second input."""
 
     def __init__(self, filters: int, kernel: tuple[int, int], dropout: float, *, told: int = 0) -> None:
         super().__init__()
@@ -88,7 +92,7 @@ class Gated(nn.Module):
         self.second = Shifted(2 * filters, 2 * filters, kernel)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """(N, filters, H, W) to the same."""
+        """Map (N, filters, H, W) to the same shape."""
         inner = self.first(_concat_elu(x))
         if self.told is not None:
             inner = inner + self.told(_concat_elu(other))
@@ -101,7 +105,7 @@ def _concat_elu(x: Tensor) -> Tensor:
 
 
 def _down(x: Tensor) -> Tensor:
-    """Moved one row down: what was seen up to a row is known below it."""
+    """Move features one row down, so that a row only has those of the rows above it."""
     return F.pad(x, (0, 0, 1, 0))[:, :, :-1]
 
 

@@ -21,18 +21,20 @@ SLOPE = 0.2  # of every LeakyReLU, as in the DIP code
 
 @dataclass(frozen=True)
 class SkipNet:
-    """Scale i halves the size: a convolution of stride 2 and one of stride 1 with `down[i]`
-    filters; on the way up bilinear enlargement, joining with `skip[i]` channels of a 1x1
-    convolution, one convolution with `up[i]` filters and one of 1x1. BatchNorm and LeakyReLU
-    follow each; the output is a 1x1 convolution and a sigmoid. A bias before a BatchNorm has no
-    effect (its mean is subtracted) and is left out.
+    """A U-Net whose scale i halves the size, by a convolution of stride 2 and one of stride 1 with `down[i]`
+    filters.
+
+    On the way up, each scale is enlarged bilinearly, joined with `skip[i]` channels of a 1x1 convolution, and
+    passed through a convolution with `up[i]` filters and a 1x1 convolution. BatchNorm and LeakyReLU follow
+    each convolution; the output is a 1x1 convolution and a sigmoid. A bias before a BatchNorm has no effect,
+    since the mean is subtracted, and is left out.
 
     Args:
-        down, up, skip: filters per scale, outermost first; skip 0 is no connection.
+        down, up, skip: filters per scale, outermost first; a skip of 0 means no connection.
         kernel_down, kernel_up: kernel sizes per scale.
         depth: channels of the input noise.
-        padding: F.pad's mode; DDIP is silent, the DIP code reflects.
-        init: "xavier" (DDIP, Algorithm 1; uniform) or "torch" (the DIP code: its default for Conv2d).
+        padding: mode of F.pad; DDIP does not state it, and the DIP code uses "reflect".
+        init: "xavier" (DDIP, Algorithm 1; uniform) or "torch" (the DIP code: torch's default for Conv2d).
     """
 
     version = 1
@@ -53,10 +55,10 @@ class SkipNet:
                 raise InputError(f"network.{field.name}: expected {len(self.down)} scales, got {len(values)}")
 
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one network that makes images of shape (C, H, W)."""
+        """Return the initial parameters of one network that makes images of shape (C, H, W)."""
         channels, *size = shape
         reach = self.kernel_down[-1] // 2 if self.padding == "reflect" else 0
-        least = 2 ** len(self.down) * reach + 1  # what is left after halving must exceed its padding
+        least = 2 ** len(self.down) * reach + 1  # the side after all halvings must exceed its padding
         if min(size) < least:
             raise InputError(
                 f"this network halves the image {len(self.down)} times: expected sides of at least "
@@ -96,13 +98,13 @@ class SkipNet:
         return drawn
 
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
-        """Stacked images (1, B*C, H, W) of stacked noise (1, B*depth, H, W)."""
+        """Map stacked noise (1, B*depth, H, W) to stacked images (1, B*C, H, W)."""
         x = self._scale(inputs, 0, parameters, stack)
         x = stack.conv(x, parameters["out.weight"], parameters["out.bias"], padding=self.padding)
         return torch.sigmoid(x)
 
     def _scale(self, x: Tensor, i: int, p: Parameters, stack: Stack) -> Tensor:
-        """Scale i and all within it."""
+        """Apply scale i and all smaller scales."""
 
         def block(x: Tensor, name: str, stride: int = 1) -> Tensor:
             x = stack.conv(x, p[f"{name}.weight"], stride=stride, padding=self.padding)

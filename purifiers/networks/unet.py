@@ -1,5 +1,5 @@
 """The U-Net to which RIDE compares its network: Ronneberger et al. 2015,
-https://arxiv.org/abs/1505.04597; RIDE gives no sizes, these are ours.
+https://arxiv.org/abs/1505.04597. RIDE does not state its sizes; these are our choice.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,14 @@ from purifiers.networks.fcn import conv_parameters
 
 @dataclass(frozen=True)
 class UNet:
-    """At each scale two 3x3 convolutions with ReLU; 2x2 maxima down, bilinear enlargement up, and the
-    outputs of the way down joined on the way up. No normalisation, as in RIDE's other networks.
+    """A U-Net with two 3x3 convolutions with ReLU at each scale.
+
+    Scales are joined by 2x2 max pooling on the way down and by bilinear enlargement on the way up, where the
+    outputs of the way down are concatenated. There is no normalisation, as in RIDE's other networks.
 
     Args:
-        filters: per scale, outermost first.
-        bounded: a sigmoid at the end, for images in [0, 1].
+        filters: filters per scale, outermost first.
+        bounded: whether there is a sigmoid at the end, for images in [0, 1].
     """
 
     version = 1
@@ -33,7 +35,7 @@ class UNet:
         object.__setattr__(self, "filters", tuple(self.filters))
 
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of one network for images of shape (C, H, W)."""
+        """Return the initial parameters of one network for images of shape (C, H, W)."""
         channels, *size = shape
         if min(size) < (least := 2 ** (len(self.filters) - 1)):
             raise InputError(
@@ -52,17 +54,17 @@ class UNet:
         return drawn | conv_parameters("out", self.filters[0], channels, 1, generator)
 
     def __call__(self, parameters: Parameters, inputs: Tensor, stack: Stack) -> Tensor:
-        """Stacked images to stacked images, both (n, B*C, H, W)."""
+        """Map stacked images to stacked images, both (n, B*C, H, W)."""
         x = self._scale(inputs, 0, parameters, stack)
         x = stack.conv(x, parameters["out.weight"], parameters["out.bias"], padding="constant")
         return torch.sigmoid(x) if self.bounded else x
 
     def _scale(self, x: Tensor, i: int, p: Parameters, stack: Stack) -> Tensor:
-        """Scale i and all within it."""
+        """Apply scale i and all smaller scales."""
 
         def twice(x: Tensor, name: str) -> Tensor:
-            for one in (f"{name}a", f"{name}b"):
-                x = F.relu_(stack.conv(x, p[f"{one}.weight"], p[f"{one}.bias"], padding="constant"))
+            for layer in (f"{name}a", f"{name}b"):
+                x = F.relu_(stack.conv(x, p[f"{layer}.weight"], p[f"{layer}.bias"], padding="constant"))
             return x
 
         x = twice(x, f"down{i}")
