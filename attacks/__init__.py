@@ -1,1 +1,1 @@
-"""Attacks: adversarial examples within a budget, and what the attacker knows."""
+"""Attacks, which craft adversarial examples within a budget, and the attacker's knowledge."""

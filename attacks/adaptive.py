@@ -1,10 +1,9 @@
 """An attack that adapts itself to the defense: an ensemble whose members follow from the purifier's traits.
 
-It is for defenses that draw at random or are fitted at test time what AutoAttack is for the others; for
-deterministic defenses with an exact gradient it takes AutoAttack's four members. The protocol follows Tramer
-et al. 2020 (https://arxiv.org/abs/2002.08347) and Croce et al. 2022 (https://arxiv.org/abs/2202.13711):
-several estimates of the gradient, several losses, searches that need no gradient, and the worst case of each
-image.
+It plays the role of AutoAttack for defenses that draw at random or are fitted at test time; for deterministic
+defenses with an exact gradient it uses AutoAttack's four members. The protocol follows Tramer et al. 2020
+(https://arxiv.org/abs/2002.08347) and Croce et al. 2022 (https://arxiv.org/abs/2202.13711): several estimates
+of the gradient, several losses, searches that need no gradient, and the worst case of each image.
 """
 
 import time
@@ -21,24 +20,25 @@ from data.errors import InputError
 from purifiers.purifier import Purifier
 
 ITSELF = "the image itself"
-MOST_FORWARD, MOST_BACKWARD = 20_000, 10_000  # of the standard budgets; which one it is, the purifier decides
-SMALLER = 0.95  # by which steps shrink until a budget is kept
+MOST_FORWARD, MOST_BACKWARD = 20_000, 10_000  # bounds of the standard budgets, which depend on the purifier
+SMALLER = 0.95  # factor by which the number of steps shrinks until a budget is kept
 
 
 class Adaptive(Attack):
-    """Each member attacks what the members before it left standing; the worst example of an image counts.
+    """An ensemble in which each member attacks the images that resisted the members before it; the worst
+    example of an image counts.
 
-    An example is judged by fresh draws of the whole defense: how many of them it misleads. An image whose
-    example misleads all of them is attacked no more. Otherwise the image goes on to the next member, and an
-    example that misleads more draws takes the place of the one before it. None of these draws is scored.
+    An example is judged by the number of fresh draws of the whole defense that it misleads. An image whose
+    example misleads all of them is not attacked further. Otherwise the image goes on to the next member, and
+    an example that misleads more draws replaces the one before it. None of these draws is scored.
 
     The notes of each image say which member found its example ("by"), the share of the draws that it misled
-    ("misled"), and for each member that attacked the image its passes, what it came to, and how its gradients
-    through the fit came about.
+    ("misled"), and for each member that attacked the image its passes, the share that it misled, and the
+    diagnosis of its gradients through the fit.
 
     Args:
-        budget: forward passes of the defense that an image may take, with as many steps of each member as
-            that pays; None for the standard budget. A table names an attack with a budget by it.
+        budget: forward passes of the defense that an image may take, which sets the number of steps of each
+            member; None for the standard budget. A table adds the budget to the name of the attack.
     """
 
     version = 1
@@ -53,13 +53,13 @@ class Adaptive(Attack):
         self.eps, self.norm, self.budget = check_eps(eps, norm), norm, budget
         if budget is not None and (not isinstance(budget, int) or budget < 1):
             raise InputError(f"attack.budget: expected null or at least 1 forward pass, got {budget!r}")
-        # `craft` replaces these by what the members take that suit the purifier.
+        # `craft` replaces these by the passes of the members that suit the purifier.
         self.forward, self.backward = budget or MOST_FORWARD, MOST_BACKWARD
         self.reduced = f"budget {budget}" if budget else ""
 
     @property
     def budget_told(self) -> str:
-        """The passes of an image that stands to the end; known once the defense is."""
+        """The passes of an image that resists all members, as text; exact once the defense is known."""
         return (
             f"a budget of {self.forward:,} forward and {self.backward:,} backward passes of the defense for "
             f"an image{f', of which attack.budget={self.budget} was asked' if self.budget else ''}"
@@ -68,7 +68,7 @@ class Adaptive(Attack):
     def plan(self, purifier: Purifier, logits: Tensor, labels: Tensor) -> list[Member]:
         """Return the members, with as many steps as the budget allows.
 
-        Raises InputError for a budget that does not pay a step of each.
+        Raises InputError if the budget does not suffice for one step of each member.
         """
         judging, share = judging_draws(purifier), 1.0
         while True:
@@ -87,7 +87,7 @@ class Adaptive(Attack):
             share *= SMALLER
 
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Crafted:
-        """For each image the example that misled most draws; the image itself if none misled any."""
+        """Return for each image the example that misled most draws, or the image if none misled any."""
         defense = model.target
         if not isinstance(defense, OpenDefense):
             raise InputError("attack adaptive: expected the whole defense, take knowledge=everything")
@@ -95,7 +95,7 @@ class Adaptive(Attack):
         misled, logits = _judged(model, images, labels, judging)
         members = self.plan(defense.purifier, logits, labels)
         self.forward, self.backward = cost(members, judging)
-        made, by = images.clone(), [ITSELF if share == 1 else "" for share in misled.tolist()]
+        adversarial, by = images.clone(), [ITSELF if share == 1 else "" for share in misled.tolist()]
         of_members: list[list[dict[str, Any]]] = [[] for _ in by]
         seconds: list[dict[str, float]] = [{} for _ in by]
         for number, member in enumerate(members, start=1):
@@ -108,10 +108,10 @@ class Adaptive(Attack):
             seen = defense.through(member.knowledge)
             rows = Rows(seen, model.generators, [model.owners[place] for place in places], model.device)
             reached = torch.zeros_like(misled[standing])
-            for found in member.search(rows, images[standing], labels[standing], standing):
-                share, _ = _judged(model.take(standing), found, labels[standing], judging)
+            for candidates in member.search(rows, images[standing], labels[standing], standing):
+                share, _ = _judged(model.take(standing), candidates, labels[standing], judging)
                 better = share > misled[standing]
-                made[standing] = torch.where(each(better, images), found, made[standing])
+                adversarial[standing] = torch.where(each(better, images), candidates, adversarial[standing])
                 misled[standing] = torch.maximum(share, misled[standing])
                 reached = torch.maximum(reached, share)
                 for place in standing[better].tolist():
@@ -135,11 +135,11 @@ class Adaptive(Attack):
             }
             for name, share, of_image in zip(by, misled.tolist(), of_members, strict=True)
         ]
-        return Crafted(made, notes=notes, seconds=seconds)
+        return Crafted(adversarial, notes=notes, seconds=seconds)
 
 
 def _judged(rows: Rows, images: Tensor, labels: Tensor, draws: int) -> tuple[Tensor, Tensor]:
-    """(N,) the share of fresh draws of the defense that are misled; (N, classes) the logits of the first."""
+    """Return the (N,) shares of fresh draws of the defense that are misled, and the first draw's logits."""
     owners = [owner for owner in rows.owners for _ in range(draws)]
     with torch.no_grad():
         logits = rows.target.ask(images.repeat_interleave(draws, 0), owners).unflatten(0, (-1, draws))

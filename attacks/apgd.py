@@ -1,7 +1,7 @@
 """APGD: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
 Parameter-free Attacks, https://arxiv.org/abs/2003.01690.
 
-Images are (N, C, H, W) in [0, 1]. All state (step size, best iterate, counts) is kept for each row alone.
+Images are (N, C, H, W) in [0, 1]. Each row has its own state (step size, best iterate, counts).
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ Norm = Literal["linf", "l2"]
 
 
 class APGD(Attack):
-    """Projected gradient descent whose step size halves where it gets no further.
+    """Projected gradient ascent on the loss, whose step size is halved when progress stops.
 
-    An image's result is its last misclassified iterate, or the image itself where there is none.
+    An image's result is its last misclassified iterate, or the image itself if there is none.
 
     Args:
-        loss: "ce", "cw" (the margin of another class over the label) or "dlr" (of three classes and more).
-        restarts: each from another random start, for images that still stand.
+        loss: "ce", "cw" (the margin of another class over the label) or "dlr" (for three classes or more).
+        restarts: number of runs, each from another random start.
         rho: share of steps that must improve for the step size to stay.
-        early_stop: restarts are for images that still stand. Take false for a defense that draws, which may
-            have erred by chance, and average several draws (knowledge.eot): every image then gets all
-            restarts, and of their iterates with the largest loss that which has the largest in one more
-            answer.
+        early_stop: whether a restart attacks only the images that are still classified correctly. Take false
+            for a defense that draws, which may have erred by chance, and average several draws
+            (knowledge.eot). Every image then gets all restarts, each gives its iterate with the largest loss,
+            and the result is the one whose loss is largest when the defense answers once more.
     """
 
     version = 4
@@ -61,11 +61,11 @@ class APGD(Attack):
         self.backward = restarts * (steps + 1)
 
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
-        """Restarts, each on the images that are still classified correctly, or on all."""
+        """Run the restarts, each on the images that are still classified correctly, or on all images."""
         if not self.early_stop:
             return self._largest_loss(model, images, labels)
         standing = (model.logits(images).argmax(1) == labels).nonzero().flatten()
-        made = images.clone()
+        adversarial = images.clone()
         found = in_turn(
             [self._climb] * self.restarts,
             model.take(standing),
@@ -73,16 +73,16 @@ class APGD(Attack):
             labels[standing],
             standing,
         )
-        made[standing] = found.images
-        return made
+        adversarial[standing] = found.images
+        return adversarial
 
     def _largest_loss(self, rows: Rows, images: Tensor, labels: Tensor) -> Tensor:
         best, largest = images, torch.full(labels.shape, -torch.inf, device=images.device)
         for _ in range(self.restarts):
-            made = self._ascend(rows, images, labels).best
-            # The loss that made it the best was the largest of many draws, so it is higher than it should be.
-            loss = LOSSES[self.loss](rows.logits(made), labels)
-            best = torch.where(each(loss > largest, images), made, best)
+            candidates = self._ascend(rows, images, labels).best
+            # The loss of the best iterate was the largest of many draws, so it is biased upwards.
+            loss = LOSSES[self.loss](rows.logits(candidates), labels)
+            best = torch.where(each(loss > largest, images), candidates, best)
             largest = torch.maximum(largest, loss)
         return best
 
@@ -108,8 +108,8 @@ class Ascent:
     """The result of one run of all steps for each row.
 
     Attributes:
-        best: (N, C, H, W) the iterate with the largest loss.
-        loss: (N,) that loss.
+        best: iterates (N, C, H, W) with the largest loss.
+        loss: their losses (N,).
         found: rows with a misclassified iterate, and the last such iterate.
     """
 
@@ -129,14 +129,14 @@ def ascend(
     steps: int,
     rho: float = 0.75,
 ) -> Ascent:
-    """One run from a random start: `steps` + 1 gradients of every row, whether it falls before or not.
+    """Run APGD from a random start, with `steps` + 1 gradients for every row.
 
-    The run goes on after an image has fallen, as the authors' does: later iterates lie deeper in the other
-    class, which matters where a purifier is to be fooled as well. The step size is checked as in the authors'
-    code, where a share of exactly `rho` is too small.
+    As in the authors' code, the run goes on after an image is misclassified: later iterates lie deeper in
+    the other class, which matters if a purifier must be fooled as well. The step size is checked as in the
+    authors' code, where a share of exactly `rho` is too small.
 
     Args:
-        loss: logits (N, classes) to one loss a row, which is made large.
+        loss: function that maps logits (N, classes) to one loss for each row, which is maximised.
     """
     ball = _Ball(images, eps, norm)
     current = previous = ball.start(rows)
@@ -162,7 +162,7 @@ def ascend(
         improved, since = improved + (value > before), since + 1
 
         if since == period:
-            # Too few steps improved, or the largest loss is still that of a check that left the size alone.
+            # Too few steps improved, or the largest loss did not grow since a check that kept the size.
             halved = (improved <= rho * period) | (~halved & (best_value <= value_at_check))
             size = torch.where(halved, size / 2, size)
             current = torch.where(each(halved, images), best, current)
@@ -188,10 +188,10 @@ class _Ball:
         return self.projected(self.images + self.eps * self.direction(rows.normal(*shape)))
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The step of size 1 that raises the loss most: signs, or the gradient at length 1 (else 0)."""
+        """Return the step of size 1 that raises the loss most: signs, or the gradient scaled to length 1."""
         if self.norm == "linf":
             return gradient.sign()
-        scaled = gradient / _largest(gradient)  # a sure victim's gradient is so small that its squares vanish
+        scaled = gradient / _largest(gradient)  # the squares of a confident victim's gradient would underflow
         return scaled / _length(scaled).clamp_min(1e-12)
 
     def projected(self, moved: Tensor) -> Tensor:

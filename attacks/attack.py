@@ -1,4 +1,4 @@
-"""What every attack is, and the one call through which all of them are used."""
+"""The base class of all attacks, and the one call through which they are used."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from attacks.target import Answer, AttackError, Target
 from data.errors import InputError
 from data.images import check_images, standard_layout
 
-TOLERANCE = 1e-6  # of [0, 1] and of the ball's radius (its share where it is above 1), for float32 rounding
+TOLERANCE = 1e-6  # of [0, 1] and of the ball's radius (relative if it is above 1), for float32 rounding
 
-Path = list[tuple[int, float]]  # after so many queries, an adversarial example at this distance
+Path = list[tuple[int, float]]  # numbers of queries, and the distance of the example found by then
 
 
 @dataclass
@@ -25,10 +25,11 @@ class Crafted:
     """Adversarial examples, with the attack's notes on each.
 
     Attributes:
-        images: (N, C, H, W).
-        paths: of attacks that look for the nearest adversarial example, the path towards it.
-        notes: plain values (JSON): how the attack came about, see attacks/adaptive.py and Target.diagnoses.
-        seconds: of an ensemble, the time that each member took, by its name.
+        images: adversarial examples (N, C, H, W).
+        paths: the path towards each example, for attacks that search for the nearest one.
+        notes: details of the attack on each image as JSON values, see attacks/adaptive.py and
+            Target.diagnoses.
+        seconds: the time that each member of an ensemble took, by its name.
     """
 
     images: Tensor
@@ -38,28 +39,28 @@ class Crafted:
 
 
 class Attack(ABC):
-    """Images and labels to adversarial examples of the same shape, float32 in [0, 1].
+    """A map from images and labels to adversarial examples of the same shape, float32 in [0, 1].
 
     Attributes:
-        version: raised on any change of behaviour.
-        needs: what it must be answered: "everything" (it chooses its own ways to look at the defense),
-            "gradient", "score" (logits), "decision" (the class), or None where it asks nothing.
-        may_return_image: where it finds nothing, the result is the image itself.
+        version: number that is raised on any change of behaviour.
+        needs: the answers that the attack needs: "everything" (it chooses its own ways to use the defense),
+            "gradient", "score" (logits), "decision" (the class), or None if it asks nothing.
+        may_return_image: whether the result is the image itself if the attack finds nothing.
         norm: "linf" or "l2"; None for the clean images.
-        eps: radius of the ball; None for attacks that look for the smallest perturbation.
-        forward, backward: the most passes an image takes, counting each evaluation once. The estimate of a
-            run, the probes and a flag rest on them, so an attack that asks anything declares them, and a call
-            that takes more is an error.
-        queries: how often an image may ask; the attack is stopped there. None without a limit.
-        stops_early: it asks no more about an image that has fallen, so how many passes it takes depends on
-            the defense, and an estimate for it is an upper bound.
-        records_path: says how near it had come after how many queries (`Crafted.paths`).
-        batch_coupled: the library's loop makes an image depend on its batch (a shared stopping
-            rule, say); such attacks run in step (attacks/lockstep.py), one an image.
-        reduced: what a table adds to the attack's name if its budget is below the standard one, else "".
-        activity: what an attack of several parts is doing now, which a progress bar shows.
-        by_rows: the loop is our own and decides everything row by row: `craft` gets the whole batch, with
-            Rows (attacks/rows.py) in place of a model.
+        eps: radius of the ball; None for attacks that search for the smallest perturbation.
+        forward, backward: largest number of passes for an image, counting each evaluation once. The estimate
+            of a run, the probes and a flag use them, so an attack that asks anything declares them, and a
+            call that takes more is an error.
+        queries: number of queries after which the attack on an image is stopped; None without a limit.
+        stops_early: whether the attack asks nothing more about an image that is misclassified. The number of
+            passes then depends on the defense, and an estimate for it is an upper bound.
+        records_path: whether the attack records the nearest distance by number of queries (`Crafted.paths`).
+        batch_coupled: whether the library's loop makes an image depend on its batch, for example by a shared
+            stopping rule. Such attacks run in lockstep (attacks/lockstep.py), one for each image.
+        reduced: text that a table adds to the attack's name if its budget is below the standard one, else "".
+        activity: the current activity of an attack of several parts, which a progress bar shows.
+        by_rows: whether the loop is our own and decides everything row by row. `craft` then gets the whole
+            batch, and Rows (attacks/rows.py) in place of a model.
     """
 
     version: ClassVar[int] = 3
@@ -79,7 +80,7 @@ class Attack(ABC):
 
     @property
     def budget_told(self) -> str:
-        """What is printed of the budget before a run; empty for attacks whose config says it all."""
+        """The text about the budget that is printed before a run; empty if the config says everything."""
         return ""
 
     def of_images(self, ids: Sequence[str]) -> "Attack":
@@ -88,19 +89,19 @@ class Attack(ABC):
         return self
 
     def verify_files(self) -> None:
-        """Check the files that the attack reads, before a run begins; nothing for an attack without files.
+        """Check the files that the attack reads, before a run begins. The default checks nothing.
 
-        Raises MissingError for a file that is absent, InputError for one with another sha256.
+        Raises MissingError if a file is absent, InputError if its sha256 differs.
         """
         return
 
     @abstractmethod
     def craft(self, model: nn.Module | Rows, images: Tensor, labels: Tensor) -> Tensor | Crafted:
-        """Return the adversarial examples. Called through `__call__`; with one image if `batch_coupled`."""
+        """Return the adversarial examples. `__call__` calls it, with one image if `batch_coupled`."""
 
     @final
     def __call__(self, target: Target, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Crafted:
-        """Adversarial examples of `images`, each drawn from its own seed.
+        """Return adversarial examples of `images`; the randomness of each comes from its own seed.
 
         Raises InputError for bad images, AttackError for a result outside the ball or [0, 1].
         """
@@ -109,12 +110,12 @@ class Attack(ABC):
         before = [(count.forward, count.backward) for count in target.counts]
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             if self.batch_coupled:
-                made = lockstep(
+                results = lockstep(
                     lambda model, i: self._one(model, images[i : i + 1], labels[i : i + 1]), target, seeds
                 )
                 crafted = Crafted(
-                    torch.cat([one.images for one in made]).to(images.device),
-                    [path for one in made for path in one.paths],
+                    torch.cat([result.images for result in results]).to(images.device),
+                    [path for result in results for path in result.paths],
                 )
             elif self.by_rows:
                 rows = Rows.of(target, seeds, images.device)
@@ -163,7 +164,7 @@ def _whole(made: Tensor | Crafted) -> Crafted:
 
 
 def distances(images: Tensor, references: Tensor, norm: str) -> Tensor:
-    """(N,) norms of the difference, "linf" or "l2"; a single reference serves all images."""
+    """Return (N,) norms of the difference, "linf" or "l2"; a single reference serves all images."""
     return (images - references).flatten(1).norm(float("inf") if norm == "linf" else 2, dim=1)
 
 

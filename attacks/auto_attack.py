@@ -16,19 +16,19 @@ from attacks.losses import LOSSES, targeted_difference_of_logits_ratio
 from attacks.rows import Attempt, Found, Rows, in_turn
 from data.errors import InputError
 
-TARGETS = 9  # of the targeted attacks, at most: the classes that are likeliest beside the label
+TARGETS = 9  # largest number of target classes, which are the likeliest ones other than the label
 
 
 class AutoAttack(Attack):
-    """The standard ensemble with its official budgets: APGD-CE, targeted APGD-DLR and targeted FAB of 100
-    steps each, Square of 5,000 queries; each attacks what the ones before it left standing.
+    """The standard ensemble with its official budgets: APGD-CE, targeted APGD-DLR and targeted FAB with 100
+    steps each, and Square with 5,000 queries. Each part attacks the images that resisted the parts before it.
 
-    A part's adversarial example counts where one more answer confirms it: a defense that draws may have
-    answered wrongly by chance. The targets are those of the first answer about the image. Targeted attacks
-    need more than three classes.
+    A part's adversarial example counts only if one more answer confirms it, since a defense that draws may
+    have answered wrongly by chance. The targets follow from the first answer about the image. Targeted
+    attacks need more than three classes.
 
     Args:
-        steps, queries_of_square: for smaller budgets; a table must then not call it AutoAttack.
+        steps, queries_of_square: smaller budgets; a table must then not call the attack AutoAttack.
     """
 
     version = 4
@@ -50,13 +50,13 @@ class AutoAttack(Attack):
                 f"attack: expected steps >= 1 and queries_of_square >= 1, got {steps}, {queries_of_square}"
             )
         self.steps, self.queries_of_square = steps, queries_of_square
-        confirmations = 4  # one for each part, where it seems to succeed
+        confirmations = 4  # one for each part that seems to succeed
         self.forward = 1 + sum(forward for forward, _ in self.passes.values()) + confirmations
         self.backward = sum(backward for _, backward in self.passes.values())
 
     @property
     def passes(self) -> dict[str, tuple[int, int]]:
-        """The forward and backward passes that an image takes at most, by the names of the parts."""
+        """The largest numbers of forward and backward passes for an image, by the names of the parts."""
         climb = self.steps + 1
         return {
             "APGD-CE": (climb, climb),
@@ -66,7 +66,7 @@ class AutoAttack(Attack):
         }
 
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
-        """The first adversarial example that any of the parts finds; else the image."""
+        """Return the first adversarial example that any of the parts finds, or else the image."""
         logits = model.logits(images)
         standing = (logits.argmax(1) == labels).nonzero().flatten()
         found = in_turn(
@@ -76,12 +76,12 @@ class AutoAttack(Attack):
             labels[standing],
             standing,
         )
-        made = images.clone()
-        made[standing] = found.images
-        return made
+        adversarial = images.clone()
+        adversarial[standing] = found.images
+        return adversarial
 
     def parts(self, logits: Tensor, labels: Tensor) -> dict[str, Attempt]:
-        """The four parts by their names, in their order, for a whole batch with these logits (N, classes).
+        """Return the four parts in order, by name, for a whole batch with these logits (N, classes).
 
         Raises InputError for three classes or fewer.
         """
@@ -98,7 +98,7 @@ class AutoAttack(Attack):
         }
 
     def _confirmed(self, name: str, attempt: Attempt) -> Attempt:
-        """What another answer of the defense confirms of this attempt."""
+        """Return this attempt with only those results that another answer of the defense confirms."""
 
         def confirmed(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
             self.activity = f"{name} on {len(images)} images"
@@ -115,7 +115,7 @@ class AutoAttack(Attack):
         return self._climb(rows, images, labels, lambda logits: LOSSES["ce"](logits, labels))
 
     def _climb_towards(self, classes: Tensor) -> Attempt:
-        """Return an attempt by targeted APGD; `classes` are of the whole batch."""
+        """Return an attempt by targeted APGD; `classes` are the targets of the whole batch."""
 
         def attempt(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
             targets = classes[places]
@@ -133,7 +133,7 @@ class AutoAttack(Attack):
         return apgd.ascend(rows, images, labels, loss=loss, **run).found
 
     def _approach(self, classes: Tensor) -> Attempt:
-        """Return an attempt by targeted FAB; `classes` are of the whole batch."""
+        """Return an attempt by targeted FAB; `classes` are the targets of the whole batch."""
         run = {"eps": self.eps, "norm": self.norm, "steps": self.steps}
         return lambda rows, images, labels, places: fab.approach(rows, images, labels, classes[places], **run)
 

@@ -1,7 +1,7 @@
 """advertorch's BPDAWrapper (Ding et al. 2019, https://arxiv.org/abs/1902.07623), and substitutes for it.
 
-advertorch is not kept any more, and even its BPDA cannot be imported by itself: the rest of it asks PyTorch
-for a function that PyTorch has dropped. It gets one, which nothing here calls.
+advertorch is no longer maintained, and its BPDA cannot be imported by itself: the rest of the package imports
+a function that PyTorch has dropped. This module defines that function, which nothing here calls.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import importlib
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-gradcheck = importlib.import_module("torch.autograd.gradcheck")  # `import ... as` binds the function in it
+gradcheck = importlib.import_module("torch.autograd.gradcheck")  # `import ... as` would bind its function
 if not hasattr(gradcheck, "zero_gradients"):
 
     def _dropped(*_: object) -> None:
@@ -26,8 +26,8 @@ class GaussianBlur(nn.Module):
     """A smooth substitute for purifiers that smooth.
 
     Args:
-        kernel: odd number of pixels.
-        sigma: of the Gaussian.
+        kernel: side of the kernel, an odd number of pixels.
+        sigma: standard deviation of the Gaussian in pixels.
     """
 
     def __init__(self, *, kernel: int = 5, sigma: float = 1.0) -> None:

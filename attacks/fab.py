@@ -1,8 +1,8 @@
 """Targeted FAB: Croce and Hein 2020, Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary
 Attack, https://arxiv.org/abs/1907.02044.
 
-Images are (N, C, H, W) in [0, 1]. Each step takes the boundary between the label and one other class for a
-plane, by the gradient here, and goes to the nearest point of that plane within [0, 1].
+Images are (N, C, H, W) in [0, 1]. Each step approximates the boundary between the label and one other class
+by a plane, from the gradient at the current point, and goes to the nearest point of that plane within [0, 1].
 """
 
 from collections.abc import Callable
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from attacks.rows import Found, Rows, each
 
-PULL = 0.1  # most of the way towards the projection of the image itself; the paper's alpha_max
-OVERSHOOT = 1.05  # its eta
-RETREAT = 0.9  # what is left of a perturbation that crossed the boundary, before the next step; its beta
+PULL = 0.1  # largest weight of the projection of the image itself; the paper's alpha_max
+OVERSHOOT = 1.05  # the paper's eta
+RETREAT = 0.9  # factor on a perturbation that crossed the boundary, before the next step; the paper's beta
 
 
 def approach(
     rows: Rows, images: Tensor, labels: Tensor, targets: Tensor, *, eps: float, norm: str, steps: int
 ) -> Found:
-    """From each image towards its target class; a row is asked about until it has crossed within `eps`.
+    """Move each image towards its target class, until it is misclassified within `eps`.
 
-    Each step takes a gradient and one more answer of the rows that go on.
+    Each step takes a gradient and one more answer for each row that goes on.
 
     Args:
-        targets: (N,) classes other than the labels.
-        norm: "linf" or "l2", of the distance that is made small.
+        targets: classes (N,) other than the labels.
+        norm: norm of the distance that is minimised, "linf" or "l2".
     """
-    fell, made = torch.zeros_like(labels, dtype=torch.bool), images.clone()
+    fell, adversarial = torch.zeros_like(labels, dtype=torch.bool), images.clone()
     places = torch.arange(len(labels), device=labels.device)
     current = images
     for _ in range(steps):
@@ -43,41 +43,41 @@ def approach(
         wrong = rows.logits(current).argmax(1) != labels
         near = wrong & (_norm(current - images, norm) <= eps)
         fell[places[near]] = True
-        made[places[near]] = current[near]
+        adversarial[places[near]] = current[near]
         current = torch.where(each(wrong, images), images + (current - images) * RETREAT, current)
         if near.any():
             rows, images, labels, targets = rows.take(~near), images[~near], labels[~near], targets[~near]
             places, current = places[~near], current[~near]
             if not len(places):
                 break
-    return Found(fell, made)
+    return Found(fell, adversarial)
 
 
 def _lead(labels: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the loss: by how much the target's logit exceeds the label's."""
+    """Return the loss, which is the target's logit minus the label's."""
     return lambda logits: (
         logits.gather(1, targets.unsqueeze(1)) - logits.gather(1, labels.unsqueeze(1))
     ).squeeze(1)
 
 
 def nearest_on_plane(points: Tensor, slope: Tensor, offset: Tensor, *, norm: str) -> Tensor:
-    """The smallest changes (N, C, H, W) that take points within [0, 1] onto their planes slope . x = offset.
+    """Return the smallest changes (N, C, H, W) from points to their planes slope . x = offset within [0, 1].
 
-    Where no point of [0, 1] lies on the plane, the change goes as far towards it as [0, 1] allows.
+    If no point of [0, 1] lies on the plane, the change goes as far towards it as [0, 1] allows.
 
-    In the smallest change, coordinate i moves by min(s * pace_i, room_i): room is the way to the border of
-    [0, 1], pace is 1 for l-infinity and |slope_i| for l2, and s is the same for all. What this gains towards
-    the plane grows piecewise linearly with s, with a bend where a coordinate meets its border; so s is found
-    by sorting the bends.
+    In the smallest change, coordinate i moves by min(s * pace_i, room_i): room is the distance to the border
+    of [0, 1], pace is 1 for l-infinity and |slope_i| for l2, and s is the same for all. The progress towards
+    the plane grows piecewise linearly with s, with a bend where a coordinate reaches its border, so s is
+    found by sorting the bends.
 
     Args:
         points, slope: (N, C, H, W).
         offset: (N,).
-        norm: "linf" or "l2", of the change.
+        norm: norm of the change, "linf" or "l2".
     """
     point, weight = points.flatten(1), slope.flatten(1)
     missing = offset - (weight * point).sum(1)
-    scale = weight.abs().amax(1).clamp_min(1e-30)  # a sure victim's slope is so small that its squares vanish
+    scale = weight.abs().amax(1).clamp_min(1e-30)  # the squares of a confident victim's slope would underflow
     weight = weight * (missing.sign() / scale).unsqueeze(1)  # the plane is ahead along `weight`
     missing = (missing.abs() / scale).unsqueeze(1)
     room = torch.where(weight > 0, 1 - point, point)
@@ -85,12 +85,12 @@ def nearest_on_plane(points: Tensor, slope: Tensor, offset: Tensor, *, norm: str
     pace = torch.ones_like(gain) if norm == "linf" else gain
     bends = torch.where(gain > 0, room / pace, 0.0)
     ordered, order = bends.sort(dim=1, stable=True)
-    # What is gained at each bend: by coordinates that have met their border, and by the others at that s.
+    # The progress at each bend, by coordinates that have reached their border and by the others at that s.
     rate = (gain * pace).gather(1, order)
     full = (gain * room).gather(1, order).cumsum(1)
     left = rate.flip(1).cumsum(1).flip(1) - rate  # rates of the coordinates after this one
     gained = full + ordered * left
-    bend = (gained < missing).sum(1, keepdim=True)  # the first at which enough is gained
+    bend = (gained < missing).sum(1, keepdim=True)  # the first bend at which the plane is reached
     reaches = bend < gained.shape[1]
     bend = bend.clamp_max(gained.shape[1] - 1)
     before = torch.where(bend > 0, full.gather(1, (bend - 1).clamp_min(0)), 0.0)

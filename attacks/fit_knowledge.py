@@ -1,5 +1,5 @@
-"""What an attacker can know of a defense that is fitted at test time, besides BPDA: gradients through the
-fit, gradients at the reconstructions along it, and a cheaper purifier in its place.
+"""Attackers' knowledge of a defense that is fitted at test time, besides BPDA: gradients through the fit,
+gradients at the reconstructions along it, and a cheaper purifier in its place.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Unrolled(WholeDefense):
 
     Args:
         steps, second_moment, memory: see purifiers.fitting.unrolled.Unrolling.
-        eot: draws that each gradient is the mean of.
+        eot: number of draws over which each gradient is averaged.
     """
 
     version = 1
@@ -43,10 +43,7 @@ class Unrolled(WholeDefense):
         self.trial_steps = max(TRIAL_STEPS, 1 + (steps or 0))
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Check that the purifier is a fit with so many steps.
-
-        Raises UnsuitedError where it is not.
-        """
+        """Raise UnsuitedError unless the purifier is a fit with at least as many steps as are unrolled."""
         super().check(attack, purifier)
         if not isinstance(purifier, TracePurifier) or purifier.gradient != "unrolled":
             raise UnsuitedError(
@@ -69,7 +66,7 @@ class Unrolled(WholeDefense):
         others: Sequence[nn.Module],
         **settings: Any,
     ) -> Target:
-        """What the attack sees; it notes how the gradients of each image came about."""
+        """Return the attack's target, which records a diagnosis of each image's gradients."""
         target = super().target(victim, purifier, others, **settings)
         target.view = self._view(victim, purifier, target.note)
         return target
@@ -97,13 +94,14 @@ class AlongFit(BPDA):
     """BPDA averaged over reconstructions along the fit, as Croce et al. 2022 attack the iterates of defenses
     that adapt at test time (https://arxiv.org/abs/2202.13711).
 
-    The answer is the defense's own; its gradient is the mean of the victim's at the reconstructions, each
-    taken for the image itself. So an attack also aims at reconstructions that a defense compares or averages.
+    The answer is the defense's own. Its gradient is the mean of the victim's gradients at the
+    reconstructions, each treated as the image itself. An attack thus also aims at reconstructions that a
+    defense compares or averages.
 
     Args:
         of: "iterates" for reconstructions at equal intervals up to the last; "crossings" for the last images
-            that a purifier finds on the victim's decision boundary (DDIP), where there are any.
-        points: how many, at most.
+            that a purifier finds on the victim's decision boundary (DDIP), if there are any.
+        points: largest number of reconstructions.
     """
 
     version = 1
@@ -124,7 +122,7 @@ class AlongFit(BPDA):
         self.of, self.points = of, points
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Check that the purifier has a trace to read, and if need be crossings."""
+        """Raise UnsuitedError unless the purifier has a trace, and crossings if they are needed."""
         super().check(attack, purifier)
         if not isinstance(purifier, TracePurifier) or (self.of == "crossings" and not purifier.crosses):
             raise UnsuitedError(
@@ -143,7 +141,7 @@ class AlongFit(BPDA):
                 purifier, images.detach(), seeds=seeds, victim=victim, of=self.of, points=self.points
             )
             through = images - images.detach()  # 0, with the gradient of the images
-            mean = torch.stack([victim(one + through) for one in along]).mean(0)
+            mean = torch.stack([victim(reconstruction + through) for reconstruction in along]).mean(0)
             with torch.no_grad():
                 logits = victim(result)
             return logits + (mean - mean.detach())
@@ -156,9 +154,9 @@ class Surrogate(BPDA):
     transferred to the defense (for diffusion purifiers Lee and Kim 2023, https://arxiv.org/abs/2303.09051).
 
     Args:
-        steps: the defense's own purifier with at most so many steps; not with `purifier`.
-        purifier: another purifier, without weights of its own.
-        eot: draws that each gradient is the mean of.
+        steps: largest number of steps of the defense's own purifier; excludes `purifier`.
+        purifier: another purifier, without weights of its own; excludes `steps`.
+        eot: number of draws over which each gradient is averaged.
     """
 
     version = 1

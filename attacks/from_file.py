@@ -18,18 +18,18 @@ SUFFIXES = (".safetensors", ".npz")
 
 
 class FromFile(Attack):
-    """The examples of a file, by the images' ids. What the attacker knew is what `knowledge=` says of it.
+    """The examples of a file, by the images' ids. `knowledge=` states what the attacker knew.
 
-    The file is a dictionary of tensors, .safetensors or .npz: under the id of each image its adversarial
-    example, (C, H, W) of floating-point values in [0, 1]. It may hold more images than are evaluated. The
-    examples are checked as those of any attack are: a cell in which one is missing, has another shape, leaves
-    [0, 1] or lies outside the ball fails.
+    The file, .safetensors or .npz, is a dictionary of tensors. It maps the id of each image to its
+    adversarial example (C, H, W) of floating-point values in [0, 1]. It may hold more images than are
+    evaluated. The examples are checked like those of any attack: a cell fails if one of them is missing, has
+    another shape, leaves [0, 1] or lies outside the ball.
 
     Args:
-        path: where the file lies.
-        sha256: of the whole file, so that the records say which examples they are of.
-        norm: of the ball, "linf" or "l2".
-        eps: the ball's radius; None for examples that were not bound to one.
+        path: path of the file.
+        sha256: digest of the whole file, so that the records identify the examples.
+        norm: norm of the ball, "linf" or "l2".
+        eps: radius of the ball; None for examples without a bound.
     """
 
     version = 1
@@ -69,7 +69,7 @@ class FromFile(Attack):
         return self.file.load()
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The examples of the images whose ids were given. Raises AttackError for one that is not sound."""
+        """Return the examples of the given ids; raise AttackError if one is missing or invalid."""
         if len(self.ids) != len(images):
             raise AttackError(f"FromFile: expected the ids of {len(images)} images, got {len(self.ids)}")
         if lacking := [name for name in self.ids if name not in self.examples]:
@@ -78,19 +78,19 @@ class FromFile(Attack):
                 f"{len(self.ids)}, such as {', '.join(lacking[:SHOWN])}; the file has {len(self.examples)} "
                 f"ids, such as {', '.join([*self.examples][:SHOWN])}"
             )
-        found = [self.examples[name] for name in self.ids]
-        for name, example in zip(self.ids, found, strict=True):
+        examples = [self.examples[name] for name in self.ids]
+        for name, example in zip(self.ids, examples, strict=True):
             self._check_example(name, example, images.shape[1:])
-        made = torch.stack([example.to(images) for example in found])
+        adversarial = torch.stack([example.to(images) for example in examples])
         if self.eps is not None:
-            sizes = distances(made.double(), images.double(), self.norm)
+            sizes = distances(adversarial.double(), images.double(), self.norm)
             far = int(sizes.argmax())
             if sizes[far] > self.eps + TOLERANCE * max(1, self.eps):
                 raise AttackError(
                     f"{self.file.path}: {self.ids[far]}: expected an example within {self.norm} "
                     f"{self.eps:.6g} of its image, got a distance of {sizes[far].item():.6g}"
                 )
-        return made
+        return adversarial
 
     def _check_example(self, name: str, example: Tensor, shape: torch.Size) -> None:
         where = f"{self.file.path}: {name}"

@@ -8,15 +8,15 @@ from data.errors import InputError
 
 
 class DDN(Attack):
-    """DDN: Rony et al. 2019, https://arxiv.org/abs/1811.09600. Looks for the smallest l2 norm.
+    """DDN: Rony et al. 2019, https://arxiv.org/abs/1811.09600. It searches for the smallest l2 norm.
 
-    An image for which none is found is returned unchanged.
+    An image for which no adversarial example is found is returned unchanged.
 
     Args:
         init_epsilon: the first radius.
-        steps: 100 in today's foolbox and in most of the paper's tables. The first pre-releases of
-            foolbox 3 had 10, with which the examples are far from the smallest (docs/findings.md).
-        gamma: the share by which a success shrinks the radius, and a failure enlarges it.
+        steps: number of steps; 100 in today's foolbox and in most of the paper's tables. The first
+            pre-releases of foolbox 3 had 10, with which norms are far from the smallest (docs/findings.md).
+        gamma: share by which a success shrinks the radius, and a failure enlarges it.
     """
 
     version = 1
@@ -33,7 +33,7 @@ class DDN(Attack):
         self.forward, self.backward = steps + 1, steps  # foolbox asks about its result once more
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Gradient steps on a sphere whose radius follows success."""
+        """Take gradient steps on a sphere, whose radius shrinks after a success and grows after a failure."""
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
         attack = foolbox.attacks.DDNAttack(init_epsilon=self.init_epsilon, steps=self.steps, gamma=self.gamma)
         raw, _, _ = attack(wrapped, images, labels, epsilons=None)

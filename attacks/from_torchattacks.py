@@ -1,6 +1,6 @@
-"""Gradient attacks of torchattacks (Kim 2020, https://arxiv.org/abs/2010.01950), parameters spelled out.
+"""Gradient attacks of torchattacks (Kim 2020, https://arxiv.org/abs/2010.01950), with explicit parameters.
 
-Defaults are those of torchattacks 3.5.1; a table states its own where a paper's time had others.
+Defaults are those of torchattacks 3.5.1; a table states its own values if a paper's version had others.
 """
 
 from typing import Literal
@@ -16,8 +16,8 @@ Norm = Literal["linf", "l2"]
 
 
 class _Led(Attack):
-    """An attack with a goal: away from an image's label or, targeted, towards another class, drawn for it at
-    random, which takes one more forward pass."""
+    """An attack that goes away from an image's label or, if `targeted`, towards another class, which is drawn
+    at random for each image and takes one more forward pass."""
 
     norm = "linf"
     targeted: bool
@@ -25,7 +25,7 @@ class _Led(Attack):
     def led(
         self, attack: torchattacks.attack.Attack, model: nn.Module, images: Tensor, labels: Tensor
     ) -> Tensor:
-        """The library's attack, away from the label or towards another one."""
+        """Run the library's attack, away from the label or towards another class."""
         if not self.targeted:
             return attack(images, labels)
         attack.set_mode_targeted_by_label(quiet=True)
@@ -36,7 +36,7 @@ class _Led(Attack):
 
 
 class _Steps(_Led):
-    """What the attacks share that walk in a ball: radius, step size, number of steps, the goal."""
+    """The base class of attacks that take steps in a ball."""
 
     def __init__(self, *, eps: float, alpha: float, steps: int, targeted: bool = False) -> None:
         self.eps = check_eps(eps, self.norm)
@@ -56,7 +56,7 @@ class FGSM(_Led):
         self.forward, self.backward = 1 + targeted, 1
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """One signed gradient step."""
+        """Take one signed gradient step."""
         return self.led(torchattacks.FGSM(model, eps=self.eps), model, images, labels)
 
 
@@ -80,7 +80,7 @@ class PGD(_Steps):
         self.random_start = random_start
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Signed or normalised gradient steps of size alpha, projected onto the ball."""
+        """Take signed or normalised gradient steps of size alpha, and project each onto the ball."""
         options = {
             "eps": self.eps,
             "alpha": self.alpha,
@@ -89,7 +89,7 @@ class PGD(_Steps):
         }
         if self.norm == "linf":
             attack = torchattacks.PGD(model, **options)
-        else:  # the loss is the batch's mean: beside its 1e-10, gradients of sure victims would vanish
+        else:  # the loss is the batch's mean: the default 1e-10 would swamp gradients of confident victims
             attack = torchattacks.PGDL2(model, **options, eps_for_division=1e-30)
         return self.led(attack, model, images, labels)
 
@@ -118,7 +118,7 @@ class EOTPGD(_Steps):
         self.forward = self.backward = steps * draws
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Signed steps along mean gradients."""
+        """Take signed steps along mean gradients."""
         attack = torchattacks.EOTPGD(
             model,
             eps=self.eps,
@@ -133,7 +133,7 @@ class EOTPGD(_Steps):
 class BIM(_Steps):
     """BIM or I-FGSM: Kurakin et al. 2017, https://arxiv.org/abs/1607.02533. PGD from the image itself.
 
-    Without `steps`, their rule: min(255 eps + 4, 1.25 * 255 eps) of them, rounded down.
+    If `steps` is None, the number of steps is the paper's min(255 eps + 4, 1.25 * 255 eps), rounded down.
     """
 
     version = 1
@@ -147,7 +147,7 @@ class BIM(_Steps):
         super().__init__(eps=eps, alpha=alpha, steps=steps, targeted=targeted)
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Signed gradient steps of size alpha, clipped to the ball."""
+        """Take signed gradient steps of size alpha, and clip each to the ball."""
         attack = torchattacks.BIM(model, eps=self.eps, alpha=self.alpha, steps=self.steps)
         return self.led(attack, model, images, labels)
 
@@ -170,7 +170,7 @@ class MIFGSM(_Steps):
         self.decay = decay
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Signed steps along the accumulated gradient."""
+        """Take signed steps along the accumulated gradient."""
         attack = torchattacks.MIFGSM(
             model, eps=self.eps, alpha=self.alpha, steps=self.steps, decay=self.decay
         )
@@ -178,11 +178,11 @@ class MIFGSM(_Steps):
 
 
 class DIFGSM(_Steps):
-    """DI-FGSM: Xie et al. 2019, https://arxiv.org/abs/1803.06978. Each step sees the image resized and
-    padded with probability `diversity`; the library draws once for a batch, hence one attack an image.
+    """DI-FGSM: Xie et al. 2019, https://arxiv.org/abs/1803.06978. With probability `diversity`, a step uses
+    the image resized and padded. The library draws once for a batch, so each image has its own attack.
 
     Args:
-        resize: the other end of the sizes that are drawn, relative to the image's.
+        resize: bound of the range of sizes that are drawn, relative to the image's size.
     """
 
     version = 1
@@ -209,7 +209,7 @@ class DIFGSM(_Steps):
         self.decay, self.resize, self.diversity, self.random_start = decay, resize, diversity, random_start
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Signed steps along gradients of transformed images."""
+        """Take signed steps along gradients of transformed images."""
         attack = torchattacks.DIFGSM(
             model,
             eps=self.eps,
@@ -226,13 +226,13 @@ class DIFGSM(_Steps):
 class CW(Attack):
     """C&W l2: Carlini & Wagner 2017, https://arxiv.org/abs/1608.04644.
 
-    torchattacks' version: a fixed constant c (no binary search) and a stop when the batch's loss
-    rises, which couples the images of a batch; hence one attack for each image here, which stops where
-    that image's own loss rises. The papers' runs stopped whole batches at once, of sizes they do not give,
-    so their images may have had more or fewer steps. The margin takes the larger
-    of a logit and 0, so it finds nothing where the deciding logits are negative. An image for which no
-    adversarial example is found is returned unchanged. Values of exactly 0 or 1 never move (their tanh
-    has no gradient): on MNIST it is nearly void.
+    torchattacks' version has a fixed constant c (no binary search), and stops when the batch's loss rises,
+    which couples the images of a batch. Here each image has its own attack, which stops when that image's
+    own loss rises. The papers' runs stopped whole batches at once, whose sizes they do not state, so their
+    images may have had more or fewer steps. The margin takes the larger of a logit and 0, so the attack finds
+    nothing if the deciding logits are negative. An image for which no adversarial example is found is
+    returned unchanged. Values of exactly 0 or 1 never move, since their tanh has no gradient, so the attack
+    has almost no effect on MNIST.
     """
 
     version = 1
@@ -249,6 +249,6 @@ class CW(Attack):
         self.forward = self.backward = steps
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Adam on distance + c * margin, in tanh space."""
+        """Minimise distance + c * margin by Adam, in tanh space."""
         attack = torchattacks.CW(model, c=self.c, kappa=self.kappa, steps=self.steps, lr=self.lr)
         return attack(images, labels)

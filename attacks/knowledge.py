@@ -1,4 +1,4 @@
-"""What the attacker knows: which part of a defense an attack can evaluate, and with which answers."""
+"""The attacker's knowledge: the part of a defense that an attack can evaluate, and the answers it gets."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ ANSWERS: tuple[Answer, ...] = (
     "score",
     "gradient",
     "everything",
-)  # each gives what those before it give
+)  # each includes the answers before it
 Kind = Literal[
     "blind", "transfer", "surrogate", "bpda", "unrolled", "full", "score", "decision", "everything"
 ]
@@ -37,23 +37,23 @@ MEANING: dict[Kind, str] = {
 
 
 class UnsuitedError(InputError):
-    """This attack cannot be run with this knowledge on this purifier."""
+    """Raised if an attack cannot be run with this knowledge on this purifier."""
 
 
 class Knowledge(ABC):
-    """Makes the target of an attack from a cell's victim and purifier.
+    """An attacker's knowledge, which makes the target of an attack from a cell's victim and purifier.
 
     Attributes:
-        version: raised on any change of behaviour.
-        kind: which of the attackers in MEANING this is. Flags, tables and curves read the kind, so that the
-            name of a config file has no meaning. Every class that can be used declares one.
-        gives: the most it answers: "gradient", "score" or "decision".
-        uses_purifier: whether the purifier has a part in crafting; where it has none, one set of
-            adversarial examples serves all purifiers.
-        uses_victim: whether the victim itself has.
-        eot: draws of the defense that each answer is the mean of.
-        known_draw: the defense draws once, and the attacker knows what: the draw that is scored.
-        trial_steps: so many steps a shortened purifier must have for an estimate of what answers cost.
+        version: number that is raised on any change of behaviour.
+        kind: the attacker among those in MEANING. Flags, tables and curves read the kind, so that the name
+            of a config file has no meaning. Every class that can be used declares one.
+        gives: the most informative answer: "everything", "gradient", "score" or "decision".
+        uses_purifier: whether crafting uses the purifier; if not, one set of adversarial examples serves all
+            purifiers.
+        uses_victim: whether crafting uses the victim itself.
+        eot: number of draws of the defense over which each answer is averaged.
+        known_draw: whether the defense draws only once, and the attacker knows that draw, which is scored.
+        trial_steps: number of steps that a shortened purifier needs for an estimate of the cost of answers.
     """
 
     version: ClassVar[int] = 1
@@ -67,11 +67,11 @@ class Knowledge(ABC):
 
     @abstractmethod
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
-        """Images and one seed an image to logits; `others` are the classifiers of a transfer attack."""
+        """Return the map from images and their seeds to logits; `others` are a transfer attack's classifiers."""
 
     @classmethod
     def declared_kind(cls) -> Kind:
-        """The kind that the class declares. Raises InputError where it declares none of those there are."""
+        """Return the kind that the class declares; raise InputError unless it is one of those in MEANING."""
         kind = getattr(cls, "kind", None)
         if kind not in MEANING:
             raise InputError(
@@ -83,8 +83,8 @@ class Knowledge(ABC):
     def check(self, attack: Attack, purifier: Purifier) -> None:
         """Check that this attacker can run the attack.
 
-        Raises UnsuitedError where the attack needs more than this knowledge gives, and InputError where the
-        knowledge declares no kind, or the attack not how many passes it takes.
+        Raises UnsuitedError if the attack needs more than this knowledge gives, and InputError if the
+        knowledge does not declare a kind, or the attack does not declare its number of passes.
         """
         self.declared_kind()
         if attack.needs is not None and attack.forward < 1:
@@ -112,7 +112,7 @@ class Knowledge(ABC):
         recompute: bool = False,
         device: torch.device | str = "cpu",
     ) -> Target:
-        """What the attack sees; `seeds` are for the defense's draws, one an image."""
+        """Return the attack's target; `seeds` has one seed for each image, for the defense's draws."""
         return Target(
             self.view(victim, purifier, others),
             seeds=seeds,
@@ -126,7 +126,7 @@ class Knowledge(ABC):
 
 
 class Blind(Knowledge):
-    """The victim with its weights, no purifier (the papers' white-box or gray-box)."""
+    """Knowledge of the victim with its weights, but of no purifier (the papers' white-box or gray-box)."""
 
     version = 1
     kind = "blind"
@@ -138,14 +138,14 @@ class Blind(Knowledge):
 
 
 class Transfer(Knowledge):
-    """Other classifiers, neither the victim nor the purifier (Liu et al. 2017,
+    """Knowledge of other classifiers, but of neither the victim nor the purifier (Liu et al. 2017,
     https://arxiv.org/abs/1611.02770).
 
     The config's `victims` names them.
 
     Args:
-        average: of several classifiers' "logits", or of their "probabilities", as in the paper: the answer is
-            then the logarithm of the mean probability, of which a softmax makes that again.
+        average: what is averaged over the classifiers: "logits" or, as in the paper, "probabilities". For the
+            latter the answer is the logarithm of the mean probability, which a softmax turns back into it.
     """
 
     version = 1
@@ -171,7 +171,7 @@ class Transfer(Knowledge):
 
 
 class WholeDefense(Knowledge):
-    """Purifier and victim, with fresh draws at every answer unless the draw is known."""
+    """Knowledge of purifier and victim, with fresh draws for every answer unless the draw is known."""
 
     def __init__(self, *, eot: int = 1, known_draw: bool = False) -> None:
         if eot < 1 or (known_draw and eot > 1):
@@ -183,7 +183,7 @@ class WholeDefense(Knowledge):
         return lambda images, seeds: victim(purifier(images, seeds=seeds, victim=victim))
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Refuse several draws of a defense that draws nothing, since all draws would be equal."""
+        """Raise UnsuitedError for several draws of a defense that draws nothing: they would be equal."""
         super().check(attack, purifier)
         if self.eot > 1 and not purifier.stochastic:
             raise UnsuitedError(
@@ -195,12 +195,12 @@ class WholeDefense(Knowledge):
 class BPDA(WholeDefense):
     """Backward pass differentiable approximation: Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
 
-    Forward through the purifier, backward through a substitute, by advertorch's BPDAWrapper.
+    advertorch's BPDAWrapper runs the purifier in the forward pass, and a substitute in the backward pass.
 
     Args:
-        substitute: what the purifier is differentiated as; the identity where None, or enlargement, whose
-            backward pass is down-sampling, for a purifier that enlarges.
-        eot: draws that each gradient is the mean of.
+        substitute: module whose gradient replaces the purifier's. None is the identity or, for a purifier
+            that enlarges, bilinear enlargement.
+        eot: number of draws over which each gradient is averaged.
     """
 
     version = 1
@@ -233,7 +233,7 @@ class Full(WholeDefense):
     kind = "full"
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Refuse purifiers through which autograd is not exact."""
+        """Raise UnsuitedError for purifiers through which autograd is not exact."""
         super().check(attack, purifier)
         if purifier.gradient != "exact":
             raise UnsuitedError(
@@ -243,7 +243,7 @@ class Full(WholeDefense):
 
 
 class Score(WholeDefense):
-    """Answers queries to the whole defense with logits."""
+    """Queries to the whole defense, which are answered with logits."""
 
     version = 1
     kind = "score"
@@ -251,7 +251,7 @@ class Score(WholeDefense):
 
 
 class Decision(WholeDefense):
-    """Queries to the whole defense, answered with the decided class; of several draws with that of most."""
+    """Queries to the whole defense, which are answered with the class that most draws decide on."""
 
     version = 2
     kind = "decision"

@@ -1,10 +1,10 @@
-"""Runs a library's attack on each image as if it were alone, and answers what they ask together.
+"""Runs a library's attack on each image as if it were alone, and answers the attacks' questions together.
 
-Many attacks let images of a batch depend on each other (they pick the images that still stand, stop when the
-batch's loss rises, draw once for all), or take one image at a time. Here every image has an attack of its
-own, in a thread of its own. One thread runs at a time, until it asks the defense something. When all have
-asked, the questions go to the defense as one batch; so a slow purifier is asked for many images at once, and
-each image gets what it would get alone.
+Many attacks let images of a batch depend on each other (they select the images that are still classified
+correctly, stop when the batch's loss rises, draw once for all), or take one image at a time. Here every image
+has an attack of its own, in a thread of its own. One thread runs at a time, until it asks the defense
+something. When all have asked, the questions go to the defense as one batch. A slow purifier thus gets many
+images at once, and each image gets the result that it would get alone.
 """
 
 import threading
@@ -21,13 +21,14 @@ from attacks.target import BudgetSpentError, Target
 
 
 def lockstep(work: Callable[[nn.Module, int], Any], target: Target, seeds: Sequence[int]) -> list[Any]:
-    """`work(model, i)` of every image i, all in step; their results in order.
+    """Run `work(model, i)` for every image i in lockstep, and return the results in order.
 
-    `model` is what image i's attack sees: rows of that image only, on the CPU, with gradients where the
-    target has them (one of each answer, whose graph is then gone). It raises BudgetSpentError when the
-    image's queries are spent. What `work` draws from torch or from NumPy comes from seeds[i].
+    `model` is the model that image i's attack sees: it takes rows of that image only, on the CPU, and has
+    gradients if the target has them (one for each answer, whose graph is then freed). It raises
+    BudgetSpentError when the image's queries are spent. All that `work` draws from torch or from NumPy comes
+    from seeds[i].
 
-    Raises what a `work` or the target raises, after the others have been ended.
+    An error of `work` or of the target is raised after the other threads have been ended.
     """
     lanes = [_ImageThread(target, i, seed) for i, seed in enumerate(seeds)]
     numpys_own = np.random.get_state()
@@ -51,7 +52,7 @@ class _Together:
 
     rows: Tensor
     logits: Tensor
-    waiting: set[int]  # images whose lanes have not asked for its gradient yet
+    waiting: set[int]  # images whose threads have not asked for the gradient yet
 
 
 @dataclass
@@ -67,12 +68,12 @@ class _Ended(BaseException):
 
 
 class _ImageThread(nn.Module):
-    """One image's attack: its thread, its question, its random numbers."""
+    """The attack on one image: its thread, its question and its random numbers."""
 
     def __init__(self, target: Target, owner: int, seed: int) -> None:
         super().__init__()
         self.owner, self.seed = owner, seed
-        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # libraries ask where a model lives
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # libraries ask for a model's device
         self.eval()
         self.numpy = np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32]).get_state()
         self.question: _Question | None = None
@@ -83,7 +84,7 @@ class _ImageThread(nn.Module):
         self.ended = False
         self.mine, self.others = threading.Semaphore(0), threading.Semaphore(0)
 
-    # In the thread
+    # Called in the thread
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of these rows."""
@@ -111,7 +112,7 @@ class _ImageThread(nn.Module):
             self.problem = error
         self.others.release()
 
-    # Outside
+    # Called outside the thread
 
     def start(self, work: Callable[[nn.Module, int], Any]) -> None:
         """Start the thread, and wait for its first question."""
@@ -138,18 +139,18 @@ class _ImageThread(nn.Module):
 
 
 class _Differentiable(torch.autograd.Function):
-    """Asks for logits, and in the backward pass for their gradient."""
+    """A function of autograd that asks for logits, and in the backward pass for their gradient."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, lane: _ImageThread) -> Tensor:
-        """Logits."""
+        """Return the logits."""
         logits, ctx.together, ctx.where = lane.ask(_Question("differentiable", images.detach()))
         ctx.lane = lane
         return logits
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient of the rows."""
+        """Return the gradient with respect to the rows."""
         return ctx.lane.ask(_Question("gradient", gradient, ctx.together, ctx.where)), None
 
 

@@ -1,7 +1,7 @@
-"""The members of the adaptive attack: which estimate of the gradient each follows, and how it searches.
+"""The members of the adaptive attack, with their estimates of the gradient and their searches.
 
-The members that suit a defense follow from the purifier's traits alone. Their numbers of steps are the
-standard budgets, for three kinds of defenses: those that draw nothing, those that draw and answer fast, and
+The members that suit a defense follow from the purifier's traits alone. Their numbers of steps define the
+standard budgets for three kinds of defenses: those that draw nothing, those that draw and answer fast, and
 those that fit a network to each image, so that one answer takes seconds.
 """
 
@@ -24,7 +24,7 @@ from purifiers.purifier import Purifier
 
 Norm = Literal["linf", "l2"]
 Search = Callable[[Rows, Tensor, Tensor, Tensor], list[Tensor]]  # rows, images, labels, places in the batch
-DRAWS, DRAWS_OF_A_FIT = 10, 5  # of the defense, that judge an adversarial example
+DRAWS, DRAWS_OF_A_FIT = 10, 5  # number of the defense's draws that judge an adversarial example
 CLASSES_OF_DLR = 3
 
 
@@ -33,11 +33,12 @@ class Member:
     """One search of the ensemble.
 
     Args:
-        name: what records and tables call it.
-        knowledge: what it sees of the defense.
-        forward, backward: the passes that an image takes at most, each of the knowledge's draws.
-        search: rows of images to candidates (N, C, H, W), of which the defense's own answers choose.
-        candidates: how many it finds.
+        name: name in records and tables.
+        knowledge: its knowledge of the defense.
+        forward, backward: largest number of passes for an image, for each of the knowledge's draws.
+        search: function that maps rows of images to candidates (N, C, H, W), among which the defense's own
+            answers choose.
+        candidates: number of candidates that it finds.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Member:
 
     @property
     def passes(self) -> tuple[int, int]:
-        """Forward and backward passes of the defense that an image takes at most."""
+        """The largest numbers of forward and backward passes of the defense for an image."""
         return self.forward * self.knowledge.eot, self.backward * self.knowledge.eot
 
 
 def judging_draws(purifier: Purifier) -> int:
-    """Return how many draws of the defense judge a candidate."""
+    """Return the number of draws of the defense that judge a candidate."""
     if not purifier.stochastic:
         return 1
     return DRAWS_OF_A_FIT if purifier.per_image_optimization else DRAWS
@@ -62,11 +63,11 @@ def judging_draws(purifier: Purifier) -> int:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Makes the members for one ball.
+    """The ensemble of members for one ball.
 
     Args:
-        eps, norm: the ball.
-        share: of the standard numbers of steps, of which at least one is left.
+        eps, norm: radius and norm of the ball.
+        share: share of the standard numbers of steps; each member keeps at least one step.
         draws: whether the defense draws, so that a single misclassified iterate may be due to chance.
     """
 
@@ -79,12 +80,15 @@ class Ensemble:
         return max(1, int(standard * self.share))
 
     def climb(self, name: str, knowledge: Knowledge, loss: str, steps: int, restarts: int = 1) -> Member:
-        """APGD, each restart from another random start, to its end. Its candidates are the iterates with the
-        largest losses; where the defense draws nothing, the last misclassified iterates instead."""
+        """Return a member that runs APGD with all steps, each restart from another random start.
+
+        Its candidates are the iterates with the largest losses or, if the defense draws nothing, the last
+        misclassified iterates.
+        """
         steps = self._steps(steps)
 
         def search(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> list[Tensor]:
-            made = []
+            candidates = []
             for _ in range(restarts):
                 climb = apgd.ascend(
                     rows,
@@ -96,18 +100,21 @@ class Ensemble:
                     steps=steps,
                 )
                 fell = each(climb.found.fell & (not self.draws), images)
-                made.append(torch.where(fell, climb.found.images, climb.best))
-            return made
+                candidates.append(torch.where(fell, climb.found.images, climb.best))
+            return candidates
 
         passes = restarts * (steps + 1)
         return Member(name, knowledge, passes, passes, search, restarts)
 
     def ask(self, name: str, knowledge: Knowledge, queries: int) -> Member:
-        """Square's random search, which goes on after an image has fallen if the defense draws."""
+        """Return a member that runs Square's random search.
+
+        If the defense draws, the search goes on after an image is misclassified.
+        """
         queries = self._steps(queries)
 
         def search(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> list[Tensor]:
-            found = square.random_search(
+            result = square.random_search(
                 rows,
                 images,
                 labels,
@@ -117,7 +124,7 @@ class Ensemble:
                 speed=square.OF / queries,
                 early_stop=not self.draws,
             )
-            return [found.found.images]
+            return [result.found.images]
 
         return Member(name, knowledge, queries, 0, search)
 
@@ -125,8 +132,8 @@ class Ensemble:
         """Return the members that suit the purifier, in their order.
 
         Args:
-            logits: (N, classes) of the whole batch, for attacks that choose their targets by them.
-            labels: (N,).
+            logits: logits (N, classes) of the whole batch, by which attacks choose their targets.
+            labels: labels (N,).
         """
         losses = [loss for loss in LOSSES if loss != "dlr" or logits.shape[1] >= CLASSES_OF_DLR]
         if purifier.per_image_optimization:
@@ -138,7 +145,7 @@ class Ensemble:
         return self._of_masked(purifier, losses)
 
     def _auto_attack(self, logits: Tensor, labels: Tensor) -> list[Member]:
-        """AutoAttack's four, for a deterministic defense with its exact gradient."""
+        """Return AutoAttack's four members, for a deterministic defense with an exact gradient."""
         attack = AutoAttack(
             eps=self.eps, norm=self.norm, steps=self._steps(100), queries_of_square=self._steps(5000)
         )
@@ -149,7 +156,8 @@ class Ensemble:
         ]
 
     def _of_masked(self, purifier: Purifier, losses: list[str]) -> list[Member]:
-        """For a deterministic defense whose gradient is lacking, or of three classes or fewer."""
+        """Return the members for a deterministic defense without an exact gradient, or with at most three
+        classes."""
         white = Full if purifier.gradient == "exact" else BPDA
         climbs = [self.climb(f"{white.kind} {loss}", white(), loss, 100) for loss in losses]
         return [*climbs, self.climb("blind ce", Blind(), "ce", 100), self.ask("square", Score(), 5000)]
@@ -168,35 +176,35 @@ class Ensemble:
 
     def _of_fit(self, purifier: Purifier) -> list[Member]:
         """Return the members for a defense that fits a network to each image."""
-        found = [
+        members = [
             self.climb("bpda fixed draw", BPDA(known_draw=True), "ce", 20),
             self.climb("bpda fresh draws", BPDA(), "ce", 40),
             self.climb("bpda eot", BPDA(eot=10), "ce", 15),
         ]
         if isinstance(purifier, TracePurifier):
-            found.append(self.climb("bpda iterates", AlongFit(points=10), "ce", 20))
+            members.append(self.climb("bpda iterates", AlongFit(points=10), "ce", 20))
             if purifier.crosses:
-                found.append(self.climb("bpda crossings", AlongFit(of="crossings", points=10), "ce", 20))
+                members.append(self.climb("bpda crossings", AlongFit(of="crossings", points=10), "ce", 20))
         if purifier.gradient == "unrolled":
             depths = [m for m in (1, 5, DEEPEST) if m < purifier.steps - 1]
-            found += [
+            members += [
                 self.climb(f"unrolled {m}", Unrolled(steps=m, second_moment="detached"), "ce", 15)
                 for m in depths
             ]
-            found.append(self.climb("unrolled all", Unrolled(steps=None), "ce", 5))
+            members.append(self.climb("unrolled all", Unrolled(steps=None), "ce", 5))
         fewer = max(1, round(purifier.shortened(steps=1)[1] / 4))
         if purifier.shortened(steps=fewer)[1] > 1:
-            found.append(self.climb(f"surrogate {fewer} steps", Surrogate(steps=fewer), "ce", 40))
-        return [*found, self.climb("blind ce", Blind(), "ce", 50), self.ask("square", Score(), 100)]
+            members.append(self.climb(f"surrogate {fewer} steps", Surrogate(steps=fewer), "ce", 40))
+        return [*members, self.climb("blind ce", Blind(), "ce", 50), self.ask("square", Score(), 100)]
 
 
 def _candidates(attempt: Attempt) -> Search:
-    """The images that an attempt of AutoAttack hands out, found or not."""
+    """Return the search of an attempt of AutoAttack, which returns its images whether it succeeded or not."""
     return lambda *batch: [attempt(*batch).images]
 
 
 def cost(members: list[Member], judging: int) -> tuple[int, int]:
-    """Forward and backward passes of an image that stands to the end, if `judging` passes judge the image
-    itself and each candidate."""
+    """Return the forward and backward passes of an image that resists all members, if `judging` passes judge
+    the image itself and each candidate."""
     forward = judging + sum(member.passes[0] + judging * member.candidates for member in members)
     return forward, sum(member.passes[1] for member in members)

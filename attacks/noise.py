@@ -1,4 +1,4 @@
-"""Random noise: no attack, but the control that every attack and purifier is held against."""
+"""Random noise, which is not an attack but the control to which every attack and purifier is compared."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from data.errors import InputError
 
 
 class GaussianNoise(Attack):
-    """Normal noise on every value, clipped to [0, 1]. It looks at neither victim nor label.
+    """Normal noise on every value, clipped to [0, 1]. It uses neither the victim nor the label.
 
     Args:
-        std: its standard deviation, of images in [0, 1].
+        std: standard deviation of the noise, for images in [0, 1].
     """
 
     version = 1

@@ -1,4 +1,4 @@
-"""A defense that lies open: the attack itself chooses in which ways to look at it."""
+"""A defense that is fully known: the attack itself chooses how to evaluate it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,32 +9,36 @@ from attacks.knowledge import Knowledge, WholeDefense
 from attacks.target import Target
 from purifiers.purifier import Purifier
 
-DEEPEST = 20  # steps of a fit that the deepest member unrolls, besides that which unrolls all
+DEEPEST = 20  # largest number of steps that a member unrolls, except for the member that unrolls all
 
 
 class OpenDefense(Target):
     """The whole defense, with a fresh draw for each answer, and its parts.
 
-    Attributes:
+    Args:
         victim, purifier: the parts.
+        settings: those of any target.
     """
 
     def __init__(self, victim: nn.Module, purifier: Purifier, **settings: Any) -> None:
         super().__init__(
             lambda images, seeds: victim(purifier(images, seeds=seeds, victim=victim)), **settings
         )
-        # In a tuple, so that they are no modules of this one.
+        # In a tuple, so that they are not registered as submodules.
         self._parts = victim, purifier
 
     @property
     def purifier(self) -> Purifier:
-        """The purifier, whose traits say in which ways the defense can be looked at."""
+        """The purifier, whose traits say in which ways the defense can be evaluated."""
         return self._parts[1]
 
     def through(self, knowledge: Knowledge) -> Target:
-        """What an attacker with this knowledge sees. Its answers are counted with all others, so that each
-        image goes on with fresh draws; if the draw is known, it is none of those that are scored."""
-        seen = knowledge.target(
+        """Return the target of an attacker with this knowledge.
+
+        Its answers are counted together with all others, so that each image continues with fresh draws. If
+        the draw is known, it is not one of those that are scored.
+        """
+        target = knowledge.target(
             *self._parts,
             [],
             seeds=self.seeds,
@@ -42,8 +46,12 @@ class OpenDefense(Target):
             recompute=self.recompute,
             device=self.place.device,
         )
-        seen.counts, seen.budget, seen.before_answering = self.counts, self.budget, self.before_answering
-        return seen
+        target.counts, target.budget, target.before_answering = (
+            self.counts,
+            self.budget,
+            self.before_answering,
+        )
+        return target
 
 
 class Everything(WholeDefense):
@@ -55,7 +63,7 @@ class Everything(WholeDefense):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trial_steps = 1 + DEEPEST + 1  # so that an estimate has all members
+        self.trial_steps = 1 + DEEPEST + 1  # so that an estimate includes all members
 
     def target(
         self,

@@ -1,7 +1,7 @@
 """An attack that asks the defense for its decisions only: HopSkipJump of ART.
 
-The library hands out a result only at its end, and does not stop at a number of queries. So what it asks is
-watched, and at the budget the attack ends with the best image that it has asked about.
+The library returns a result only at its end, and does not stop at a number of queries. Its queries are
+therefore observed, and when the budget is spent, the attack ends with the best image that was queried.
 """
 
 from collections.abc import Iterator
@@ -20,20 +20,21 @@ from data.errors import InputError
 
 
 class HopSkipJump(Attack):
-    """HopSkipJump: Chen et al. 2020, https://arxiv.org/abs/1904.02144. From a misclassified image along the
-    boundary towards the image, by decisions alone.
+    """HopSkipJump: Chen et al. 2020, https://arxiv.org/abs/1904.02144. It goes from a misclassified image
+    along the boundary towards the image, by decisions alone.
 
-    Within `eps` the nearest misclassified image that was asked about is the result, else the image itself.
-    The path that is recorded with it says how near the attack had come after how many queries, for any
-    other eps. ART draws its first image without a seed; ours are images of noise, coarse to fine.
+    The result is the nearest misclassified image that was queried if it is within `eps`, or else the image
+    itself. The path that is recorded with it gives the nearest distance by number of queries, for any other
+    eps. ART draws its first image without a seed; here the first images are noise, coarse to fine.
 
     Args:
-        eps: radius of the ball; None for the nearest at any distance.
-        norm: the distance that is made small.
-        queries: an image's budget; ART's own limits of iterations and evaluations are not reached. An
-            estimate of a gradient that the rest cannot pay is not begun, so some stay unused.
+        eps: radius of the ball; None for the nearest example at any distance.
+        norm: norm of the distance that is minimised.
+        queries: budget of an image; ART's own limits of iterations and evaluations are not reached. An
+            estimate of a gradient that exceeds the rest of the budget ends the attack, and its queries are
+            not made.
         first_evaluations: queries of the first estimate of a gradient.
-        starts: images that are tried as a start.
+        starts: number of images that are tried as a start.
     """
 
     version = 1
@@ -101,7 +102,7 @@ class HopSkipJump(Attack):
 
 
 class _Started(HopSkipJumpOfART):
-    """From our own start, away from the label; ART's is drawn without a seed."""
+    """HopSkipJump from a given start, away from the label; ART draws its start without a seed."""
 
     first: tuple[np.ndarray, int]
 
@@ -110,15 +111,15 @@ class _Started(HopSkipJumpOfART):
 
 
 class _Float32Classifier(PyTorchClassifier):
-    """ART's binary search makes float64 images, which networks of float32 refuse."""
+    """A classifier that converts images to float32, since ART's binary search makes float64 images."""
 
     def predict(self, x: np.ndarray, *args: object, **kwargs: object) -> np.ndarray:
-        """Logits."""
+        """Return the logits."""
         return super().predict(x.astype(np.float32), *args, **kwargs)
 
 
 def _starts(images: Tensor, count: int) -> Iterator[Tensor]:
-    """Noise from one colour to one value a pixel, uniform in [0, 1]."""
+    """Yield images of noise, uniform in [0, 1], which range from one value per pixel to one colour."""
     sides = (images.shape[-1], 8, 4, 2, 1)
     for i in range(count):
         noise = torch.rand(1, images.shape[1], *[min(sides[i % len(sides)], images.shape[-1])] * 2)
@@ -126,8 +127,8 @@ def _starts(images: Tensor, count: int) -> Iterator[Tensor]:
 
 
 class _Nearest(nn.Module):
-    """A model that watches what it is asked about one image, and keeps the nearest misclassified image and
-    the path towards it."""
+    """A model that observes the queries about one image, and keeps the nearest misclassified image and the
+    path towards it."""
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, norm: str) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ class _Nearest(nn.Module):
         self.path: Path = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """The model's own answer."""
+        """Return the model's own answer."""
         logits = self.model(images)
         self.asked += len(images)
         self._watch(images.detach(), logits.detach())
@@ -146,8 +147,8 @@ class _Nearest(nn.Module):
         wrong = images[logits.argmax(1) != self.label]
         if not len(wrong):
             return
-        found = distances(wrong, self.clean, self.norm)
-        at = int(found.argmin())
-        if not self.path or found[at] < self.path[-1][1]:
-            self.path.append((self.asked, found[at].item()))
+        sizes = distances(wrong, self.clean, self.norm)
+        at = int(sizes.argmin())
+        if not self.path or sizes[at] < self.path[-1][1]:
+            self.path.append((self.asked, sizes[at].item()))
             self.best = wrong[at : at + 1].clone()

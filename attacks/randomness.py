@@ -1,9 +1,9 @@
-"""Lets a library's attack draw each image's randomness from that image's own seed.
+"""Makes a library's attack draw each image's randomness from that image's own seed.
 
 Attack libraries draw for the whole batch from a global generator, so that an image's random start
-depends on the images beside it. Inside `per_image_randomness`, every random operation whose first
-dimension is the batch is drawn row by row from one generator an image; any other random operation
-is an error, because no image owns it, unless there is only one image: then it owns all.
+depends on the other images of its batch. Inside `per_image_randomness`, every random operation whose first
+dimension is the batch is drawn row by row, from one generator for each image. Any other random operation
+is an error, because it belongs to no image, unless there is only one image.
 """
 
 from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ class _PerImage(TorchDispatchMode):
         return tensor
 
     def _alone(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a random operation of the only image on the CPU."""
+        """Run a random operation on the CPU for the only image."""
         generator, before = self.generators[0], torch.get_rng_state()
         torch.set_rng_state(generator.get_state())
         try:
@@ -83,6 +83,6 @@ def _dtype(like: Any) -> torch.dtype | None:
 
 @contextmanager
 def per_image_randomness(seeds: Sequence[int]) -> Iterator[None]:
-    """Within, in this thread, random rows belong to images; seeding the global generators does nothing."""
+    """Draw random rows from the images' own seeds, in this thread and whatever the global seeds are."""
     with _PerImage(seeds):
         yield

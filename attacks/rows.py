@@ -1,10 +1,10 @@
-"""What attacks with a loop of our own work on: a batch of a target's images that do not depend on each other.
+"""Rows of a target's images that do not depend on each other, for attacks with a loop of our own.
 
 Many libraries' loops couple the images of a batch, so they run image by image (attacks/lockstep.py), which
 takes a thread and small operations for every image. The loops of apgd.py, fab.py and square.py decide
 everything row by row and draw each row from its image's own generator, so they work on the whole batch and
-leave out the rows that are done. An image then gets the same result alone, among others and in any order: to
-the bit, where the defense's own answers do not depend on the batch to the bit.
+leave out the rows that are done. An image then gets the same result alone, among others and in any order. The
+results are equal to the bit if the defense's own answers do not depend on the batch to the bit.
 
 All images here are (N, C, H, W) float32 in [0, 1]; labels are (N,) int64.
 """
@@ -40,7 +40,7 @@ class Rows:
         return cls(target, generators, range(len(generators)), device)
 
     def take(self, which: Tensor) -> "Rows":
-        """The rows at these places (indices, or a mask of all rows); their streams go on where they are."""
+        """Return the rows at these places (indices, or a mask of all rows), with their random streams."""
         places = which.nonzero().flatten() if which.dtype == torch.bool else which
         return Rows(
             self.target, self.generators, [self.owners[place] for place in places.tolist()], self.device
@@ -52,25 +52,25 @@ class Rows:
             return self.target.ask(images, self.owners)
 
     def gradient(self, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, classes), their losses (N,), and the gradients (N, C, H, W) of the losses.
+        """Return logits (N, classes), their losses (N,), and the gradients (N, C, H, W) of the losses.
 
         Args:
-            loss: logits to one loss a row.
+            loss: function that maps logits to one loss for each row.
         """
-        asked = images.detach().clone().requires_grad_()
+        leaf = images.detach().clone().requires_grad_()
         with torch.enable_grad():
-            logits = self.target.ask(asked, self.owners)
+            logits = self.target.ask(leaf, self.owners)
             losses = loss(logits)
-            (gradient,) = torch.autograd.grad(losses.sum(), asked)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         self.target.count_gradient(gradient, self.owners)
         return logits.detach(), losses.detach(), gradient.contiguous()
 
     def uniform(self, *shape: int) -> Tensor:
-        """(N, *shape) numbers of [0, 1), each row from its image's own stream."""
+        """Return (N, *shape) uniform numbers in [0, 1), each row from its image's own stream."""
         return self._drawn(torch.rand, shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """(N, *shape) standard normal numbers, each row from its image's own stream."""
+        """Return (N, *shape) standard normal numbers, each row from its image's own stream."""
         return self._drawn(torch.randn, shape)
 
     def _drawn(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
@@ -79,7 +79,10 @@ class Rows:
 
 
 class Found(NamedTuple):
-    """What an attempt found: the rows that fell (N,), and images (N, C, H, W) that show it for those rows."""
+    """The result of an attempt: a mask (N,) of the misclassified rows, and images (N, C, H, W) of all rows.
+
+    Only the images of misclassified rows have a meaning.
+    """
 
     fell: Tensor
     images: Tensor
@@ -89,23 +92,23 @@ Attempt = Callable[[Rows, Tensor, Tensor, Tensor], Found]  # rows, images, label
 
 
 def in_turn(attempts: Sequence[Attempt], rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
-    """Run each attempt on the rows that the earlier ones left unbroken.
+    """Run each attempt on the rows that resisted the earlier ones.
 
     Args:
-        places: (N,) of the rows in the whole batch; an attempt gets those of its own rows.
+        places: places (N,) of the rows in the whole batch; an attempt gets those of its own rows.
     """
     fell = torch.zeros_like(labels, dtype=torch.bool)
-    made = images.clone()
+    adversarial = images.clone()
     for attempt in attempts:
         standing = (~fell).nonzero().flatten()
         if not len(standing):
             break
         found = attempt(rows.take(standing), images[standing], labels[standing], places[standing])
         fell[standing[found.fell]] = True
-        made[standing[found.fell]] = found.images[found.fell]
-    return Found(fell, made)
+        adversarial[standing[found.fell]] = found.images[found.fell]
+    return Found(fell, adversarial)
 
 
 def each(values: Tensor, like: Tensor) -> Tensor:
-    """Return (N,) values in a shape that multiplies the rows of `like`."""
+    """Return (N,) values in a shape that broadcasts over the rows of `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))

@@ -2,8 +2,8 @@
 Random Search, https://arxiv.org/abs/1912.00049.
 
 Images are (N, C, H, W) in [0, 1]. Each proposal changes one square window of an image, whose place is drawn
-for that image alone, and is kept where the margin of the label's logit over the others gets smaller. Windows
-and lengths are the paper's; the authors' code never draws the last row or column, and has one place a batch.
+for that image alone, and is kept if the margin of the label's logit over the others gets smaller. Windows and
+lengths are the paper's. The authors' code never draws the last row or column, and draws one place per batch.
 """
 
 import math
@@ -20,7 +20,7 @@ from attacks.rows import Found, Rows, each
 from data.errors import InputError
 
 SMALLER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # proposals after which a window's area halves
-OF = 10_000  # proposals of the run that this schedule is made for
+OF = 10_000  # number of proposals for which this schedule is made
 BLOCK = 64  # proposals whose random numbers are drawn at once
 
 Norm = Literal["linf", "l2"]
@@ -29,14 +29,14 @@ Norm = Literal["linf", "l2"]
 class Square(Attack):
     """Random search with square patches, on the margin of the logits.
 
-    An image's result is the image with the smallest margin of those that were asked about.
+    An image's result is the queried image with the smallest margin.
 
     Args:
-        queries: an image's budget, with the one that asks about the image itself.
+        queries: budget of an image, including the query for the image itself.
         p_init: share of the image that the first squares cover.
-        rescale: follow the schedule of a run of 10,000 queries, compressed to this budget.
-        early_stop: an image that has fallen is asked about no more. Take false for a defense that draws,
-            which may have erred by chance, and average several draws (knowledge.eot).
+        rescale: whether the schedule of a run of 10,000 queries is compressed to this budget.
+        early_stop: whether an image is no longer queried once it is misclassified. Take false for a defense
+            that draws, which may have erred by chance, and average several draws (knowledge.eot).
     """
 
     version = 4
@@ -64,12 +64,12 @@ class Square(Attack):
 
     def craft(self, model: Rows, images: Tensor, labels: Tensor) -> Tensor:
         """Return the queried image with the smallest margin."""
-        logits, made = model.logits(images), images.clone()
+        logits, adversarial = model.logits(images), images.clone()
         margins = margin(logits, labels)
         attacked = (logits.argmax(1) == labels) | (not self.early_stop)
         standing = attacked.nonzero().flatten()
         if self.queries == 1 or not len(standing):
-            return made
+            return adversarial
         search = random_search(
             model.take(standing),
             images[standing],
@@ -82,8 +82,8 @@ class Square(Attack):
             early_stop=self.early_stop,
         )
         better = search.margins < margins[standing]
-        made[standing[better]] = search.found.images[better]
-        return made
+        adversarial[standing[better]] = search.found.images[better]
+        return adversarial
 
 
 @dataclass
@@ -91,8 +91,8 @@ class Search:
     """The result of a search for each row.
 
     Attributes:
-        margins: (N,) the smallest margin that was met.
-        found: the rows that fell, and for every row the image with that margin.
+        margins: smallest margins (N,) that were found.
+        found: the rows that were misclassified, and for every row the image with its smallest margin.
     """
 
     margins: Tensor
@@ -111,14 +111,14 @@ def random_search(
     speed: float = 1.0,
     early_stop: bool = True,
 ) -> Search:
-    """From stripes (l-infinity) or bumps (l2) on; a row is asked about `queries` times, or until it falls.
+    """Search from stripes (l-infinity) or bumps (l2) on, with up to `queries` queries for each row.
 
     Args:
-        speed: how much faster than the paper's schedule of 10,000 proposals the windows shrink.
-        early_stop: a row that has fallen is asked about no more. Otherwise it goes on to smaller margins,
-            since a defense that draws may have erred by chance.
+        speed: factor by which the windows shrink faster than in the paper's schedule of 10,000 proposals.
+        early_stop: whether a row is no longer queried once it is misclassified. Otherwise it goes on to
+            smaller margins, since a defense that draws may have erred by chance.
     """
-    fell, made = torch.zeros_like(labels, dtype=torch.bool), images.clone()
+    fell, best = torch.zeros_like(labels, dtype=torch.bool), images.clone()
     smallest = torch.full(labels.shape, torch.inf, device=labels.device)
     places, moves = torch.arange(len(labels), device=labels.device), MOVES[norm](eps)
     for query in range(queries):
@@ -129,11 +129,11 @@ def random_search(
             if at == 0:
                 drawn = rows.uniform(BLOCK, moves.numbers + images.shape[1])
             p = p_init / 2 ** sum(int((query - 1) * speed) > bound for bound in SMALLER)
-            proposed = moves.propose(images, made[places], drawn[:, at], p)
+            proposed = moves.propose(images, best[places], drawn[:, at], p)
         logits = rows.logits(proposed)
         margins, wrong = margin(logits, labels), logits.argmax(1) != labels
         better = (margins < smallest[places]) | (wrong & early_stop)
-        made[places[better]] = proposed[better]
+        best[places[better]] = proposed[better]
         smallest[places[better]] = margins[better]
         if wrong.any():
             fell[places[wrong]] = True
@@ -142,13 +142,13 @@ def random_search(
             if not len(places):
                 break
             drawn = drawn[~wrong] if query else None
-    return Search(smallest, Found(fell, made))
+    return Search(smallest, Found(fell, best))
 
 
 class _Linf:
-    """Vertical stripes, then squares of one colour; every value goes to an end of its interval."""
+    """Vertical stripes, then squares of one colour; every changed value goes to an end of its interval."""
 
-    numbers = 2  # besides one a channel: what a proposal draws
+    numbers = 2  # random numbers that a proposal draws, besides one for each channel
 
     def __init__(self, eps: float) -> None:
         self.eps = eps
@@ -166,7 +166,7 @@ class _Linf:
 
 class _L2:
     """Bumps all over the image; then each proposal moves the length of one window to another, which gets a
-    new bump beside what it had. The whole has length eps, until it is cut to [0, 1]."""
+    new bump in addition to its old change. The whole change has length eps before it is clipped to [0, 1]."""
 
     numbers = 5
 
@@ -216,12 +216,12 @@ def _side(images: Tensor, p: float, least: int) -> int:
 
 
 def _corner(uniform: Tensor, side: int, whole: int) -> Tensor:
-    """(N,) first pixels of windows, of 0 to whole - side, from numbers of [0, 1)."""
+    """Return (N,) first pixels of windows, in 0 to whole - side, from numbers in [0, 1)."""
     return (uniform * (whole - side + 1)).long().clamp_max(whole - side)
 
 
 def _window(images: Tensor, down: Tensor, along: Tensor, side: int) -> Tensor:
-    """(N, 1, H, W) the pixels of each row's window."""
+    """Return a mask (N, 1, H, W) of the pixels of each row's window."""
     axes = []
     for uniform, whole in ((down, images.shape[2]), (along, images.shape[3])):
         pixel = torch.arange(whole, device=images.device) - _corner(uniform, side, whole).unsqueeze(1)
@@ -230,7 +230,7 @@ def _window(images: Tensor, down: Tensor, along: Tensor, side: int) -> Tensor:
 
 
 def _placed(patches: Tensor, images: Tensor, down: Tensor, along: Tensor) -> Tensor:
-    """(N, 1, H, W) each row's patch (N, side, side) in its window; the values outside have no meaning."""
+    """Place each row's patch (side, side) in its window of (N, 1, H, W); values outside have no meaning."""
     count, side = patches.shape[:2]
     pixels = [
         (torch.arange(whole, device=images.device) - _corner(uniform, side, whole).unsqueeze(1)).clamp(
@@ -253,14 +253,14 @@ def _squares(change: Tensor) -> Tensor:
 
 
 def _bumps(coins: Tensor, side: int) -> Tensor:
-    """(N, side, side) a hill and a valley of length 1: one above the other where the coin is below a half."""
+    """Return (N, side, side) hills beside valleys, of length 1; a coin below a half puts them one above."""
     both = torch.cat([_hill(side // 2, side), -_hill(side - side // 2, side)])
     bump = (both / both.norm()).to(coins.device)
     return torch.where(coins[:, None, None] < 0.5, bump, bump.T)
 
 
 def _hill(height: int, width: int) -> Tensor:
-    """(height, width) nested rectangles about the middle, of which the k-th adds 1 / k**2, at length 1."""
+    """Return (height, width) nested rectangles, the k-th of which adds 1 / k**2, scaled to length 1."""
     hill, middle = torch.zeros(height, width), (height // 2, width // 2)
     for k in range(max(middle) + 1):
         rows, columns = (slice(max(centre - k, 0), centre + k + 1) for centre in middle)

@@ -1,4 +1,4 @@
-"""What an attack sees of a defense: one object that answers, counts, and stops at the budget."""
+"""The target of an attack: an object that answers for a defense, counts, and stops at the budget."""
 
 import hashlib
 from collections import Counter
@@ -14,23 +14,23 @@ from torch.utils.checkpoint import checkpoint
 from data.memory import within_memory
 from purifiers.fitting.unrolled import Diagnosis
 
-ROUNDING = 1e-6  # so far attacks' own resizing and sums leave [0, 1], where purifiers take nothing else
+ROUNDING = 1e-6  # by which attacks' own resizing and sums may leave [0, 1]; purifiers accept no other values
 
 Answer = Literal["decision", "score", "gradient", "everything"]
-View = Callable[[Tensor, Sequence[int]], Tensor]  # images and one seed an image to logits
+View = Callable[[Tensor, Sequence[int]], Tensor]  # maps images and one seed for each image to logits
 
 
 class AttackError(RuntimeError):
-    """An attack broke its budget or its range, met what is no number, or never began; its cell fails."""
+    """Raised if an attack exceeds its budget or range, meets NaN or infinity, or cannot start."""
 
 
 class BudgetSpentError(Exception):
-    """An image has no queries left; the attack goes with what it has."""
+    """Raised if an image has no queries left; the attack ends with its best result so far."""
 
 
 @dataclass
 class Counts:
-    """Of one image: calls as the attacker counts them, passes, and backward passes that gave zero."""
+    """The counts of one image: the attacker's queries, passes, and backward passes whose gradient was 0."""
 
     queries: int = 0
     forward: int = 0
@@ -39,23 +39,24 @@ class Counts:
 
 
 class Target(nn.Module):
-    """Images (N, C, H, W) in [0, 1] to logits (N, classes), as far as the attacker knows the defense.
+    """A map from images (N, C, H, W) in [0, 1] to logits (N, classes), by what the attacker knows.
 
-    Every answer about an image draws afresh, from that image's own seed and the number of the draw, so that
-    neither the batch nor other images change it. Row i of a direct call is image i; `ask` takes any rows.
+    Every answer about an image has a fresh draw, from that image's own seed and the number of the draw, so
+    that neither the batch nor other images change it. In a direct call row i is image i; `ask` takes any
+    rows.
 
     Args:
-        view: what the attacker can evaluate, see attacks/knowledge.py.
-        seeds: one an image, for what the view draws.
-        eot: draws that each answer is the mean of, and each gradient with it (expectation over
+        view: the part of the defense that the attacker can evaluate, see attacks/knowledge.py.
+        seeds: one seed for each image, for the draws of the view.
+        eot: number of draws over which each answer and its gradient are averaged (expectation over
             transformation, Athalye et al. 2018, https://arxiv.org/abs/1707.07397: here of the logits).
-        fixed: every answer has the same draw, that of `seeds` themselves.
-        gives: "gradient" for logits that have one, "score" for logits, "decision" for the class alone, as
+        fixed: whether every answer has the same draw, that of `seeds` themselves.
+        gives: "gradient" for logits with a gradient, "score" for logits, "decision" for the class alone, as
             one-hot logits. "everything" is for attacks/open_defense.py.
-        batch: rows that the view is given at once; all of them where None. Halved where memory runs out.
-        recompute: forget what the gradient needs of each batch, and compute it anew in the backward pass, so
-            that memory holds one batch at a time. An answer with a gradient then takes one pass more.
-        device: where the view computes.
+        batch: number of rows that the view gets at once; None for all. It is halved if memory runs out.
+        recompute: whether the backward pass computes again what the gradient needs of each batch, so that
+            memory holds one batch at a time. An answer with a gradient then takes one pass more.
+        device: device on which the view computes.
     """
 
     def __init__(
@@ -73,13 +74,13 @@ class Target(nn.Module):
         super().__init__()
         self.view, self.seeds, self.eot, self.gives, self.batch = view, list(seeds), eot, gives, batch
         self.fixed, self.recompute = fixed, recompute
-        self.budget: int | None = None  # queries an image has, where the attack sets a limit
+        self.budget: int | None = None  # queries for each image, if the attack sets a limit
         self.before_answering: Callable[[], None] | None = None  # called at each question
         self.counts = [Counts() for _ in self.seeds]
-        # For each image, of each gradient through a fit: the adjoint norms and the cosines by steps.
+        # For each image, the adjoint norms and the cosines by steps of each gradient through a fit.
         self.diagnoses: list[list[tuple[list[float], list[float]]]] = [[] for _ in self.seeds]
         self.owner_of: dict[int, int] = {}  # the image whose answer was drawn from a seed
-        # Attack libraries ask a model's parameters where it lives.
+        # Attack libraries read a model's device from its parameters.
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
         self.eval()
 
@@ -102,10 +103,10 @@ class Target(nn.Module):
         return self.budget is None or self.counts[owner].queries + rows <= self.budget
 
     def ask(self, images: Tensor, owners: Sequence[int]) -> Tensor:
-        """Logits of rows that belong to the images `owners`; differentiable where the view is.
+        """Return logits of rows that belong to the images `owners`; they are differentiable if the view is.
 
-        Raises BudgetSpentError, having asked nothing, where an owner cannot afford its rows; AttackError
-        where rows are no images or answers no numbers: a sign or a maximum of NaN would pass for robustness.
+        Raises BudgetSpentError before any query if an owner cannot afford its rows. Raises AttackError if
+        rows are not images or logits are not finite: a sign or a maximum of NaN would look like robustness.
         """
         if not all(self.affords(owner, rows) for owner, rows in Counter(owners).items()):
             raise BudgetSpentError
@@ -127,7 +128,7 @@ class Target(nn.Module):
         rows = rows.repeat_interleave(self.eot, 0) if self.eot > 1 else rows
         size = self.batch or len(rows)
         differentiable = self.gives in ("gradient", "everything") and torch.is_grad_enabled()
-        # An attack's randomness is not the defense's.
+        # The defense does not use the attack's randomness.
         with _disable_current_modes(), torch.set_grad_enabled(differentiable):
             parts, fitting = within_memory(
                 lambda part: self._viewed(rows[part], seeds[part]), len(rows), size
@@ -135,7 +136,7 @@ class Target(nn.Module):
             if fitting < size:
                 self.batch = fitting
             logits = torch.cat(parts) if len(parts) > 1 else parts[0]
-            if not torch.isfinite(logits).all():  # a decision would make a class of NaN
+            if not torch.isfinite(logits).all():  # a decision would turn NaN into a class
                 raise AttackError("expected finite logits of the defense under attack, got NaN or infinity")
             if self.gives == "decision":
                 logits = _decided(logits, images.dtype)
@@ -157,22 +158,24 @@ class Target(nn.Module):
         return checkpoint(answer, rows, use_reentrant=False, preserve_rng_state=False)
 
     def note(self, seeds: Sequence[int], diagnosis: Diagnosis) -> None:
-        """Keep how the gradients of answers drawn from these seeds came about."""
+        """Record the diagnosis of the gradients of answers that were drawn from these seeds."""
         rows = zip(diagnosis.adjoint.tolist(), diagnosis.cosine.tolist(), strict=True)
         for seed, row in zip(seeds, rows, strict=True):
             self.diagnoses[self.owner_of[seed]].append(row)
 
     def told(self, owner: int) -> dict[str, list[float]]:
-        """How the image's gradients through a fit came about: the means over all of them of the adjoint norms
-        and of the cosines to BPDA's gradient, by the number of last steps; empty if there were none."""
+        """Return the mean diagnosis of the image's gradients through a fit; empty if there were none.
+
+        It has the adjoint norms and the cosines to BPDA's gradient, by the number of last steps.
+        """
         if not (pairs := self.diagnoses[owner]):
             return {}
-        adjoint, cosine = (torch.tensor([one[i] for one in pairs], dtype=torch.float64) for i in (0, 1))
+        adjoint, cosine = (torch.tensor([pair[i] for pair in pairs], dtype=torch.float64) for i in (0, 1))
         means = {"adjoint": adjoint.mean(0), "cosine": cosine.nanmean(0).nan_to_num(0.0)}
         return {name: [float(f"{value:.4g}") for value in mean.tolist()] for name, mean in means.items()}
 
     def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:
-        """A gradient was taken with respect to rows of `owners`. Raises AttackError where it is no number."""
+        """Count a gradient with respect to rows of `owners`; raise AttackError if it is not finite."""
         if not torch.isfinite(gradient).all():
             raise AttackError("expected a finite gradient of the defense, got NaN or infinity")
         for owner, zero in zip(owners, (gradient == 0).flatten(1).all(1).tolist(), strict=True):
@@ -181,12 +184,12 @@ class Target(nn.Module):
 
 
 def _decided(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the best class alone."""
+    """Return one-hot logits of the best class."""
     return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(dtype)
 
 
 def _within_range(images: Tensor) -> Tensor:
-    """The images, those values clipped that left [0, 1] by rounding; the gradient is the images' own."""
+    """Clip values that left [0, 1] by rounding; the gradient is that of the images themselves."""
     outside = (images - images.clamp(0, 1)).detach()
     return images - outside.where(outside.abs() <= ROUNDING, 0.0)
 

@@ -49,7 +49,7 @@ class Trial:
     lent: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # tensors, and their copies
 
     def __post_init__(self) -> None:
-        # Draw from each global generator, so that a purifier which seeds it as in an earlier trial is seen.
+        # Draw from each global generator, so that seeding it as in an earlier trial changes its state.
         random.random(), np.random.random(), torch.rand(1), torch.rand(1, device=self.images.device)
         self.before = touchable(self.victim), generators(self.images.device), settings()
 
