@@ -67,7 +67,7 @@ class Knowledge(ABC):
 
     @abstractmethod
     def view(self, victim: nn.Module, purifier: Purifier, others: Sequence[nn.Module]) -> View:
-        """Return the map from images and their seeds to logits; `others` are a transfer attack's classifiers."""
+        """Return the map from images and seeds to logits; `others` are a transfer attack's classifiers."""
 
     @classmethod
     def declared_kind(cls) -> Kind:

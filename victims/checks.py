@@ -1,6 +1,6 @@
-"""What every victim must hold, tried on a few images before its first cell.
+"""Checks on a few images that a victim keeps the contract of all victims, before its first cell.
 
-One function a promise, in the order of `CHECKS`: the first that is broken is named.
+Each promise is checked by one function, in the order of `CHECKS`. The error names the first broken promise.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from data.frozen import differences, touchable
 from data.process_state import restored
 
-VERSION = 1  # raised when a check changes, so that victims that had passed are tried again
+VERSION = 1  # raised when a check changes, so that victims which had passed are checked again
 
 
 class VictimError(RuntimeError):
-    """A victim does not hold what every victim must; the cells that it has a part in fail."""
+    """Raised if a victim breaks a promise that every victim must keep; the cells that use it fail."""
 
     def __init__(self, check: str, *, expected: str, came: str) -> None:
         super().__init__(f"{check}: expected {expected}, got {came}")
@@ -27,12 +27,12 @@ class VictimError(RuntimeError):
 
 @dataclass
 class Hearing:
-    """A victim and the images that the checks show it.
+    """A victim and the images that the checks give it.
 
     Args:
-        victim: as it was loaded, on the images' device.
-        images: (N, C, H, W) in [0, 1].
-        classes: it must tell apart at least this many.
+        victim: the victim as it was loaded, on the images' device.
+        images: images (N, C, H, W) in [0, 1].
+        classes: least number of classes that the victim must have.
     """
 
     victim: nn.Module
@@ -46,23 +46,23 @@ class Hearing:
 
     @cached_property
     def logits(self) -> Any:
-        """Its first answer."""
+        """The victim's first answer."""
         return self()
 
     def __call__(self) -> Any:
-        """Another answer about the same images."""
+        """Return another answer about the same images."""
         with torch.no_grad():
             return self.victim(self.images.clone())
 
 
 def module(hearing: Hearing) -> None:
-    """The victim is a network of PyTorch."""
+    """Check that the victim is a PyTorch module."""
     if not isinstance(hearing.victim, nn.Module):
         raise VictimError("module", expected="a torch.nn.Module", came=f"a {type(hearing.victim).__name__}")
 
 
 def mode(hearing: Hearing) -> None:
-    """All its parts are in evaluation mode, and its weights ask for no gradient."""
+    """Check that all parts of the victim are in evaluation mode, and that no weight requires a gradient."""
     training = [name or "the victim" for name, part in hearing.victim.named_modules() if part.training]
     if training:
         raise VictimError("mode", expected="evaluation mode", came=f"training mode of {training[0]}")
@@ -72,7 +72,7 @@ def mode(hearing: Hearing) -> None:
 
 
 def device(hearing: Hearing) -> None:
-    """Its tensors lie on the device of the images."""
+    """Check that the victim's tensors are on the device of the images."""
     wanted = hearing.images.device.type
     for name, tensor in [*hearing.victim.named_parameters(), *hearing.victim.named_buffers()]:
         if tensor.device.type != wanted:
@@ -82,7 +82,7 @@ def device(hearing: Hearing) -> None:
 
 
 def shape(hearing: Hearing) -> None:
-    """One row of logits an image, one logit a class."""
+    """Check that the victim returns one row of logits for each image, with one logit for each class."""
     logits, n = hearing.logits, len(hearing.images)
     expected = f"floating-point logits of shape ({n}, classes), at least {hearing.classes} classes"
     if not isinstance(logits, Tensor):
@@ -94,19 +94,19 @@ def shape(hearing: Hearing) -> None:
 
 
 def finite(hearing: Hearing) -> None:
-    """Logits are numbers."""
+    """Check that the logits are finite."""
     if not torch.isfinite(hearing.logits).all():
         raise VictimError("finite", expected="finite logits", came="NaN or infinity")
 
 
 def logits(hearing: Hearing) -> None:
-    """The answers are not probabilities, whose gradients vanish where the victim is sure."""
+    """Check that the answers are not probabilities, whose gradients vanish if the victim is confident."""
     if probabilities(hearing.logits):
         raise VictimError("logits", expected="logits, before a softmax", came="probabilities")
 
 
 def repeatable(hearing: Hearing) -> None:
-    """Equal images give equal bits, since a victim that draws random numbers would pass for a defense."""
+    """Check that equal images give equal bits, since a victim with random answers would look like a defense."""
     again = hearing()
     if not torch.equal(hearing.logits, again):
         off = (hearing.logits - again).abs().max().item()
@@ -115,19 +115,19 @@ def repeatable(hearing: Hearing) -> None:
 
 
 def gradient(hearing: Hearing) -> None:
-    """The logits have a finite gradient with respect to the images."""
-    asked = hearing.images.clone().requires_grad_()
-    answer, found = hearing.victim(asked), None
+    """Check that the logits have a finite gradient with respect to the images."""
+    leaf = hearing.images.clone().requires_grad_()
+    answer, slope = hearing.victim(leaf), None
     if answer.requires_grad:
-        (found,) = torch.autograd.grad(answer.logsumexp(1).sum(), asked, allow_unused=True)
-    if found is None:
+        (slope,) = torch.autograd.grad(answer.logsumexp(1).sum(), leaf, allow_unused=True)
+    if slope is None:
         raise VictimError("gradient", expected="logits with a gradient to the images", came="none")
-    if not torch.isfinite(found).all():
+    if not torch.isfinite(slope).all():
         raise VictimError("gradient", expected="a finite gradient", came="NaN or infinity")
 
 
 def unchanged(hearing: Hearing) -> None:
-    """Being asked changes nothing in it."""
+    """Check that the victim's answers do not change the victim."""
     if changed := differences(hearing.before, touchable(hearing.victim, copied=False)):
         came = f"a change of {', '.join(changed[:3])}"
         raise VictimError("unchanged", expected="a victim that answers leave as it was", came=came)
@@ -142,13 +142,13 @@ def check(victim: nn.Module, images: Tensor, *, classes: int) -> None:
     """Raise VictimError for the first promise that the victim breaks on these images."""
     with restored(images.device) as changed:
         hearing = Hearing(victim, images, classes)
-        for one in CHECKS:
-            one(hearing)
+        for promise in CHECKS:
+            promise(hearing)
     if changed:
         came = f"a change of {', '.join(changed)}"
         raise VictimError("process", expected="torch's settings and generators as they were", came=came)
 
 
 def probabilities(outputs: Tensor) -> bool:
-    """Whether (N, classes) outputs can only be those of a softmax."""
+    """Return whether (N, classes) outputs can only be those of a softmax."""
     return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())

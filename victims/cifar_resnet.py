@@ -5,7 +5,7 @@ from torchvision.models.resnet import BasicBlock
 
 
 class CifarResNet(nn.Module):
-    """Depth 6n + 2, three stages of n blocks, projection shortcuts where a stage begins.
+    """A ResNet of depth 6n + 2, with three stages of n blocks and projection shortcuts between stages.
 
     Parameter names are those of the public CIFAR models whose weights we read
     (chenyaofo/pytorch-cifar-models).

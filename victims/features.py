@@ -1,4 +1,4 @@
-"""Features of a trained classifier, for losses that compare images by them."""
+"""Features of a trained classifier, for losses that compare the features of images."""
 
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -9,14 +9,14 @@ from victims.victim import Victim
 
 
 class Features(nn.Module):
-    """Images (N, C, H, W) in [0, 1] of any size to what a victim's network holds after one of its layers.
+    """Maps images (N, C, H, W) in [0, 1] of any size to the output of a layer of a victim's network.
 
-    The victim's weights are read when features are first asked for: a purifier that was trained against
-    them is used without.
+    The victim's weights are read when features are first computed, since a trained purifier does not need
+    them.
 
     Args:
-        victim: with weights from a file.
-        layer: the layer's name in the victim's network, such as layer2.
+        victim: victim with weights from a file.
+        layer: name of the layer in the victim's network, such as layer2.
     """
 
     version = 1
@@ -36,7 +36,7 @@ class Features(nn.Module):
         self.ready = False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images in [0, 1]; raises MissingError where the weights are not there."""
+        """Return the features of images in [0, 1]; raise MissingError if the weights are missing."""
         if not self.ready:
             self.victim.load_frozen(self.victim.weights.load())
             self.ready = True

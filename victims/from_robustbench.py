@@ -15,11 +15,11 @@ class RobustBench(nn.Module):
     a file since PyTorch 2.6.
 
     Args:
-        name, dataset, threat_model: as RobustBench calls them.
-        model_dir: RobustBench's folder of models; the weights lie in <dataset>/<threat_model>/<name>.pt.
-        sha256: of that file, or its first digits (at least 8), as of `WeightFile`.
-        label_space: what its labels mean.
-        robust: the ball in which it was adversarially trained, as of Victim.
+        name, dataset, threat_model: RobustBench's names.
+        model_dir: RobustBench's folder of models, which has the weights in <dataset>/<threat_model>/<name>.pt.
+        sha256: sha256 of that file, or its first digits (at least 8), as in `WeightFile`.
+        label_space: name of the meaning of the labels.
+        robust: ball in which the model was adversarially trained, as in Victim.
     """
 
     version = 1

@@ -9,12 +9,12 @@ from victims.pretrained import PretrainedNetwork, without_background
 
 
 class Timm(PretrainedNetwork):
-    """A classifier of timm by name, for images (N, 3, H, W); never with weights by itself.
+    """A classifier of timm by name, for images (N, 3, H, W), without trained weights.
 
     Args:
-        name: of timm.
+        name: timm's name of the network.
         classes: number of logits.
-        background: checkpoints ported from TensorFlow have a class more, the first, which is dropped.
+        background: whether to drop the additional first class of checkpoints ported from TensorFlow.
     """
 
     version = 1
@@ -24,7 +24,7 @@ class Timm(PretrainedNetwork):
         super().__init__()
 
     def made(self) -> nn.Module:
-        """The network of that name. Raises MissingError without timm, InputError for a name it has not."""
+        """Return the network of that name; raise MissingError without timm, InputError for an unknown name."""
         try:
             import timm
         except ImportError as error:

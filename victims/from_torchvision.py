@@ -1,4 +1,4 @@
-"""torchvision's networks (https://pytorch.org/vision/stable/models.html), and their cuts for CIFAR-10."""
+"""torchvision's networks (https://pytorch.org/vision/stable/models.html), and their variants for CIFAR-10."""
 
 import re
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ DENSE_NAMES = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
 class Torchvision(PretrainedNetwork):
-    """A classifier of torchvision by name, for images (N, 3, H, W); never with weights by itself.
+    """A classifier of torchvision by name, for images (N, 3, H, W), without trained weights.
 
-    Inception-v3 and GoogLeNet have their auxiliary classifiers, which their checkpoints hold. Where
-    torchvision loads weights itself, it normalises anew inside these two: here the victim has mean and std
-    0.5 for that.
+    Inception-v3 and GoogLeNet have their auxiliary classifiers, which their checkpoints hold. If torchvision
+    itself loads their weights, these two networks normalise images again; here the victim has mean and std
+    0.5 instead.
 
     Args:
-        name: of torchvision.models.
+        name: name in torchvision.models.
         classes: number of logits.
     """
 
@@ -42,17 +42,17 @@ class Torchvision(PretrainedNetwork):
         return torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **own)
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """DenseNets' checkpoints have names of a time when a layer's could hold a dot."""
+        """Return the checkpoint with today's names; those of DenseNets have a dot within layers' names."""
         return {DENSE_NAMES.sub(r"\1\2", name): value for name, value in state.items()}
 
 
 class CifarTorchvision(PretrainedNetwork):
-    """torchvision's networks cut to 32x32 images as huyvnphan/PyTorch_CIFAR10 does (MIT), whose form the
-    papers' CIFAR-10 victims have; ShuffleNet as chenyaofo/pytorch-cifar-models does (BSD-3).
+    """torchvision's networks adapted to 32x32 images as in huyvnphan/PyTorch_CIFAR10 (MIT), whose form the
+    papers' CIFAR-10 victims have; ShuffleNet as in chenyaofo/pytorch-cifar-models (BSD-3).
 
-    ResNets begin with a 3x3 convolution of stride 1 and keep their max-pooling; ShuffleNet begins so and does
-    not; Inception-v3 has one such convolution for its first five, and no auxiliary classifier; VGGs pool to
-    1x1 before their three linear layers.
+    ResNets begin with a 3x3 convolution of stride 1, and keep their max-pooling. ShuffleNet begins in the
+    same way, without max-pooling. Inception-v3 has one such convolution in place of its first five, and no
+    auxiliary classifier. VGGs pool to 1x1 before their three linear layers.
 
     Args:
         name: resnet18, resnet50, vgg16_bn, inception_v3, shufflenet_v2_x0_5 or another of these families.
@@ -72,7 +72,7 @@ class CifarTorchvision(PretrainedNetwork):
         super().__init__()
 
     def made(self) -> nn.Module:
-        """Return the first layers of the untrained network of that name."""
+        """Return the untrained network of that name with its first layers for 32x32 images."""
         own = {"init_weights": False, "aux_logits": False} if self.name == "inception_v3" else {}
         network = torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **own)
         if self.name == "inception_v3":

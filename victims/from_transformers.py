@@ -11,7 +11,7 @@ class HuggingFace(nn.Module):
     """An image classifier that was saved to disk with `save_pretrained`, for normalised images.
 
     Args:
-        path: the folder, with config.json and model.safetensors.
+        path: path of the folder with config.json and model.safetensors.
     """
 
     version = 1

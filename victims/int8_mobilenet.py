@@ -31,11 +31,12 @@ class Int8MobileNet(PretrainedNetwork):
     """Maps images (N, 3, 224, 224) in [-1, 1] to logits.
 
     A checkpoint holds, in the network's order, 8-bit weights w<i> (out, height, width, in) with scale and
-    zero point, and bias b<i>, BatchNorm folded in. They become float32, scale * (w - zero point); activations
-    are float32 too, their rounding to 8 bits is not imitated. Padding is TensorFlow's SAME.
+    zero point, and biases b<i>; BatchNorm is folded into them. The weights become float32,
+    scale * (w - zero point). Activations are float32 too; their rounding to 8 bits is not imitated. Padding
+    is TensorFlow's SAME.
 
     Args:
-        architecture: MobileNet 1 or 2.
+        architecture: version of MobileNet, 1 or 2.
         classes: number of logits; the checkpoints' first class, the background, is dropped.
     """
 
@@ -54,11 +55,11 @@ class Int8MobileNet(PretrainedNetwork):
         return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Conv2d(last, self.classes, 1), nn.Flatten())
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Integers to weights; a checkpoint under the network's own names stays as it is."""
+        """Convert integers to weights; a checkpoint with the network's own names is returned unchanged."""
         if "w0" not in state:
             return dict(state)
         layers = {name: part for name, part in self.model.named_modules() if isinstance(part, nn.Conv2d)}
-        made = {}
+        weights = {}
         for i, (name, layer) in enumerate(layers.items()):
             if f"w{i}" not in state or state[f"w{i}_scale"].numel() != 1:
                 raise InputError(
@@ -68,17 +69,17 @@ class Int8MobileNet(PretrainedNetwork):
             integers = state[f"w{i}"].float() - state[f"w{i}_zp"].float()
             depthwise = layer.groups > 1
             order = (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)
-            made[f"{name}.weight"] = (integers * state[f"w{i}_scale"]).permute(order).contiguous()
-            made[f"{name}.bias"] = state[f"b{i}"]
-        if len(made[f"{self.head}.bias"]) == 1001:
-            made = without_background(made, self.head)
-        return made
+            weights[f"{name}.weight"] = (integers * state[f"w{i}_scale"]).permute(order).contiguous()
+            weights[f"{name}.bias"] = state[f"b{i}"]
+        if len(weights[f"{self.head}.bias"]) == 1001:
+            weights = without_background(weights, self.head)
+        return weights
 
 
 class UnfoldedMobileNet(Int8MobileNet):
-    """The same network with BatchNorm behind each convolution again, so that all layers can be fine-tuned.
+    """The same network with BatchNorm after each convolution again, so that all layers can be fine-tuned.
 
-    From a checkpoint without BatchNorm it computes the checkpoint's function: see `Unfolded`.
+    With a checkpoint without BatchNorm it computes the function of the checkpoint: see `Unfolded`.
     """
 
     version = 1
@@ -92,31 +93,31 @@ class UnfoldedMobileNet(Int8MobileNet):
         return network
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Integers to weights, and each convolution's bias to that of its BatchNorm."""
+        """Convert integers to weights, and each convolution's bias to that of its BatchNorm."""
         if "w0" not in state:
             return dict(state)
-        made = super().converted(state)
+        weights = super().converted(state)
         for name, layer in self.model.named_modules():
             if isinstance(layer, Unfolded):
-                bias = made.pop(f"{name.rpartition('.')[0]}.0.bias")
-                made |= {f"{name}.{part}": value for part, value in layer.state_without(bias).items()}
-        return made
+                bias = weights.pop(f"{name.rpartition('.')[0]}.0.bias")
+                weights |= {f"{name}.{part}": value for part, value in layer.state_without(bias).items()}
+        return weights
 
 
 class Unfolded(nn.BatchNorm2d):
-    """A BatchNorm that was folded into the convolution before it, put back.
+    """A restored BatchNorm that was folded into the convolution before it.
 
-    The checkpoint lacks its statistics. The first batch in training gives them, and changes weight and bias
-    with them, so that the layer still computes what it computed before. That batch is normalised by its own
-    statistics, as always in training, so the network's output does not change on it either.
+    The checkpoint lacks its statistics. The first training batch gives them, and weight and bias are changed
+    accordingly, so that the layer still computes the same function. That batch is normalised by its own
+    statistics, as always in training, so the network's output for it does not change either.
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-3, momentum=0.01)  # as TensorFlow's MobileNets have them
-        self.register_buffer("lacking", torch.tensor(False))  # its statistics
+        super().__init__(channels, eps=1e-3, momentum=0.01)  # as in TensorFlow's MobileNets
+        self.register_buffer("lacking", torch.tensor(False))  # whether its statistics are missing
 
     def state_without(self, bias: Tensor) -> dict[str, Tensor]:
-        """The state in which it adds `bias` and does nothing else, and lacks its statistics."""
+        """Return the state without statistics in which the layer only adds `bias`."""
         plain = {"weight": torch.full_like(bias, (1 + self.eps) ** 0.5), "bias": bias}
         statistics = {"running_mean": torch.zeros_like(bias), "running_var": torch.ones_like(bias)}
         return plain | statistics | {"num_batches_tracked": torch.tensor(0), "lacking": torch.tensor(True)}
@@ -139,10 +140,11 @@ class Unfolded(nn.BatchNorm2d):
 
 
 class Same(nn.Conv2d):
-    """Padded as TensorFlow does: with stride 2 and an even side on the right and below only."""
+    """A convolution with TensorFlow's padding, which for stride 2 and an even side is on the right and at the
+    bottom only."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, filters, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, C, H, W) to (N, filters, ceil(H / stride), ceil(W / stride))."""
         pads = []
         for side in reversed(images.shape[2:]):
             stride, kernel = self.stride[0], self.kernel_size[0]
@@ -152,7 +154,10 @@ class Same(nn.Conv2d):
 
 
 class Inverted(nn.Module):
-    """MobileNetV2's block: widen, filter each channel, narrow; added to an input of the same shape."""
+    """MobileNetV2's block, which widens its input, filters each channel and narrows the result.
+
+    The result is added to an input of the same shape.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, widen: int, stride: int) -> None:
         super().__init__()
@@ -165,8 +170,8 @@ class Inverted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        made = self.layers(x)
-        return x + made if self.adds else made
+        narrowed = self.layers(x)
+        return x + narrowed if self.adds else narrowed
 
 
 def _convolution(

@@ -5,15 +5,16 @@ from torch import Tensor, nn
 
 
 class MnistCNN(nn.Module):
-    """Each convolution is followed by a ReLU and 2x2 max-pooling; images are (N, 1, 28, 28).
+    """A network for images (N, 1, 28, 28), with a ReLU and 2x2 max-pooling after each convolution.
 
-    RIDE's classifier has 20 and 50 filters of 5x5 without padding and 500 hidden units (those of its demo);
-    advertorch's LeNet-5, whose parameter names these are, 32 and 64 of 3x3 with padding, and 200.
+    RIDE's classifier has 20 and 50 filters of 5x5 without padding, and 500 hidden units (as in its demo).
+    advertorch's LeNet-5, from which the parameter names are taken, has 32 and 64 filters of 3x3 with padding,
+    and 200 hidden units.
 
     Args:
-        filters: of the two convolutions.
-        kernel: their side.
-        padding: zeros around each convolution's input.
+        filters: filters of the two convolutions.
+        kernel: side of their kernels.
+        padding: width of the zeros around each convolution's input.
         hidden: units between the linear layers.
         classes: number of logits.
     """

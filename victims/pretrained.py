@@ -1,4 +1,4 @@
-"""Networks under the parameter names of whoever published their weights."""
+"""Networks with the parameter names of their published weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from data.frozen import misfit
 
 
 class PretrainedNetwork(nn.Module):
-    """A network whose published checkpoints fit as they are, also to begin a training from.
+    """A network that loads its published checkpoints as they are, also as the start of a training.
 
-    A subclass says how its network is made and, where a checkpoint needs it, how it is converted.
+    A subclass makes the network and, if a checkpoint needs it, converts the checkpoint.
     """
 
     def __init__(self) -> None:
@@ -20,19 +20,19 @@ class PretrainedNetwork(nn.Module):
         self.model = self.made()
 
     def made(self) -> nn.Module:
-        """The untrained network, its weights drawn from torch's global random numbers."""
+        """Return the untrained network, whose weights are drawn from torch's global generator."""
         raise NotImplementedError
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a published checkpoint under the network's own names."""
+        """Return a published checkpoint with the network's own names."""
         return dict(state)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of normalised images (N, C, H, W)."""
+        """Return the logits of normalised images (N, C, H, W)."""
         return self.model(images)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, each architecture in its own way."""
+        """Draw new weights in the architecture's own way."""
         self.model.load_state_dict(self.made().state_dict())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -44,9 +44,9 @@ class PretrainedNetwork(nn.Module):
         return self.model.load_state_dict(self.converted(state), strict, assign)
 
     def begin_from(self, state: Mapping[str, Tensor]) -> None:
-        """Load all but the last layer, whose classes are others.
+        """Load all but the last layer, whose classes differ.
 
-        Raises InputError where anything else is missing, unknown or of another shape.
+        Raises InputError if any other tensor is missing, unknown or of another shape.
         """
         head = self.head
         kept = {name: value for name, value in self.converted(state).items() if _layer(name) != head}
@@ -63,19 +63,19 @@ class PretrainedNetwork(nn.Module):
             )
 
     def fix_all_but_head(self) -> None:
-        """Everything but the last layer is as in evaluation, and has no gradient."""
+        """Set everything but the last layer to evaluation mode without gradients."""
         self.model.eval().requires_grad_(False)
         self.model.get_submodule(self.head).requires_grad_(True)
 
     @property
     def head(self) -> str:
-        """The name of the layer that gives the logits: the last one."""
+        """The name of the last layer, which gives the logits."""
         kinds = (nn.Linear, nn.Conv2d)
         return [name for name, layer in self.model.named_modules() if isinstance(layer, kinds)][-1]
 
 
 def without_background(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
-    """Without the class 0 of TensorFlow's ImageNet networks, which is no class of the data set."""
+    """Return the state without class 0 of TensorFlow's ImageNet networks, which is not in the data set."""
     names = (f"{head}.weight", f"{head}.bias")
     return {name: value[1:] if name in names else value for name, value in state.items()}
 

@@ -1,4 +1,4 @@
-"""The trainer of victims whose weights nobody distributes."""
+"""The trainer of victims whose weights are not published."""
 
 import math
 import time
@@ -16,35 +16,36 @@ from data.images import Dataset, Images
 from data.repeatable import repeatable
 from data.weights import WeightFile
 
-WARM = 0.3  # share of the steps until the learning rate is at its peak
+WARM = 0.3  # share of the steps until the learning rate reaches its peak
 CPU = torch.device("cpu")
 
 
 class Recipe:
-    """SGD with momentum on the training split; repeatable from its seed, and resumable.
+    """A training by SGD with momentum on the training split, repeatable from its seed and resumable.
 
-    The same kind of CPU gives the same weights every time. Another kind rounds otherwise (AVX2 and AVX-512
-    differ, for example), so weights that were trained there differ, and so does their accuracy by a few
+    The same kind of CPU gives the same weights every time. Another kind rounds differently (AVX2 and AVX-512
+    differ, for example), so weights that were trained there differ, and their accuracy differs by a few
     images. Weights that must be the same on all machines are therefore shipped. The last images of an epoch
-    that fill no batch are left out of it.
+    that do not fill a batch are left out.
 
     Args:
-        dataset: its training split is learnt.
-        epochs, batch, lr, momentum, weight_decay: as usual; lr is the peak of the schedule.
-        shift: random translation of up to this many pixels.
-        seed: draws initial weights, order, translations and flips.
-        schedule: over the steps; "one-cycle" (Smith and Topin 2018, https://arxiv.org/abs/1708.07120, in
-            PyTorch's form, which moves the momentum too), "cosine", a linear rise and half a cosine down,
-            or "constant".
-        nesterov: Nesterov's momentum, else the plain one.
-        border: what a translation shows beyond the image, "reflect" or "black".
-        flip: half of the images are mirrored, left to right.
-        start: weights to begin from, of other classes; only the last layer is drawn anew.
-        head_only: and only it is learnt; for networks without BatchNorm, which unlearn the rest.
-        gpu: train on the run's device; else on the CPU.
-        amp: on a GPU, products in bfloat16.
-        shipped: weights that exactly these parameters made; they are used instead of a new training, and
-            ignored where any parameter differs.
+        dataset: data set whose training split is learnt.
+        epochs, batch, lr, momentum, weight_decay: settings of SGD; lr is the peak of the schedule.
+        shift: largest random translation in pixels.
+        seed: seed of the initial weights, the order, the translations and the flips.
+        schedule: schedule of the learning rate. "one-cycle" (Smith and Topin 2018,
+            https://arxiv.org/abs/1708.07120) in PyTorch's form, which changes the momentum too; "cosine", a
+            linear rise and then half a cosine down; or "constant".
+        nesterov: whether the momentum is Nesterov's instead of the plain one.
+        border: content beyond the border of a translated image, "reflect" or "black".
+        flip: whether half of the images are mirrored from left to right.
+        start: weights of other classes from which the training begins; only the last layer is drawn anew.
+        head_only: whether only the last layer is learnt; for networks without BatchNorm, which otherwise
+            unlearn the rest.
+        gpu: train on the run's device; otherwise on the CPU.
+        amp: whether products on a GPU are in bfloat16.
+        shipped: weights that exactly these parameters gave. They are used instead of a new training, and
+            ignored if any parameter differs.
     """
 
     version = 2
@@ -99,10 +100,10 @@ class Recipe:
         checkpoint: Checkpoint | None = None,
         device: torch.device = CPU,
     ) -> dict[str, Tensor]:
-        """Train `victim.network` from scratch, or from `start`; returns its state, on the CPU.
+        """Train `victim.network` from scratch or from `start`, and return its state on the CPU.
 
-        `progress` is told the share of the steps done, after each. Raises MissingError where `start` is not
-        there, InputError where it or the batch does not fit.
+        After each step, `progress` is called with the share of the steps that are done. Raises MissingError
+        if `start` is missing, InputError if `start` or the batch does not fit.
         """
         device = device if self.gpu else CPU
         begin = None if self.start is None else self.start.load()
@@ -176,7 +177,7 @@ class Recipe:
 
 
 def _forward(schedule: LRScheduler, steps: int) -> None:
-    """The schedule as it is after so many steps: each is a function of their number."""
+    """Set the schedule to its state after this many steps, which is a function of their number."""
     if steps:
         schedule.load_state_dict(schedule.state_dict() | {"last_epoch": steps - 1, "_step_count": steps + 1})
         schedule.step()

@@ -16,21 +16,21 @@ class Victim(nn.Module):
     """Maps images (N, C, H, W), float32 in [0, 1], to logits (N, classes).
 
     Attributes:
-        resumable: a training of it goes on from a checkpoint.
+        resumable: whether a training of the victim can continue from a checkpoint.
 
     Args:
-        network: takes normalised images.
-        label_space: what its labels mean; a data set must name the same.
-        mean: subtracted from images, one value per channel.
-        std: what images are then divided by, one value per channel.
+        network: module that takes normalised images.
+        label_space: name of the meaning of the labels; a data set must have the same.
+        mean: values subtracted from images, one per channel.
+        std: values by which images are then divided, one per channel.
         weights: a verified file, or the recipe by which we train the network ourselves. None for a network
-            that loads its weights by itself: its state then identifies it.
-        published: its clean accuracy in % by data set, where whoever published the weights says so.
-        size: images of another side than this are brought to it first, bilinearly and antialiased, and
-            gradients go through that. Images of exactly twice this side are seen as they are, since
-            super-resolution hands them on at double size. None takes all images as they come.
-        robust: the ball in which it was adversarially trained, {norm: linf, eps: 0.3}; the flag attack_weak
-            does not accuse an attack for what such a victim keeps within it.
+            that loads its weights by itself; its state then identifies it.
+        published: clean accuracy in % by data set, if the publisher of the weights states it.
+        size: side to which other images are resized first, bilinearly and with antialiasing; gradients go
+            through that. Images of exactly twice this side are not resized, since super-resolution returns
+            images of double size. None resizes no image.
+        robust: ball in which the victim was adversarially trained, {norm: linf, eps: 0.3}. The flag
+            attack_weak does not count it against an attack that such a victim resists it within this ball.
     """
 
     version = 1
@@ -70,7 +70,7 @@ class Victim(nn.Module):
         return self.network((images - self.mean) / self.std)
 
     def load_frozen(self, state: Mapping[str, Tensor]) -> "Victim":
-        """Load the network's weights and freeze it: evaluation mode, no gradient to its weights."""
+        """Load the network's weights and freeze it: evaluation mode, and no gradient to its weights."""
         try:
             self.network.load_state_dict(state)
         except RuntimeError as error:
