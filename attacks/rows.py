@@ -79,8 +79,8 @@ class Rows:
 
 
 class Found(NamedTuple):
-    """The result of an attempt: a mask (N,) of the rows that are misclassified, and images (N, C, H, W), which
-    are adversarial for those rows."""
+    """The result of an attempt: a mask (N,) of the misclassified rows, and images (N, C, H, W), which are
+    adversarial for those rows."""
 
     fell: Tensor
     images: Tensor

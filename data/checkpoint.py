@@ -1,4 +1,4 @@
-"""Trainings that can be stopped: what they keep, and how they go on."""
+"""The state of trainings that can be stopped and resumed."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -6,11 +6,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-SECONDS = 60  # between checkpoints; no result depends on it
+SECONDS = 60  # time between checkpoints; no result depends on it
 
 
 class Checkpoint(Protocol):
-    """Keeps the state from which a stopped training continues."""
+    """A place that keeps the state from which a stopped training continues."""
 
     def load(self) -> Mapping[str, Tensor] | None:
         """Return the state that was saved last, or None."""
@@ -24,7 +24,7 @@ class Checkpoint(Protocol):
 def state_of(
     step: int, network: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Return all that the remaining steps depend on, after `step` of them."""
+    """Return the state after `step` steps on which all remaining steps depend."""
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         state |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}

@@ -13,14 +13,14 @@ TUNING = 1000
 
 
 class Cifar10(Dataset):
-    """32x32 RGB, 10 classes, read through torchvision, which checks each file's md5.
+    """32x32 RGB images of 10 classes, read through torchvision, which checks each file's md5.
 
-    The papers evaluate on random test images. Of the test set's 10,000, in an order fixed here, the
-    last 1,000 are the tuning split and the others the evaluation split: settings are chosen on
-    images that no victim was trained on and no table is made of.
+    The papers evaluate on random test images. The test set's 10,000 images are put in a fixed order; the
+    last 1,000 are the tuning split, and the others the evaluation split. Settings are thus chosen on
+    images on which no victim was trained and no table is made.
 
     Args:
-        root: the folder that holds cifar-10-batches-py.
+        root: folder that contains cifar-10-batches-py.
     """
 
     version = 1
@@ -33,7 +33,7 @@ class Cifar10(Dataset):
         self.root = root
 
     def load(self, split: str) -> Images:
-        """Images of a split; ids read cifar10/<train or test>/<position in torchvision's order>."""
+        """Return the images of a split; ids are cifar10/<train or test>/<position in torchvision's order>."""
         self.check_split(split)
         part = "train" if split == "train" else "test"
         if not (Path(self.root) / "cifar-10-batches-py").is_dir():

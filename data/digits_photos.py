@@ -19,18 +19,18 @@ from data.images import SPLITS, Dataset, Images
 SIZE = 32
 PHOTOS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "immunohistochemistry",
           "retina", "rocket", "stereo_motorcycle")  # fmt: skip
-# Shares of the digits, and of every photograph's width: a split owns its digits and its regions.
+# The digits of each split, and its share of every photograph's width: splits share neither.
 DIGITS = {"train": (0, 1000), "tuning": (1000, 1197), "evaluation": (1197, 1797)}
 REGIONS = {"train": (0.0, 0.6), "tuning": (0.6, 0.75), "evaluation": (0.75, 1.0)}
 
 
 class DigitsPhotos(Dataset):
-    """RGB, 32x32, 10 classes; 600 evaluation, 197 tuning and `copies` x 1,000 training images.
+    """32x32 RGB images of 10 classes; 600 evaluation, 197 tuning and `copies` x 1,000 training images.
 
     Args:
-        seed: draws the digits' order, their patches and nothing else.
-        copies: training images made of each training digit, each over a patch of its own.
-        patch: side of the photograph's patch in pixels before it is brought to 32x32.
+        seed: seed of the digits' order and of their patches.
+        copies: number of training images made of each training digit, each with a patch of its own.
+        patch: side of the photograph's patch in pixels before it is resized to 32x32.
     """
 
     version = 1
@@ -42,7 +42,7 @@ class DigitsPhotos(Dataset):
         self.seed, self.copies, self.patch = seed, copies, patch
 
     def load(self, split: str) -> Images:
-        """Images of a split; ids read digits-photos/<split>/<digit>-<copy>."""
+        """Return the images of a split; ids are digits-photos/<split>/<digit>-<copy>."""
         self.check_split(split)
         rng = np.random.default_rng([self.seed, SPLITS.index(split)])
         digits, labels = _digits()
@@ -81,7 +81,7 @@ def _region(photo: Tensor, start: float, stop: float) -> Tensor:
 
 
 def _resize(images: Tensor) -> Tensor:
-    """(..., h, w) to (..., 32, 32), bilinear, with anti-aliasing where it shrinks."""
+    """Resize (..., h, w) to (..., 32, 32) bilinearly, with antialiasing if it shrinks."""
     batch = images.unsqueeze(0) if images.ndim == 3 else images
     out = F.interpolate(batch, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
     return out.clamp(0, 1).reshape(*images.shape[:-2], SIZE, SIZE)

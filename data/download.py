@@ -1,4 +1,4 @@
-"""Downloads that appear whole and verified, or not at all."""
+"""Downloads that appear complete and verified, or not at all."""
 
 import hashlib
 import http.client
@@ -11,7 +11,7 @@ from pathlib import Path
 from data.errors import InputError, MissingError
 
 TIMEOUT = 10  # seconds without an answer
-PIECE = 2**20  # bytes
+PIECE = 2**20  # bytes that are read at a time
 
 
 def download(
@@ -21,14 +21,15 @@ def download(
     sha256: str,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> None:
-    """Write what is at `url` to `path`, once.
+    """Download the file at `url` to `path`, without retries.
 
     Args:
-        sha256: of the whole file, or its first digits.
-        progress: told the bytes that are here, and how many there will be if the server says so.
+        sha256: sha256 of the whole file, or its first digits.
+        progress: function that is called with the number of bytes received, and the total if the server
+            states it.
 
-    Raises MissingError at once where the address cannot be reached or has no such file, InputError where
-    what came is another file or cannot be written; `path` is then as it was.
+    Raises MissingError at once if the address cannot be reached or has no such file, and InputError if the
+    received file is another one or cannot be written; `path` is then unchanged.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "purifybench"})
     part = None
@@ -45,10 +46,10 @@ def download(
                     digest.update(piece)
                     done += len(piece)
                     progress(done, total)
-        found = digest.hexdigest()
-        if not found.startswith(sha256):
+        received = digest.hexdigest()
+        if not received.startswith(sha256):
             short = f"{done} of {total} bytes came" if total not in (None, done) else f"{done} bytes"
-            raise InputError(f"{url}: expected sha256 {sha256}, got {found} ({short}); nothing was kept")
+            raise InputError(f"{url}: expected sha256 {sha256}, got {received} ({short}); nothing was kept")
         part.chmod(0o644)
         part.replace(path)
     except urllib.error.HTTPError as error:

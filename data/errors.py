@@ -1,9 +1,9 @@
-"""Errors that a person can mend: the runners print their one line and exit with status 2."""
+"""Errors that the user can correct: the runners print their message of one line and exit with status 2."""
 
 
 class InputError(ValueError):
-    """Bad input: the message says what was expected, what came and what to do."""
+    """Raised for bad input: the message says what was expected, what was found and what to do."""
 
 
 class MissingError(InputError):
-    """Something that only the user can bring is not there: a data set, a weight file."""
+    """Raised if something is missing that only the user can provide, such as a data set or a weight file."""

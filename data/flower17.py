@@ -12,24 +12,29 @@ from data.listing import FileDataset, Listing
 
 log = logging.getLogger(__name__)
 
-PER_CLASS = 80  # images, in the order of the classes
-DRAWN = {"train": (0, 40), "tuning": (40, 60), "evaluation": (60, 80)}  # of a class's shuffled images
+PER_CLASS = 80  # images of each class, which are numbered in the order of the classes
+DRAWN = {
+    "train": (0, 40),
+    "tuning": (40, 60),
+    "evaluation": (60, 80),
+}  # places among a class's shuffled images
 OFFICIAL = {"train": "trn1", "tuning": "val1", "evaluation": "tst1"}
 SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/17/"
 
 
 class Flower17(FileDataset):
-    """RGB, 17 classes of 80 images, of 500 pixels and more; 680 to train, 340 to tune, 340 to evaluate.
+    """RGB images of 17 classes, 80 of each, with sides of 500 pixels or more.
 
-    Both kinds of splits have these sizes, and so has the test set of Online Alternate Generator
-    (https://arxiv.org/abs/2009.08110): every accuracy of its Table I is a multiple of 1/340.
+    There are 680 images to train, 340 to tune and 340 to evaluate in both kinds of splits. The test set of
+    Online Alternate Generator (https://arxiv.org/abs/2009.08110) has 340 images too: every accuracy of its
+    Table I is a multiple of 1/340.
 
     Args:
-        root: the folder that holds flower17/jpg/image_0001.jpg to image_1360.jpg.
-        splits: official, the first of the authors' three, read from flower17/datasplits.mat (the paper does
-            not say which one it took); or drawn, 40, 20 and 20 images of each class by a seed fixed here. It
-            has no default, so that nothing that was trained on one is evaluated on the other.
-        size, resize: the shorter side is brought to `resize`, then `size` x `size` is cut from the centre.
+        root: folder that contains flower17/jpg/image_0001.jpg to image_1360.jpg.
+        splits: "official" for the first of the authors' three splits, read from flower17/datasplits.mat (the
+            paper does not say which one it used); "drawn" for 40, 20 and 20 images of each class, drawn by a
+            fixed seed. There is no default, so that what was trained on one is not evaluated on the other.
+        size, resize: the shorter side is resized to `resize`, then the central `size` x `size` is cropped.
     """
 
     version = 1
@@ -49,7 +54,7 @@ class Flower17(FileDataset):
         self.folder, self.splits = Path(root) / "flower17", splits
 
     def index(self, split: str) -> Listing:
-        """Images of a split; ids read flower17/<number of the image, from 1>."""
+        """Return the listing of a split; ids are flower17/<number of the image, from 1>."""
         self.check_split(split)
         count = PER_CLASS * len(self.classes)
         files = [self.folder / "jpg" / f"image_{number:04}.jpg" for number in range(1, count + 1)]
@@ -91,12 +96,12 @@ class Flower17(FileDataset):
         expected = f"{path}: expected {', '.join(OFFICIAL.values())} to hold"
         if any(array.dtype.kind not in "iuf" for array in arrays.values()):
             raise InputError(f"{expected} numbers of images; {hint}")
-        found = {name: array.astype(int).tolist() for name, array in arrays.items()}
-        every = [number for numbers in found.values() for number in numbers]
+        numbers_of_splits = {name: array.astype(int).tolist() for name, array in arrays.items()}
+        every = [number for numbers in numbers_of_splits.values() for number in numbers]
         whole = len(set(every)) == len(every) and set(every) <= set(range(1, count + 1))
-        if not whole or not all(found.values()):
+        if not whole or not all(numbers_of_splits.values()):
             raise InputError(
                 f"{expected} numbers from 1 to {count}, each once, got {len(every)}, {len(set(every))} of "
                 f"them different, from {min(every, default=0)} to {max(every, default=0)}; {hint}"
             )
-        return found
+        return numbers_of_splits

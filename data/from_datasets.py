@@ -53,12 +53,12 @@ class SavedDataset(Dataset):
     """A data set that `save_to_disk` of `datasets` wrote, with a column of images and one of labels.
 
     Args:
-        path: its folder.
-        label_space: what the labels mean; a victim must name the same.
-        name: what the ids begin with, so that they tell this data set from others.
-        image, label: the names of the columns.
-        splits: what evaluation, tuning and train are called there.
-        size: height and width that images are brought to, in pixels.
+        path: folder of the data set.
+        label_space: name of the meaning of the labels; a victim must have the same.
+        name: prefix of the ids, which distinguishes this data set from others.
+        image, label: names of the columns.
+        splits: names of the splits evaluation, tuning and train in the data set.
+        size: height and width to which images are resized, in pixels.
     """
 
     version = 1
@@ -97,7 +97,7 @@ class SavedDataset(Dataset):
         )
 
     def index(self, split: str) -> Rows:
-        """A split; ids read <name>/<split>/<place>."""
+        """Return the rows of a split; ids are <name>/<split>/<position>."""
         self.check_split(split)
         called = self.splits.get(split)
         if called not in self.held:

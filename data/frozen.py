@@ -1,4 +1,4 @@
-"""Networks that are fixed: frozen, named by the content of their state, and seen to be as they were."""
+"""Frozen networks: how to freeze them, identify them by their state, and detect changes."""
 
 import hashlib
 import re
@@ -12,29 +12,29 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def frozen(network: Module) -> Module:
-    """The network in evaluation mode, with no gradient to its weights."""
+    """Set the network to evaluation mode without gradients to its weights, and return it."""
     return network.eval().requires_grad_(False)
 
 
 def state_of(network: nn.Module) -> dict[str, Any]:
-    """All that the network computes with: its `state_dict`, and the buffers that this leaves out."""
+    """Return all that the network computes with: its `state_dict`, and the buffers that this leaves out."""
     return {**network.state_dict(), **dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def state_digest(network: nn.Module) -> str:
-    """The sha256 of all tensors that the network computes with, whatever their order, device and layout."""
+    """Return the sha256 of all tensors with which the network computes, as in `digest_of`."""
     return digest_of(state_of(network))
 
 
 def digest_of(state: Mapping[str, Any]) -> str:
-    """The sha256 of named tensors, whatever their order, device and layout."""
+    """Return the sha256 of named tensors, which does not depend on their order, device and layout."""
     digest = hashlib.sha256()
     for name in sorted(state):
         item = state[name]
         if isinstance(item, Tensor):
             digest.update(f"{name} {item.dtype} {tuple(item.shape)}\n".encode())
             digest.update(_bits(item.detach().cpu()).numpy())
-        else:  # what a module adds to its state with `get_extra_state`
+        else:  # an object that a module adds to its state with `get_extra_state`
             digest.update(f"{name} {item!r}\n".encode())
     return digest.hexdigest()
 
@@ -61,26 +61,26 @@ def misfits(problems: Mapping[str, Iterable[str]]) -> str:
 
 
 def touchable(network: nn.Module, *, copied: bool = True) -> dict[str, Any]:
-    """What may change in a network: its tensors, their gradient flags, the modes and hooks of its parts.
+    """Return what may change in a network: tensors, gradient flags, and the modes and hooks of its parts.
 
     Args:
-        copied: the tensors are copies, which later writes do not change.
+        copied: whether the tensors are copies, which later writes do not change.
     """
     tensors = [*network.named_parameters(), *network.named_buffers()]
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         name: tensor.detach().clone() if copied else tensor.detach() for name, tensor in tensors
     }
-    found |= {f"requires_grad of {name}": tensor.requires_grad for name, tensor in tensors}
+    values |= {f"requires_grad of {name}": tensor.requires_grad for name, tensor in tensors}
     for name, part in network.named_modules():
-        found[f"mode of {name or 'it'}"] = part.training
+        values[f"mode of {name or 'it'}"] = part.training
         hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-        found[f"hooks of {name or 'it'}"] = tuple(len(of_one_kind) for of_one_kind in hooks)
-        found[f"methods of {name or 'it'}"] = tuple(sorted(k for k, v in vars(part).items() if callable(v)))
-    return found
+        values[f"hooks of {name or 'it'}"] = tuple(len(of_one_kind) for of_one_kind in hooks)
+        values[f"methods of {name or 'it'}"] = tuple(sorted(k for k, v in vars(part).items() if callable(v)))
+    return values
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the names of what differs or is missing on one side."""
+    """Return the names of values that differ or are missing on one side."""
 
     def same(name: str) -> bool:
         if name not in before or name not in now:

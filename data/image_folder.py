@@ -9,15 +9,15 @@ from data.listing import FileDataset, Listing
 
 
 class ImageFolder(FileDataset):
-    """Images as torchvision's ImageFolder takes them: <root>/<class>/<image>, all in the evaluation split.
+    """Images in the layout of torchvision's ImageFolder, <root>/<class>/<image>, all in the evaluation split.
 
-    With folders named evaluation, tuning or train in `root`, each of them holds class folders of its split.
-    Labels are the places of the classes' names in their order.
+    If `root` has folders named evaluation, tuning or train, each of them has the class folders of its split.
+    A label is the place of its class's name in the sorted names.
 
     Args:
-        root: the folder.
-        label_space: what the labels mean; a victim must name the same.
-        name: what the ids begin with, so that they tell this data set from others.
+        root: path of the folder.
+        label_space: name of the meaning of the labels; a victim must have the same.
+        name: prefix of the ids, which distinguishes this data set from others.
         size, resize: see FileDataset.
     """
 
@@ -42,23 +42,23 @@ class ImageFolder(FileDataset):
             raise InputError(f"dataset.root: expected a folder for each class in {self.root}, got none")
 
     def index(self, split: str) -> Listing:
-        """Images of a split; ids read <name>/<class>/<file>."""
+        """Return the listing of a split; ids are <name>/<class>/<file>."""
         self.check_split(split)
-        where = self.root / split if self.divided else self.root
-        if not where.is_dir() or (not self.divided and split != "evaluation"):
+        folder = self.root / split if self.divided else self.root
+        if not folder.is_dir() or (not self.divided and split != "evaluation"):
             raise MissingError(
                 f"dataset.root: {self.root} has no split {split}: make the folder {split} in it"
             )
-        found = [
+        entries = [
             (path, label)
             for label, name in enumerate(self.classes)
-            for path in sorted((where / name).rglob("*"))
+            for path in sorted((folder / name).rglob("*"))
             if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()
         ]
-        if not found:
-            raise InputError(f"{where}: expected images in class folders, got none")
+        if not entries:
+            raise InputError(f"{folder}: expected images in class folders, got none")
         return self.listing(
-            ids=(f"{self.name}/{path.relative_to(where)}" for path, _ in found),
-            labels=(label for _, label in found),
-            files=(path for path, _ in found),
+            ids=(f"{self.name}/{path.relative_to(folder)}" for path, _ in entries),
+            labels=(label for _, label in entries),
+            files=(path for path, _ in entries),
         )

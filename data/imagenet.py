@@ -27,22 +27,22 @@ HOW = (
 
 
 class ImageNet(FileDataset):
-    """RGB, 1,000 classes in torchvision's order: evaluation on the 50,000 validation images.
+    """RGB images of 1,000 classes in torchvision's order, evaluated on the 50,000 validation images.
 
-    Expected is torchvision's layout, imagenet/val/<wnid>/*.JPEG; the sorted wnids are the classes, and they
-    are checked. The validation images may also lie in imagenet/val as the archive has them, without class
-    folders, if the development kit with its list of labels lies beside: imagenet/ILSVRC2012_devkit_t12.
+    The layout is torchvision's, imagenet/val/<wnid>/*.JPEG; the sorted wnids are the classes, and they are
+    checked. The validation images may also be in imagenet/val as in the archive, without class folders, if
+    the development kit with its list of labels is in imagenet/ILSVRC2012_devkit_t12.
 
-    The other splits come from imagenet/train/<wnid>/*.JPEG, in an order fixed here: the first 1,000 images
-    are the tuning split (as in NCIS, https://arxiv.org/abs/2106.11644, which chooses its settings on 1,000
-    training images), the next `training` the training split.
+    The other splits come from imagenet/train/<wnid>/*.JPEG, in a fixed order. The first 1,000 images are the
+    tuning split (as in NCIS, https://arxiv.org/abs/2106.11644, which chooses its settings on 1,000 training
+    images), and the next `training` images are the training split.
 
     Args:
-        root: the folder that holds imagenet.
-        training: training images; NCIS takes 5 % of all, 64,058. A victim's training holds all of them in
-            memory (0.6 MB each at 224 pixels), a purifier's reads them by the batch.
-        size, resize: the shorter side is brought to `resize`, then `size` x `size` is cut from the centre:
-            the field's way of testing a classifier of 224 pixels.
+        root: folder that contains imagenet.
+        training: number of training images; NCIS takes 5 % of all, 64,058. A victim's training holds all of
+            them in memory (0.6 MB each at 224 pixels), a purifier's reads them by the batch.
+        size, resize: the shorter side is resized to `resize`, then `size` x `size` is cropped from the
+            centre, which is the usual test of a classifier of 224 pixels.
     """
 
     version = 1
@@ -57,31 +57,31 @@ class ImageNet(FileDataset):
         self.folder, self.training = Path(root) / "imagenet", training
 
     def index(self, split: str) -> Listing:
-        """Images of a split; ids read imagenet/<val or train>/<name of the file>."""
+        """Return the listing of a split; ids are imagenet/<val or train>/<name of the file>."""
         self.check_split(split)
         part = "val" if split == "evaluation" else "train"
-        found = self._found(part)
-        if part == "val" and len(found) != VALIDATION:
+        entries = self._found(part)
+        if part == "val" and len(entries) != VALIDATION:
             log.warning(
-                "imagenet: %s of %s validation images are there", f"{len(found):,}", f"{VALIDATION:,}"
+                "imagenet: %s of %s validation images are there", f"{len(entries):,}", f"{VALIDATION:,}"
             )
         if part == "train":
-            if len(found) <= TUNING:
+            if len(entries) <= TUNING:
                 raise MissingError(
                     f"{self.folder / part}: expected more than the {TUNING} images of the tuning split, got "
-                    f"{len(found)}; {HOW}"
+                    f"{len(entries)}; {HOW}"
                 )
-            order = np.random.default_rng(0).permutation(len(found)).tolist()
+            order = np.random.default_rng(0).permutation(len(entries)).tolist()
             picked = order[:TUNING] if split == "tuning" else order[TUNING : TUNING + self.training]
-            found = [found[i] for i in picked]
+            entries = [entries[i] for i in picked]
         return self.listing(
-            ids=(f"imagenet/{part}/{file.stem}" for file, _ in found),
-            labels=(label for _, label in found),
-            files=(file for file, _ in found),
+            ids=(f"imagenet/{part}/{file.stem}" for file, _ in entries),
+            labels=(label for _, label in entries),
+            files=(file for file, _ in entries),
         )
 
     def _found(self, part: str) -> list[tuple[Path, int]]:
-        """Files and labels in the order of the files' names, which does not depend on the layout."""
+        """Return files and labels in the order of the files' names, which does not depend on the layout."""
         folder = self.folder / part
         if not folder.is_dir():
             raise MissingError(f"ImageNet: {folder.resolve()} is not there; {HOW}")
@@ -91,9 +91,9 @@ class ImageNet(FileDataset):
             labels = _listed_labels(self.folder / DEVKIT, files) if files else []
         else:
             _check_wnids(wnids, str(folder))
-            of_class = [_images(folder / wnid) for wnid in wnids]
-            files = [file for some in of_class for file in some]
-            labels = [label for label, some in enumerate(of_class) for _ in some]
+            files_of_classes = [_images(folder / wnid) for wnid in wnids]
+            files = [file for class_files in files_of_classes for file in class_files]
+            labels = [label for label, class_files in enumerate(files_of_classes) for _ in class_files]
         if not files:
             raise MissingError(f"ImageNet: {folder.resolve()} holds no images; {HOW}")
         return sorted(zip(files, labels, strict=True), key=lambda pair: pair[0].name)
@@ -105,7 +105,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _check_wnids(wnids: list[str], where: str) -> None:
-    """Raise InputError unless these are the 1,000 of ILSVRC 2012: labels are their places."""
+    """Raise InputError unless these are the 1,000 wnids of ILSVRC 2012, whose places are the labels."""
     if hashlib.sha256("\n".join(wnids).encode()).hexdigest() != WNIDS_SHA256:
         first = f", {wnids[0]} first" if wnids else ""
         raise InputError(
@@ -115,7 +115,7 @@ def _check_wnids(wnids: list[str], where: str) -> None:
 
 
 def _listed_labels(devkit: Path, files: list[Path]) -> list[int]:
-    """Labels of validation images without class folders, as the development kit lists them."""
+    """Return the development kit's labels of validation images without class folders."""
     truth, meta = devkit / "ILSVRC2012_validation_ground_truth.txt", devkit / "meta.mat"
     for path in (truth, meta):
         if not path.is_file():
@@ -140,7 +140,7 @@ def _listed_labels(devkit: Path, files: list[Path]) -> list[int]:
 
 
 def _number(file: Path, count: int) -> int:
-    """7, of ILSVRC2012_val_00000007.JPEG."""
+    """Return the number in a file name, such as 7 for ILSVRC2012_val_00000007.JPEG."""
     number = file.stem.rpartition("_")[2]
     if not number.isdecimal() or not 1 <= int(number) <= count:
         raise InputError(f"{file}: expected ILSVRC2012_val_<1 to {count}>.JPEG, as in the list of labels")

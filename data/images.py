@@ -1,4 +1,4 @@
-"""A set of labelled images, each with an id that never changes."""
+"""Sets of labelled images, each with an id that never changes."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -19,9 +19,10 @@ SPLITS = ("train", "tuning", "evaluation")
 
 @dataclass(frozen=True)
 class Images:
-    """`images` is (N, C, H, W) float32 in [0, 1]; `labels` is (N,) int64; `ids` are unique strings.
+    """Labelled images with ids.
 
-    Raises InputError for anything else: NaN, values outside [0, 1], lengths that differ.
+    `images` is (N, C, H, W) float32 in [0, 1]; `labels` is (N,) int64; `ids` are unique strings. Raises
+    InputError for anything else, such as NaN, values outside [0, 1] or lengths that differ.
     """
 
     ids: tuple[str, ...]
@@ -61,13 +62,13 @@ class Images:
     take_lazy = take
 
     def subset(self, n: int, *, seed: int) -> "Images":
-        """n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
+        """Return n images in a random order drawn from `seed`; a smaller n is a prefix of a larger one."""
         if not 1 <= n <= len(self):
             raise InputError(f"n: expected 1 to {len(self)} images (the whole set), got {n}")
         return self.take(shuffled(len(self), seed)[:n])
 
     def chunks(self, size: int) -> Iterator["Images"]:
-        """Consecutive chunks of `size` images (the last may be shorter): the unit of all work."""
+        """Yield consecutive chunks of `size` images (the last may be shorter), which are the unit of work."""
         for positions in cut(range(len(self)), size):
             yield self.take(positions)
 
@@ -87,7 +88,7 @@ class Images:
 
 
 def cut(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Consecutive chunks of positions. Raises InputError for a size below 1."""
+    """Yield consecutive chunks of positions; raise InputError for a size below 1."""
     if size < 1:
         raise InputError(f"chunk: expected at least 1 image, got {size}")
     for start in range(0, len(positions), size):
@@ -117,35 +118,38 @@ def check_images(images: Tensor, *, name: str) -> None:
 def standard_layout(images: Tensor) -> Tensor:
     """Return the same images with the strides of a new contiguous tensor.
 
-    A network's last bits depend on the layout of its input (channels-last or not). Images that pass from one
-    stage to the next therefore all have this one, which is also that of images read from the store.
+    The last bits of a network's output depend on the layout of its input (channels-last or not). All images
+    that pass from one stage to the next therefore have this layout, like images that are read from the store.
     """
     strides = torch.empty(images.shape, device="meta").stride()
     return images if images.stride() == strides else images.clone(memory_format=torch.contiguous_format)
 
 
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Images of that height and width: bicubic, antialiased, within [0, 1]; the same if they have it."""
+    """Resize images to this height and width, bicubic and antialiased within [0, 1], unless they have it."""
     if list(images.shape[2:]) == list(size):
         return images
     return F.interpolate(images, size=list(size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def clipped(images: Tensor) -> Tensor:
-    """Within [0, 1], with the gradient of what was there already: that of `clamp` is 0 at 0 and at 1
-    themselves in some versions of PyTorch, and black and white pixels are many."""
+    """Clip images to [0, 1], and keep the gradient of values that are already in [0, 1].
+
+    In some versions of PyTorch the gradient of `clamp` is 0 at exactly 0 and 1, and many pixels are black or
+    white.
+    """
     return torch.where((images >= 0) & (images <= 1), images, images.clamp(0, 1))
 
 
 def rounded(images: Tensor) -> Tensor:
-    """The nearest images of 8 bits a value, as a file or a camera would have them."""
+    """Round images to 8 bits per value, as in a file or from a camera."""
     return (images * 255).round() / 255
 
 
 class Index(Protocol):
-    """A split's ids and labels, of which images can be picked; Images are an index of themselves.
+    """The ids and labels of a split, from which images can be taken. Images are an index of themselves.
 
-    Its `fingerprint` tells it from others; of images that are not read, it covers the sizes of their files.
+    The `fingerprint` identifies the index. For images that are not read, it covers the sizes of their files.
     """
 
     ids: tuple[str, ...]
@@ -153,7 +157,7 @@ class Index(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of what identifies the images."""
+        """A digest that identifies the images."""
         ...
 
     def take(self, indices: Sequence[int]) -> Images:
@@ -161,12 +165,12 @@ class Index(Protocol):
         ...
 
     def take_lazy(self, indices: Sequence[int]) -> Any:
-        """The same, perhaps read only when they are asked for: Images, or data.listing.LazyImages."""
+        """Return the same images as Images, or as data.listing.LazyImages, which are read when needed."""
         ...
 
 
 class Dataset(ABC):
-    """Where images come from. `label_space` names what a label means; victims name the same."""
+    """A source of images. `label_space` names the meaning of the labels; victims must have the same."""
 
     version = 1
     label_space: str
@@ -175,10 +179,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self, split: str) -> Images:
-        """All images of a split: train, tuning or evaluation, which share no image."""
+        """Return all images of a split, train, tuning or evaluation; no two splits share an image."""
 
     def index(self, split: str) -> Index:
-        """What is in a split; large sets read an image only when it is picked."""
+        """Return the index of a split; large data sets read an image only when it is taken."""
         return self.load(split)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Images that stay in their files until they are picked: what is there is listed, what is asked is read."""
+"""Images that stay in their files until they are taken: all files are listed, and those needed are read."""
 
 import hashlib
 import json
@@ -19,21 +19,21 @@ from torchvision.transforms import functional as transforms
 from data.errors import InputError
 from data.images import Dataset, Images
 
-HELD = 2**30  # bytes of images that a process keeps, of all chunks
+HELD = 2**30  # bytes of images that a process keeps in memory, over all chunks
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Ids, labels and files of a split; `take` reads what is asked for and nothing else.
+    """The ids, labels and files of a split; `take` reads only the requested images.
 
     Args:
-        ids: as of Images.
-        labels: (N,) int64.
-        files: one an image.
+        ids: ids as in Images.
+        labels: labels (N,), int64.
+        files: one file for each image.
         size: height and width of the images that are read, in pixels.
-        resize: the shorter side before a centre crop of `size`, as is usual in the field; None brings the
-            whole image to `size` x `size`, without a crop.
-        said_in: where each image is named, "images.csv, line 3", for errors; empty where it is in no list.
+        resize: length to which the shorter side is resized before a centre crop of `size`, as is usual; None
+            resizes the whole image to `size` x `size`, without a crop.
+        said_in: the line that names each image, "images.csv, line 3", for errors; empty without a list.
     """
 
     ids: tuple[str, ...]
@@ -53,15 +53,16 @@ class Listing:
 
     @cached_property
     def fingerprint(self) -> str:
-        """As of Index: the sha256 of ids, labels and the sizes of the files, none of which is read. Other
-        pixels in a file of the same size are noticed only where its image is picked."""
+        """The fingerprint of the Index: the sha256 of ids, labels and file sizes. No file is read.
+
+        Other pixels in a file of the same size are noticed only when its image is taken.
+        """
         sizes = [file.stat().st_size if file.is_file() else None for file in self.files]
         listed = json.dumps([self.ids, self.labels.tolist(), sizes])
         return hashlib.sha256(listed.encode()).hexdigest()
 
     def take(self, indices: Sequence[int]) -> Images:
-        """Return the images at these positions, in this order. Raises InputError for one that cannot be
-        read."""
+        """Return the images at these positions, in this order; raise InputError if one cannot be read."""
         with ThreadPoolExecutor() as threads:
             images = list(threads.map(self._read, indices))
         shape = (3, self.size, self.size)
@@ -77,7 +78,7 @@ class Listing:
         )
 
     def _read(self, index: int) -> Tensor:
-        """(3, size, size) in [0, 1]: bilinear and antialiased, as Pillow and torchvision have it."""
+        """Read an image (3, size, size) in [0, 1], resized bilinearly and antialiased by torchvision."""
         try:
             with Image.open(self.files[index]) as file:
                 image = file.convert("RGB")
@@ -96,11 +97,11 @@ class Listing:
 
 
 class LazyImages:
-    """Images of a listing that memory holds while there is room, and that are read again when there was none.
+    """Images of a listing that are held in memory while there is room, and are read again otherwise.
 
-    To whoever uses them they are Images. All chunks of a process share HELD bytes; what was not asked for
-    the longest is let go first. Raises InputError where files are no longer what they were at first, OSError
-    where one cannot be read any more.
+    They are used like Images. All chunks of a process share HELD bytes; the least recently used images are
+    released first. Raises InputError if files differ from those that were read at first, OSError if a file
+    can no longer be read.
     """
 
     held: ClassVar[OrderedDict[str, Images]] = OrderedDict()  # by digest
@@ -161,7 +162,7 @@ class LazyImages:
 
 
 class FileDataset(Dataset):
-    """A data set of image files, which are listed at once and read when they are picked.
+    """A data set of image files, which are listed at once and read when they are taken.
 
     Args:
         size: height and width in pixels.

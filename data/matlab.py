@@ -1,4 +1,4 @@
-"""MATLAB files, in which some data sets come with their labels and splits."""
+"""MATLAB files, in which some data sets publish their labels and splits."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from data.errors import InputError
 
 
 def read(path: Path, *, names: tuple[str, ...], hint: str) -> dict[str, Any]:
-    """The arrays of these names; only arrays are read, and nothing in the file is executed.
+    """Return the arrays of these names; only arrays are read, and nothing in the file is executed.
 
-    Raises InputError, ending with the hint, for a file that is damaged or lacks one.
+    Raises InputError, whose message ends with the hint, for a file that is damaged or lacks an array.
     """
     try:
         content = scipy.io.loadmat(path, squeeze_me=True)
-    except Exception as error:  # of a damaged file scipy raises a dozen kinds
+    except Exception as error:  # scipy raises a dozen kinds of errors for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{path}: expected a MATLAB file, got one that cannot be read ({reason}); {hint}"

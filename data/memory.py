@@ -1,4 +1,4 @@
-"""Finds the batch that fits into memory by trying, since no rule predicts it."""
+"""Finds the batch size that fits into memory by trying, since no rule predicts it."""
 
 import gc
 import logging
@@ -15,14 +15,14 @@ WORDS = (
     "not enough memory",
     "alloc_failed",
     "could not create a primitive",
-)  # fmt: skip; oneDNN's, whose reason it keeps to itself
+)  # fmt: skip; the last one is oneDNN's, which does not state the reason
 
 
 def within_memory(work: Callable[[slice], T], count: int, batch: int) -> tuple[list[T], int]:
-    """Do `work` on slices of at most `batch` of `count` items; the results, and the batch in the end.
+    """Run `work` on slices of at most `batch` of `count` items; return the results and the final batch size.
 
-    Where memory runs out the batch is halved and the work goes on; what is done stays done. Raises
-    what was raised where one item alone is too much.
+    If memory runs out, the batch is halved and the work continues with the remaining items. The error is
+    raised again if a single item is too large.
     """
     parts: list[T] = []
     done = 0
@@ -38,16 +38,15 @@ def within_memory(work: Callable[[slice], T], count: int, batch: int) -> tuple[l
             batch //= 2
         else:
             continue
-        free()  # here the failed attempt's tensors are no longer held
+        free()  # at this point the tensors of the failed attempt are no longer referenced
     return parts, batch
 
 
 def memory_ran_out(error: BaseException | None) -> bool:
-    """Whether the error, or one during whose handling it was raised, says so. PyTorch has a class for it on
-    CUDA and only words on a CPU.
+    """Return whether the error, or an error in its context, says that memory ran out.
 
-    Where memory ends while a CUDA graph is captured, the end of the capture fails in turn, and only the
-    error's context tells why.
+    PyTorch has a class for this error on CUDA, and only a message on a CPU. If memory runs out while a CUDA
+    graph is captured, the end of the capture fails in turn, and only the error's context tells why.
     """
     while error is not None:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -59,8 +58,11 @@ def memory_ran_out(error: BaseException | None) -> bool:
 
 
 def free() -> None:
-    """Give back to the device what no tensor holds. Tensors in reference cycles are collected first, since
-    the cache can only return memory that is not in use."""
+    """Return unused cached memory to the device.
+
+    Tensors in reference cycles are collected first, since the cache can only return memory that is not in
+    use.
+    """
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

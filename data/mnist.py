@@ -11,7 +11,7 @@ from data.errors import MissingError
 from data.images import Dataset, Images
 
 TUNING = 1000
-# Of the unpacked files; torchvision checks those of the archives, and only while it downloads them.
+# These are of the unpacked files; torchvision checks those of the archives, and only when it downloads them.
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -21,13 +21,15 @@ MD5 = {
 
 
 class Mnist(Dataset):
-    """28x28 grey, one channel, 10 classes; each file's md5 is checked, then torchvision reads it.
+    """28x28 grey images with one channel, of 10 classes.
 
-    Of the test set's 10,000, in an order fixed here, the last 1,000 are the tuning split and the others the
-    evaluation split, as of CIFAR-10. The training split has all 60,000.
+    Each file's md5 is checked before torchvision reads it.
+
+    As in CIFAR-10, the test set's 10,000 images are put in a fixed order; the last 1,000 are the tuning
+    split, and the others the evaluation split. The training split has all 60,000 training images.
 
     Args:
-        root: the folder that holds MNIST/raw, as torchvision unpacks it.
+        root: folder that contains MNIST/raw, as torchvision unpacks it.
     """
 
     version = 1
@@ -39,7 +41,7 @@ class Mnist(Dataset):
         self.root = root
 
     def load(self, split: str) -> Images:
-        """Images of a split; ids read mnist/<train or test>/<position in the file>."""
+        """Return the images of a split; ids are mnist/<train or test>/<position in the file>."""
         self.check_split(split)
         part = "train" if split == "train" else "test"
         self._check_files("train" if part == "train" else "t10k")
@@ -61,7 +63,7 @@ class Mnist(Dataset):
         if absent := [name for name in MD5 if not (folder / name).is_file()]:
             raise MissingError(f"MNIST is not in {folder}: {', '.join(absent)} not there; {how}")
         for name in MD5:
-            if name.startswith(prefix) and (found := calculate_md5(folder / name)) != MD5[name]:
+            if name.startswith(prefix) and (digest := calculate_md5(folder / name)) != MD5[name]:
                 raise MissingError(
-                    f"MNIST: {folder / name}: expected md5 {MD5[name]}, got {found} (truncated?); {how}"
+                    f"MNIST: {folder / name}: expected md5 {MD5[name]}, got {digest} (truncated?); {how}"
                 )

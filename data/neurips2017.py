@@ -19,15 +19,15 @@ HOW = (
 
 
 class NeurIPS2017(FileDataset):
-    """The 1,000 development images, RGB, ImageNet's classes in torchvision's order; all for evaluation.
+    """The 1,000 development images, RGB, with ImageNet's classes in torchvision's order; all for evaluation.
 
-    Only images that are there are used, and it is said how many they are. The list counts classes from 1, so
-    a label is TrueLabel - 1.
+    Only images whose file exists are used, and a warning says how many they are. The list counts classes
+    from 1, so a label is TrueLabel - 1.
 
     Args:
-        root: the folder that holds neurips2017/images.csv and neurips2017/images.
-        size: the whole image is brought to this size: 224 in DDIP (https://arxiv.org/abs/2108.00180), 299 as
-            published.
+        root: folder that contains neurips2017/images.csv and neurips2017/images.
+        size: height and width to which the whole image is resized: 224 in DDIP
+            (https://arxiv.org/abs/2108.00180), 299 as published.
     """
 
     version = 1
@@ -40,7 +40,7 @@ class NeurIPS2017(FileDataset):
         self.folder = Path(root) / "neurips2017"
 
     def index(self, split: str) -> Listing:
-        """The images that are there, in the list's order; ids read neurips2017/<ImageId>."""
+        """Return the listing of the existing images in the list's order; ids are neurips2017/<ImageId>."""
         self.check_split(split)
         if split != "evaluation":
             raise MissingError(
@@ -49,23 +49,23 @@ class NeurIPS2017(FileDataset):
                 "training@purifier.weights=photographs (Flower-17), or imagenet"
             )
         rows = self._rows()
-        there = [(name, label, line) for name, label, line in rows if self._file(name).is_file()]
-        if not there:
+        present = [(name, label, line) for name, label, line in rows if self._file(name).is_file()]
+        if not present:
             raise MissingError(f"NeurIPS 2017: {(self.folder / 'images').resolve()} holds no images; {HOW}")
-        if len(there) < len(rows):
-            log.warning("neurips2017: %s of %s images are there", f"{len(there):,}", f"{len(rows):,}")
+        if len(present) < len(rows):
+            log.warning("neurips2017: %s of %s images are there", f"{len(present):,}", f"{len(rows):,}")
         return self.listing(
-            ids=(f"neurips2017/{name}" for name, _, _ in there),
-            labels=(label for _, label, _ in there),
-            files=(self._file(name) for name, _, _ in there),
-            said_in=(f"images.csv, line {line}" for _, _, line in there),
+            ids=(f"neurips2017/{name}" for name, _, _ in present),
+            labels=(label for _, label, _ in present),
+            files=(self._file(name) for name, _, _ in present),
+            said_in=(f"images.csv, line {line}" for _, _, line in present),
         )
 
     def _file(self, name: str) -> Path:
         return self.folder / "images" / f"{name}.png"
 
     def _rows(self) -> list[tuple[str, int, int]]:
-        """Name, label and line of every row; InputError for a bad one, also if its image is not there."""
+        """Return name, label and line of every row; raise InputError for a bad row, even without an image."""
         path = self.folder / "images.csv"
         if not path.is_file():
             raise MissingError(f"NeurIPS 2017: {path.resolve()} is not there; {HOW}")

@@ -1,4 +1,4 @@
-"""What all code of a process shares: torch's settings, and the global random number generators."""
+"""The state that all code of a process shares: torch's settings, and the global random number generators."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ def _flag(backend: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], N
     return lambda: getattr(backend, name), lambda value: setattr(backend, name, value)
 
 
-SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {  # how to read and to set each
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {  # functions that read and set each
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
@@ -36,7 +36,7 @@ def settings() -> dict[str, Any]:
 
 
 def generators(device: torch.device) -> dict[str, Any]:
-    """The states of the global generators, CUDA's among them where `device` is one."""
+    """Return the states of the global generators, including CUDA's if `device` is a CUDA device."""
     name, keys, place, *rest = np.random.get_state()
     states = {
         "torch's global generator": torch.get_rng_state().numpy().tobytes(),
@@ -50,9 +50,9 @@ def generators(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def restored(device: torch.device) -> Iterator[list[str]]:
-    """Put the settings and the generators back at the end, also after an exception.
+    """Restore the settings and the generators at the end, also after an exception.
 
-    Yields a list that then holds the names of those that had changed.
+    Yields a list, which at the end has the names of those that had changed.
     """
     before, drawn = settings(), generators(device)
     numpys, torchs = np.random.get_state(), torch.get_rng_state()

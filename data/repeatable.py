@@ -1,4 +1,4 @@
-"""Training that is repeatable on one kind of CPU, and libraries that draw from NumPy's global numbers."""
+"""Repeatable training on one kind of CPU, and seeding for libraries that use NumPy's global generator."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +16,12 @@ THREADS = 2
 def repeatable(
     network: nn.Module, seed: int, device: torch.device | None = None, *, threads: int = THREADS
 ) -> Iterator[None]:
-    """Draw the network's weights anew from `seed`, and train it within: what torch draws globally is seeded
-    and then put back, and so is the number of threads. A network that has a way of its own to draw them all
-    (`reset_parameters`) draws them so. `device` is where it is trained, if not on the CPU."""
+    """Draw the network's weights anew from `seed`, and make the training inside the context repeatable.
+
+    Torch's global generators are seeded and the number of threads is set; both are restored at the end. A
+    network that has its own `reset_parameters` draws all its weights by it. `device` is the device of the
+    training, if it is not the CPU.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -36,7 +39,7 @@ def repeatable(
 
 @contextmanager
 def numpy_seeded(seed: int) -> Iterator[None]:
-    """NumPy's global random numbers start from `seed` within, and are put back after."""
+    """Seed NumPy's global generator with `seed`, and restore its state at the end."""
     state = np.random.get_state()
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
     try:

@@ -1,4 +1,4 @@
-"""Weight files: verified by sha256, read without executing anything in them."""
+"""Weight files, which are verified by sha256, and read without executing anything in them."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.errors import InputError, MissingError
 
-HOLDERS = ("state_dict", "model_state_dict", "model")  # where training scripts keep a network's tensors
+HOLDERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts store the tensors
 
 
 class UnverifiedError(MissingError):
@@ -32,17 +32,17 @@ class UnverifiedError(MissingError):
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A checkpoint of tensors: .pt or .pth (weights_only), .safetensors, .npz (no pickle).
+    """A checkpoint of tensors: .pt or .pth (weights_only), .safetensors or .npz (without pickle).
 
-    The tensors may lie beside other things, under one of the names in `HOLDERS`.
+    The tensors may be stored together with other objects, under one of the names in `HOLDERS`.
 
     Args:
-        path: where it lies; usually under DATA_DIR.
-        sha256: of the whole file, or its first digits (8 or more: PyTorch's checkpoints have those in their
-            names, and some are published with no more); nothing is read from a file that differs. None
-            where nobody publishes it: the user says which file is meant.
-        source: where it comes from; scripts.fetch downloads it if this is its URL.
-        what: the setting that names the file, for errors.
+        path: path of the file, usually under DATA_DIR.
+        sha256: sha256 of the whole file, or its first digits (8 or more: PyTorch's checkpoints have those in
+            their names, and some are published with no more). Nothing is read from a file that differs. None
+            if no sha256 is published: the user must then state which file is meant.
+        source: origin of the file; scripts.fetch downloads it if this is its URL.
+        what: setting that names the file, for errors.
     """
 
     version = 1
@@ -70,14 +70,13 @@ class WeightFile:
         return hashlib.sha256(self.read()).hexdigest()
 
     def metadata(self) -> dict[str, str]:
-        """The texts that a .safetensors file holds beside its tensors; raises as `load` does."""
+        """Return the metadata of a .safetensors file; raise as `load` does."""
         self.read()
         with safetensors.safe_open(self.path, "pt") as file:
             return file.metadata() or {}
 
     def load(self) -> dict[str, Tensor]:
-        """Return the tensors by their names. Raises MissingError if the file is absent, InputError if it is
-        another."""
+        """Return the tensors by name; raise MissingError if the file is absent, InputError if it differs."""
         content = self.read()
         try:
             state = _read(content, Path(self.path).suffix)
@@ -109,21 +108,21 @@ class WeightFile:
             fetch = f"; python -m scripts.fetch downloads them from {self.url}" if self.url else origin
             raise MissingError(f"{self.what} {path} do not exist (set DATA_DIR, or give a path){fetch}")
         content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256(content).hexdigest()
         if self.sha256 is None:
-            raise UnverifiedError(path, found, f"{self.what}.sha256")
-        if not found.startswith(self.sha256):
+            raise UnverifiedError(path, digest, f"{self.what}.sha256")
+        if not digest.startswith(self.sha256):
             kind = "a web page" if content[:200].lstrip()[:1] == b"<" else "truncated, or another file"
             again = f"download it again from {self.source}" if self.source else "download it again"
             raise InputError(
-                f"{self.what} {path}: expected sha256 {self.sha256}, got {found} ({len(content)} bytes): the "
+                f"{self.what} {path}: expected sha256 {self.sha256}, got {digest} ({len(content)} bytes): the "
                 f"file is {kind}; {again}, or set {self.what}.sha256 if this is the file you mean"
             )
         return content
 
 
 def _opened(state: Any) -> Any:
-    """The network's tensors, where a checkpoint holds them beside an optimiser, an epoch and the like."""
+    """Return the tensors of the network from a checkpoint that may also have an optimiser or an epoch."""
     if not isinstance(state, dict) or _is_state(state):
         return state
     return next((state[name] for name in HOLDERS if _is_state(state.get(name))), state)

@@ -106,7 +106,7 @@ def logits(hearing: Hearing) -> None:
 
 
 def repeatable(hearing: Hearing) -> None:
-    """Check that equal images give equal bits, since a victim with random answers would look like a defense."""
+    """Check that equal images give equal bits, since a victim that draws would look like a defense."""
     again = hearing()
     if not torch.equal(hearing.logits, again):
         off = (hearing.logits - again).abs().max().item()

@@ -16,7 +16,7 @@ class RobustBench(nn.Module):
 
     Args:
         name, dataset, threat_model: RobustBench's names.
-        model_dir: RobustBench's folder of models, which has the weights in <dataset>/<threat_model>/<name>.pt.
+        model_dir: RobustBench's folder of models; the weights are in <dataset>/<threat_model>/<name>.pt.
         sha256: sha256 of that file, or its first digits (at least 8), as in `WeightFile`.
         label_space: name of the meaning of the labels.
         robust: ball in which the model was adversarially trained, as in Victim.

@@ -24,7 +24,7 @@ class Timm(PretrainedNetwork):
         super().__init__()
 
     def made(self) -> nn.Module:
-        """Return the network of that name; raise MissingError without timm, InputError for an unknown name."""
+        """Return the network; raise MissingError without timm, InputError if the name is unknown to timm."""
         try:
             import timm
         except ImportError as error:
