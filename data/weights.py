@@ -108,14 +108,14 @@ class WeightFile:
             fetch = f"; python -m scripts.fetch downloads them from {self.url}" if self.url else origin
             raise MissingError(f"{self.what} {path} do not exist (set DATA_DIR, or give a path){fetch}")
         content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
+        found = hashlib.sha256(content).hexdigest()
         if self.sha256 is None:
-            raise UnverifiedError(path, digest, f"{self.what}.sha256")
-        if not digest.startswith(self.sha256):
+            raise UnverifiedError(path, found, f"{self.what}.sha256")
+        if not found.startswith(self.sha256):
             kind = "a web page" if content[:200].lstrip()[:1] == b"<" else "truncated, or another file"
             again = f"download it again from {self.source}" if self.source else "download it again"
             raise InputError(
-                f"{self.what} {path}: expected sha256 {self.sha256}, got {digest} ({len(content)} bytes): the "
+                f"{self.what} {path}: expected sha256 {self.sha256}, got {found} ({len(content)} bytes): the "
                 f"file is {kind}; {again}, or set {self.what}.sha256 if this is the file you mean"
             )
         return content

@@ -4,9 +4,9 @@
 
     result = purifybench.evaluate("jpeg", victim=my_network, dataset="cifar10", attack="pgd", n=100)
     print(result)                  # accuracy with its 95 % interval, flags, and what else the records say
-    result.records                 # a pandas.DataFrame with one row an image
+    result.records                 # a pandas.DataFrame with one row per image
 
-The functions are a thin face over the commands of `runners/`: they compose the same configs, use the same
+The functions are thin wrappers of the commands of `runners/`: they compose the same configs, use the same
 store and make the same checks. docs/your-own.md explains them.
 """
 
@@ -18,7 +18,7 @@ PACKAGES = ("data", "victims", "purifiers", "attacks", "runners")
 
 
 def _check_packages() -> None:
-    """Raise ImportError where another folder hides one of the packages that this one is built on."""
+    """Raise ImportError if another folder hides one of the packages on which this one is built."""
     for name in PACKAGES:
         found = next(iter(import_module(name).__path__), "nowhere")
         if Path(found).resolve() != ROOT / name:

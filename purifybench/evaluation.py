@@ -1,4 +1,4 @@
-"""One cell evaluated from Python: names of configs, or objects of the caller."""
+"""Evaluates one cell from Python, given by names of configs or by objects of the caller."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ WIDTH = 110  # characters of a line of text
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a cell. `print` it to see its figures, their 95 % intervals and its flags.
+    """The result of a cell. `print` it to see its figures, their 95 % intervals and its flags.
 
     Attributes:
-        result: the cell, its records and their provenance, as the runners have them.
+        result: the cell, its records and their provenance, as the runners return them.
     """
 
     result: CellResult
@@ -62,16 +62,16 @@ class Evaluation:
 
     @property
     def flags(self) -> dict[str, str]:
-        """Reasons to doubt the figure, by their names in docs/flags.md: what was seen."""
+        """Reasons to doubt the figure: what was observed, by the flags' names in docs/flags.md."""
         return {flag.name: flag.seen for flag in self.result.flags}
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Everything that is needed to make the records again."""
+        """Everything that is needed to compute the records again."""
         return self.result.provenance
 
     def save(self, folder: Path | str) -> Path:
-        """Write the records and their provenance into the folder as a Parquet file; returns the file."""
+        """Write the records and their provenance to the folder as a Parquet file, and return its path."""
         return save_records(self.result, Path(folder))
 
     def __str__(self) -> str:
@@ -103,21 +103,21 @@ def evaluate(
             (images, seeds, victim) and returns images. A callable may carry the traits of a purifier as
             attributes, such as `stochastic = True` or `gradient = "exact"`.
         victim: the name of a config, or a network that maps images (N, C, H, W) in [0, 1] to logits. Its
-            classes are taken to be those of the data set, in the same order. It is copied; yours stays as it
-            is.
+            classes are assumed to be those of the data set, in the same order. It is copied, so that yours
+            is not changed.
         dataset: the name of a config, `purifybench.Images`, or a pair (images, labels) of tensors.
         attack: the name of a config.
-        knowledge: what the attacker knows; the name of a config.
+        knowledge: the name of a config, for what the attacker knows.
         n: the number of images.
-        overrides: further words of the command line, such as "attack.eps=4/255", "store=my-store" or
+        overrides: further arguments of the command line, such as "attack.eps=4/255", "store=my-store" or
             "device=cuda".
-        config_dir: a folder with configs of your own, as the option --config-dir of the command line.
-        workers: 1 works in this process. More start processes, which only names of configs can be sent to;
-            your script then needs `if __name__ == "__main__":`.
-        quiet: print no progress.
+        config_dir: a folder with configs of your own, as for the option --config-dir of the command line.
+        workers: the number of processes. 1 uses this process. Only names of configs, not objects, can be
+            sent to other processes, and your script then needs `if __name__ == "__main__":`.
+        quiet: whether to print no progress.
 
-    Raises InputError, in one line, for what cannot be evaluated, and FailedCellsError where the evaluation
-    failed. Finished chunks are kept in the store, so that the same call goes on from there.
+    Raises InputError, with a message of one line, for input that cannot be evaluated, and FailedCellsError if
+    the evaluation failed. Finished chunks are kept in the store, so that the same call continues from there.
     """
     given: dict[str, Any] = dict(zip(PARTS, (dataset, victim, attack, knowledge, purifier), strict=True))
     for part in ("attack", "knowledge"):
@@ -154,14 +154,14 @@ def evaluate(
 
 
 def _own_configs(given: dict[str, Any], named: dict[str, Config]) -> dict[str, Config]:
-    """Configs for the parts that are objects."""
-    made: dict[str, Config] = {}
+    """Return configs for the parts that are objects."""
+    configs: dict[str, Config] = {}
     if "dataset" not in named:
         known = named.get("victim", {}).get("label_space", OWN_LABELS)
-        made["dataset"] = own.dataset_config(given["dataset"], known)
+        configs["dataset"] = own.dataset_config(given["dataset"], known)
     if "victim" not in named:
-        dataset: Dataset = build(named.get("dataset") or made["dataset"])
-        made["victim"] = own.victim_config(given["victim"], dataset.label_space)
+        dataset: Dataset = build(named.get("dataset") or configs["dataset"])
+        configs["victim"] = own.victim_config(given["victim"], dataset.label_space)
     if "purifier" not in named:
-        made["purifier"] = own.purifier_config(given["purifier"])
-    return made
+        configs["purifier"] = own.purifier_config(given["purifier"])
+    return configs

@@ -1,4 +1,4 @@
-"""What tells one Python object from another: the digest of its source code and of all that it holds."""
+"""The fingerprint of a Python object: a digest of its source code and of all that it contains."""
 
 import functools
 import hashlib
@@ -17,28 +17,28 @@ from data.errors import InputError
 from data.frozen import digest_of
 from runners.evaluation.identity import PLAIN, version_of
 
-DEPTH = 64  # of objects within objects
+DEPTH = 64  # largest depth of objects within objects
 BY_NAME = (torch.dtype, torch.device, torch.Size, PurePath, Enum, range, slice, bytes, complex)
 PASSING = {"training"}  # attributes of a network that say how it is used at the moment, not what it is
 
 
 def fingerprint(value: Any, what: str) -> str:
-    """The sha256 of an object's code and content: equal objects have equal ones in every process.
+    """Return the sha256 of an object's code and content, which is equal for equal objects in all processes.
 
-    Code is known by the digest of its source file and of the files that it imports from the same folder tree,
-    or by a `version` that its author declares, as for the components that configs name.
+    Code is identified by the digest of its source file and of the files that it imports from the same folder
+    tree, or by a `version` that its author declares, as for the components that configs name.
 
     Args:
-        what: the argument's name, for errors.
+        what: name of the argument, for errors.
 
-    Raises InputError where the object's content cannot be told.
+    Raises InputError if the object's content cannot be determined.
     """
     described = json.dumps(_described(value, what, ()), sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 
 
 def _described(value: Any, what: str, above: tuple[int, ...]) -> Any:
-    """The object as JSON values; an object that holds itself is named by its place above."""
+    """Return the object as JSON values, where an object inside itself is replaced by its place in `above`."""
     if isinstance(value, PLAIN) and not isinstance(value, Enum):
         return value
     if id(value) in above:

@@ -1,4 +1,4 @@
-"""Victims and data sets as the runners load them."""
+"""Loads victims and data sets as the runners do."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,17 +45,17 @@ def load(
     overrides: Sequence[str] = (),
     config_dir: Path | str | None = None,
 ) -> nn.Module | Images:
-    """A victim, or images of a data set.
+    """Return a victim, or images of a data set.
 
     Args:
-        victim: the name of a config. Its weights are verified, or trained where it has none yet; it is in
-            evaluation mode, takes images in [0, 1] and gives logits.
-        dataset: the name of a config. The images are those that an evaluation takes.
-        n: how many images; all of the split where None.
-        overrides: further words of the command line, such as "split=tuning" or "seed=1".
+        victim: the name of a config. Its weights are verified, or trained if it has none yet. The victim is
+            in evaluation mode, takes images in [0, 1] and returns logits.
+        dataset: the name of a config. The images are those that an evaluation uses.
+        n: the number of images; None for all of the split.
+        overrides: further arguments of the command line, such as "split=tuning" or "seed=1".
         config_dir: a folder with configs of your own.
 
-    Raises InputError, in one line, for what cannot be loaded.
+    Raises InputError, with a message of one line, for input that cannot be loaded.
     """
     if (victim is None) == (dataset is None):
         raise InputError(
@@ -66,10 +66,10 @@ def load(
         return _victim(victim, overrides, config_dir)
     config, _ = composed("evaluate", [f"dataset={dataset}", *overrides], config_dir=config_dir)
     with usable(f"dataset {dataset}"):
-        made: Dataset = build(to_plain_dict(config.dataset))
-        index = made.index(config.split)
+        source: Dataset = build(to_plain_dict(config.dataset))
+        index = source.index(config.split)
         count = len(index.ids) if n is None else n
-        picked = sample_subset(config.subset, index, count, seed=config.seed, classes=made.classes)
+        picked = sample_subset(config.subset, index, count, seed=config.seed, classes=source.classes)
         return index.take(picked)
 
 

@@ -1,4 +1,4 @@
-"""Objects of the caller as components that configs can name. They live in the process that made them."""
+"""Objects of the caller as components that configs can name. They exist only in the caller's process."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def _held(name: str) -> Any:
 
 
 def _copied(value: Any, what: str) -> Any:
-    """A copy, so that neither the caller nor the run changes what the other has."""
+    """Return a copy, so that neither the caller nor the run changes the other's object."""
     try:
         return copy.deepcopy(value)
     except Exception as error:
@@ -33,11 +33,11 @@ def _copied(value: Any, what: str) -> Any:
 
 
 class OwnVictim(nn.Module):
-    """A network of the caller, which takes images in [0, 1] and gives logits.
+    """A network of the caller, which takes images in [0, 1] and returns logits.
 
     Args:
-        held: its fingerprint.
-        label_space: that of the data set, whose classes its logits stand for.
+        held: fingerprint of the network.
+        label_space: label space of the data set, to whose classes the logits belong.
     """
 
     version = 1
@@ -55,7 +55,7 @@ class OwnPurifier(Purifier):
     """A purifier of the caller: an instance of Purifier, or a callable with the signature of `purify`.
 
     Args:
-        held: its fingerprint.
+        held: fingerprint of the purifier.
     """
 
     version = 1
@@ -73,27 +73,27 @@ class OwnPurifier(Purifier):
         if isinstance(self.inner, Purifier) and self.inner.shared_run() is not None:
             return self.inner(images, seeds=seeds, victim=victim)
         called = self.inner.purify if isinstance(self.inner, Purifier) else self.inner
-        made = called(images, seeds, victim)
-        if not isinstance(made, Tensor):
-            raise TypeError(f"expected a purifier that returns a tensor, got a {type(made).__name__}")
-        return made
+        purified = called(images, seeds, victim)
+        if not isinstance(purified, Tensor):
+            raise TypeError(f"expected a purifier that returns a tensor, got a {type(purified).__name__}")
+        return purified
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """Return a shortened copy of the caller's purifier, as that defines it."""
+        """Return a shortened copy, as the caller's purifier defines it."""
         if not isinstance(self.inner, Purifier):
             return self, 1.0
         short, factor = self.inner.shortened(steps=steps)
-        made = copy.copy(self)
-        made._hold(short)
-        return made, factor
+        copied = copy.copy(self)
+        copied._hold(short)
+        return copied, factor
 
 
 class OwnImages(Dataset):
     """Images of the caller, all of them in the evaluation split.
 
     Args:
-        held: their digest.
-        label_space: what the labels mean.
+        held: digest of the images.
+        label_space: name of the meaning of the labels.
     """
 
     def __init__(self, *, held: str, label_space: str) -> None:
@@ -102,7 +102,7 @@ class OwnImages(Dataset):
         self.classes = tuple(str(label) for label in range(1 + int(self.images.labels.max())))
 
     def load(self, split: str) -> Images:
-        """The images. Raises InputError for a split that there is none of."""
+        """Return the images; raise InputError for any split but evaluation."""
         self.check_split(split)
         if split != "evaluation":
             raise InputError(f"split: expected evaluation, which passed images are, got {split}")
@@ -110,7 +110,7 @@ class OwnImages(Dataset):
 
 
 def victim_config(network: nn.Module, label_space: str) -> Config:
-    """A config that names this network. It is copied, put into evaluation mode and frozen."""
+    """Return a config that names a frozen copy of this network in evaluation mode."""
     if not isinstance(network, nn.Module):
         raise InputError(
             f"victim: expected the name of a config or a torch.nn.Module, got a {type(network).__name__}"
@@ -140,7 +140,7 @@ def purifier_config(purifier: Callable[..., Tensor]) -> Config:
 
 
 def dataset_config(dataset: Any, label_space: str) -> Config:
-    """A config that names these images: Images, or a pair of a tensor of images and one of labels."""
+    """Return a config that names these images: Images, or a pair of tensors of images and of labels."""
     if isinstance(dataset, tuple) and len(dataset) == 2 and all(isinstance(part, Tensor) for part in dataset):
         images, labels = (part.detach().cpu() for part in dataset)
         dataset = Images(tuple(f"own/{i}" for i in range(len(images))), images, labels.to(torch.int64))

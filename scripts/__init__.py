@@ -1,1 +1,1 @@
-"""One-off commands: benchmarks, checks."""
+"""Commands for maintainers, such as benchmarks and checks."""

@@ -1,9 +1,9 @@
-"""Measures what audit=cheap adds to a cell: its seconds beside those of all the rest of the same run.
+"""Measures the cost that audit=cheap adds to a cell, in comparison with the rest of the same run.
 
     python -m scripts.bench_audit
 
-Each cell runs alone, in one process, from a store that holds weights and tried purifiers but nothing of the
-cell; the median of up to five rounds counts. Appends rows to
+Each cell runs alone, in one process, from a store that has weights and checked purifiers but no results of
+the cell. The median of up to five rounds counts. Rows are appended to
 results/bench/audit-torch<version>-<device>-<precision>.csv.
 """
 
@@ -26,7 +26,7 @@ from runners.evaluation.settings import Settings
 from scripts.bench_engine import append
 
 ROUNDS = 5
-LONG_ENOUGH = 10.0  # seconds after which one round must do
+LONG_ENOUGH = 10.0  # seconds of a round after which no further one is run
 IMAGES = (16, 64)
 PGD = "attack=pgd attack.alpha=2/255 attack.steps=40 attack.random_start=false"  # as in ddip/table1
 CELLS = (
@@ -47,7 +47,7 @@ CELLS = (
 
 
 def composed(words: str, n: int, store: Path) -> tuple[Cell, Settings]:
-    """The cell that these words name on the command line, and how it is run."""
+    """Return the cell that these arguments of the command line name, and its settings."""
     run = ["chunk=8", "workers=1", "audit=cheap", f"n={n}", f"store={store}"]
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         config = compose("evaluate", [*words.split(), *run], return_hydra_config=True)
@@ -58,7 +58,7 @@ def composed(words: str, n: int, store: Path) -> tuple[Cell, Settings]:
 
 
 def evaluated(words: str, n: int, store: Path) -> tuple[float, float]:
-    """Seconds of the cell without its audit, and of the audit; both without making the data set."""
+    """Return the seconds of the cell without its audit, and of the audit; neither includes the data set."""
     cell, settings = composed(words, n, store)
     runner = Timed(settings, Console(file=io.StringIO()))
     start = time.perf_counter()
@@ -69,15 +69,15 @@ def evaluated(words: str, n: int, store: Path) -> tuple[float, float]:
 
 
 class Timed(evaluator.Evaluator):
-    """Notes how long the planning, which makes the data set, and the audit took."""
+    """An evaluator that records the seconds of the audit, and of the planning, which makes the data set."""
 
     planned = audited = 0.0
 
     def _planned(self, *args):
         start = time.perf_counter()
-        made = super()._planned(*args)
+        planned = super()._planned(*args)
         self.planned += time.perf_counter() - start
-        return made
+        return planned
 
     def _audit(self, *args) -> None:
         start = time.perf_counter()
@@ -86,12 +86,12 @@ class Timed(evaluator.Evaluator):
 
 
 def main() -> None:
-    """A row a cell and number of images."""
+    """Measure each cell with each number of images, and append a row for each."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         ready, fresh = Path(folder) / "ready", Path(folder) / "fresh"
         for words in track(CELLS, "cells", console=app.console):
-            evaluated(words, 2, ready)  # trains, and tries the purifier
+            evaluated(words, 2, ready)  # trains, and checks the purifier
             for n in IMAGES:
                 seconds = []
                 for _ in range(ROUNDS):

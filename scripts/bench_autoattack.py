@@ -1,12 +1,12 @@
-"""Measures what AutoAttack, APGD and Square cost here, beside torchattacks' parts on the same images.
+"""Measures the cost of AutoAttack, APGD and Square in comparison with torchattacks on the same images.
 
     python -m scripts.bench_autoattack dataset=mnist victim=mnist/lenet5-adv n=64 \\
         attack=autoattack attack.eps=0.3
 
-The words are those of runners.evaluate. Ours runs first, then torchattacks with the whole batch, both in
-this process on one thread. Appends a row to results/bench/autoattack-torch<version>-cpu-float32.csv: the CPU
-seconds (user and system) of both and their ratio, how many of the n images stand under each, and on how many
-both agree.
+The arguments are those of runners.evaluate. Our attack runs first, then torchattacks with the whole batch,
+both in this process on one thread. A row is appended to
+results/bench/autoattack-torch<version>-cpu-float32.csv, with the CPU seconds (user and system) of both and
+their ratio, the number of the n images that resist each attack, and the number on which both agree.
 """
 
 import sys
@@ -35,12 +35,12 @@ from runners.store.store import Store
 from victims.victim import Victim
 
 BENCH = Path("results/bench")
-NAMES = {"linf": "Linf", "l2": "L2"}  # in torchattacks
-Theirs = Callable[[Tensor, Tensor], Tensor]  # images and labels to adversarial examples
+NAMES = {"linf": "Linf", "l2": "L2"}  # names of the norms in torchattacks
+Theirs = Callable[[Tensor, Tensor], Tensor]  # maps images and labels to adversarial examples
 
 
 def composed(words: list[str]) -> tuple[Victim, Images, Attack]:
-    """What an evaluation of these words attacks, and with what."""
+    """Return the victim, the images and the attack of an evaluation with these arguments."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", words)
     OmegaConf.resolve(config)
@@ -52,29 +52,35 @@ def composed(words: list[str]) -> tuple[Victim, Images, Attack]:
 
 
 def ours(attack: Attack, victim: Victim, data: Images) -> Tensor:
-    """Adversarial examples of our attack."""
+    """Return adversarial examples of our attack."""
     seeds = range(len(data))
     target = Blind().target(victim, None, [], seeds=seeds)
     return attack(target, data.images, data.labels, seeds=seeds).images
 
 
 def theirs(attack: Attack, victim: Victim, data: Images) -> Tensor:
-    """Adversarial examples of torchattacks: each part on all images that still stand, as one batch."""
-    made = data.images.clone()
-    standing = (decisions(victim, made) == data.labels).nonzero().flatten()
+    """Return adversarial examples of torchattacks.
+
+    Each part attacks all images that are still classified correctly as one batch.
+    """
+    adversarial = data.images.clone()
+    standing = (decisions(victim, adversarial) == data.labels).nonzero().flatten()
     with torch.no_grad():
-        classes = victim(made[:1]).shape[1]
+        classes = victim(adversarial[:1]).shape[1]
     for part in parts(attack, victim, classes):
         if len(standing):
-            found, labels = part(data.images[standing], data.labels[standing]).detach(), data.labels[standing]
-            fell = decisions(victim, found) != labels
-            made[standing[fell]] = found[fell]
+            candidates, labels = (
+                part(data.images[standing], data.labels[standing]).detach(),
+                data.labels[standing],
+            )
+            fell = decisions(victim, candidates) != labels
+            adversarial[standing[fell]] = candidates[fell]
             standing = standing[~fell]
-    return made
+    return adversarial
 
 
 def parts(attack: Attack, victim: Victim, classes: int) -> list[Theirs]:
-    """The attacks of torchattacks that do what ours does."""
+    """Return the attacks of torchattacks that correspond to ours."""
     within = {"norm": NAMES[attack.norm], "eps": attack.eps}
     match attack:
         case APGD():
@@ -97,20 +103,20 @@ def parts(attack: Attack, victim: Victim, classes: int) -> list[Theirs]:
 
 
 def decisions(victim: Victim, images: Tensor) -> Tensor:
-    """The victim's classes."""
+    """Return the victim's classes."""
     with torch.no_grad():
         return victim(images).argmax(1)
 
 
 def measure(words: list[str]) -> dict[str, str | int | float]:
-    """One row: both in turn on the same images."""
+    """Return one row with both attacks, which run in turn on the same images."""
     victim, data, attack = composed(words)
     took, stands = [], []
     for craft in (ours, theirs):
         start = time.process_time()
-        made = craft(attack, victim, data)
+        adversarial = craft(attack, victim, data)
         took.append(time.process_time() - start)
-        stands.append(decisions(victim, made) == data.labels)
+        stands.append(decisions(victim, adversarial) == data.labels)
     return {
         "words": " ".join(words),
         "n": len(data),
@@ -125,7 +131,7 @@ def measure(words: list[str]) -> dict[str, str | int | float]:
 
 
 def main() -> None:
-    """Measure, append, and print the row."""
+    """Measure one row; append and print it."""
     torch.set_num_threads(1)
     row = {"date": time.strftime("%Y-%m-%d"), **measure(sys.argv[1:])}
     BENCH.mkdir(parents=True, exist_ok=True)

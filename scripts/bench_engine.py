@@ -1,9 +1,9 @@
-"""Times the engine that fits a network to each image, side by side with other ways.
+"""Times the engine that fits a network to each image, in comparison with other implementations.
 
     python -m scripts.bench_engine
 
-Every ratio is of things timed in turn in one run, since machines are shared and noisy; its range over the
-rounds is printed. Appends rows to results/bench/engine-torch<version>-<device>-<precision>.csv.
+Every ratio is of two things that are timed in turn in one run, since machines are shared and noisy; its range
+over the rounds is printed. Rows are appended to results/bench/engine-torch<version>-<device>-<precision>.csv.
 """
 
 import itertools
@@ -46,7 +46,7 @@ CORES = worker_count("auto", [torch.device("cpu")])
 
 
 def config_of(word: str, part: str) -> Config:
-    """A component of the evaluation that this word composes."""
+    """Return the config of a component of the evaluation that this argument composes."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("evaluate", [word])
     OmegaConf.resolve(composed)
@@ -54,18 +54,18 @@ def config_of(word: str, part: str) -> Config:
 
 
 def trace_of(purifier: str) -> Trace:
-    """The optimisation of a purifier of configs/purifier."""
+    """Return the optimisation of a purifier of configs/purifier."""
     return build(config_of(f"purifier={purifier}", "purifier")).trace
 
 
 def images_of(count: int, size: int = 32) -> Tensor:
-    """Smooth random images; what is in them does not matter for speed."""
+    """Return smooth random images, whose content does not affect the speed."""
     coarse = torch.rand(count, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, size=(size, size), mode="bilinear").to(DEVICE)
 
 
 def step_seconds(purifier: str, batch: int, size: int = 32, steps: int = STEPS) -> float:
-    """Median seconds of one step for one image, among `batch`."""
+    """Return the median seconds of one step for one image in a batch."""
     marks: list[float] = []
 
     def observe(step: int, images: Tensor) -> None:
@@ -78,13 +78,13 @@ def step_seconds(purifier: str, batch: int, size: int = 32, steps: int = STEPS) 
 
 
 def row(what: str, ratios: list[float], unit: str = "") -> dict[str, str | float]:
-    """A measured ratio: median and range over the rounds, the first of which warms up."""
+    """Return the median and range of a ratio over the rounds, the first of which is a warm-up."""
     kept = sorted(ratios[1:] or ratios)
     return {"what": what, "median": statistics.median(kept), "low": kept[0], "high": kept[-1], "unit": unit}
 
 
 def against_plain_loops() -> list[dict]:
-    """Images a second on the whole machine: the engine against one image at a time."""
+    """Compare the engine on the whole machine with a loop over one image at a time, in steps per second."""
     batch, rows = BATCH[DEVICE.type], []
     processes = CORES if DEVICE.type == "cpu" else 1
     ways = {
@@ -100,13 +100,13 @@ def against_plain_loops() -> list[dict]:
         for name, (size, many, plain_way) in ways.items():
             ours, theirs = [], []
             for _ in range(ROUNDS if size == 32 else 2):
-                torch.set_num_threads(CORES)  # as PyTorch does of itself
+                torch.set_num_threads(CORES)  # as PyTorch does by default
                 theirs.append(1 / plain_way())
                 torch.set_num_threads(1)
                 steps = STEPS if size == 32 else STEPS // 8
-                each = [pool.submit(step_seconds, name, many, size, steps) for _ in range(processes)]
-                ours.append(sum(1 / one.result() for one in each))
-            ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+                futures = [pool.submit(step_seconds, name, many, size, steps) for _ in range(processes)]
+                ours.append(sum(1 / own.result() for own in futures))
+            ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
             rows += [
                 row(f"{name} {size}x{size}: engine / plain loop", ratios, "x"),
                 row(f"{name} {size}x{size}: engine, steps a second", ours, "steps/s"),
@@ -116,7 +116,7 @@ def against_plain_loops() -> list[dict]:
 
 
 def one_large_convolution() -> float:
-    """Floating point operations a second that this device reaches, forward."""
+    """Return the floating-point operations per second that this device reaches in a forward convolution."""
     x, w = torch.rand(1, 256, 32, 32, device=DEVICE), torch.rand(256, 256, 3, 3, device=DEVICE)
     x, w = (t.contiguous(memory_format=torch.channels_last) for t in (x, w))
     times = []
@@ -130,7 +130,7 @@ def one_large_convolution() -> float:
 
 
 def other_layouts() -> list[dict]:
-    """A step of the CIFAR network with its convolutions laid out otherwise."""
+    """Compare a step of the CIFAR network with the same step in other layouts of its convolutions."""
 
     def laid_out(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def padded(self, x, weight, bias=None, *, stride=1, padding):
@@ -162,7 +162,7 @@ def other_layouts() -> list[dict]:
 
 
 def strided() -> list[dict]:
-    """A step of OAG with its convolution as it stands, of stride 3, against the one over blocks."""
+    """Compare a step of OAG over blocks with the same step by its original convolution of stride 3."""
 
     def plain(self, x, weight, bias, *, stride):
         return self.conv(x, weight, bias, stride=stride, padding="constant")
@@ -179,19 +179,19 @@ def strided() -> list[dict]:
 
 
 def trained_victim() -> Victim:
-    """The embedded default's."""
+    """Return the trained default victim of the embedded data."""
     with TemporaryDirectory() as folder:
         store = Store(folder)
         return load_or_train(config_of("victim=digits-resnet8", "victim"), store).load(store).to(DEVICE)
 
 
 def readouts(victim: Victim) -> list[dict]:
-    """DIP, DIPDefend and DDIP off one trace, against DIP alone for as many steps."""
+    """Compare DIP, DIPDefend and DDIP on one trace with DIP alone for the same number of steps."""
     batch, names = BATCH[DEVICE.type], ("dip", "dipdefend", "ddip")
     images, seeds = images_of(batch), range(batch)
     dip, dipdefend, ddip = (config_of(f"purifier={name}", "purifier") for name in names)
     steps = ddip["steps"]
-    purifiers = [build(one) for one in ({**dip, "steps": steps}, dipdefend, ddip)]
+    purifiers = [build(config) for config in ({**dip, "steps": steps}, dipdefend, ddip)]
 
     def seconds(some: list) -> float:
         start = time.perf_counter()
@@ -203,9 +203,9 @@ def readouts(victim: Victim) -> list[dict]:
 
 
 def decisions(victim: Victim) -> list[dict]:
-    """How many of the victim's decisions after a full run do not change with the rounding.
+    """Return the share of the victim's decisions after a full run that do not change with the rounding.
 
-    The kernels of a network alone round otherwise than those of eight side by side.
+    The kernels of a single network round differently from those of eight stacked networks.
     """
     attacked = (
         build(config_of("dataset=digits-photos", "dataset")).load("evaluation").subset(24, seed=0).to(DEVICE)
@@ -219,8 +219,8 @@ def decisions(victim: Victim) -> list[dict]:
 
     def decided(batch: int) -> Tensor:
         parts = [range(i, i + batch) for i in range(0, 24, batch)]
-        made = [purify_together(purifiers, images[list(p)], seeds=p, victim=victim) for p in parts]
-        return torch.stack([victim(torch.cat(one)).argmax(1) for one in zip(*made, strict=True)])
+        purified = [purify_together(purifiers, images[list(p)], seeds=p, victim=victim) for p in parts]
+        return torch.stack([victim(torch.cat(batches)).argmax(1) for batches in zip(*purified, strict=True)])
 
     together = decided(8)
     with patch.object(engine, "FILL", 1):
@@ -234,7 +234,7 @@ def decisions(victim: Victim) -> list[dict]:
 
 
 def append(rows: list[dict], kind: str = "engine") -> None:
-    """To the file of this torch, device and precision, and to the screen."""
+    """Append rows to the file of this torch, device and precision, and print them."""
     path = BENCH / f"{kind}-torch{torch.__version__.split('+')[0]}-{DEVICE.type}-float32.csv"
     BENCH.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(rows).assign(date=time.strftime("%Y-%m-%d"), cores=CORES).round(4)
@@ -246,7 +246,7 @@ def append(rows: list[dict], kind: str = "engine") -> None:
 
 
 def main() -> None:
-    """Measure, append, print: what, median, lowest, highest, unit."""
+    """Run all measurements, and append and print their rows."""
     append(against_plain_loops())
     append(other_layouts())
     append(strided())

@@ -1,6 +1,7 @@
 """Times the engine's layers on a CUDA device: python -m scripts.bench_gpu engine|layers|profile
 
-Appends rows to results/bench/cuda/engine-*.csv and layers-*.csv. Rehearse it with --device cpu --batch 2.
+Rows are appended to results/bench/cuda/engine-*.csv and layers-*.csv. To try it, run it with --device cpu
+--batch 2.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from scripts.other_ways import plain_dip
 
 RESULTS = Path("results/bench/cuda")
 WAYS = {way.convolution: way for way in (Stack, ProductStack)}
-STEPS, FIRST = 60, WARM_UP + 7  # steps that are taken, and those before the first that is timed
-LAYERS = {  # of the CIFAR-10 network: channels in and out, kernel, stride, side of the input
+STEPS, FIRST = 60, WARM_UP + 7  # number of steps, and of those before the first that is timed
+LAYERS = {  # layers of the CIFAR-10 network: channels in and out, kernel, stride, side of the input
     "up0": (35, 32, 3, 1, 32), "down0": (32, 32, 3, 1, 16), "mix0": (32, 32, 1, 1, 32),
     "down2": (32, 32, 3, 1, 4), "shrink1": (32, 32, 3, 2, 16),
 }  # fmt: skip
@@ -35,7 +36,7 @@ console = Output()
 
 
 def append(name: str, row: dict, device: torch.device, *, tf32: bool) -> None:
-    """Print a row, and add it to a file."""
+    """Print a row, and append it to a file."""
     console.print(row, markup=False)
     precision = "tf32" if tf32 else "float32"
     path = RESULTS / f"{name}-torch{torch.__version__.partition('+')[0]}-{device.type}-{precision}.csv"
@@ -45,13 +46,13 @@ def append(name: str, row: dict, device: torch.device, *, tf32: bool) -> None:
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def step_of(way: str, batch: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds of a step of DDIP's network, the seconds until the first replay, and memory."""
+    """Return the milliseconds of a step of DDIP's network, the seconds to the first replay, and memory."""
     images, marks = smooth(batch).to(device), {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -74,7 +75,7 @@ def step_of(way: str, batch: int, device: torch.device) -> dict[str, float]:
 
 
 def engine(asked: argparse.Namespace, device: torch.device) -> None:
-    """Every way at every batch, beside a plain loop over one image."""
+    """Measure every implementation with every batch, and a plain loop over one image."""
     for way, batch in itertools.product(asked.ways, asked.batch):
         row = {"way": way, "batch": batch}
         try:
@@ -92,7 +93,7 @@ def engine(asked: argparse.Namespace, device: torch.device) -> None:
 
 
 def milliseconds(work: Callable[[], object], device: torch.device, repeats: int = 20) -> float:
-    """The median of some calls, after three that warm up."""
+    """Return the median milliseconds of some calls, after three warm-up calls."""
     times = []
     for i in range(repeats + 3):
         finish(device)
@@ -105,7 +106,8 @@ def milliseconds(work: Callable[[], object], device: torch.device, repeats: int 
 
 
 def layers(asked: argparse.Namespace, device: torch.device) -> None:
-    """Each convolution of the network both ways, forward and with its gradients, beside one large product."""
+    """Measure each convolution of the network in both implementations, forward and with gradients, and one
+    large matrix product."""
     batch, size = asked.batch[0], 8192 if device.type == "cuda" else 256
     square = torch.randn(size, size, device=device)
     ms = milliseconds(lambda: square @ square, device, 5)
@@ -119,13 +121,13 @@ def layers(asked: argparse.Namespace, device: torch.device) -> None:
         def forward(stack: Stack = stack, x: Tensor = x, w: Tensor = w, stride: int = stride) -> Tensor:
             return stack.conv(x, w, stride=stride, padding="reflect")
 
-        made = forward()
-        at = torch.randn_like(made)
+        output = forward()
+        at = torch.randn_like(output)
 
         def backward(forward: Callable[[], Tensor] = forward, x: Tensor = x, w: Tensor = w, at: Tensor = at):
             return torch.autograd.grad(forward(), (x, w), at)
 
-        flops = 2 * k * k * inputs * made.numel()
+        flops = 2 * k * k * inputs * output.numel()
         for what, work, times in (("forward", forward, 1), ("forward and backward", backward, 3)):
             ms = milliseconds(work, device)
             row = {"layer": layer, "way": f"{way}, {what}", "ms": ms, "tflops": times * flops / ms / 1e9}
@@ -133,7 +135,7 @@ def layers(asked: argparse.Namespace, device: torch.device) -> None:
 
 
 def profile(asked: argparse.Namespace, device: torch.device) -> None:
-    """The kernels of three replayed steps, by their time."""
+    """Print the kernels of three replayed steps, sorted by their time."""
     activities, order = [torch.profiler.ProfilerActivity.CPU], "self_cpu_time_total"
     if device.type == "cuda":
         activities, order = [torch.profiler.ProfilerActivity.CUDA], "self_device_time_total"
@@ -155,7 +157,7 @@ def profile(asked: argparse.Namespace, device: torch.device) -> None:
 
 
 def main() -> None:
-    """One of the measurements."""
+    """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=["engine", "layers", "profile"])
     parser.add_argument("--batch", type=int, nargs="+", default=[256])

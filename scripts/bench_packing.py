@@ -1,7 +1,7 @@
-"""Measures how small a store keeps its images: python -m scripts.bench_packing STORE
+"""Measures the size of the packed images of a store: python -m scripts.bench_packing STORE
 
-Packs the content of every artefact of images anew, whatever form it has in the store, and counts the bytes
-of the records. Writes results/bench/packing.csv, which scripts/scale.py reads.
+The content of every artefact of images is packed again, whatever form it has in the store, and the bytes of
+the records are counted. The results are written to results/bench/packing.csv, which scripts/scale.py reads.
 """
 
 import sys
@@ -21,7 +21,7 @@ STAGES = ("clean", "adversarial", "purified")
 
 
 def measured(store: Store) -> pd.DataFrame:
-    """A row a stage: bytes of float32 images, bytes as they are packed, CPU seconds to pack and to unpack."""
+    """Return a row for each stage: bytes as float32, packed bytes, and CPU time to pack and to unpack."""
     rows = []
     for stage in STAGES:
         images = plain = small = 0
@@ -29,13 +29,13 @@ def measured(store: Store) -> pd.DataFrame:
         for entry in store.files(stage):
             content = content_of(Path(entry.path))
             begin = time.process_time()
-            made = packing.packed(content)  # which unpacks too, to verify
+            compact = packing.packed(content)  # this also unpacks, to verify
             middle = time.process_time()
-            if made is not None:
-                packing.unpacked(made)
+            if compact is not None:
+                packing.unpacked(compact)
             unpack, pack = unpack + time.process_time() - middle, pack + middle - begin
             images += len(safetensors.torch.load(content)["images"])
-            plain, small = plain + len(content), small + len(made or content)
+            plain, small = plain + len(content), small + len(compact or content)
         if images:
             row = {"stage": stage, "images": images, "bytes": plain, "packed": small, "ratio": small / plain}
             rows.append(
@@ -49,7 +49,7 @@ def measured(store: Store) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Measure, write, print."""
+    """Measure the store, and write and print the rows."""
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         sys.exit(f"expected the folder of a store, got {' '.join(sys.argv[1:]) or 'nothing'}")
     frame = measured(Store(sys.argv[1])).round(3)

@@ -1,12 +1,12 @@
-"""Measures what each purifier costs: seconds and memory an image, each purifier in a process of its own.
+"""Measures the cost of each purifier: seconds and memory per image, each purifier in a process of its own.
 
     python -m scripts.bench_purifiers
 
-Appends rows to results/bench/purifiers-torch<version>-<device>-<precision>.csv. Seconds of purifiers that fit
-a network to each image are of a few steps, times how many there are; JPEG's are measured beside each, since
-times on shared machines mean little. Learned networks have their size, not their weights.
-The purifiers of NCIS's cost tables (https://arxiv.org/abs/2106.11644, Table 3; supplement, Table 2) are
-measured on one image of 224 pixels too, as there.
+Rows are appended to results/bench/purifiers-torch<version>-<device>-<precision>.csv. The seconds of purifiers
+that fit a network to each image are extrapolated from a few steps. JPEG is timed together with each purifier,
+since times on shared machines mean little. Learned networks have their size, but untrained weights.
+The purifiers of NCIS's cost tables (https://arxiv.org/abs/2106.11644, Table 3; supplement, Table 2) are also
+measured on one image of 224 pixels, as in these tables.
 """
 
 import json
@@ -30,18 +30,18 @@ from scripts.bench_engine import BATCH, DEVICE, append, config_of, images_of
 AT_224 = ("jpeg", "feature-squeezing", "tvm-art", "sr-edsr", "nrp-resg-released", "nrp-released", "gs",
           "ncis", "fbi-e", "fbi-gs", "fbi")  # fmt: skip
 ROUNDS = 3
-LONG_ENOUGH = 5.0  # seconds after which one round must do
+LONG_ENOUGH = 5.0  # seconds of a round after which no further one is run
 
 
 def held() -> float:
-    """MiB: the most this process has had, on the GPU where there is one."""
+    """Return the peak memory of this process in MiB, on the GPU if there is one."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def ready(name: str) -> Purifier:
-    """The purifier as its config has it; untrained where it learns, and with no file needed."""
+    """Return the purifier of a config; a learned one has untrained weights, so that it needs no file."""
     purifier = build(config_of(f"purifier={name}", "purifier"))
     inside = getattr(purifier, "purifier", purifier)
     if isinstance(inside, Learned):
@@ -50,7 +50,10 @@ def ready(name: str) -> Purifier:
 
 
 def seconds(purifier: Purifier, images: torch.Tensor, victim: torch.nn.Module) -> float:
-    """Median over the rounds, the first of which warms up; one round where that is long."""
+    """Return the median seconds per image over the rounds, the first of which is a warm-up.
+
+    A long first round is the only one.
+    """
     rounds = []
     for _ in range(1 + ROUNDS):
         start = time.perf_counter()
@@ -64,7 +67,7 @@ def seconds(purifier: Purifier, images: torch.Tensor, victim: torch.nn.Module) -
 
 
 def measure(name: str, size: int, batch: int, longer: int) -> dict[str, float | int | None]:
-    """In a process of its own. `longer` times as many steps, for purifiers that have them."""
+    """Measure a purifier in this process, with `longer` times as many steps if it fits a network."""
     victim = build(config_of("victim=digits-resnet8", "victim")).to(DEVICE).eval()
     purifier, images = ready(name), images_of(batch, size)
     short, factor = purifier.shortened()
@@ -84,7 +87,7 @@ def measure(name: str, size: int, batch: int, longer: int) -> dict[str, float | 
 
 
 def apart(name: str, size: int, batch: int, longer: int = 1) -> dict[str, float | int | None]:
-    """`measure` in a fresh process."""
+    """Run `measure` in a new process."""
     command = [sys.executable, "-m", "scripts.bench_purifiers", name, str(size), str(batch), str(longer)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
@@ -93,14 +96,18 @@ def apart(name: str, size: int, batch: int, longer: int = 1) -> dict[str, float 
 
 
 def main() -> None:
-    """A row a purifier; four times the steps must not take more memory."""
+    """Measure all purifiers, and append a row for each.
+
+    Purifiers that fit a network are measured a second time with four times as many steps, which must not
+    take more memory.
+    """
     rows, batch = [], BATCH[DEVICE.type]
     for name in track(names_of("purifier"), "purifiers", console=app.console):
         size = 224 if name.endswith("-imagenet") else 32
-        found = apart(name, size, batch)
+        measured = apart(name, size, batch)
         if isinstance(ready(name), TracePurifier):
-            found["mib_of_four_times_the_steps"] = apart(name, size, batch, longer=4)["mib"]
-        rows.append({"purifier": name, "size": size, "batch": batch, **found})
+            measured["mib_of_four_times_the_steps"] = apart(name, size, batch, longer=4)["mib"]
+        rows.append({"purifier": name, "size": size, "batch": batch, **measured})
     for name in track(AT_224, "at 224 pixels", console=app.console):
         rows.append({"purifier": name, "size": 224, "batch": 1, **apart(name, 224, 1)})
     append(rows, "purifiers")

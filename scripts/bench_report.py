@@ -1,7 +1,7 @@
-"""How long a table's page takes, and how large it is: python -m scripts.bench_report n=1000
+"""Measures the time and the size of a table's page: python -m scripts.bench_report n=1000
 
-The cells are those of DDIP's Table 1 in six rows; records and purified images are made up, on the
-embedded images, so that this measures the report and nothing else. Writes results/bench/report.csv.
+The cells are those of six rows of DDIP's Table 1. Records and purified images are made up from the embedded
+images, so that only the report is measured. The result is written to results/bench/report.csv.
 """
 
 import sys
@@ -41,10 +41,10 @@ NAMES = {"dataset": "digits-photos", "victim": "digits-resnet8", "attack": "", "
 def made_up(
     folder: Path, images: np.ndarray, *, rows: int = 6, columns: int = 15, chunk: int = CHUNK
 ) -> Path:
-    """A store and a table of so many rows and columns in `folder`; the table's CSV file.
+    """Write a store and a table with this many rows and columns to `folder`; return the table's CSV file.
 
     Args:
-        images: (N, C, H, W) in [0, 1], the clean ones.
+        images: clean images (N, C, H, W) in [0, 1].
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         table = compose("table", ["table=ddip/table1"]).table
@@ -75,7 +75,7 @@ def made_up(
 
 
 def _stored(store: Path, stage: str, name: str, images: np.ndarray, chunk: int) -> list[str]:
-    """Chunks in the store; their keys."""
+    """Write the images to the store in chunks, and return their keys."""
     keys = []
     for start in range(0, len(images), chunk):
         part = np.ascontiguousarray(images[start : start + chunk].clip(0, 1), dtype=np.float32)
@@ -130,7 +130,7 @@ def _result(
 
 
 def main(n: int) -> None:
-    """Time one page of n records a cell."""
+    """Time one page with n records for each cell."""
     images = DigitsPhotos(copies=4, patch=32, seed=0).load("train").subset(n, seed=0).images.numpy()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -140,10 +140,10 @@ def main(n: int) -> None:
         writable(folder / "plots")
         html = page(table, plots=plotted(table, folder), traces=[], store=folder / "store", images=10)
         seconds = time.perf_counter() - start
-    found = pd.DataFrame(
+    measured = pd.DataFrame(
         [{"cells": 90, "n": n, "seconds": round(seconds, 1), "MB": round(len(html) / 1e6, 1)}]
     )
-    found.to_csv("results/bench/report.csv", index=False)
+    measured.to_csv("results/bench/report.csv", index=False)
     console.print(
         f"90 cells of {n} images: {seconds:.1f} s, {len(html) / 1e6:.1f} MB; results/bench/report.csv"
     )

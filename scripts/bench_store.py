@@ -1,7 +1,7 @@
-"""Times what the store costs: python -m scripts.bench_store
+"""Measures the cost of the store: python -m scripts.bench_store
 
-The share of a cell's time that is spent in the store and its claims, in one process, from an empty store; and
-how long it takes to tell the state of a table of 10,000 chunks. Appends to
+It measures the share of a cell's time that is spent in the store and its claims, in one process and from an
+empty store, and the time to determine the state of a table of 10,000 chunks. Rows are appended to
 results/bench/store-torch<version>.csv.
 """
 
@@ -36,7 +36,7 @@ SPENT = [0.0]
 
 
 def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, its seconds added up."""
+    """Return the same function, whose seconds are added to SPENT."""
     inside = [False]
 
     def timing(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ def timed(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def share(purifier: str, folder: str) -> dict[str, Any]:
-    """One cell under PGD: seconds of its chunks, and of them in the store; without what is trained."""
+    """Return the seconds of one cell's chunks under PGD, and those in the store, both without trainings."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", [f"purifier={purifier}"], return_hydra_config=True)
     names = {part: config.hydra.runtime.choices[part] for part in PARTS}
@@ -77,7 +77,7 @@ def share(purifier: str, folder: str) -> dict[str, Any]:
 
 
 def listing(folder: str) -> dict[str, Any]:
-    """The state of a table whose chunks are all there."""
+    """Measure the time to determine the state of a table whose chunks all exist."""
     keys = [key_of({"i": i}) for i in range(CHUNKS)]
     for key in keys:
         path = Path(folder, "records", key[:2], key)
@@ -92,7 +92,7 @@ def listing(folder: str) -> dict[str, Any]:
 
 
 def claiming(folder: str) -> dict[str, Any]:
-    """Leases taken and released in turn."""
+    """Measure the time to take and release leases in turn."""
     claims = Leases(Path(folder, "claims"))
     begin = time.perf_counter()
     for i in range(1000):
@@ -102,7 +102,7 @@ def claiming(folder: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, append, print."""
+    """Run all measurements, and append and print their rows."""
     for owner, names in ((Store, ("put", "get", "has", "remove")), (Leases, ("take", "release"))):
         for name in names:
             setattr(owner, name, timed(getattr(owner, name)))

@@ -2,7 +2,7 @@
 
     python -m scripts.bench_table table=ddip/table1
 
-Appends a row to results/bench/table-torch<version>-<device>.csv. The environment must stand already.
+A row is appended to results/bench/table-torch<version>-<device>.csv. The environment must exist already.
 """
 
 import os
@@ -20,7 +20,7 @@ BENCH = Path("results/bench")
 
 
 def timed(words: list[str], folder: str) -> tuple[float, str]:
-    """Wall seconds of one run of the table, and what it printed."""
+    """Return the wall seconds of one run of the table, and its output."""
     command = [sys.executable, "-m", "runners.table", *words, f"store={folder}/store", f"tables={folder}"]
     start = time.perf_counter()
     run = subprocess.run(command, capture_output=True, text=True)
@@ -30,7 +30,7 @@ def timed(words: list[str], folder: str) -> tuple[float, str]:
 
 
 def main() -> None:
-    """Measure, append, and print the row."""
+    """Measure one row; append and print it."""
     words = sys.argv[1:] or ["table=ddip/table1"]
     with tempfile.TemporaryDirectory() as folder:
         first, printed = timed(words, folder)

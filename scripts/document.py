@@ -121,27 +121,27 @@ This page is written by `python -m scripts.document`.
 
 
 def records() -> str:
-    """The page of record files."""
+    """Return the page of record files."""
     rows = (f"| `{c.name}` | {c.dtype} | {c.unit} | {c.kind} | {c.meaning} |" for c in COLUMNS)
     return RECORDS + "\n".join(rows) + "\n"
 
 
 def commands() -> str:
-    """The page of commands: the help of each."""
+    """Return the page of commands, with the help of each."""
     parts = [COMMANDS]
     for path in [*sorted(ROOT.glob("runners/**/*.py")), *sorted(ROOT.glob("scripts/*.py"))]:
         source = path.read_text(encoding="utf-8")
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
         description = (ast.get_docstring(ast.parse(source), clean=False) or "").strip()
-        if found := RUNS.search(source):
-            parts.append(f"## {module}\n\n```text\n{usage.text(found[1], description)}```\n")
+        if run := RUNS.search(source):
+            parts.append(f"## {module}\n\n```text\n{usage.text(run[1], description)}```\n")
         elif str(path.relative_to(ROOT)) in WITHOUT_CONFIG:
             parts.append(f"## {module}\n\n```text\n{description}\n```\n")
     return "\n".join(parts)
 
 
 def configs() -> str:
-    """The page of configs: each file's class and parameters."""
+    """Return the page of configs, with each file's class and parameters."""
     parts = [CONFIG_PAGE]
     for group in GROUPS:
         rows = "\n".join(_config_row(group, path) for path in sorted((CONFIGS / group).rglob("*.yaml")))
@@ -160,7 +160,7 @@ def _config_row(group: str, path: Path) -> str:
 
 
 def _facts(lines: list[str]) -> Iterator[str]:
-    """The class of a config, what it builds on, and its parameters."""
+    """Yield the class of a config, the configs that it builds on, and its parameters."""
     for line in lines:
         if line.startswith("_target_: "):
             yield f"`{line.partition(': ')[2]}`:"
@@ -172,17 +172,17 @@ def _facts(lines: list[str]) -> Iterator[str]:
 
 
 def table(csv: Path = SHOWN) -> str:
-    """A finished table as the console prints it, without its legend."""
-    found = Table.read(csv)
+    """Return a finished table as the console prints it, without its legend."""
+    finished = Table.read(csv)
     output = Console(width=console.WIDTH, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    for block in console.blocks(console.largest_eps(found.frame), console.WIDTH):
+    for block in console.blocks(console.largest_eps(finished.frame), console.WIDTH):
         output.print(block)
     lines = [line.rstrip().removeprefix(" ") for line in output.export_text().splitlines()]
     return "\n".join(lines).strip() + "\n"
 
 
 def readme(text: str, block: str) -> str:
-    """The text of README.md with this block between its markers."""
+    """Return the text of README.md with this block between its markers."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}```text\n{block}```\n{END}{after}"
@@ -192,7 +192,7 @@ PAGES = {"records.md": records, "command-line.md": commands, "configs.md": confi
 
 
 def main() -> None:
-    """Write everything."""
+    """Write all pages and README.md."""
     for name, made in PAGES.items():
         (ROOT / "docs" / name).write_text(made(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8"), table()), encoding="utf-8")

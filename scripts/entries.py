@@ -59,9 +59,9 @@ def sweeps(name: str, config: Config, words: Sequence[str]) -> list[list[str]]:
 
 
 def card_of(name: str, config: Config, records: Sequence[Path]) -> dict[str, Any]:
-    """The card of an entry: the paper is the first that the purifier's documentation links to.
+    """Return the card of an entry, whose paper is the first that the purifier's documentation links to.
 
-    Raises InputError if it links to none that the project has a reference for.
+    Raises InputError if it links to no paper for which the project has a reference.
     """
     known = cite.references()
     link = next((link for link in cite.links_of(config) if link in known), None)
@@ -84,7 +84,7 @@ def card_of(name: str, config: Config, records: Sequence[Path]) -> dict[str, Any
 
 
 def add(name: str, config: Config, words: Sequence[str], board: Sequence[str]) -> None:
-    """Evaluate a purifier and add it. Raises CalledProcessError if a command of it failed."""
+    """Evaluate a purifier, and add it to the leaderboard; raise CalledProcessError if a command fails."""
     with TemporaryDirectory(prefix="entries-") as own:
         for sweep in sweeps(name, config, words):
             run("runners.evaluate", *sweep, f"records={own}")
@@ -96,7 +96,7 @@ def add(name: str, config: Config, words: Sequence[str], board: Sequence[str]) -
 
 
 def entry_of(name: str, words: Sequence[str]) -> str:
-    """What a purifier's entry on this data set is called."""
+    """Return the name of a purifier's entry on the data set of these arguments."""
     dataset = next((word.removeprefix("dataset=") for word in words if word.startswith("dataset=")), None)
     return f"{name}-{dataset}" if dataset else name
 
@@ -107,7 +107,7 @@ def run(module: str, *words: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Add the purifiers that are named; 1 if one of them failed."""
+    """Add the named purifiers, and return 1 if one of them failed."""
     names = [word for word in arguments if "=" not in word and not word.startswith("-")]
     board = [word for word in arguments if word.startswith("leaderboard=")]
     words = [word for word in arguments if "=" in word and word not in board]

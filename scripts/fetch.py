@@ -28,7 +28,7 @@ from runners.evaluation.component import build, to_plain_dict
 
 
 def main(config: DictConfig) -> None:
-    """All weight files of the parts that the command line names."""
+    """Download all weight files of the parts that the command line names."""
     if not config.data_dir or not Path(config.data_dir).is_dir():
         raise InputError(
             f"data_dir: expected a folder to download into, got {config.data_dir!r}: make it and set DATA_DIR"
@@ -63,7 +63,7 @@ def main(config: DictConfig) -> None:
 
 
 def _files(config: Any) -> Iterator[WeightFile]:
-    """Every weight file in a config, however deep."""
+    """Yield every weight file in a config, at any depth."""
     if isinstance(config, list):
         for item in config:
             yield from _files(item)
@@ -72,7 +72,7 @@ def _files(config: Any) -> Iterator[WeightFile]:
             yield build(config)
             return
         for name, item in config.items():
-            if name != "shipped":  # those come with the project
+            if name != "shipped":  # shipped weights come with the project
                 yield from _files(item)
 
 

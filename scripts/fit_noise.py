@@ -1,8 +1,8 @@
-"""What rounding makes of the first steps of a fit: python -m scripts.fit_noise
+"""Measures the effect of rounding on the first steps of a fit: python -m scripts.fit_noise
 
-Adds noise of a relative size to every gradient, and tells the mean difference of the image that differs
-least, as the contract checks do on CUDA; beside it that of other seeds. The bounds of
-purifiers/contract/trial.py rest on it (docs/gpu.md).
+Noise of a relative size is added to every gradient. The command prints the mean difference of the image that
+differs least, as in the contract checks on CUDA, and the same difference for other seeds. The bounds of
+purifiers/contract/trial.py are based on it (docs/gpu.md).
 """
 
 import torch
@@ -21,7 +21,7 @@ PURIFIERS = ("ddip", "dipdefend-released", "ddip-singh", "ride", "ride-released"
 
 
 def last(trace: Trace, images: Tensor, first_seed: int, noise: float) -> Tensor:
-    """The reconstructions before the last step, where every gradient was disturbed."""
+    """Return the reconstructions before the last step of a fit with noise in every gradient."""
     seen: list[Tensor] = []
     drawn = torch.Generator().manual_seed(0)
 
@@ -41,7 +41,7 @@ def last(trace: Trace, images: Tensor, first_seed: int, noise: float) -> Tensor:
 
 
 def main() -> None:
-    """A line for each purifier."""
+    """Print a line for each purifier."""
     configure_torch("cpu", tf32=False)
     console, images = Output(), DigitsPhotos().load("tuning").images[:4]
     for name in PURIFIERS:

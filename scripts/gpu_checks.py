@@ -1,6 +1,6 @@
-"""Whether results on a CUDA device are right: python -m scripts.gpu_checks draws|traces|memory|shortage|...
+"""Checks results on a CUDA device: python -m scripts.gpu_checks draws|traces|memory|shortage|...
 
-Each line that begins with BAD is a fault; exit status 1 if there is one. Rehearse it with --device cpu.
+Each line that begins with BAD is a fault, and then the exit status is 1. To try it, run it with --device cpu.
 """
 
 import argparse
@@ -41,26 +41,30 @@ faults: list[str] = []
 
 
 def tell(good: bool, what: str) -> None:
-    """Print what was found, and keep it where it is a fault."""
+    """Print the outcome of a check, and record it if it is a fault."""
     console.print(f"{'OK ' if good else 'BAD'} {what}", markup=False, soft_wrap=True)
     if not good:
         faults.append(what)
 
 
 def trace_of(name: str) -> Trace:
-    """The optimisation of a purifier of configs/purifier; RIDE makes an estimate after a few steps."""
+    """Return the optimisation of a purifier of configs/purifier; RIDE makes an estimate after a few steps."""
     trace = build(config_of(f"purifier={name}", "purifier")).trace
     return replace(trace, iterations=6) if hasattr(trace, "iterations") else trace
 
 
 def smooth(count: int, channels: int = 3, size: int = 32) -> Tensor:
-    """Images without edges."""
+    """Return images without edges."""
     coarse = torch.rand(count, channels, 4, 4, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, size=(size, size), mode="bilinear")
 
 
 def stream(trace: Trace, images: Tensor, *, eager: bool = False) -> Tensor:
-    """(steps, B, C, H, W) in float64 on the CPU, with or without captured graphs."""
+    """Return the reconstructions (steps, B, C, H, W) in float64 on the CPU.
+
+    Args:
+        eager: whether steps run without captured graphs.
+    """
     seen: list[Tensor] = []
     with patch.object(Fit, "_replay", Fit._step if eager else Fit._replay):
         trace.stream(
@@ -70,17 +74,17 @@ def stream(trace: Trace, images: Tensor, *, eager: bool = False) -> Tensor:
 
 
 def draws(device: torch.device) -> None:
-    """Random numbers are those of the CPU."""
+    """Check that random numbers are those of the CPU."""
     seeds = [0, 1, 2**63 + 5, 2**64 - 1]
-    here, there = Draws(seeds, torch.device("cpu")), Draws(seeds, device)
-    tell(torch.equal(here.below(1000, (5000,)), there.below(1000, (5000,)).cpu()), "integers are equal")
-    tell(torch.equal(here.chosen(0.3, (9, 99)), there.chosen(0.3, (9, 99)).cpu()), "choices are equal")
-    off = (here.normal((3, 50, 50)) - there.normal((3, 50, 50)).cpu()).abs().max()
+    on_cpu, on_device = Draws(seeds, torch.device("cpu")), Draws(seeds, device)
+    tell(torch.equal(on_cpu.below(1000, (5000,)), on_device.below(1000, (5000,)).cpu()), "integers are equal")
+    tell(torch.equal(on_cpu.chosen(0.3, (9, 99)), on_device.chosen(0.3, (9, 99)).cpu()), "choices are equal")
+    off = (on_cpu.normal((3, 50, 50)) - on_device.normal((3, 50, 50)).cpu()).abs().max()
     tell(bool(off < 1e-5), f"normal numbers differ by at most {off:.1e}")
 
 
 def traces(device: torch.device) -> None:
-    """In float64 a captured graph takes the steps of the same code without one, and those of a CPU."""
+    """Check that in float64 a captured graph takes the same steps as without a graph and as on the CPU."""
     for name in TRACES:
         trace = trace_of(name)
         images = smooth(3, *((1, 28) if name.endswith("mnist") else (3, 32)))
@@ -99,7 +103,7 @@ def traces(device: torch.device) -> None:
 
 
 def memory(device: torch.device) -> None:
-    """A fit gives back what it held, with the garbage collector switched off."""
+    """Check that a fit releases its memory even if the garbage collector is switched off."""
     trace = trace_of("ddip")
     gc.disable()
     for batch in (64, 256, 256, 128):
@@ -112,7 +116,7 @@ def memory(device: torch.device) -> None:
 
 
 def shortage(device: torch.device) -> None:
-    """Memory that is too small for a batch halves it, and none is lost."""
+    """Check that a batch is halved if memory is too small for it, and that no image is lost."""
     torch.cuda.set_per_process_memory_fraction(0.02)
     trace, images = trace_of("ddip"), smooth(512)
 
@@ -125,7 +129,7 @@ def shortage(device: torch.device) -> None:
 
 
 def shortage_in_capture(device: torch.device) -> None:
-    """Memory that ends while a graph is captured is told from other errors, and the process goes on."""
+    """Check that running out of memory during a capture is recognised, and that the process goes on."""
     trace, images, step = trace_of("ddip"), smooth(16).to(device), Fit._step
 
     def hungry(fit: Fit) -> Tensor:
@@ -143,7 +147,7 @@ def shortage_in_capture(device: torch.device) -> None:
 
 
 def contract(device: torch.device) -> None:
-    """Every purifier keeps its contract; networks that are learned have drawn weights."""
+    """Check that every purifier keeps its contract; learned networks have untrained weights."""
     torch.manual_seed(0)
     victim = CifarResNet(depth=8).eval().requires_grad_(False).to(device)
     photos = DigitsPhotos().load("tuning").images[:8].to(device)
@@ -165,7 +169,7 @@ def contract(device: torch.device) -> None:
 
 
 def decisions(folders: list[Path]) -> None:
-    """The victim decides alike on what two devices made of the same images."""
+    """Check that the victim's decisions agree on the results of two devices for the same images."""
     both = [
         pd.concat(map(pd.read_parquet, sorted(folder.glob("*.parquet")))).set_index("id")
         for folder in folders
@@ -182,7 +186,7 @@ CHECKS: dict[str, Callable[[torch.device], None]] = {
 
 
 def main() -> None:
-    """One of the checks."""
+    """Run one of the checks."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("check", choices=[*CHECKS, decisions.__name__])
     parser.add_argument("folders", nargs="*", type=Path, help="of records, for decisions")

@@ -1,9 +1,9 @@
 """Tests or times everything on a CUDA device: python -m scripts.on_gpu test|bench
 
-Each step is a process of its own with its own time limit, so that a step that crashes or hangs costs itself
-alone. What a step prints goes to results/bench/cuda/STEP.log as it comes, and the seconds and exit status of
-every step to results/bench/cuda/steps-test.csv or steps-bench.csv. Exit status 1 if a step failed.
-docs/gpu.md says what each step shows and what is predicted.
+Each step is a process of its own with its own time limit, so that a step that crashes or hangs does not
+affect the others. The output of a step goes to results/bench/cuda/STEP.log, and the seconds and exit status
+of every step go to results/bench/cuda/steps-test.csv or steps-bench.csv. The exit status is 1 if a step
+failed. docs/gpu.md says what each step shows and what is predicted.
 """
 
 import argparse
@@ -29,14 +29,14 @@ console = Output()
 
 @dataclass(frozen=True)
 class Step:
-    """A module with its words, and the seconds that it may take."""
+    """A module with its arguments, and its limit in seconds."""
 
     name: str
     limit: int
     words: str
 
 
-# What tells most comes first, in case the time ends early.
+# The most informative steps come first, in case time runs out.
 STEPS = {
     "test": (
         Step("draws", 40, "scripts.gpu_checks draws"),
@@ -67,7 +67,7 @@ STEPS = {
 
 
 def run(step: Step, folder: Path) -> tuple[int, float]:
-    """Exit status (124 where its time ended) and seconds of a step; its words go to a file of its name."""
+    """Run a step with its output in a log file; return its exit status (124 after its limit) and seconds."""
     start = time.perf_counter()
     with (folder / f"{step.name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -82,13 +82,13 @@ def run(step: Step, folder: Path) -> tuple[int, float]:
             status = 124
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, 9)  # its workers too
+                os.killpg(process.pid, 9)  # ends its workers too
                 process.wait()
     return status, time.perf_counter() - start
 
 
 def main() -> None:
-    """Every step in turn, whatever became of the others."""
+    """Run every step in turn, even if others fail."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=STEPS)
     what = parser.parse_args().what

@@ -1,7 +1,7 @@
-"""Other ways to fit a network to each image: the yardsticks of `make bench`; nothing else uses them.
+"""Other ways to fit a network to each image, to which `make bench` compares the engine.
 
-First DIP one image at a time, the way the public DIP code is used: modules, a loss, a loop. Then other ways
-to lay out the engine's convolutions.
+DIP and RIDE run one image at a time, as the public DIP code is used: modules, a loss, a loop. The other
+functions compute the engine's convolutions in other layouts.
 """
 
 import time
@@ -17,17 +17,17 @@ DEPTH, WIDTH, SKIP, SCALES = 4, 32, 3, 3  # DDIP Appendix B, CIFAR-10
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution on reflection padding."""
+    """Return a convolution with reflection padding."""
     return nn.Sequential(nn.ReflectionPad2d(kernel // 2), nn.Conv2d(inputs, outputs, kernel, stride))
 
 
 def act(features: int) -> nn.Sequential:
-    """What follows each convolution."""
+    """Return the normalisation and activation that follow each convolution."""
     return nn.Sequential(nn.BatchNorm2d(features), nn.LeakyReLU(0.2, inplace=True))
 
 
 class Scale(nn.Module):
-    """One scale of the U-Net, with those inside it."""
+    """One scale of the U-Net, with all smaller scales."""
 
     def __init__(self, inputs: int, left: int) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class Scale(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """(1, inputs, H, W) to (1, WIDTH, H, W)."""
+        """Map (1, inputs, H, W) to (1, WIDTH, H, W)."""
         return self.out(torch.cat([self.skip(x), self.deep(x)], 1))
 
 
 def plain_dip(image: Tensor, steps: int) -> float:
-    """Seconds of one step of DIP for an image (1, C, H, W), on its device."""
+    """Return the seconds of one step of DIP for an image (1, C, H, W), on its device."""
     network = nn.Sequential(Scale(DEPTH, SCALES), conv(WIDTH, image.shape[1], 1), nn.Sigmoid())
     fixed = torch.rand(1, DEPTH, *image.shape[2:], device=image.device) * 0.1
     noise = torch.empty_like(fixed)
@@ -56,7 +56,10 @@ def plain_dip(image: Tensor, steps: int) -> float:
 
 
 def plain_ride(image: Tensor, steps: int, *, hidden: int, dropout: Sequence[int]) -> float:
-    """Seconds of one step of RIDE with `hidden` layers of 32 filters, for an image (1, C, H, W)."""
+    """Return the seconds of one step of RIDE for an image (1, C, H, W).
+
+    The network has `hidden` layers of 32 filters.
+    """
     channels = image.shape[1]
     layers: list[nn.Module] = [nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()]
     for i in range(2, hidden + 1):
@@ -71,7 +74,7 @@ def plain_ride(image: Tensor, steps: int, *, hidden: int, dropout: Sequence[int]
 
 
 def timed(network: nn.Module, draw: Callable[[], tuple[Tensor, Tensor]], lr: float, steps: int) -> float:
-    """Seconds of one step of a loop that fits the network to drawn inputs and targets."""
+    """Return the seconds of one step of a loop that fits the network to drawn inputs and targets."""
     cuda = (device := draw()[0].device).type == "cuda"
     network.to(device)
     optimiser, criterion = torch.optim.Adam(network.parameters(), lr=lr), nn.MSELoss()
@@ -92,7 +95,7 @@ def timed(network: nn.Module, draw: Callable[[], tuple[Tensor, Tensor]], lr: flo
 
 
 def unfolded(stack: Stack, x: Tensor, w: Tensor, b: Tensor | None, stride: int) -> Tensor:
-    """Convolution of padded images as one batched matrix product."""
+    """Convolve padded images by one batched matrix product."""
     k, apart = w.shape[-1], x.unflatten(1, (stack.size, -1))[0]
     columns = F.unfold(apart, k, stride=stride)
     out = torch.bmm(w.reshape(stack.size, -1, columns.shape[1]), columns)
@@ -102,7 +105,7 @@ def unfolded(stack: Stack, x: Tensor, w: Tensor, b: Tensor | None, stride: int) 
 
 
 def in_turn(stack: Stack, x: Tensor, w: Tensor, b: Tensor | None, stride: int) -> Tensor:
-    """One convolution an image."""
+    """Convolve padded images by one convolution for each image."""
     biases = [None] * stack.size if b is None else b.chunk(stack.size)
     parts = zip(x.chunk(stack.size, 1), w.chunk(stack.size), biases, strict=True)
     return torch.cat([F.conv2d(image, weight, bias, stride=stride) for image, weight, bias in parts], 1)

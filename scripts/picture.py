@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 1280, 775
 
 
 def main() -> None:
-    """Write docs/images/report.png. Raises MissingError without Chromium."""
+    """Write docs/images/report.png; raise MissingError without Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise MissingError("the picture needs Chromium: install the package chromium")

@@ -1,12 +1,12 @@
-"""What the papers' tables take at full size, on paper: python -m scripts.scale [chunk=256]
+"""Estimates the cost of the papers' tables at full size: python -m scripts.scale [chunk=256]
 
-Counts distinct work in the cells of every table at the paper's settings, and prices it with the measured
-seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). One measured at 32x32 is
-taken to cost 49 times as much at 224x224, PixelDefend 343. The store keeps what keep_purified=auto keeps at
-these prices, adversarial images as small as scripts/bench_packing.py measured. "In attacks" are the
-purifier's runs within attacks that know it. Writes results/bench/scale.csv, a row a paper, and
-scale-tables.csv, a row a table, with what the table takes on the embedded data at its default number of
-images ("here").
+The distinct work in the cells of every table at the paper's settings is counted, and multiplied by the
+measured seconds of every purifier (results/bench/purifiers-*.csv, one process of a CPU). A purifier that was
+measured at 32x32 is assumed to cost 49 times as much at 224x224, and PixelDefend 343 times. The store keeps
+what keep_purified=auto keeps at these costs, with adversarial images packed as scripts/bench_packing.py
+measured. "In attacks" are the purifier's runs within attacks that know it. The results are written to
+results/bench/scale.csv, with a row for each paper, and scale-tables.csv, with a row for each table. The
+latter also has the cost of the table on the embedded data at its default number of images ("here").
 """
 
 import sys
@@ -30,25 +30,25 @@ from runners.tables.saved import EMBEDDED
 from scripts.tables import names
 
 BENCH = Path("results/bench")
-LARGE = ("imagenet", "neurips2017", "flower17")  # of 224 pixels; the others have 32
-HOURS = 4  # of one job
-POWER = {"pixeldefend": 3}  # of the side, in time: a network asked once a pixel, on rows; others 2
+LARGE = ("imagenet", "neurips2017", "flower17")  # data sets of 224 pixels; the others have 32
+HOURS = 4  # length of one job
+POWER = {"pixeldefend": 3}  # the power of the side with which time grows, if it is not 2
 
-Work = dict[str, dict[str, float]]  # by kind, what each artefact's name costs
+Work = dict[str, dict[str, float]]  # the cost of each artefact's name, by kind
 
 
 def costs() -> dict[str, tuple[float, int]]:
-    """Seconds an image of one process, and the side that they were measured at, by purifier."""
+    """Return the seconds per image of one process, and the side at which they were measured, by purifier."""
     measured = pd.concat(pd.read_csv(path) for path in BENCH.glob("purifiers-*-cpu-*.csv"))
     last = measured.groupby("purifier").last()
     return {row.Index: (row.seconds, row.size) for row in last.itertuples()}
 
 
 def packing() -> dict[str, float]:
-    """What the store takes: a share of the bytes of float32 images, by stage; bytes of an image's record.
+    """Return the share of the bytes of float32 images that the store takes, by stage, and a record's bytes.
 
-    Purified images that are costly enough to be kept come from fitted networks, and hardly any value repeats:
-    they are counted in full.
+    Purified images that are costly enough to be kept come from fitted networks, in which hardly any value
+    repeats. They are therefore counted in full.
     """
     measured = pd.read_csv(BENCH / "packing.csv").set_index("stage")
     records = measured.loc["records"]
@@ -60,7 +60,7 @@ def packing() -> dict[str, float]:
 
 
 def main() -> None:
-    """Count, price, write, print."""
+    """Estimate the costs of all tables, and write and print them."""
     chunk = int(next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith("chunk=")), 256))
     known, packed = costs(), packing()
     tables: dict[str, Work] = {}
@@ -75,27 +75,27 @@ def main() -> None:
                     _count(tables[name], name, panel, chunk, known, packed)
                 except (InputError, FileNotFoundError) as error:
                     sys.stdout.write(f"left out: {name}, {panel.dataset}, {panel.victim}: {error}\n")
-    papers: dict[str, Work] = defaultdict(lambda: defaultdict(dict))  # what tables share counts once
-    for name, of in tables.items():
-        for kind, parts in of.items():
-            mine = papers[name.partition("/")[0]][kind]
+    papers: dict[str, Work] = defaultdict(lambda: defaultdict(dict))  # work that tables share counts once
+    for name, work in tables.items():
+        for kind, parts in work.items():
+            of_paper = papers[name.partition("/")[0]][kind]
             for key, value in parts.items():
-                mine[key] = max(value, mine.get(key, 0.0))
-    rows = [{"paper": paper, **_row(of, chunk)} for paper, of in sorted(papers.items())]
+                of_paper[key] = max(value, of_paper.get(key, 0.0))
+    rows = [{"paper": paper, **_row(work, chunk)} for paper, work in sorted(papers.items())]
     frame = pd.DataFrame(rows)
     total = frame.drop(columns="paper").sum()
     frame = pd.concat([frame, pd.DataFrame([{"paper": "all", **total}])])
     frame.to_csv(BENCH / "scale.csv", index=False)
     alone = [
-        {"table": name, **_row(of, chunk), "core-minutes here": round(60 * sum(_hours(here[name])), 1)}
-        for name, of in tables.items()
+        {"table": name, **_row(work, chunk), "core-minutes here": round(60 * sum(_hours(here[name])), 1)}
+        for name, work in tables.items()
     ]
     pd.DataFrame(alone).to_csv(BENCH / "scale-tables.csv", index=False)
     sys.stdout.write(f"{frame.to_string(index=False)}\n")
 
 
 def _hours(of: Work) -> tuple[float, float]:
-    """Of one core, to purify, and to purify within attacks."""
+    """Return the hours of one core to purify, and to purify within attacks."""
     return sum(of["seconds"].values()) / 3600, sum(of["attacked"].values()) / 3600
 
 

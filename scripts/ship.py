@@ -28,14 +28,14 @@ from runners.evaluation.shipped import recipe_of, to_ship
 from runners.places import CONFIGS, WEIGHTS
 from victims.victim import Victim
 
-PARTS = ("victim", "denoiser", "purifier")  # in this order: a purifier is measured with a victim behind it
-LEVELS = (0.0125, 0.025, 0.05, 0.1, 0.25, 0.5)  # of noise on images in [0, 1]; a denoiser is measured at each
+PARTS = ("victim", "denoiser", "purifier")  # in this order, since a purifier is measured with a victim
+LEVELS = (0.0125, 0.025, 0.05, 0.1, 0.25, 0.5)  # noise levels on images in [0, 1] that measure a denoiser
 SHA256 = re.compile(r"sha256: [0-9a-f]{64}")
 BATCH = 16  # images that are purified at once
 
 
 def shipped_names() -> dict[str, str]:
-    """The names of the configs that declare shipped weights, and the group of each."""
+    """Return the names of the configs that declare shipped weights, and the group of each."""
     leaves = {leaf: part for part in PARTS for leaf in (CONFIGS / part).glob("*.yaml")}
     declared = {leaf: OmegaConf.load(leaf).get("weights") for leaf in sorted(leaves)}
     return {
@@ -46,14 +46,14 @@ def shipped_names() -> dict[str, str]:
 
 
 def composed(part: str, name: str) -> Config:
-    """The config of a victim, denoiser or purifier on the embedded data."""
+    """Return the config of a victim, denoiser or purifier on the embedded data."""
     word = f"+{part}={name}" if part == "denoiser" else f"{part}={name}"
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return to_plain_dict(compose("evaluate", [word])[part])
 
 
 def trained(name: str, config: Config) -> tuple[dict[str, Tensor], float]:
-    """The weights of one training, and the CPU seconds that it took."""
+    """Return the weights of one training, and its CPU seconds."""
     component, before = build(config), os.times()
     with Bar(console, f"training {name}") as bar:
         state = component.weights.fit(component, progress=lambda share: bar.update(completed=share))
@@ -62,7 +62,10 @@ def trained(name: str, config: Config) -> tuple[dict[str, Tensor], float]:
 
 
 def right_on_tuning(part: str, config: Config, state: dict[str, Tensor]) -> tuple[int, int]:
-    """How many tuning images the victim gets right, and of how many; a purifier's are purified first."""
+    """Return the number of tuning images that are classified correctly, and that of all tuning images.
+
+    For a purifier, the images are purified first.
+    """
     component = build(config).load_frozen(state)
     tuning: Images = component.weights.dataset.load("tuning")
     images, victim = tuning.images, component
@@ -75,8 +78,8 @@ def right_on_tuning(part: str, config: Config, state: dict[str, Tensor]) -> tupl
 
 
 def denoising_errors(config: Config, state: dict[str, Tensor]) -> dict[str, float]:
-    """The root mean squared error of the estimate of the tuning images at each noise level, which is itself
-    the error of the noisy images."""
+    """Return the root mean squared error of the estimate of the tuning images at each noise level, which is
+    itself the error of the noisy images."""
     component = build(config).load_frozen(state)
     clean = 2 * component.weights.dataset.load("tuning").images - 1
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
@@ -90,7 +93,7 @@ def denoising_errors(config: Config, state: dict[str, Tensor]) -> dict[str, floa
 
 
 def quality(part: str, config: Config, state: dict[str, Tensor]) -> dict[str, Any]:
-    """How good the weights are on the tuning split, as it is stated beside them."""
+    """Return the quality of the weights on the tuning split, which is stated in their JSON file."""
     if part == "denoiser":
         size = sum(value.numel() for value in state.values())
         return {"parameters": size, "denoising_error_at_noise_level": denoising_errors(config, state)}
@@ -99,13 +102,13 @@ def quality(part: str, config: Config, state: dict[str, Tensor]) -> dict[str, An
 
 
 def shipped_victim() -> Victim:
-    """The default victim with its shipped weights."""
+    """Return the default victim with its shipped weights."""
     victim: Victim = build(composed("victim", "digits-resnet8"))
     return victim.load_frozen(victim.weights.shipped.load())
 
 
 def ship(part: str, name: str) -> dict[str, Any]:
-    """Train one component and write its files; returns what is stated beside the weights."""
+    """Train one component, write its files, and return the content of its JSON file."""
     config = composed(part, name)
     state, seconds = trained(name, config)
     recipe = recipe_of(config, getattr(build(config), "inference_only", ()))
@@ -127,7 +130,7 @@ def ship(part: str, name: str) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> None:
-    """Train these, victims first."""
+    """Train these components, or all without names; victims come first."""
     known = shipped_names()
     if unknown := set(names) - set(known):
         raise InputError(f"ship: expected names of {', '.join(known)}; got {', '.join(sorted(unknown))}")

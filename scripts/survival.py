@@ -1,13 +1,13 @@
-"""Measures how much of a perturbation a fitted purifier gives back, along its optimisation.
+"""Measures how much of a perturbation a fitted purifier reproduces, along its optimisation.
 
     python -m scripts.survival dataset=flower17 victim=flower17/mobilenet_v2-int8 split=tuning n=4 \\
       attack=bim attack.eps=6/255 attack.alpha=1/255 attack.steps=8 attack.targeted=true \\
       purifier=oag trace@purifier.trace=oag-imagenet purifier.network_steps=300
 
 Each image x and its attacked form x + d are purified with the same seed. The share of d that survives is
-<P(x + d) - P(x), d> / |d|^2: 0 where nothing of it comes back, 1 where all of it does. All numbers of steps
-are read off one run. `attack=gaussian` measures white noise instead. Appends a row for each number of steps
-to results/bench/survival-torch<version>-<device>-<precision>.csv.
+<P(x + d) - P(x), d> / |d|^2, which is 0 if nothing of it comes back, and 1 if all of it does. One run gives
+all numbers of steps. `attack=gaussian` measures white noise instead. A row for each number of steps is
+appended to results/bench/survival-torch<version>-<device>-<precision>.csv.
 """
 
 from runners import app
@@ -34,18 +34,18 @@ from runners.store.store import Store
 from scripts.bench_engine import append
 from victims.victim import Victim
 
-EVERY = 50  # updates
+EVERY = 50  # updates between two measurements
 
 
 def survived(made: Tensor, made_of_attacked: Tensor, images: Tensor, attacked: Tensor) -> Tensor:
-    """(N,) shares of the perturbations that stand in what was made of the attacked images."""
+    """Return the (N,) shares of the perturbations that remain in the purified attacked images."""
     difference = (attacked - images).flatten(1)
     returned = (made_of_attacked - made).flatten(1)
     return (returned * difference).sum(1) / difference.square().sum(1)
 
 
 def changed(attack: Attack, victim: Victim, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
-    """The images under an attack that knows the victim only; raises InputError where one stays as it was."""
+    """Return the images under an attack that knows only the victim; raise InputError if one is unchanged."""
     target = Blind().target(victim, None, [], seeds=seeds, device=images.device)
     attacked = attack(target, images, labels, seeds=seeds).images
     if not (attacked != images).flatten(1).any(1).all():
@@ -54,7 +54,7 @@ def changed(attack: Attack, victim: Victim, images: Tensor, labels: Tensor, seed
 
 
 def along(trace: Trace, images: Tensor, seeds: list[int], steps: int) -> dict[int, Tensor]:
-    """What is made of the images after every so many updates, and at the end."""
+    """Return the reconstructions of the images after every `EVERY` updates, and at the end."""
     made: dict[int, Tensor] = {}
 
     def observe(step: int, reconstructions: Tensor) -> None:
@@ -66,7 +66,7 @@ def along(trace: Trace, images: Tensor, seeds: list[int], steps: int) -> dict[in
 
 
 def main(config: DictConfig) -> None:
-    """Of the images, the attack and the purifier that the command line names."""
+    """Measure the images, the attack and the purifier that the command line names, and append the rows."""
     OmegaConf.resolve(config)
     device, store = configure_torch(config.device, tf32=config.tf32), Store(config.store)
     purifier = build(to_plain_dict(config.purifier))
@@ -88,8 +88,8 @@ def main(config: DictConfig) -> None:
     words = " ".join(word for word in HydraConfig.get().overrides.task if not word.startswith("store="))
     rows = []
     for step, both in made.items():
-        plainly, defended = both.to(device).chunk(2)
-        shares = survived(plainly, defended, images, attacked)
+        clean, defended = both.to(device).chunk(2)
+        shares = survived(clean, defended, images, attacked)
         right = in_batches(victim, defended).argmax(1) == labels
         rows.append(
             {

@@ -43,29 +43,29 @@ SCALE = Path("results/bench/scale-tables.csv")
 
 
 def names() -> list[str]:
-    """Every table of a paper, without those that only choose settings."""
+    """Return the names of the papers' tables, without those that only choose settings."""
     return [name for name in names_of("table") if "/" in name and "/tuning" not in name]
 
 
 def target(name: str) -> str:
-    """What make calls it."""
+    """Return the name of the table's target in the Makefile."""
     return (name.removeprefix("ddip/") if name in ("ddip/table1", "ddip/table2") else name).replace("/", "-")
 
 
 def costs() -> dict[str, str]:
-    """Minutes of a core on the embedded data, in words, by table: as last measured, else estimated."""
-    found = {}
+    """Return the minutes of one core on the embedded data, as text by table, measured or else estimated."""
+    minutes_of = {}
     if SCALE.is_file():
         rows = pd.read_csv(SCALE).set_index("table")["core-minutes here"]
-        found = {name: f"~{minutes:,.0f}" if minutes >= 1 else "~1" for name, minutes in rows.items()}
+        minutes_of = {name: f"~{minutes:,.0f}" if minutes >= 1 else "~1" for name, minutes in rows.items()}
     if TIMES.is_file():
         last = pd.read_csv(TIMES).groupby("table").cpu_minutes.last()
-        found |= {name: f"{minutes:,.0f}" if minutes >= 1 else "<1" for name, minutes in last.items()}
-    return found
+        minutes_of |= {name: f"{minutes:,.0f}" if minutes >= 1 else "<1" for name, minutes in last.items()}
+    return minutes_of
 
 
 def printed_costs() -> dict[str, str]:
-    """Core-hours of purifying at the papers' settings, by scripts.scale; two digits."""
+    """Return the core-hours of purifying at the papers' settings by table, as estimated by scripts.scale."""
     if not SCALE.is_file():
         return {}
     rows = pd.read_csv(SCALE).set_index("table")
@@ -74,7 +74,7 @@ def printed_costs() -> dict[str, str]:
 
 
 def listed() -> Table:
-    """What there is, and what it costs."""
+    """Return the list of all tables with their costs."""
     headings = ("make", "cells", "n", "CPU-min", "the paper's data, victim, n", "core-h")
     shown = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.columns[0].no_wrap = True
@@ -102,7 +102,7 @@ def listed() -> Table:
 
 
 def finished_ones() -> Group:
-    """The agreement of each finished table with its paper, and the counts of the papers' printed figures."""
+    """Return the agreement of each finished table with its paper, and counts of the papers' figures."""
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         tables = finished(FINISHED, names())
         papers = sorted({config_of(name).paper for name in names()})
@@ -110,7 +110,7 @@ def finished_ones() -> Group:
 
 
 def _settings(table: DictConfig) -> str:
-    """The panels that the paper prints, a line a data set."""
+    """Return the settings that the paper prints, one line for each data set and number of images."""
     lines = {}
     for panel in panels_of(table):
         images = f"{panel.n:,}{'?' if panel.n_unsaid else ''}"
@@ -122,7 +122,7 @@ def _settings(table: DictConfig) -> str:
 
 
 def _make(name: str, words: list[str]) -> int:
-    """Make a table in a process of its own; its exit status."""
+    """Make a table in a process of its own, and return its exit status."""
     status = subprocess.run(
         [sys.executable, "-m", "runners.table", f"table={name}", *words], check=False
     ).returncode
@@ -132,12 +132,12 @@ def _make(name: str, words: list[str]) -> int:
 
 
 def run(chosen: list[str], words: list[str]) -> list[str]:
-    """Make the tables; the names of those that failed."""
+    """Make the tables, and return the names of those that failed."""
     return [name for name in chosen if _make(name, words)]
 
 
 def cost(chosen: list[str]) -> list[str]:
-    """Measure the tables; the names of those that failed, which leave no figure."""
+    """Measure the tables, and return the names of those that failed, for which no cost is written."""
     failed = []
     for name in chosen:
         with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
@@ -159,7 +159,7 @@ def cost(chosen: list[str]) -> list[str]:
 
 
 def _cpu() -> float:
-    """Processor seconds of all processes that this one has waited for."""
+    """Return the processor seconds of all processes that this one has waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -170,7 +170,7 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     command, *typed = sys.argv[1:] or ["list"]
     words = [word for word in typed if "=" in word]
     chosen = [word for word in typed if "=" not in word] or names()

@@ -34,7 +34,7 @@ from victims.victim import Victim
 
 
 def main(config: DictConfig) -> None:
-    """The victim and the purifier that the command line names, from the configs that would evaluate them."""
+    """Train the victim and the purifier that the command line names, by the configs that evaluate them."""
     OmegaConf.resolve(config)
     named = {word.split("=")[0].split(".")[0].split("@")[-1] for word in HydraConfig.get().overrides.task}
     parts = [part for part in ("victim", "purifier") if part in named]
@@ -74,7 +74,7 @@ def _same_labels(victim: Config, dataset: Dataset) -> None:
 
 
 def _on_tuning(spec: Component, store: Store, device: torch.device) -> str:
-    """Its accuracy on the tuning split, of which no table is made."""
+    """Return the victim's accuracy on the tuning split, of which no table is made."""
     victim: Victim = spec.load(store)
     images = victim.weights.dataset.load("tuning").to(device)
     right = in_batches(victim.to(device), images.images).argmax(1) == images.labels

@@ -52,17 +52,17 @@ class Step:
 
 
 def steps(page: Path) -> Iterator[Step]:
-    """The blocks of a page that belong to the walk, in their order."""
-    for found in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        what, text = found["what"] or "", found["text"]
-        if found["kind"] != "bash":
+    """Yield the blocks of a page that belong to the walk, in their order."""
+    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        what, text = block["what"] or "", block["text"]
+        if block["kind"] != "bash":
             yield Step(page.stem, text, file=what)
         else:
             yield Step(page.stem, text, status=int(what.removeprefix("status ") or 0))
 
 
 def copy(into: Path) -> None:
-    """Copy what commands need: the code, and those results that are part of the project."""
+    """Copy the files that commands need: the code, and the results that are part of the project."""
     for name in COPIED:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, into / name)
@@ -71,16 +71,16 @@ def copy(into: Path) -> None:
 
 
 def follow(step: Step, folder: Path) -> bool:
-    """Do one step in the copy, and say whether it ended as the page says."""
+    """Run one step in the copy, and return whether it ended as the page says."""
     if step.file is not None:
         path = folder / step.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(step.text, encoding="utf-8")
         return True
     start = time.perf_counter()
-    mine = {"PURIFYBENCH_STORE": str(folder / "results" / "store"), "PATH": _path()}
+    environment = {"PURIFYBENCH_STORE": str(folder / "results" / "store"), "PATH": _path()}
     done = subprocess.run(
-        ["bash", "-euc", step.text], cwd=folder, env=os.environ | mine, capture_output=True, text=True
+        ["bash", "-euc", step.text], cwd=folder, env=os.environ | environment, capture_output=True, text=True
     )
     right = done.returncode == step.status
     ended = f"{'ok' if right else 'WRONG'}, status {done.returncode}, {time.perf_counter() - start:.0f} s"
@@ -91,12 +91,12 @@ def follow(step: Step, folder: Path) -> bool:
 
 
 def _path() -> str:
-    """The search path on which `python` is the one that runs this script."""
+    """Return a search path on which `python` is the one that runs this script."""
     return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0 if every command ended as its page says."""
+    """Follow the pages, and return 0 if every command ended as its page says, otherwise 1."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.walk",
         description=__doc__,

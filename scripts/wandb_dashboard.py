@@ -27,7 +27,7 @@ PER_ROW = 2
 
 
 def main(config: DictConfig) -> None:
-    """Build it, and save it or write it down."""
+    """Build the workspace, and save it or write its specification."""
     for name in ("entity", "project"):
         if not isinstance(config[name], str) or not config[name]:
             raise InputError(f"{name}: expected a name of W&B, as {name}=you; got {config[name]!r}")
@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
 
 
 def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
-    """The workspace of this table's runs. Raises MissingError without wandb-workspaces."""
+    """Return the workspace of this table's runs; raise MissingError without wandb-workspaces."""
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces
@@ -96,31 +96,31 @@ def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
         sections=[
             workspaces.Section(
                 name=title,
-                panels=of_one,
+                panels=section_panels,
                 is_open=True,
                 layout_settings=workspaces.SectionLayoutSettings(columns=PER_ROW),
             )
-            for title, of_one in sections.items()
+            for title, section_panels in sections.items()
         ],
         runset_settings=workspaces.RunsetSettings(filters=workspaces.And(workspaces.Metric("Group") == name)),
     )
 
 
 def varying(table: DictConfig) -> list[str]:
-    """Numbers of attack, attacker or purifier, besides eps, that the table's cells differ in."""
-    where = table.panels[0]
-    rows, columns = (on(entries, where.dataset, where.victim) for entries in (table.rows, table.columns))
-    found = [
+    """Return the numeric settings of attack, attacker or purifier, except eps, in which the cells differ."""
+    panel = table.panels[0]
+    rows, columns = (on(entries, panel.dataset, panel.victim) for entries in (table.rows, table.columns))
+    words = [
         curves.words_of(" ".join([*table.get("cell", []), *row.get("cell", []), *column.get("cell", [])]))
         for row in rows
         for column in columns
     ]
-    names = curves.varying(found, ("attack.", "knowledge.", "purifier."))
+    names = curves.varying(words, ("attack.", "knowledge.", "purifier."))
     return [name for name in names if name not in ("attack.eps", *curves.FOLLOWS)]
 
 
 def spec_of(workspace: Any) -> dict[str, Any]:
-    """What would be sent to W&B."""
+    """Return the specification that would be sent to W&B."""
     return json.loads(workspace._to_model().spec.model_dump_json(by_alias=True))
 
 
