@@ -96,7 +96,7 @@ class Adaptive(Attack):
         members = self.plan(defense.purifier, logits, labels)
         self.forward, self.backward = cost(members, judging)
         adversarial, by = images.clone(), [ITSELF if share == 1 else "" for share in misled.tolist()]
-        of_members: list[list[dict[str, Any]]] = [[] for _ in by]
+        member_notes: list[list[dict[str, Any]]] = [[] for _ in by]
         seconds: list[dict[str, float]] = [{} for _ in by]
         for number, member in enumerate(members, start=1):
             standing = (misled < 1).nonzero().flatten()
@@ -105,8 +105,8 @@ class Adaptive(Attack):
             self.activity = f"member {number} of {len(members)}: {member.name} on {len(standing)} images"
             places, begun = standing.tolist(), time.perf_counter()
             before = [_passes(model, place) for place in places]
-            seen = defense.through(member.knowledge)
-            rows = Rows(seen, model.generators, [model.owners[place] for place in places], model.device)
+            target = defense.through(member.knowledge)
+            rows = Rows(target, model.generators, [model.owners[place] for place in places], model.device)
             reached = torch.zeros_like(misled[standing])
             for candidates in member.search(rows, images[standing], labels[standing], standing):
                 share, _ = _judged(model.take(standing), candidates, labels[standing], judging)
@@ -122,7 +122,7 @@ class Adaptive(Attack):
                     now - then for now, then in zip(_passes(model, place), passes, strict=True)
                 )
                 note = {"member": member.name, "misled": share, "forward": forward, "backward": backward}
-                of_members[place].append(note | seen.told(model.owners[place]))
+                member_notes[place].append(note | target.told(model.owners[place]))
                 seconds[place][member.name] = spent
         notes = [
             {
@@ -131,9 +131,9 @@ class Adaptive(Attack):
                 "judged": judging,
                 "budget": [self.forward, self.backward],
                 "planned": [member.name for member in members],
-                "members": of_image,
+                "members": image_notes,
             }
-            for name, share, of_image in zip(by, misled.tolist(), of_members, strict=True)
+            for name, share, image_notes in zip(by, misled.tolist(), member_notes, strict=True)
         ]
         return Crafted(adversarial, notes=notes, seconds=seconds)
 

@@ -66,14 +66,14 @@ class APGD(Attack):
             return self._largest_loss(model, images, labels)
         standing = (model.logits(images).argmax(1) == labels).nonzero().flatten()
         adversarial = images.clone()
-        found = in_turn(
+        result = in_turn(
             [self._climb] * self.restarts,
             model.take(standing),
             images[standing],
             labels[standing],
             standing,
         )
-        adversarial[standing] = found.images
+        adversarial[standing] = result.images
         return adversarial
 
     def _largest_loss(self, rows: Rows, images: Tensor, labels: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class _Ball:
         return scaled / _length(scaled).clamp_min(1e-12)
 
     def projected(self, moved: Tensor) -> Tensor:
-        """Project onto the ball, then onto [0, 1]."""
+        """Return the images projected onto the ball, and then onto [0, 1]."""
         if self.norm == "linf":
             return moved.clamp(self.low, self.high)
         change = moved - self.images

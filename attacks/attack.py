@@ -149,7 +149,7 @@ class Attack(ABC):
             (count.forward - forward, count.backward - backward)
             for count, (forward, backward) in zip(target.counts, before, strict=True)
         ]
-        most = tuple(max(of_one) // target.eot for of_one in zip(*taken, strict=True))
+        most = tuple(max(counts) // target.eot for counts in zip(*taken, strict=True))
         if any(
             passes > declared for passes, declared in zip(most, (self.forward, self.backward), strict=True)
         ):

@@ -69,7 +69,7 @@ class AutoAttack(Attack):
         """Return the first adversarial example that any of the parts finds, or else the image."""
         logits = model.logits(images)
         standing = (logits.argmax(1) == labels).nonzero().flatten()
-        found = in_turn(
+        result = in_turn(
             [self._confirmed(name, part) for name, part in self.parts(logits, labels).items()],
             model.take(standing),
             images[standing],
@@ -77,7 +77,7 @@ class AutoAttack(Attack):
             standing,
         )
         adversarial = images.clone()
-        adversarial[standing] = found.images
+        adversarial[standing] = result.images
         return adversarial
 
     def parts(self, logits: Tensor, labels: Tensor) -> dict[str, Attempt]:
@@ -102,12 +102,12 @@ class AutoAttack(Attack):
 
         def confirmed(rows: Rows, images: Tensor, labels: Tensor, places: Tensor) -> Found:
             self.activity = f"{name} on {len(images)} images"
-            found = attempt(rows, images, labels, places)
-            fell = found.fell.nonzero().flatten()
+            result = attempt(rows, images, labels, places)
+            fell = result.fell.nonzero().flatten()
             if len(fell):
-                again = rows.take(fell).logits(found.images[fell]).argmax(1) != labels[fell]
-                found.fell[fell] = again
-            return found
+                again = rows.take(fell).logits(result.images[fell]).argmax(1) != labels[fell]
+                result.fell[fell] = again
+            return result
 
         return confirmed
 

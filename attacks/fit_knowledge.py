@@ -140,7 +140,7 @@ class AlongFit(BPDA):
             result, along = reconstructions(
                 purifier, images.detach(), seeds=seeds, victim=victim, of=self.of, points=self.points
             )
-            through = images - images.detach()  # 0, with the gradient of the images
+            through = images - images.detach()  # this is 0, with the gradient of the images
             mean = torch.stack([victim(reconstruction + through) for reconstruction in along]).mean(0)
             with torch.no_grad():
                 logits = victim(result)

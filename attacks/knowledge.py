@@ -164,9 +164,9 @@ class Transfer(Knowledge):
             raise InputError("knowledge.victims: expected at least one classifier to attack, got none")
         if self.average == "logits":
             return lambda images, seeds: torch.stack([other(images) for other in others]).mean(0)
-        many = math.log(len(others))
+        log_count = math.log(len(others))
         return lambda images, seeds: (
-            torch.stack([other(images).log_softmax(1) for other in others]).logsumexp(0) - many
+            torch.stack([other(images).log_softmax(1) for other in others]).logsumexp(0) - log_count
         )
 
 
@@ -216,10 +216,10 @@ class BPDA(WholeDefense):
         """Return the defense with the gradient of the substitute."""
 
         def answer(images: Tensor, seeds: Sequence[int]) -> Tensor:
-            like = self.substitute or (nn.Identity() if purifier.scale == 1 else _enlarged(purifier.scale))
+            module = self.substitute or (nn.Identity() if purifier.scale == 1 else _enlarged(purifier.scale))
             purified = BPDAWrapper(
                 lambda rows: purifier(rows.detach(), seeds=seeds, victim=victim),
-                forwardsub=like,
+                forwardsub=module,
             )
             return victim(purified(images))
 

@@ -193,11 +193,11 @@ def _differentiate(target: Target, together: _Together, lanes: list[_ImageThread
             "expected one gradient of an answer, got asked for a second: its graph is gone, to save memory"
         )
     together.waiting -= {lane.owner for lane in lanes}
-    wanted = torch.zeros_like(together.logits)
+    upstream = torch.zeros_like(together.logits)
     for lane in lanes:
-        wanted[lane.question.where] = lane.question.rows
+        upstream[lane.question.where] = lane.question.rows
     keep = bool(together.waiting)
-    (gradient,) = torch.autograd.grad(together.logits, together.rows, wanted, retain_graph=keep)
+    (gradient,) = torch.autograd.grad(together.logits, together.rows, upstream, retain_graph=keep)
     for lane in lanes:
         lane.answer = gradient[lane.question.where].clone()
         target.count_gradient(lane.answer, [lane.owner] * len(lane.answer))

@@ -60,24 +60,24 @@ class HopSkipJump(Attack):
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Crafted:
         """Return the nearest misclassified image that was queried."""
-        seen = _Nearest(model, images, labels, self.norm)
+        observer = _Nearest(model, images, labels, self.norm)
         try:
             with torch.no_grad():
-                classes = seen(images).shape[1]
-                for start in _starts(images, self.starts) if not seen.path else ():
-                    seen(start)
-                    if seen.path:
-                        self._walk(seen, images, labels, start, classes)
+                classes = observer(images).shape[1]
+                for start in _starts(images, self.starts) if not observer.path else ():
+                    observer(start)
+                    if observer.path:
+                        self._walk(observer, images, labels, start, classes)
                         break
         except BudgetSpentError:
             pass
-        if not seen.path:
+        if not observer.path:
             raise AttackError(
                 f"HopSkipJump did not begin: none of {self.starts} images of noise is misclassified, so it "
                 "says nothing about this image; raise attack.starts and attack.queries"
             )
-        near = self.eps is None or seen.path[-1][1] <= self.eps
-        return Crafted(seen.best if near else images, [seen.path])
+        near = self.eps is None or observer.path[-1][1] <= self.eps
+        return Crafted(observer.best if near else images, [observer.path])
 
     def _walk(self, seen: "_Nearest", images: Tensor, labels: Tensor, start: Tensor, classes: int) -> None:
         """Run ART's iterations until the budget is spent."""

@@ -101,9 +101,9 @@ def in_turn(attempts: Sequence[Attempt], rows: Rows, images: Tensor, labels: Ten
         standing = (~fell).nonzero().flatten()
         if not len(standing):
             break
-        found = attempt(rows.take(standing), images[standing], labels[standing], places[standing])
-        fell[standing[found.fell]] = True
-        adversarial[standing[found.fell]] = found.images[found.fell]
+        result = attempt(rows.take(standing), images[standing], labels[standing], places[standing])
+        fell[standing[result.fell]] = True
+        adversarial[standing[result.fell]] = result.images[result.fell]
     return Found(fell, adversarial)
 
 

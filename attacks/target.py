@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from data.memory import within_memory
 from purifiers.fitting.unrolled import Diagnosis
 
-ROUNDING = 1e-6  # by which attacks' own resizing and sums may leave [0, 1]; purifiers accept no other values
+ROUNDING = 1e-6  # attacks' own resizing and sums may leave [0, 1] by this much, which purifiers do not accept
 
 Answer = Literal["decision", "score", "gradient", "everything"]
 View = Callable[[Tensor, Sequence[int]], Tensor]  # maps images and one seed for each image to logits

@@ -78,7 +78,7 @@ class Flower17(FileDataset):
             first + rng.permutation(PER_CLASS) for first in range(1, len(self.classes) * PER_CLASS, PER_CLASS)
         ]
         return {
-            name: sorted(int(number) for of_class in order for number in of_class[start:stop])
+            name: sorted(int(number) for class_numbers in order for number in class_numbers[start:stop])
             for name, (start, stop) in DRAWN.items()
         }
 
@@ -96,12 +96,12 @@ class Flower17(FileDataset):
         expected = f"{path}: expected {', '.join(OFFICIAL.values())} to hold"
         if any(array.dtype.kind not in "iuf" for array in arrays.values()):
             raise InputError(f"{expected} numbers of images; {hint}")
-        numbers_of_splits = {name: array.astype(int).tolist() for name, array in arrays.items()}
-        every = [number for numbers in numbers_of_splits.values() for number in numbers]
-        whole = len(set(every)) == len(every) and set(every) <= set(range(1, count + 1))
-        if not whole or not all(numbers_of_splits.values()):
+        splits = {name: array.astype(int).tolist() for name, array in arrays.items()}
+        every = [number for numbers in splits.values() for number in numbers]
+        complete = len(set(every)) == len(every) and set(every) <= set(range(1, count + 1))
+        if not complete or not all(splits.values()):
             raise InputError(
                 f"{expected} numbers from 1 to {count}, each once, got {len(every)}, {len(set(every))} of "
                 f"them different, from {min(every, default=0)} to {max(every, default=0)}; {hint}"
             )
-        return numbers_of_splits
+        return splits

@@ -45,8 +45,8 @@ class Rows:
     take_lazy = take
 
     def _decoded(self, image: Any) -> Tensor:
-        whole = transforms.resize(image.convert("RGB"), [self.size, self.size])
-        return transforms.pil_to_tensor(whole).float() / 255
+        resized = transforms.resize(image.convert("RGB"), [self.size, self.size])
+        return transforms.pil_to_tensor(resized).float() / 255
 
 
 class SavedDataset(Dataset):
@@ -90,8 +90,8 @@ class SavedDataset(Dataset):
         self.splits = splits or {"evaluation": "test", "tuning": "validation", "train": "train"}
         first = next(iter(self.held.values()))
         if lacking := [column for column in (image, label) if column not in first.features]:
-            there = ", ".join(first.features)
-            raise InputError(f"dataset: expected the column {lacking[0]} in {path}, got {there}")
+            columns = ", ".join(first.features)
+            raise InputError(f"dataset: expected the column {lacking[0]} in {path}, got {columns}")
         self.classes = tuple(getattr(first.features[label], "names", ())) or tuple(
             map(str, range(1 + max(max(part[label]) for part in self.held.values())))
         )

@@ -74,7 +74,7 @@ def touchable(network: nn.Module, *, copied: bool = True) -> dict[str, Any]:
     for name, part in network.named_modules():
         values[f"mode of {name or 'it'}"] = part.training
         hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-        values[f"hooks of {name or 'it'}"] = tuple(len(of_one_kind) for of_one_kind in hooks)
+        values[f"hooks of {name or 'it'}"] = tuple(len(kind_hooks) for kind_hooks in hooks)
         values[f"methods of {name or 'it'}"] = tuple(sorted(k for k, v in vars(part).items() if callable(v)))
     return values
 

@@ -16,7 +16,7 @@ from data.listing import FileDataset, Listing
 log = logging.getLogger(__name__)
 
 CLASSES = tuple(ResNet50_Weights.DEFAULT.meta["categories"])  # in torchvision's order
-WNIDS_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"  # of the 1,000, sorted
+WNIDS_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"  # of the sorted wnids
 VALIDATION = 50_000
 TUNING = 1000
 DEVKIT = Path("ILSVRC2012_devkit_t12") / "data"

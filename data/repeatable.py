@@ -28,8 +28,8 @@ def repeatable(
         cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
-            whole = hasattr(network, "reset_parameters")
-            for module in [network] if whole else network.modules():
+            has_reset = hasattr(network, "reset_parameters")
+            for module in [network] if has_reset else network.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
             yield

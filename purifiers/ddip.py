@@ -149,17 +149,17 @@ class _Crossings:
         self.found[rows] += 1
 
     def result(self) -> Tensor:
-        found, k = self.found.tolist(), self.purifier.crossings
+        totals, k = self.found.tolist(), self.purifier.crossings
         results = [
             (self.total[i] / count).clamp(0, 1) if count else torch.stack([x[i] for x in self.recent]).mean(0)
-            for i, count in enumerate(found)
+            for i, count in enumerate(totals)
         ]
         if k is not None:
-            counts = [min(count, k) for count in found]
+            counts = [min(count, k) for count in totals]
             for group in self._groups(counts):
                 owners = [i for i in group for _ in range(counts[i])]
-                kept = owners, [slot for i in group for slot in range(counts[i])]
-                manifold = self._manifold(owners, self.before[kept], self.after[kept], self.labels[kept])
+                index = owners, [slot for i in group for slot in range(counts[i])]
+                manifold = self._manifold(owners, self.before[index], self.after[index], self.labels[index])
                 for i, own in zip(group, manifold.split([counts[i] for i in group]), strict=True):
                     results[i] = own.mean(0).clamp(0, 1)
         return torch.stack(results)
@@ -170,23 +170,23 @@ class _Crossings:
         `counts` says how many pairs each image has. An image without pairs is in no group.
         """
         height, width = self.targets.shape[2:]
-        each, most = (self.purifier.grid + 1) * height * width, AT_ONCE[self.targets.device.type]
+        each, limit = (self.purifier.grid + 1) * height * width, AT_ONCE[self.targets.device.type]
         groups: list[list[int]] = []
-        held = 0
+        size = 0
         for i, count in enumerate(counts):
             if not count:
                 continue
-            if not groups or held + count * each > most:
+            if not groups or size + count * each > limit:
                 groups.append([])
-                held = 0
+                size = 0
             groups[-1].append(i)
-            held += count * each
+            size += count * each
         return groups
 
     def boundary(self, i: int) -> Tensor:
         """Return image i's last on-boundary images (K, C, H, W), the oldest first, to inspect a trace."""
-        found, k = int(self.found[i]), self.before.shape[1]
-        order = [slot % k for slot in range(max(found - k, 0), found)] if k else []
+        count, k = int(self.found[i]), self.before.shape[1]
+        order = [slot % k for slot in range(max(count - k, 0), count)] if k else []
         if not order:
             return self.before[i, :0]
         return self._on_boundary(self.before[i, order], self.after[i, order], self.labels[i, order])

@@ -47,9 +47,9 @@ class DIPTrace(FitTrace):
         targets = networks.stack.beside(networks.images)
 
         def loss() -> tuple[Tensor, Tensor]:
-            given = networks.parameters.get("input", inputs)
-            given = given + networks.normal(inputs) * self.jitter if self.jitter else given
-            output = networks(given)
+            noisy = networks.parameters.get("input", inputs)
+            noisy = noisy + networks.normal(inputs) * self.jitter if self.jitter else noisy
+            output = networks(noisy)
             error = networks.stack.apart((output - targets).square())
             return networks.stack.apart(output)[:, 0], error.flatten(1).mean(1)
 

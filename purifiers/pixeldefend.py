@@ -43,8 +43,8 @@ class PixelDefend(Learned):
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean negative log-likelihood of a value in nats (divide by log(2) for bits)."""
         levels = _levels(images)
-        known = self.network(levels / (LEVELS - 1))
-        losses = [F.cross_entropy(self.network.logits(known, c, levels), levels[:, c]) for c in range(3)]
+        features = self.network(levels / (LEVELS - 1))
+        losses = [F.cross_entropy(self.network.logits(features, c, levels), levels[:, c]) for c in range(3)]
         return torch.stack(losses).mean()
 
     @torch.no_grad()
@@ -57,11 +57,11 @@ class PixelDefend(Learned):
         for row in range(self.every // 2, images.shape[2], self.every):
             top = max(0, row - self.network.reach)
             for column in range(images.shape[3]):
-                seen = decoded[:, :, top : row + 1] / (LEVELS - 1)
-                known = self.network(seen)[:, :, -1:, column : column + 1]
+                visible = decoded[:, :, top : row + 1] / (LEVELS - 1)
+                features = self.network(visible)[:, :, -1:, column : column + 1]
                 pixel = decoded[:, :, row : row + 1, column : column + 1]  # a view: written below
                 for channel in range(3):
-                    logits = self.network.logits(known, channel, pixel)[:, :, 0, 0]
+                    logits = self.network.logits(features, channel, pixel)[:, :, 0, 0]
                     near = levels[:, channel, row, column].unsqueeze(1)
                     far = (torch.arange(LEVELS, device=near.device) - near).abs() > self.eps
                     pixel[:, channel, 0, 0] = logits.masked_fill(far, -torch.inf).argmax(1)

@@ -113,7 +113,7 @@ class Training:
             saved = checkpoint.load() if checkpoint is not None else None
             done = resume(saved, network, optimiser, generator)
             average = self._averaged(network, saved)
-            kept = time.monotonic()
+            saved_at = time.monotonic()
             for step in range(done, self.steps):
                 epoch, place = divmod(step, len(used) // self.batch)
                 optimiser.param_groups[0]["lr"] = self._rate(step, epoch)
@@ -128,9 +128,9 @@ class Training:
                 if average is not None:
                     average.update_parameters(network)
                 progress((step + 1) / self.steps)
-                if checkpoint is not None and time.monotonic() - kept > SECONDS:
+                if checkpoint is not None and time.monotonic() - saved_at > SECONDS:
                     checkpoint.save(state_of(step + 1, network, optimiser, generator) | _prefixed(average))
-                    kept = time.monotonic()
+                    saved_at = time.monotonic()
         network.cpu().eval()
         trained = network if average is None else average.module.cpu()
         return {name: value.detach().clone() for name, value in trained.state_dict().items()}

@@ -120,12 +120,12 @@ def stages(victim: nn.Module, images: Tensor) -> list[Tensor]:
     Features have several places, such as (N, C, H, W) with H x W > 1, or the tokens of a transformer. If a
     victim has none, its logits are its only stage.
     """
-    seen: dict[torch.Size, Tensor] = {}
+    latest: dict[torch.Size, Tensor] = {}
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim > 2 and output[0, 0].numel() > 1:
-            seen.pop(output.shape, None)
-            seen[output.shape] = output
+            latest.pop(output.shape, None)
+            latest[output.shape] = output
 
     hooks = [part.register_forward_hook(note) for part in victim.modules()]
     try:
@@ -133,7 +133,7 @@ def stages(victim: nn.Module, images: Tensor) -> list[Tensor]:
     finally:
         for hook in hooks:
             hook.remove()
-    return list(seen.values()) or [logits]
+    return list(latest.values()) or [logits]
 
 
 def _embedding(victim: nn.Module, images: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ PACKAGES = ("data", "victims", "purifiers", "attacks", "runners")
 def _check_packages() -> None:
     """Raise ImportError if another folder hides one of the packages on which this one is built."""
     for name in PACKAGES:
-        found = next(iter(import_module(name).__path__), "nowhere")
-        if Path(found).resolve() != ROOT / name:
+        folder = next(iter(import_module(name).__path__), "nowhere")
+        if Path(folder).resolve() != ROOT / name:
             raise ImportError(
-                f"purifybench: expected its package {name} in {ROOT}, got {found}: rename that "
+                f"purifybench: expected its package {name} in {ROOT}, got {folder}: rename that "
                 "folder, or start Python elsewhere"
             )
 

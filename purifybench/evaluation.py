@@ -157,8 +157,8 @@ def _own_configs(given: dict[str, Any], named: dict[str, Config]) -> dict[str, C
     """Return configs for the parts that are objects."""
     configs: dict[str, Config] = {}
     if "dataset" not in named:
-        known = named.get("victim", {}).get("label_space", OWN_LABELS)
-        configs["dataset"] = own.dataset_config(given["dataset"], known)
+        label_space = named.get("victim", {}).get("label_space", OWN_LABELS)
+        configs["dataset"] = own.dataset_config(given["dataset"], label_space)
     if "victim" not in named:
         dataset: Dataset = build(named.get("dataset") or configs["dataset"])
         configs["victim"] = own.victim_config(given["victim"], dataset.label_space)

@@ -83,10 +83,10 @@ def _described(value: Any, what: str, above: tuple[int, ...]) -> Any:
             f"{what}: expected an object whose content can be told, got one that holds a "
             f"{type(value).__name__}; pass the name of a config instead (docs/your-own.md)"
         )
-    kept = {name: item for name, item in vars(value).items() if name not in PASSING}
+    attributes = {name: item for name, item in vars(value).items() if name not in PASSING}
     return {
         "object": _code(type(value)),
-        "holds": items(kept if isinstance(value, nn.Module) else vars(value)),
+        "holds": items(attributes if isinstance(value, nn.Module) else vars(value)),
     }
 
 

@@ -155,10 +155,10 @@ def other_layouts() -> list[dict]:
                 ratios[name].append(step_seconds("dip", batch) / ours)
         with patch.object(torch, "channels_last", torch.contiguous_format):
             ratios[channels_first].append(step_seconds("dip", batch) / ours)
-    named = [
+    rows = [
         row(f"engine / the same with {name}, one process", values, "x") for name, values in ratios.items()
     ]
-    return [*named, row("engine's convolutions / rate of one large convolution", shares, "")]
+    return [*rows, row("engine's convolutions / rate of one large convolution", shares, "")]
 
 
 def strided() -> list[dict]:

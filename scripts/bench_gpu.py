@@ -164,9 +164,9 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=[*WAYS, "plain"], default=[*WAYS, "plain"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tf32", action="store_true")
-    asked = parser.parse_args()
-    what = {"engine": engine, "layers": layers, "profile": profile}[asked.what]
-    what(asked, configure_torch(asked.device, tf32=asked.tf32))
+    arguments = parser.parse_args()
+    what = {"engine": engine, "layers": layers, "profile": profile}[arguments.what]
+    what(arguments, configure_torch(arguments.device, tf32=arguments.tf32))
 
 
 if __name__ == "__main__":

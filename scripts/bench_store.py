@@ -87,8 +87,8 @@ def listing(folder: str) -> dict[str, Any]:
     Manifest("runners.table", "bench", n=CHUNKS, cells={"cell": [[key] * 4 for key in keys]}).write(store)
     begin = time.perf_counter()
     (manifest,) = manifests(store)
-    seen = status_of(store, manifest)
-    return {"what": f"state of a table of {seen.done} chunks", "seconds": time.perf_counter() - begin}
+    status = status_of(store, manifest)
+    return {"what": f"state of a table of {status.done} chunks", "seconds": time.perf_counter() - begin}
 
 
 def claiming(folder: str) -> dict[str, Any]:

@@ -193,8 +193,8 @@ PAGES = {"records.md": records, "command-line.md": commands, "configs.md": confi
 
 def main() -> None:
     """Write all pages and README.md."""
-    for name, made in PAGES.items():
-        (ROOT / "docs" / name).write_text(made(), encoding="utf-8")
+    for name, page in PAGES.items():
+        (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8"), table()), encoding="utf-8")
 
 

@@ -30,12 +30,12 @@ from runners.evaluation.component import Config, build, to_plain_dict
 from runners.validity.record_file import RecordFile
 
 N = 64
-ATTACKS = {  # the words of a sweep, by what a purifier must be for it
+ATTACKS = {  # the arguments of each evaluation, by the kind of purifiers that it is for
     "any": [["attack=clean"], ["attack=apgd"], ["attack=apgd", "knowledge=transfer"]],
     "quick": [["attack=apgd", "knowledge=bpda"], ["attack=square", "attack.queries=1000", "knowledge=score"]],
     "exact": [["attack=apgd", "knowledge=full"]],
 }
-KNOWN_VICTIMS = "knowledge.victims."  # stands in settings of a transfer attack
+KNOWN_VICTIMS = "knowledge.victims."  # part of the settings of a transfer attack
 AUTHOR = re.compile(r"^\s*author = \{(.+)\},?$", re.MULTILINE)
 YEAR = re.compile(r"^\s*year = \{(\d+)\}", re.MULTILINE)
 
@@ -49,10 +49,10 @@ def sweeps(name: str, config: Config, words: Sequence[str]) -> list[list[str]]:
     purifier = build(config)
     kinds = ["any", *([] if purifier.per_image_optimization else ["quick"])]
     kinds += ["exact"] if purifier.gradient == "exact" and not purifier.per_image_optimization else []
-    of_transfer = [word for word in words if KNOWN_VICTIMS in word]
-    shared = [f"purifier={name}", *(word for word in words if word not in of_transfer)]
+    transfer_words = [word for word in words if KNOWN_VICTIMS in word]
+    shared = [f"purifier={name}", *(word for word in words if word not in transfer_words)]
     return [
-        [*shared, *sweep, *(of_transfer if "knowledge=transfer" in sweep else [])]
+        [*shared, *sweep, *(transfer_words if "knowledge=transfer" in sweep else [])]
         for kind in kinds
         for sweep in ATTACKS[kind]
     ]
@@ -63,11 +63,11 @@ def card_of(name: str, config: Config, records: Sequence[Path]) -> dict[str, Any
 
     Raises InputError if it links to no paper for which the project has a reference.
     """
-    known = cite.references()
-    link = next((link for link in cite.links_of(config) if link in known), None)
+    references = cite.references()
+    link = next((link for link in cite.links_of(config) if link in references), None)
     if link is None:
         raise InputError(f"{name}: expected a purifier that links to a paper; write its card by hand")
-    authors, year = AUTHOR.search(known[link])[1].split(" and "), YEAR.search(known[link])[1]
+    authors, year = AUTHOR.search(references[link])[1].split(" and "), YEAR.search(references[link])[1]
     by = authors[0].split(",")[0]
     if len(authors) == 2 and authors[1] != "others":
         by += f" and {authors[1].split(',')[0]}"
@@ -85,11 +85,11 @@ def card_of(name: str, config: Config, records: Sequence[Path]) -> dict[str, Any
 
 def add(name: str, config: Config, words: Sequence[str], board: Sequence[str]) -> None:
     """Evaluate a purifier, and add it to the leaderboard; raise CalledProcessError if a command fails."""
-    with TemporaryDirectory(prefix="entries-") as own:
+    with TemporaryDirectory(prefix="entries-") as folder:
         for sweep in sweeps(name, config, words):
-            run("runners.evaluate", *sweep, f"records={own}")
-        records = sorted(Path(own).glob("*.parquet"))
-        card = Path(own) / "card.yaml"
+            run("runners.evaluate", *sweep, f"records={folder}")
+        records = sorted(Path(folder).glob("*.parquet"))
+        card = Path(folder) / "card.yaml"
         card.write_text(yaml.safe_dump(card_of(name, config, records), sort_keys=False))
         files = f"files=[{','.join(map(str, records))}]"
         run("runners.leaderboard", "add", f"name={entry_of(name, words)}", f"card={card}", files, *board)
@@ -121,8 +121,8 @@ def main(arguments: Sequence[str]) -> int:
         if (folder / "entries" / entry_of(name, words)).exists():
             continue
         with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-            own = [word for word in words if KNOWN_VICTIMS not in word]
-            composed = compose("evaluate", [f"purifier={name}", *own])
+            shared = [word for word in words if KNOWN_VICTIMS not in word]
+            composed = compose("evaluate", [f"purifier={name}", *shared])
         try:
             add(name, to_plain_dict(composed.purifier), words, board)
         except subprocess.CalledProcessError:

@@ -22,7 +22,7 @@ PURIFIERS = ("ddip", "dipdefend-released", "ddip-singh", "ride", "ride-released"
 
 def last(trace: Trace, images: Tensor, first_seed: int, noise: float) -> Tensor:
     """Return the reconstructions before the last step of a fit with noise in every gradient."""
-    seen: list[Tensor] = []
+    reconstructions: list[Tensor] = []
     drawn = torch.Generator().manual_seed(0)
 
     def disturb(optimiser: torch.optim.Optimizer, *_: object) -> None:
@@ -34,10 +34,10 @@ def last(trace: Trace, images: Tensor, first_seed: int, noise: float) -> Tensor:
     hook = register_optimizer_step_pre_hook(disturb)
     try:
         seeds = range(first_seed, first_seed + len(images))
-        trace.stream(images, seeds, STEPS, lambda _, made: seen.append(made.clone()))
+        trace.stream(images, seeds, STEPS, lambda _, made: reconstructions.append(made.clone()))
     finally:
         hook.remove()
-    return seen[-1]
+    return reconstructions[-1]
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
             "noise 1e-3": last(trace, images, 1, 1e-3),
             "other seeds": last(trace, images, 1001, 0.0),
         }
-        off = {what: (made - expected).abs().flatten(1).mean(1).min() for what, made in others.items()}
+        off = {what: (result - expected).abs().flatten(1).mean(1).min() for what, result in others.items()}
         console.print(f"{name}: " + ", ".join(f"{what} {value:.0e}" for what, value in off.items()))
 
 

@@ -65,12 +65,15 @@ def stream(trace: Trace, images: Tensor, *, eager: bool = False) -> Tensor:
     Args:
         eager: whether steps run without captured graphs.
     """
-    seen: list[Tensor] = []
+    reconstructions: list[Tensor] = []
     with patch.object(Fit, "_replay", Fit._step if eager else Fit._replay):
         trace.stream(
-            images, range(len(images)), STEPS, lambda step, x: seen.append(x.detach().double().cpu())
+            images,
+            range(len(images)),
+            STEPS,
+            lambda step, x: reconstructions.append(x.detach().double().cpu()),
         )
-    return torch.stack(seen)
+    return torch.stack(reconstructions)
 
 
 def draws(device: torch.device) -> None:
@@ -192,11 +195,11 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, help="of records, for decisions")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tf32", action="store_true")
-    asked = parser.parse_args()
-    if asked.check == decisions.__name__:
-        decisions(asked.folders)
+    arguments = parser.parse_args()
+    if arguments.check == decisions.__name__:
+        decisions(arguments.folders)
     else:
-        CHECKS[asked.check](configure_torch(asked.device, tf32=asked.tf32))
+        CHECKS[arguments.check](configure_torch(arguments.device, tf32=arguments.tf32))
     if faults:
         sys.exit(1)
 

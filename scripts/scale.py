@@ -62,17 +62,17 @@ def packing() -> dict[str, float]:
 def main() -> None:
     """Estimate the costs of all tables, and write and print them."""
     chunk = int(next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith("chunk=")), 256))
-    known, packed = costs(), packing()
+    prices, packed = costs(), packing()
     tables: dict[str, Work] = {}
-    here: dict[str, Work] = {}
+    embedded: dict[str, Work] = {}
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         for name in names():
-            tables[name], here[name] = defaultdict(dict), defaultdict(dict)
+            tables[name], embedded[name] = defaultdict(dict), defaultdict(dict)
             table = compose("table", [f"table={name}"]).table
-            _count(here[name], name, PaperSetting(*EMBEDDED, table.n), chunk, known, packed)
+            _count(embedded[name], name, PaperSetting(*EMBEDDED, table.n), chunk, prices, packed)
             for panel in panels_of(table):
                 try:
-                    _count(tables[name], name, panel, chunk, known, packed)
+                    _count(tables[name], name, panel, chunk, prices, packed)
                 except (InputError, FileNotFoundError) as error:
                     sys.stdout.write(f"left out: {name}, {panel.dataset}, {panel.victim}: {error}\n")
     papers: dict[str, Work] = defaultdict(lambda: defaultdict(dict))  # work that tables share counts once
@@ -87,7 +87,7 @@ def main() -> None:
     frame = pd.concat([frame, pd.DataFrame([{"paper": "all", **total}])])
     frame.to_csv(BENCH / "scale.csv", index=False)
     alone = [
-        {"table": name, **_row(work, chunk), "core-minutes here": round(60 * sum(_hours(here[name])), 1)}
+        {"table": name, **_row(work, chunk), "core-minutes here": round(60 * sum(_hours(embedded[name])), 1)}
         for name, work in tables.items()
     ]
     pd.DataFrame(alone).to_csv(BENCH / "scale-tables.csv", index=False)

@@ -97,8 +97,8 @@ def quality(part: str, config: Config, state: dict[str, Tensor]) -> dict[str, An
     if part == "denoiser":
         size = sum(value.numel() for value in state.values())
         return {"parameters": size, "denoising_error_at_noise_level": denoising_errors(config, state)}
-    right, of = right_on_tuning(part, config, state)
-    return {"tuning_images": of, "tuning_images_right": right}
+    right, count = right_on_tuning(part, config, state)
+    return {"tuning_images": count, "tuning_images_right": right}
 
 
 def shipped_victim() -> Victim:

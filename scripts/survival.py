@@ -55,14 +55,14 @@ def changed(attack: Attack, victim: Victim, images: Tensor, labels: Tensor, seed
 
 def along(trace: Trace, images: Tensor, seeds: list[int], steps: int) -> dict[int, Tensor]:
     """Return the reconstructions of the images after every `EVERY` updates, and at the end."""
-    made: dict[int, Tensor] = {}
+    snapshots: dict[int, Tensor] = {}
 
     def observe(step: int, reconstructions: Tensor) -> None:
         if (step + 1) % EVERY == 0 or step + 1 == steps:
-            made[step + 1] = reconstructions.cpu()
+            snapshots[step + 1] = reconstructions.cpu()
 
     trace.stream(images, seeds, steps, observe)
-    return made
+    return snapshots
 
 
 def main(config: DictConfig) -> None:
@@ -84,11 +84,11 @@ def main(config: DictConfig) -> None:
     drawn = [seed_of(config.seed, image_id, "craft") for image_id in data.ids]
     attacked = changed(build(to_plain_dict(config.attack)), victim, images, labels, drawn)
     seeds = [seed_of(config.seed, image_id, "purify") for image_id in data.ids]
-    made = along(purifier.trace, torch.cat([images, attacked]), 2 * seeds, purifier.steps)
+    snapshots = along(purifier.trace, torch.cat([images, attacked]), 2 * seeds, purifier.steps)
     words = " ".join(word for word in HydraConfig.get().overrides.task if not word.startswith("store="))
     rows = []
-    for step, both in made.items():
-        clean, defended = both.to(device).chunk(2)
+    for step, pair in snapshots.items():
+        clean, defended = pair.to(device).chunk(2)
         shares = survived(clean, defended, images, attacked)
         right = in_batches(victim, defended).argmax(1) == labels
         rows.append(

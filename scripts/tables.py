@@ -80,7 +80,7 @@ def listed() -> Table:
     shown.columns[0].no_wrap = True
     for place in (1, 2, 3, 5):
         shown.columns[place].justify = "right"
-    known, full = costs(), printed_costs()
+    minutes, hours = costs(), printed_costs()
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         for name in names():
             table = compose("table", [f"table={name}"]).table
@@ -89,9 +89,9 @@ def listed() -> Table:
                 target(name),
                 str(cells),
                 str(table.n),
-                known.get(name, "–"),
+                minutes.get(name, "–"),
                 _settings(table),
-                full.get(name, "–"),
+                hours.get(name, "–"),
             )
     shown.caption = (
         "CPU-min: minutes of one core, on the embedded data from an empty store; at another n in "

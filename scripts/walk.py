@@ -105,16 +105,16 @@ def main(words: Sequence[str]) -> int:
     pages = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md")) if list(steps(path))}
     parser.add_argument("pages", nargs="*", metavar="page", help=f"of {', '.join(pages)}; all by default")
     parser.add_argument("--list", action="store_true", help="print the commands, and run nothing")
-    asked = parser.parse_args(words)
-    if unknown := set(asked.pages) - set(pages):
+    arguments = parser.parse_args(words)
+    if unknown := set(arguments.pages) - set(pages):
         parser.error(f"expected pages of {', '.join(pages)}; got {', '.join(sorted(unknown))}")
     wrong = 0
-    for page in asked.pages or pages:
+    for page in arguments.pages or pages:
         with TemporaryDirectory() as folder:
-            if not asked.list:
+            if not arguments.list:
                 copy(Path(folder))
             for step in steps(pages[page]):
-                if asked.list:
+                if arguments.list:
                     tell(f"{page}: {step.file or step.text.strip()}")
                 else:
                     wrong += not follow(step, Path(folder))

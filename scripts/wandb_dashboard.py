@@ -64,7 +64,7 @@ def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
     def scatter(title: str, x: Any, **more: Any) -> Any:
         return panels.ScatterPlot(title=title, x=x, y=accuracy, **more)
 
-    of_parameters = [
+    parameter_plots = [
         scatter(f"Accuracy over {parameter}", panels.Config(parameter)) for parameter in varying(table)
     ]
     sections = {
@@ -78,7 +78,7 @@ def built(table: DictConfig, name: str, *, entity: str, project: str) -> Any:
                 panels.Config("names.attack"),
             ),
         ],
-        "Curves": [scatter("Accuracy over eps", panels.Config("attack.eps")), *of_parameters],
+        "Curves": [scatter("Accuracy over eps", panels.Config("attack.eps")), *parameter_plots],
         "Cost against robustness": [
             scatter("Accuracy over seconds per image", panels.SummaryMetric("purify_seconds"), log_x=True),
             bars("Seconds to purify one image", "purify_seconds"),

@@ -28,18 +28,18 @@ class Torchvision(PretrainedNetwork):
     version = 1
 
     def __init__(self, *, name: str, classes: int = 1000) -> None:
-        known = torchvision.models.list_models(module=torchvision.models)
-        if name not in known:
+        names = torchvision.models.list_models(module=torchvision.models)
+        if name not in names:
             raise InputError(f"victim.network.name: expected one of torchvision's models, got {name!r}")
         self.name, self.classes = name, classes
         super().__init__()
 
     def made(self) -> nn.Module:
         """Return the untrained network of that name."""
-        own = (
+        options = (
             {"init_weights": False, "aux_logits": True} if self.name in ("inception_v3", "googlenet") else {}
         )
-        return torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **own)
+        return torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **options)
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the checkpoint with today's names; those of DenseNets have a dot within layers' names."""
@@ -73,8 +73,8 @@ class CifarTorchvision(PretrainedNetwork):
 
     def made(self) -> nn.Module:
         """Return the untrained network of that name with its first layers for 32x32 images."""
-        own = {"init_weights": False, "aux_logits": False} if self.name == "inception_v3" else {}
-        network = torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **own)
+        options = {"init_weights": False, "aux_logits": False} if self.name == "inception_v3" else {}
+        network = torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **options)
         if self.name == "inception_v3":
             network.Conv2d_1a_3x3 = BasicConv2d(3, 192, kernel_size=3, padding=1)
             for name in ("Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3",

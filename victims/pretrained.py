@@ -49,9 +49,9 @@ class PretrainedNetwork(nn.Module):
         Raises InputError if any other tensor is missing, unknown or of another shape.
         """
         head = self.head
-        kept = {name: value for name, value in self.converted(state).items() if _layer(name) != head}
+        body = {name: value for name, value in self.converted(state).items() if _layer(name) != head}
         try:
-            loaded = self.model.load_state_dict(kept, strict=False)
+            loaded = self.model.load_state_dict(body, strict=False)
         except RuntimeError as error:
             raise InputError(f"weights.start does not fit: tensors: {misfit(error)}") from error
         missing = [name for name in loaded.missing_keys if _layer(name) != head]

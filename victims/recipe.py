@@ -131,7 +131,7 @@ class Recipe:
             done = resume(saved, network, optimiser, generator)
             order = torch.empty(0) if saved is None else saved["order"]
             _forward(schedule, done)
-            kept = time.monotonic()
+            saved_at = time.monotonic()
             for step in range(done, steps):
                 place = step % in_epoch
                 if place == 0:
@@ -147,9 +147,9 @@ class Recipe:
                 optimiser.step()
                 schedule.step()
                 progress((step + 1) / steps)
-                if checkpoint is not None and time.monotonic() - kept > SECONDS:
+                if checkpoint is not None and time.monotonic() - saved_at > SECONDS:
                     checkpoint.save(state_of(step + 1, network, optimiser, generator) | {"order": order})
-                    kept = time.monotonic()
+                    saved_at = time.monotonic()
         victim.to("cpu", memory_format=torch.contiguous_format).eval()
         return {name: value.detach().clone() for name, value in network.state_dict().items()}
 

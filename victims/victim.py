@@ -64,8 +64,8 @@ class Victim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images in [0, 1]."""
-        seen = [(side, side) for side in (self.size, 2 * self.size)] if self.size is not None else []
-        if seen and images.shape[2:] not in seen:
+        sizes = [(side, side) for side in (self.size, 2 * self.size)] if self.size is not None else []
+        if sizes and images.shape[2:] not in sizes:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return self.network((images - self.mean) / self.std)
 
@@ -80,5 +80,5 @@ class Victim(nn.Module):
 
 def _is_ball(robust: Mapping[str, str | float]) -> bool:
     eps = robust.get("eps") if isinstance(robust, Mapping) else None
-    known = isinstance(eps, int | float) and eps > 0 and robust.get("norm") in ("linf", "l2")
-    return known and len(robust) == 2
+    valid = isinstance(eps, int | float) and eps > 0 and robust.get("norm") in ("linf", "l2")
+    return valid and len(robust) == 2

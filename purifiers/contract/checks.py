@@ -17,7 +17,7 @@ from purifiers.fitting.engine import WARM_UP
 from purifiers.purifier import Purifier
 
 VERSION = 4  # raised when a check changes, so that purifiers which had passed are checked again
-STEPS = WARM_UP + 3  # of a fit to each image: on CUDA a step is captured as a graph, and replayed twice
+STEPS = WARM_UP + 3  # steps of a fit to each image: on CUDA one is captured as a graph, and replayed twice
 OTHER = 1e-3  # fits on CUDA, which are not repeatable to the bit, count as different above this difference
 RELATIVE = 1e-2  # largest relative error of a gradient
 STEP = 1e-9  # of central differences; a median of many close values has a kink within a step of 1e-7
@@ -91,7 +91,7 @@ def batch(trial: Trial) -> None:
     same = "an image's result whatever else is in its batch"
     _same(trial, "batch", trial.first[:half], mixed[:half], same)
     off = 1.0
-    for i in (1, 2, 3):  # three images, since a rounding error may tip a rounded or compared value in one
+    for i in (1, 2, 3):  # rounding may change a rounded or compared value in one image, but not in all three
         alone = trial(trial.images[i : i + 1], trial.seeds[i : i + 1])
         off = min(off, trial.off(trial.first[i : i + 1], alone))
         if off <= trial.rounding:
@@ -174,7 +174,7 @@ def gradient(trial: Trial) -> None:
     error = ((a - b).norm() / torch.maximum(a.norm(), b.norm()).clamp_min(NOTHING)).item()
     if not error < RELATIVE:
         raise TraitError("gradient", expected=true, came=f"a relative error of {error:.2g}")
-    if not slopes.any():  # all values may be clipped at these images, but hardly at other images too
+    if not slopes.any():  # values that are clipped at these images are not all clipped at others
         elsewhere, slopes = slope(images + 0.05 * normal(images.shape))
         if not slopes.any() and not torch.equal(elsewhere, output):
             raise TraitError("gradient", expected=true, came="0 everywhere, though the result changes")

@@ -26,7 +26,7 @@ class Diagnosis:
     cosine: Tensor
 
 
-LARGEST = 1e15  # largest norm of an adjoint; beyond it, squares leave float32, so earlier steps are left out
+LARGEST = 1e15  # largest norm of an adjoint; its squares would exceed float32, so earlier steps are left out
 
 
 class State(NamedTuple):
@@ -104,7 +104,7 @@ class Sweep:
             self._back(tape.pop(), number)
 
     def _back(self, step: Step, number: int) -> None:
-        asked = len(self.images)
+        count = len(self.images)
         later, adjoint = self.adjoint, None
         if later is not None and step.after is not None:
             adjoint = self._pass(step, step.after.tensors, later)
@@ -112,7 +112,7 @@ class Sweep:
                 adjoint = None
         if (slope := self.shown.pop(number, None)) is not None:
             filled = torch.zeros_like(step.images)
-            filled[:asked] = slope
+            filled[:count] = slope
             own = self._pass(step, [step.images], [filled])
             adjoint = own if adjoint is None else [a + b for a, b in zip(adjoint, own, strict=True)]
         self.adjoint = None if adjoint is None else self._bounded(adjoint)
@@ -184,14 +184,14 @@ def _of_each(stacked: Tensor, size: int) -> Tensor:
 
 def differentiable_step(fit: Fit, state: State, *, attached: bool, update: bool) -> Step:
     """Take one step of the fit from `state`, and return it with the graph from the state to its outputs."""
-    networks, kept = fit.networks, fit.networks.parameters
+    networks, original = fit.networks, fit.networks.parameters
     before = _leaves(state)
     networks.stack.draws.count.copy_(state.drawn)
-    networks.parameters = dict(zip(kept, before.parameters, strict=True))
+    networks.parameters = dict(zip(original, before.parameters, strict=True))
     try:
         images, losses = fit.loss()
     finally:
-        networks.parameters = kept
+        networks.parameters = original
     if not update:
         return Step(before, images, None)
     slopes = torch.autograd.grad(losses.sum(), before.parameters, create_graph=True)

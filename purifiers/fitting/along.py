@@ -31,20 +31,20 @@ def reconstructions(
     """
     readout = purifier.readout(images, victim if purifier.uses_victim else None)
     last = purifier.steps - 1
-    wanted = {round(last * (i + 1) / points) for i in range(points)} if of == "iterates" else set()
-    kept: list[Tensor] = []
+    steps = {round(last * (i + 1) / points) for i in range(points)} if of == "iterates" else set()
+    iterates: list[Tensor] = []
 
     def observe(step: int, made: Tensor) -> None:
         readout.see(Iterate(step, made, images, victim))
-        if step in wanted:
-            kept.append(made)
+        if step in steps:
+            iterates.append(made)
 
     purifier.trace.stream(images, seeds, purifier.steps, observe)
     result = checked(purifier, images, readout.result())
     if isinstance(result, PurifierError):
         raise result
     if of == "iterates":
-        return result, torch.stack(kept)
+        return result, torch.stack(iterates)
     filled = [
         torch.cat([result[i].expand(points, -1, -1, -1), readout.boundary(i)])[-points:]
         for i in range(len(images))

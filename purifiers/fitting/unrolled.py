@@ -215,8 +215,8 @@ class _Run:
         allowed = self.unrolling.memory * GIB if self.unrolling.memory else free_memory(self.images.device)
         if allowed is None or self.begin == self.last:
             return
-        graph, held = self._graph_size(fit), self.checkpoints[self.begin].tensors
-        state = sum(tensor.nbytes for tensor in held)
+        graph, tensors = self._graph_size(fit), self.checkpoints[self.begin].tensors
+        state = sum(tensor.nbytes for tensor in tensors)
         images = sum(image.nbytes for image in self.seen.values())
 
         def needed(steps: int) -> float:
@@ -239,17 +239,17 @@ class _Run:
 
     def _graph_size(self, fit: Fit) -> int:
         """Return the bytes that the graph of one step holds."""
-        held: dict[int, int] = {}
+        sizes: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            held[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             step = differentiable_step(fit, self.checkpoints[self.begin], attached=True, update=True)
         del step
-        return sum(held.values())
+        return sum(sizes.values())
 
 
 def segment_of(steps: int) -> int:

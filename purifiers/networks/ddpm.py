@@ -164,5 +164,5 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         places = self.group_norm(x).flatten(2).transpose(1, 2)
-        seen = F.scaled_dot_product_attention(self.query(places), self.key(places), self.value(places))
-        return x + self.proj_attn(seen).transpose(1, 2).reshape(x.shape)
+        attended = F.scaled_dot_product_attention(self.query(places), self.key(places), self.value(places))
+        return x + self.proj_attn(attended).transpose(1, 2).reshape(x.shape)

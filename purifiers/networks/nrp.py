@@ -60,10 +60,10 @@ class DenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, filters, H, W) to the same shape."""
         *growing, last = self.children()
-        seen = x
+        features = x
         for conv in growing:
-            seen = torch.cat([seen, F.leaky_relu(conv(seen), 0.2)], 1)
-        return x + SHARE * last(seen)
+            features = torch.cat([features, F.leaky_relu(conv(features), 0.2)], 1)
+        return x + SHARE * last(features)
 
 
 class ResG(nn.Module):
