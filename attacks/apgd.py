@@ -173,7 +173,7 @@ def ascend(
 
 
 class _Ball:
-    """The images within `eps` of each image that lie in [0, 1]."""
+    """The ball of radius `eps` around each image, restricted to [0, 1]."""
 
     def __init__(self, images: Tensor, eps: float, norm: Norm) -> None:
         self.images, self.eps, self.norm = images, eps, norm

@@ -43,7 +43,7 @@ class Unrolled(WholeDefense):
         self.trial_steps = max(TRIAL_STEPS, 1 + (steps or 0))
 
     def check(self, attack: Attack, purifier: Purifier) -> None:
-        """Raise UnsuitedError unless the purifier is a fit with at least as many steps as are unrolled."""
+        """Raise UnsuitedError unless the purifier is a fit of which this many steps can be unrolled."""
         super().check(attack, purifier)
         if not isinstance(purifier, TracePurifier) or purifier.gradient != "unrolled":
             raise UnsuitedError(

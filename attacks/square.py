@@ -253,7 +253,7 @@ def _squares(change: Tensor) -> Tensor:
 
 
 def _bumps(coins: Tensor, side: int) -> Tensor:
-    """Return (N, side, side) hills beside valleys, of length 1; a coin below a half puts them one above."""
+    """Return (N, side, side) bumps of length 1: a hill and a valley, stacked if the coin is below a half."""
     both = torch.cat([_hill(side // 2, side), -_hill(side - side // 2, side)])
     bump = (both / both.norm()).to(coins.device)
     return torch.where(coins[:, None, None] < 0.5, bump, bump.T)

@@ -86,7 +86,7 @@ def measure(name: str, victim: Victim, data: Images, ball: dict[str, Any]) -> di
 
 
 def main() -> None:
-    """Measure each control; append and print its row."""
+    """Measure each control, and append and print its row."""
     torch.set_num_threads(1)
     words = sys.argv[1:]
     victim, data, attack = composed(words)

@@ -131,7 +131,7 @@ def measure(words: list[str]) -> dict[str, str | int | float]:
 
 
 def main() -> None:
-    """Measure one row; append and print it."""
+    """Measure one row, and append and print it."""
     torch.set_num_threads(1)
     row = {"date": time.strftime("%Y-%m-%d"), **measure(sys.argv[1:])}
     BENCH.mkdir(parents=True, exist_ok=True)

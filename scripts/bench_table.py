@@ -30,7 +30,7 @@ def timed(words: list[str], folder: str) -> tuple[float, str]:
 
 
 def main() -> None:
-    """Measure one row; append and print it."""
+    """Measure one row, and append and print it."""
     words = sys.argv[1:] or ["table=ddip/table1"]
     with tempfile.TemporaryDirectory() as folder:
         first, printed = timed(words, folder)
