@@ -182,7 +182,7 @@ class DIFGSM(_Steps):
     the image resized and padded. The library draws once for a batch, so each image has its own attack.
 
     Args:
-        resize: bound of the range of sizes that are drawn, relative to the image's size.
+        resize: sizes are drawn between the image's size and this multiple of it.
     """
 
     version = 1

@@ -199,7 +199,7 @@ class BPDA(WholeDefense):
 
     Args:
         substitute: module whose gradient replaces the purifier's. None is the identity or, for a purifier
-            that enlarges, bilinear enlargement.
+            that enlarges, enlargement, whose backward pass is down-sampling.
         eot: number of draws over which each gradient is averaged.
     """
 

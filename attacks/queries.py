@@ -25,7 +25,7 @@ class HopSkipJump(Attack):
 
     The result is the nearest misclassified image that was queried if it is within `eps`, or else the image
     itself. The path that is recorded with it gives the nearest distance by number of queries, for any other
-    eps. ART draws its first image without a seed; here the first images are noise, coarse to fine.
+    eps. ART draws its first image without a seed; here the first images are noise of several scales.
 
     Args:
         eps: radius of the ball; None for the nearest example at any distance.

@@ -83,6 +83,6 @@ def _dtype(like: Any) -> torch.dtype | None:
 
 @contextmanager
 def per_image_randomness(seeds: Sequence[int]) -> Iterator[None]:
-    """Draw random rows from the images' own seeds, in this thread and whatever the global seeds are."""
+    """Draw random rows from the images' own seeds in this thread, regardless of the global seeds."""
     with _PerImage(seeds):
         yield

@@ -40,7 +40,7 @@ class Rows:
         return cls(target, generators, range(len(generators)), device)
 
     def take(self, which: Tensor) -> "Rows":
-        """Return the rows at these places (indices, or a mask of all rows), with their random streams."""
+        """Return the rows at these places (indices, or a mask of all rows), whose streams continue."""
         places = which.nonzero().flatten() if which.dtype == torch.bool else which
         return Rows(
             self.target, self.generators, [self.owners[place] for place in places.tolist()], self.device

@@ -1,1 +1,1 @@
-"""Purifiers: image to image of the same shape in [0, 1], blind to the clean image and the label."""
+"""Purifiers, which map images to images in [0, 1] without knowing the clean image or the label."""

@@ -62,7 +62,7 @@ class ADP(DenoiserPurifier):
         self.sigma, self.steps, self.rate, self.stop = sigma, steps, rate, stop
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return the images after the walk, in which each stops by itself or takes all steps."""
+        """Return the images after their steps; each image stops by itself or takes all steps."""
         noise = Draws(seeds, images.device).normal(images.shape[1:]).to(images)
         x = clipped(images + self.sigma * noise)
         going = torch.ones(len(x), 1, 1, 1, dtype=torch.bool, device=x.device)

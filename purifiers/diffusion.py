@@ -27,8 +27,8 @@ class DiffusionPurifier(DenoiserPurifier):
 
     Args:
         denoiser: the shared denoiser.
-        times: number of times of the chain.
-        until: number of times up to which noise is added.
+        times: number of times in the chain.
+        until: time of the chain up to which noise is added.
     """
 
     stochastic: ClassVar = True
@@ -42,13 +42,13 @@ class DiffusionPurifier(DenoiserPurifier):
         self.added, self.kept = variances(times)
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """Return a copy that adds noise for at most `steps` times, and how much longer this one takes."""
+        """Return a copy with noise up to time `steps` at most, and how many times longer this one takes."""
         short = copy.copy(self)
         short.until = min(self.until, steps)
         return short, self.until / short.until
 
     def noised(self, images: Tensor, time: int, draws: Draws) -> Tensor:
-        """Return images in [-1, 1] with the noise that they have after this time of the chain, from 0."""
+        """Return images in [-1, 1] with the noise that they have after this time of the chain (from 0)."""
         share = self.kept[time].item()
         return share**0.5 * images + (1 - share) ** 0.5 * draws.normal(images.shape[1:]).to(images)
 

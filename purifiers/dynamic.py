@@ -18,8 +18,8 @@ OWN_STREAM = 0x64796E616D6963  # so that the purifier inside does not draw the s
 class Dynamic(Wrapper):
     """Another purifier, applied to the image with fresh Gaussian noise.
 
-    The noise is clipped to [-eps, eps] and the noisy image to [0, 1], which is then purified once. Apart
-    from `stochastic`, the traits are those of the purifier inside.
+    The noise is clipped to [-eps, eps] and the noisy image to [0, 1], which is then purified once. The
+    traits other than `stochastic` follow from the purifier inside, as in every wrapper.
 
     Args:
         purifier: the purifier inside.

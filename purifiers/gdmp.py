@@ -29,8 +29,8 @@ class GDMP(DiffusionPurifier):
 
     Args:
         denoiser: the shared denoiser.
-        times: number of times of the chain.
-        until: number of times up to which noise is added; 36 of 1000 in the authors' code.
+        times: number of times in the chain.
+        until: time of the chain up to which noise is added; 36 of 1000 in the authors' code.
         rounds: number of rounds.
         guidance: "mse" for the mean squared error, "ssim" for SSIM, or "none", which is the default of the
             authors' code.

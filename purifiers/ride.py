@@ -175,7 +175,7 @@ class RIDE(TracePurifier):
 
 
 class _Moved:
-    """x^(t), from estimates that are clipped to [0, 1]."""
+    """The image x^(t), which is moved towards estimates that are clipped to [0, 1]."""
 
     def __init__(self, trace: RIDETrace, targets: Tensor) -> None:
         self.trace, self.images = trace, targets

@@ -38,7 +38,7 @@ class Wrapper(Purifier):
         return self
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
-        """Return a copy around a cheap copy of the purifier inside, and how much longer this one takes."""
+        """Return a copy around a cheap copy of the purifier inside, and the ratio of their times."""
         short, factor = self.purifier.shortened(steps=steps)
         copied = copy.copy(self)
         copied.purifier = short

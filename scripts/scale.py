@@ -32,7 +32,7 @@ from scripts.tables import names
 BENCH = Path("results/bench")
 LARGE = ("imagenet", "neurips2017", "flower17")  # data sets of 224 pixels; the others have 32
 HOURS = 4  # length of one job
-POWER = {"pixeldefend": 3}  # the power of the side with which time grows, if it is not 2
+POWER = {"pixeldefend": 3}  # power of the side with which time grows, otherwise 2: it has one call per pixel
 
 Work = dict[str, dict[str, float]]  # the cost of each artefact's name, by kind
 

@@ -1,7 +1,7 @@
 """Train the weights that come with the project: python -m scripts.ship digits-resnet8 comdefend
 
 Without a name all of them are trained. Each is written to results/weights/ as NAME.safetensors, with its
-recipe, its cost and how good it is in NAME.json, and its new sha256 is written into its config.
+recipe, its cost and its quality in NAME.json, and its new sha256 is written into its config.
 """
 
 import hashlib

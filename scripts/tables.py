@@ -5,7 +5,7 @@
     python -m scripts.tables cost ride/table5
 
 `list` prints for each table its cells, its default number of images, its cost here and the paper's settings;
-how well finished tables agree with their papers; and how many printed results have one of ours beside them.
+how well finished tables agree with their papers; and for how many printed results there is one of ours.
 `run` makes them one after another, each in its own process; words with = are given to every table. `cost`
 makes them from an empty store and appends their processor time to results/bench/tables.csv. A table that
 fails does not stop the others; then the exit status is 1.

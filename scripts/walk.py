@@ -7,8 +7,8 @@
 A block of docs/*.md is part of the walk if the line above it is a comment. `<!-- walk -->` runs the commands
 of a block, `<!-- walk: status 2 -->` expects this exit status of its last command, and
 `<!-- walk: purifiers/blur.py -->` writes the block into this file. The copy is a temporary folder without
-results and without a store, so that nothing of this folder is changed. Exit status 1 if a command ended
-otherwise.
+results and without a store, so that nothing of this folder is changed. The exit status is 1 if a command
+ended with another status.
 """
 
 import argparse

@@ -42,7 +42,7 @@ class Torchvision(PretrainedNetwork):
         return torchvision.models.get_model(self.name, weights=None, num_classes=self.classes, **options)
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the checkpoint with today's names; those of DenseNets have a dot within layers' names."""
+        """Return the checkpoint with today's names; old layer names of DenseNets contain a dot."""
         return {DENSE_NAMES.sub(r"\1\2", name): value for name, value in state.items()}
 
 

@@ -26,7 +26,7 @@ class DDPM(nn.Module):
         widths: filters at each scale, outermost first; each scale halves the size.
         attention: scale that has attention, counted from 0.
         layers: residual blocks at each scale on the way down; there is one more on the way up.
-        times: number of times of the chain.
+        times: number of times in the chain.
     """
 
     version = 1
