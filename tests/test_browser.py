@@ -191,7 +191,11 @@ def row(name: str, **values: float) -> Row:
 @pytest.fixture
 def board(browser, tmp_path) -> Browser:
     """The page of a leaderboard in which one entry has no result under bpda."""
-    rows = [row("first", clean=90.0, bpda=9.0), row("second", clean=8.0), row("third", clean=70.0, bpda=30.0)]
+    rows = [
+        row("first", clean=90.0, bpda=9.0, worst=3.0),
+        row("second", clean=8.0, worst=2.0),
+        row("third", clean=70.0, bpda=30.0, worst=1.0),
+    ]
     path = tmp_path / "index.html"
     path.write_text(pages.html({("digits", "resnet"): rows}, folder=Path("entries")), encoding="utf-8")
     return freshly(browser, path)
@@ -204,7 +208,7 @@ SORT = "return [...document.querySelectorAll('.board th')].map(th => th.getAttri
 def test_the_leaderboard_is_sorted_with_the_keyboard(board):
     assert board.complaints() == []
     assert [url.rsplit("/", 1)[1] for url in board.requested()] == ["index.html"]
-    assert board.run(SORT) == ["ascending", *[None] * 7]
+    assert board.run(SORT) == ["ascending", *[None] * 8]
     board.run("document.querySelector('.board th:nth-child(4) button').focus()")
     assert board.run("return document.activeElement.textContent") == "bpda"
     for direction, names in {
@@ -213,7 +217,7 @@ def test_the_leaderboard_is_sorted_with_the_keyboard(board):
     }.items():
         board.press(ENTER)
         assert board.run(NAMES) == names, "an entry without a result comes last in both directions"
-        assert board.run(SORT) == [*[None] * 3, direction, *[None] * 4]
+        assert board.run(SORT) == [*[None] * 3, direction, *[None] * 5]
     seen(board, "board")
 
 

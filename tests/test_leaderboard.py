@@ -166,6 +166,19 @@ def test_complete_entries_rank_above_incomplete_ones(made):
     assert json.dumps(rows[0].draws) == "1"
 
 
+def test_equally_robust_entries_share_a_rank_and_are_ordered_by_clean_accuracy():
+    def row(name: str, *, clean: float, worst: float, complete: bool = True) -> SimpleNamespace:
+        figures = {board.CLEAN: SimpleNamespace(figure=SimpleNamespace(value=clean))}
+        return SimpleNamespace(
+            entry=SimpleNamespace(name=name), figures=figures, worst=worst, complete=complete
+        )
+
+    rows = [row("a", clean=80.0, worst=0.0), row("b", clean=90.0, worst=0.0), row("c", clean=50.0, worst=9.0)]
+    rows = board.ranked([*rows, row("d", clean=99.0, worst=30.0, complete=False)])
+    assert [row.entry.name for row in rows] == ["c", "b", "a", "d"]
+    assert board.ranks(rows) == [1, 2, 2, 4]
+
+
 def test_no_entries_is_said(command, tmp_path):
     status, _, err = command(leaderboard.main, "leaderboard", f"leaderboard={tmp_path}")
     assert status == 2

@@ -110,8 +110,20 @@ def _flags(entry: Entry, evidence: Sequence[Evidence]) -> dict[str, str]:
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """Return complete entries before incomplete ones, and within each group the most robust first."""
-    return sorted(rows, key=lambda row: (not row.complete, -row.worst, row.entry.name))
+    """Return complete entries before incomplete ones, and within each group the most robust first.
+
+    Equally robust entries are ordered by their accuracy on clean images.
+    """
+    return sorted(rows, key=lambda row: (*_standing(row), -row.figures[CLEAN].figure.value, row.entry.name))
+
+
+def ranks(rows: Sequence[Row]) -> list[int]:
+    """Return the rank of each row; equally robust entries share one, as in a sports competition."""
+    return [1 + sum(_standing(other) < _standing(row) for other in rows) for row in rows]
+
+
+def _standing(row: Row) -> tuple[bool, float]:
+    return not row.complete, -row.worst
 
 
 def boards(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from attacks.knowledge import MEANING
-from runners.leaderboard.board import COLUMNS, Cited, Row
+from runners.leaderboard.board import COLUMNS, Cited, Row, ranks
 from runners.report.page import rendered
 from runners.tables.render import markdown_table
 from runners.validity.flags import meaning
@@ -46,7 +46,7 @@ def markdown(boards: Boards) -> str:
     """Return a table in Markdown for each data set and victim."""
     lines = ["# Leaderboard", "", METHOD, ""]
     for (dataset, victim), rows in boards.items():
-        table = pd.DataFrame([_line(rank, row) for rank, row in enumerate(rows, 1)])
+        table = pd.DataFrame([_line(rank, row) for rank, row in zip(ranks(rows), rows, strict=True)])
         lines += [f"## {dataset}, {victim}", "", *markdown_table(table), ""]
     return "\n".join(lines)
 
@@ -86,7 +86,7 @@ def csv(boards: Boards) -> str:
             "commands": "; ".join(file["command"] for file in cited.files),
         }
         for (dataset, victim), rows in boards.items()
-        for rank, row in enumerate(rows, 1)
+        for rank, row in zip(ranks(rows), rows, strict=True)
         for column, cited in row.figures.items()
     ]
     return pd.DataFrame(lines).to_csv(index=False)
@@ -99,7 +99,7 @@ def html(boards: Boards, *, folder: Path) -> str:
             "dataset": dataset,
             "victim": victim,
             "columns": columns,
-            "rows": [_row(rank, row, columns, folder) for rank, row in enumerate(rows, 1)],
+            "rows": [_row(rank, row, columns, folder) for rank, row in zip(ranks(rows), rows, strict=True)],
         }
         for (dataset, victim), rows in boards.items()
         for columns in [[name for name in COLUMNS if any(name in row.figures for row in rows)]]
