@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by chromedriver over HTTP; what a page asked for and complained of."""
+"""A headless Chromium that chromedriver drives over HTTP, with the requests and complaints of a page."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 class Browser:
-    """One session; ended by `close`."""
+    """A browser session, which `close` ends."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Browser:
         )
 
     def like(self, *, scheme: str = "light", media: str = "") -> None:
-        """Light or dark, screen or print."""
+        """Emulate a light or dark colour scheme, on a screen or in print."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.devtools("Emulation.setEmulatedMedia", media=media, features=features)
 
@@ -81,7 +81,7 @@ class Browser:
         return [entry["message"] for entry in self.ask("POST", "/se/log", {"type": "browser"})]
 
     def requested(self) -> list[str]:
-        """Addresses that were asked for, but for what the page holds itself."""
+        """Return the URLs that were requested, except `data:` URLs, which the page holds itself."""
         entries = [
             json.loads(e["message"])["message"] for e in self.ask("POST", "/se/log", {"type": "performance"})
         ]
@@ -97,7 +97,7 @@ class Browser:
 
 
 def wait(until: Any, seconds: float = 10) -> bool:
-    """Whether it became true in time."""
+    """Wait until the condition is true, and return whether it became true in time."""
     end = time.monotonic() + seconds
     while not (found := until()) and time.monotonic() < end:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What the tests share: a linear victim with known answers, small images, a short trace."""
+"""Shared parts of the tests: a linear victim with known answers, small images and a short trace."""
 
 import os
 import sys
@@ -38,9 +38,10 @@ torch.set_num_threads(1)  # a process a core, as the runners have it
 
 
 class LinearVictim(nn.Module):
-    """Two classes: logits (0, w.x + b) + 50. Its smallest perturbations are known in closed form.
+    """A classifier of two classes with logits (0, w.x + b) + 50.
 
-    The offset changes no decision; torchattacks' C&W needs positive logits.
+    Its smallest perturbations are known in closed form. The offset changes no decision; torchattacks' C&W
+    needs positive logits.
     """
 
     def __init__(self, weight: Tensor, bias: float) -> None:
@@ -56,7 +57,7 @@ class LinearVictim(nn.Module):
 
 
 class RowByRow(nn.Module):
-    """Linear, several classes, and to the bit the same logits for a row in whatever batch it comes."""
+    """A linear classifier of several classes whose logits for a row are the same to the bit in any batch."""
 
     def __init__(self, size: int = 16, classes: int = 5) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class RowByRow(nn.Module):
 
 
 class Noise(Purifier):
-    """Adds normal noise, and notes the seeds that it was given."""
+    """A purifier that adds normal noise and records the seeds that it was given."""
 
     stochastic = True
     gradient = "exact"
@@ -98,8 +99,10 @@ SMALL = {
 
 @cache
 def composed(*words: str, config: str = "evaluate") -> DictConfig:
-    """The config of a command with these words, and Hydra's own part. Composing takes a tenth of a second, so
-    all tests of a process share one config, which is read only."""
+    """Return the config of a command with these words, and Hydra's own part.
+
+    Composing takes a tenth of a second, so all tests of a process share one config, which is read-only.
+    """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         made = compose(config, list(words), return_hydra_config=True)
     OmegaConf.set_readonly(made, True)
@@ -107,13 +110,13 @@ def composed(*words: str, config: str = "evaluate") -> DictConfig:
 
 
 def config_of(group: str, name: str, *words: str) -> dict:
-    """The config of a component, such as the purifier jpeg, with further words of the command line."""
+    """Return the config of a component, such as the purifier jpeg, with further words of the command line."""
     return to_plain_dict(composed(f"{group}={name}", *words)[group])
 
 
 @cache
 def class_of(group: str, name: str) -> type:
-    """The class of a component, read without composing its config."""
+    """Return the class of a component without composing its config."""
     config = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
     if "_target_" in config:
         return get_class(config._target_)
@@ -122,24 +125,24 @@ def class_of(group: str, name: str) -> type:
 
 @cache
 def table_of(name: str) -> DictConfig:
-    """A table of configs/table, which is shared with what the tests call, and only read."""
+    """Return a table of configs/table. The code under test shares it, so tests only read it."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return shape.config_of(name)
 
 
 def small_attack(name: str, **changes) -> Attack:
-    """An attack of configs/attack with a small budget."""
+    """Return an attack of configs/attack with a small budget."""
     config = config_of("attack", name)
     return build({key: changes.get(key, SMALL.get(key, value)) for key, value in config.items()})
 
 
 def answering(attack: Attack) -> Knowledge:
-    """Knowledge of the whole defense that gives the attack what it needs, and no more."""
+    """Return knowledge of the whole defense that gives the attack what it needs, and no more."""
     return {"decision": Decision, "score": Score, "everything": Everything}.get(attack.needs, Full)()
 
 
 def crafted(attack, knowledge, victim, purifier, images, labels, others=()) -> Tensor:
-    """Adversarial examples under some knowledge."""
+    """Return the adversarial examples that the attack makes under this knowledge."""
     seeds = list(range(40, 40 + len(images)))
     target = knowledge.target(victim, purifier, list(others), seeds=seeds)
     return attack(target, images, labels, seeds=seeds).images
@@ -155,7 +158,7 @@ def rows_of(victim, count: int) -> Rows:
 
 
 def inner_images(count: int, size: int = 16):
-    """Images away from the border of [0, 1]."""
+    """Return images away from the borders of [0, 1]."""
     return 0.3 + 0.4 * random_images(count, size)
 
 
@@ -165,7 +168,7 @@ def linear_victim(size: int = 32) -> LinearVictim:
 
 
 def losses_of(purifier, images: Tensor, *, steps: int, lr: float) -> list[float]:
-    """A learned purifier's objective along some plain Adam steps."""
+    """Return the values of a learned purifier's objective along some plain Adam steps."""
     draws, losses = torch.Generator().manual_seed(0), []
     optimiser = torch.optim.Adam(purifier.network.parameters(), lr=lr)
     for _ in range(steps):
@@ -179,7 +182,7 @@ def losses_of(purifier, images: Tensor, *, steps: int, lr: float) -> list[float]
 
 @pytest.fixture
 def linear() -> tuple[LinearVictim, Images]:
-    """A linear victim and 64 images away from the borders of [0, 1], all classified correctly."""
+    """Return a linear victim and 64 images away from the borders of [0, 1], all classified correctly."""
     generator = torch.Generator().manual_seed(1)
     images = 0.3 + 0.4 * torch.rand(64, 3, 8, 8, generator=generator)
     weight = torch.randn(192, generator=generator)
@@ -190,7 +193,7 @@ def linear() -> tuple[LinearVictim, Images]:
 
 @pytest.fixture
 def network() -> nn.Module:
-    """A convolutional network that nobody trained, of ten classes; images are 16 wide."""
+    """Return an untrained convolutional network of ten classes for images that are 16 pixels wide."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
@@ -199,7 +202,10 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs a main function as its command line would, where no data is: exit status, output, errors."""
+    """Return a function that runs a main function as its command line would, without any data.
+
+    It returns the exit status, the output and the errors.
+    """
     monkeypatch.delenv("DATA_DIR", raising=False)
     # Hydra composes each config once more to see whether it sets hydra.mode, which none of ours does.
     monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
@@ -225,7 +231,7 @@ def small_trace() -> DIPTrace:
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Writes the tiny copy of a data set; returns where."""
+    """Return a function that writes the tiny copy of a data set and returns its folder."""
 
     def write(name: str) -> Path:
         FAKES[name](tmp_path, monkeypatch.setattr)

@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts that the real ones have, and what the loaders must be told to take them."""
+"""Tiny data sets in the layouts of the real ones, and what loaders must be told to accept them."""
 
 import csv
 import hashlib
@@ -24,7 +24,7 @@ VALIDATION = [0, 2, 2, 1, 0, 1]  # labels of images 1 to 6, in torchvision's ord
 
 
 def picture(path: Path, *, size: tuple[int, int] = (40, 30), seed: int = 0, mode: str = "RGB") -> None:
-    """A small random image file."""
+    """Write a small random image file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
@@ -67,7 +67,7 @@ def flower17(root: Path, patch: Callable[..., None]) -> None:
 
 
 def official_splits(root: Path, **changes: object) -> None:
-    """The authors' file, each split of whole classes' parts."""
+    """Write the authors' file of splits, each of which takes the same positions of every class."""
     numbers = np.arange(1, 1361).reshape(17, 80)
     parts = {"trn1": numbers[:, 40:], "val1": numbers[:, :20], "tst1": numbers[:, 20:40]}
     content = {name: part.reshape(1, -1).astype(np.uint16) for name, part in parts.items()} | changes
@@ -89,7 +89,7 @@ def imagenet(root: Path, patch: Callable[..., None]) -> None:
 
 
 def flattened(root: Path) -> None:
-    """The fake ImageNet's validation images as the archive has them, with the development kit beside."""
+    """Arrange the fake ImageNet's validation images as the archive does, and write the development kit."""
     folder = root / "imagenet" / "val"
     for file in sorted(folder.rglob("*.JPEG")):
         file.rename(folder / file.name)
@@ -116,7 +116,7 @@ def neurips2017(root: Path, patch: Callable[..., None]) -> None:
 
 
 def embedded(root: Path, patch: Callable[..., None]) -> None:
-    """Needs no files."""
+    """Do nothing, since this data set needs no files."""
 
 
 FAKES = {
@@ -130,7 +130,7 @@ FAKES = {
 
 
 def dataset(name: str, root: Path, *words: str) -> Dataset:
-    """As the command line makes it."""
+    """Return the data set as the command line builds it."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("evaluate", [f"dataset={name}", f"data_dir='{root}'", *words])
         return build(to_plain_dict(config.dataset))

@@ -1,4 +1,4 @@
-"""Finished tables of made-up records, in which the answers are known."""
+"""Finished tables of made-up records whose answers are known."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ FILLING = {"bool": False, "boolean": False, "int64": 0, "float64": 0.5, "str": "
 
 
 def right(count: int, of: int, start: int = 0) -> np.ndarray:
-    """Whether each of so many images is right: `count` in a row are, from `start` on."""
+    """Return whether each of `of` images is right: `count` in a row are, cyclically from `start` on."""
     return np.isin(np.arange(of), (start + np.arange(count)) % of)
 
 
@@ -30,13 +30,13 @@ def made(
     average: bool = False,
     entry: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a table with all its files; the CSV file.
+    """Write a table with all its files, and return the path of its CSV file.
 
     Args:
         cells: right or wrong for each image, or its SSIM, by row, column and eps.
         paper: the paper's figures of the same cells.
         average: whether each row ends in an average of its cells.
-        entry: what else the frame says of every cell.
+        entry: further columns of the frame, with the same value for every cell.
     """
     entries, records = [], []
     for (row, column, eps), values in cells.items():

@@ -1,4 +1,4 @@
-"""Victims of a user: one that loads its own weights, and some that break what every victim must hold."""
+"""Victims of a user: one that loads its own weights, and some that break a rule for all victims."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Small(nn.Module):
 
 
 class LoadsItsOwn(Small):
-    """In training mode, as a module is when nobody sets its mode."""
+    """A victim that loads its own weights and stays in training mode, as a new module does."""
 
     def __init__(self, *, path: str) -> None:
         super().__init__()
@@ -30,11 +30,11 @@ class LoadsItsOwn(Small):
 
 
 class Drawn(Small):
-    """Other weights each time."""
+    """A victim that has other weights each time."""
 
 
 def written(path: Path, seed: int = 0) -> Path:
-    """A weight file of `Small`."""
+    """Write a weight file of `Small`, and return its path."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         state = Small().state_dict()
@@ -44,7 +44,7 @@ def written(path: Path, seed: int = 0) -> Path:
 
 
 class Broken(nn.Module):
-    """Gives the logits of a frozen network, but for one thing that a subclass does wrong."""
+    """A frozen network that gives its logits, except for one thing that a subclass does wrong."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Noisy(Broken):
 
 
 class Trains(Broken):
-    """Goes into training mode, and back, so that it can be seen in its statistics alone."""
+    """A victim that enters training mode and leaves it, so that only its statistics show it."""
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images)

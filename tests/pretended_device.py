@@ -1,8 +1,8 @@
-"""A device that is not there, for tests of what only a GPU would refuse.
+"""A pretended device, for tests of what only a GPU would refuse.
 
-Tensors on it say that they are on `meta`, and hold real values on the CPU. As CUDA does, it refuses to
-compute with a tensor of the CPU, and it sees every copy between the two and every value that Python reads:
-on a GPU each of them waits for all that was asked of the device before.
+Tensors on it say that they are on `meta`, and hold real values on the CPU. As CUDA does, the device refuses
+to compute with a tensor of the CPU. It records every copy between the two and every value that Python reads,
+because on a GPU each of them waits for all earlier work of the device.
 """
 
 from typing import Any
@@ -54,7 +54,7 @@ class _There(Tensor):
 
 
 class _FromPython(TorchFunctionMode):
-    """Lists become tensors of the device. PyTorch's own way would make empty tensors of `meta`."""
+    """A mode in which lists become tensors of the device; PyTorch itself would make empty `meta` tensors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -72,11 +72,11 @@ class _FromPython(TorchFunctionMode):
 
 
 class PretendedDevice(TorchDispatchMode):
-    """Within, `torch.device("meta")` computes, and what it has to wait for is noted.
+    """A mode in which `torch.device("meta")` computes, and in which its waits are recorded.
 
     Attributes:
-        active: the one that was entered last.
-        waits: the operations that made the CPU and the device wait for each other, in their order.
+        active: the mode that was entered last.
+        waits: the operations that made the CPU and the device wait for each other, in order.
     """
 
     active: "PretendedDevice"
@@ -96,7 +96,7 @@ class PretendedDevice(TorchDispatchMode):
         self.from_python.__exit__(*problem)
 
     def put(self, tensor: Tensor) -> Tensor:
-        """A copy on the device, before anything is measured."""
+        """Return a copy of the tensor on the device, made before anything is measured."""
         return tensor if isinstance(tensor, _There) else _There(tensor.detach().clone())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""A table of the command line that takes seconds, for tests that kill, starve and scatter it."""
+"""A table that the command line makes in seconds, for tests that kill, starve and distribute the run."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ DIP = "{label:DIP,cell:['purifier=dip','purifier.steps=STEPS']}"
 
 
 def words(folder: Path, *more: str, n: int = 8, steps: int = 12, rows: str | None = None) -> list[str]:
-    """The command that makes it, with results below `folder`."""
+    """Return the command that makes the table, with results below `folder`."""
     rows = rows or f"[{DIP.replace('STEPS', str(steps))},{BARE}]"
     return [
         sys.executable, "-m", "runners.table", "table=ddip/table1", f"n={n}", "chunk=2", "workers=1",
@@ -29,7 +29,7 @@ def words(folder: Path, *more: str, n: int = 8, steps: int = 12, rows: str | Non
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen:
-    """Start it, in a session of its own."""
+    """Start the command in a session of its own."""
     path = os.pathsep.join([str(ROOT / "tests" / "faulty"), str(ROOT)])
     return subprocess.Popen(
         command, cwd=ROOT, text=True, start_new_session=True,
@@ -39,26 +39,26 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
 
 
 def run(command: list[str], **environment: str) -> tuple[int, str, str]:
-    """Run it: exit status, output, errors. It must end within ten minutes."""
+    """Run the command, and return its exit status, output and errors. It must end within ten minutes."""
     process = start(command, **environment)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
 def undisturbed(folder: Path, *, n: int) -> Path:
-    """`folder` with the table of one process that nothing disturbed."""
+    """Make the table in `folder` by one process that nothing disturbs, and return `folder`."""
     status, _, err = run(words(folder, n=n, steps=60))
     assert status == 0, err
     return folder
 
 
 def records(folder: Path) -> pd.DataFrame:
-    """Its records but the timings."""
+    """Return the records of the table without the timings."""
     return pd.read_parquet(folder / "tables" / f"{STEM}-records.parquet").drop(columns=list(TIMINGS))
 
 
 def same(ours: Path, theirs: Path) -> None:
-    """Records and rendered table are equal to the byte, timings aside."""
+    """Check that records and rendered tables are equal to the byte, apart from the timings."""
     pd.testing.assert_frame_equal(records(ours), records(theirs), check_exact=True)
     for suffix in (".md", ".tex"):
         name = Path("tables") / f"{STEM}{suffix}"

@@ -1,4 +1,4 @@
-"""The adaptive attack: its members, its budget, what it skips and tells, and defenses that it must break."""
+"""The adaptive attack: its members, its budget, what it skips and reports, and defenses that must break."""
 
 import pytest
 import torch
@@ -108,7 +108,7 @@ def test_a_budget_is_kept_and_told(purifier):
 
 
 def test_an_image_that_is_broken_is_attacked_no_more():
-    """One is misclassified, one falls to the first member, one stands to the end."""
+    """The first image is misclassified, the second falls to the first member, the third stands to the end."""
     victim, images = RowByRow(), inner_images(3)
     logits = victim(images)
     labels = logits.argmax(1)
@@ -156,7 +156,7 @@ def test_an_image_has_the_same_example_alone_and_among_others():
 
 
 class Rounding(Purifier):
-    """Rounds all values, so that its gradient is 0 where it has one; nothing is robust about it."""
+    """A purifier that rounds all values, so that its gradient is 0 wherever it exists; nothing is robust."""
 
     def purify(self, images, seeds, victim):
         return (images * 64).round() / 64

@@ -1,4 +1,4 @@
-"""How well a table repeats the order of its paper's figures, by made-up records with a known answer."""
+"""How well a table keeps the order of its paper's figures, on made-up records with a known answer."""
 
 import json
 
@@ -17,7 +17,7 @@ ROWS = ("No defense", "ComDefend", "NRP", "DIPDefend")
 
 
 def table(folder, ours: tuple[np.ndarray, ...], theirs: tuple[float, ...], **more) -> Table:
-    """The column PGD 8 of four rows."""
+    """Return a table of four rows with the column PGD 8."""
     places = [(row, "PGD", 8.0) for row in ROWS]
     return Table.read(
         made(
@@ -27,7 +27,7 @@ def table(folder, ours: tuple[np.ndarray, ...], theirs: tuple[float, ...], **mor
 
 
 def test_the_same_order_and_the_other_way(tmp_path):
-    """Four rows, each 20 images above the last: all six pairs are decided, as the paper or against it."""
+    """Each of four rows has 20 more right images than the last, so all six pairs are decided."""
     ours = tuple(right(count, 80) for count in (10, 30, 50, 70))
     same = table(tmp_path, ours, (5.0, 20.0, 60.0, 90.0)).agreement
     assert same == Agreement(6, 0, 0, 4, pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0))
@@ -37,14 +37,14 @@ def test_the_same_order_and_the_other_way(tmp_path):
 
 
 def test_pairs_that_the_paper_hardly_separates_do_not_count(tmp_path):
-    """5.0 points are not more than five; of six pairs three remain."""
+    """A difference of 5.0 points is not more than five, so three of the six pairs remain."""
     ours = tuple(right(count, 80) for count in (10, 30, 50, 70))
     found = table(tmp_path, ours, (10.0, 15.0, 12.0, 80.0)).agreement
     assert (found.same, found.opposite, found.undecided) == (3, 0, 0)
 
 
 def test_what_chance_explains_is_undecided(tmp_path):
-    """Ours differ by one image from row to row."""
+    """Our figures differ by one image from row to row."""
     ours = tuple(right(count, 80) for count in (40, 41, 42, 43))
     found = table(tmp_path, ours, (5.0, 20.0, 60.0, 90.0)).agreement
     assert (found.same, found.opposite, found.undecided) == (0, 0, 6)
@@ -76,7 +76,7 @@ def test_without_figures_of_a_paper_there_is_none(tmp_path):
 
 
 def test_figures_with_a_counterpart_are_counted_once(tmp_path):
-    """Two tables show the same four figures of DDIP; one is on the embedded data."""
+    """Two tables show the same four figures of DDIP; one of them is on the embedded data."""
     ours = tuple(right(count, 80) for count in (10, 30, 50, 70))
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         more = {"attack": "pgd", "verdict": "matches"}

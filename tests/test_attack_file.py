@@ -1,4 +1,4 @@
-"""Foreign adversarial examples: scored as ours are, refused where they are not what they say."""
+"""Adversarial examples from a file are scored like our own, and refused if they are not what they claim."""
 
 import hashlib
 
@@ -19,7 +19,7 @@ N, EPS = 4, 8 / 255
 
 @pytest.fixture(scope="module")
 def chosen():
-    """The images that n=4 takes."""
+    """Return the images that n=4 takes."""
     dataset = build(config_of("dataset", "digits-photos"))
     index = dataset.index("evaluation")
     return index.take(shuffled(len(index.ids), 0)[:N])
@@ -27,7 +27,7 @@ def chosen():
 
 @pytest.fixture
 def crafted(chosen):
-    """Examples on the ball's border, by id."""
+    """Return examples on the border of the ball, by id."""
     signs = torch.randn(chosen.images.shape, generator=torch.Generator().manual_seed(0)).sign()
     return dict(zip(chosen.ids, (chosen.images + EPS * signs).clamp(0, 1), strict=True))
 
@@ -109,7 +109,7 @@ def test_examples_that_are_not_what_they_must_be_fail_the_cell(score, crafted, t
 
 
 def test_a_file_is_named_by_its_sha256(score, crafted, tmp_path, monkeypatch):
-    """No trial for an estimate and no attack runs before the file was looked at."""
+    """The file is checked before any trial for an estimate and before any attack."""
     monkeypatch.setattr("runners.evaluation.stages.Worker.do", lambda self, task: pytest.fail("a task ran"))
     path = tmp_path / "a.safetensors"
     save_file(crafted, path)

@@ -1,4 +1,4 @@
-"""Cells whose attacker knows more: what is shared, what is recorded, what is refused."""
+"""Cells whose attacker knows more: what is shared, what is recorded and what is refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Library attacks through our protocol: known answers of a linear victim, and a second library."""
+"""Attacks of libraries under our protocol: known answers of a linear victim, and a second library."""
 
 import foolbox
 import pytest
@@ -104,7 +104,7 @@ def test_ddn_of_few_steps_stays_far_from_the_smallest_norm(linear):
 
 
 def test_bim_without_a_ball_to_stay_in_is_guos_ifgsm(linear):
-    """Ten signed steps of 0.0047, added up: on a linear victim all ten go the same way."""
+    """Ten signed steps of 0.0047 add up, because on a linear victim all ten go the same way."""
     victim, data = linear
     attack = BIM(eps=0.04725, alpha=0.004725, steps=10)
     adversarial = craft(attack, victim, data.images, data.labels, seeds=seeds(len(data)))
@@ -191,7 +191,7 @@ def test_targeted_attacks_lead_to_another_class_drawn_for_each_image(kind):
 
 
 def test_pgd_agrees_with_foolboxs(network):
-    """The same images, radius and steps: neither library leaves clearly more standing."""
+    """With the same images, radius and steps, neither library leaves clearly more images standing."""
     n, eps, images = 48, 1.5 / 255, random_images(48, seed=4)
     labels = network(images).argmax(1)
     ours = craft(PGD(eps=eps, alpha=eps / 4, steps=10), network, images, labels, seeds=seeds(n))
@@ -290,7 +290,7 @@ def test_bad_images_are_refused(images):
 
 
 def test_l2_steps_do_not_shrink_where_the_victim_is_sure():
-    """The library divides by the gradient's norm + 1e-10, and its loss is the batch's mean."""
+    """The library divides by the gradient's norm + 1e-10, and its loss is the mean of the batch."""
     images, model = random_images(8), nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
     model(images)
     top = model(images).topk(2, 1).values
@@ -311,7 +311,7 @@ def test_l2_steps_do_not_shrink_where_the_victim_is_sure():
 
 
 class Undeclared(Attack):
-    """Asks twice, and declares as many passes as it is told to."""
+    """An attack that asks twice, and declares as many passes as it is told to."""
 
     def __init__(self, *, forward: int, backward: int = 2) -> None:
         self.forward, self.backward = forward, backward

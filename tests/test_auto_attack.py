@@ -1,4 +1,4 @@
-"""APGD and AutoAttack, our own loops: known answers, counts, and the library beside them."""
+"""APGD and AutoAttack as our own loops: known answers, counts, and a comparison with the library."""
 
 import pytest
 import torch
@@ -29,7 +29,10 @@ def run(attack, victim, images, labels, seeds=None):
 
 
 def standing_under(victim, images, labels, eps: float, norm: str):
-    """Which images of a linear victim stand: a class's plane is as far as its margin over the dual norm."""
+    """Return which images of a linear victim stand.
+
+    The distance to the plane of a class is its margin over the dual norm.
+    """
     order = 1 if norm == "linf" else 2
     logits, stands = victim(images), []
     for row, label in zip(logits.double(), labels.tolist(), strict=True):
@@ -78,7 +81,7 @@ def test_robust_accuracy_of_a_linear_victim_of_five_classes_is_exact(attack, nor
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_targeted_parts_alone_are_exact_too(norm, monkeypatch):
-    """APGD-CE is made to find nothing: what it leaves falls to one of the others all the same."""
+    """APGD-CE is made to find nothing, and the images that it leaves still fall to one of the other parts."""
     victim, images = RowByRow(), inner_images(16)
     labels, eps = victim(images).argmax(1), {"linf": 0.0025, "l2": 0.06}[norm]
     attack = AutoAttack(eps=eps, norm=norm, steps=15, queries_of_square=5)
@@ -97,7 +100,7 @@ def test_targeted_parts_alone_are_exact_too(norm, monkeypatch):
 
 
 def test_images_that_have_fallen_are_not_asked_about_again():
-    """One is misclassified, one falls to APGD-CE, one stands to the end."""
+    """The first image is misclassified, the second falls to APGD-CE, and the third stands to the end."""
     victim, images, steps = RowByRow(), inner_images(3), 4
     logits = victim(images)
     labels = logits.argmax(1)
@@ -116,7 +119,7 @@ def test_images_that_have_fallen_are_not_asked_about_again():
 
 
 def test_an_example_that_a_second_answer_does_not_confirm_is_none():
-    """A defense that errs once, in the third answer, about an image that nothing fools."""
+    """The defense errs once, in its third answer, about an image that nothing fools."""
     images, answers = inner_images(1), []
 
     def view(rows, seeds):
@@ -160,7 +163,7 @@ def test_apgd_hands_out_the_largest_loss_and_the_last_misclassified_iterate(norm
 
 
 def test_apgds_step_halves_where_nothing_improves():
-    """Where losses only fall and gradients always point upwards, each check goes back to the start."""
+    """If losses only fall and gradients always point upwards, each check goes back to the start."""
     images, asked = torch.full((1, 1, 4, 4), 0.5), []
 
     def view(rows, seeds):
@@ -202,7 +205,7 @@ def test_apgds_step_halves_where_nothing_improves():
     ids=lambda value: type(value).__name__ if isinstance(value, Attack) else str(value),
 )
 def test_the_library_leaves_the_same_images_standing(network, attack, differ):
-    """But for `differ` of 32 at most, where the random starts or the proposals decide."""
+    """At most `differ` of 32 images differ, where the random starts or the proposals decide."""
     images = random_images(32, seed=5)
     data = Images(tuple(str(i) for i in range(len(images))), images, network(images).argmax(1))
     made, _ = run(attack, network, images, data.labels)
@@ -214,7 +217,7 @@ def test_the_library_leaves_the_same_images_standing(network, attack, differ):
 
 
 class Sure(nn.Module):
-    """A classifier whose softmax is 1 to the last bit but for 1e-17."""
+    """A classifier whose logits are scaled by 1e-17, so that its gradients are tiny."""
 
     def __init__(self, victim: nn.Module) -> None:
         super().__init__()
@@ -225,7 +228,7 @@ class Sure(nn.Module):
 
 
 def test_tiny_gradients_are_no_robustness_in_l2():
-    """Squares of a gradient of 1e-20 are zero in float32."""
+    """In float32 the squares of such gradients may be rounded to zero."""
     victim, images = Sure(RowByRow()), inner_images(6)
     labels = victim(images).argmax(1)
     made, _ = run(APGD(eps=0.3, norm="l2", steps=10, loss="cw"), victim, images, labels)

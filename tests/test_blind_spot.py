@@ -1,4 +1,4 @@
-"""The blind spot is blind, exactly; and NCIS, FBI-E, FBI and FBI + GS are built on it as said."""
+"""The blind spot is exactly blind, and NCIS, FBI-E, FBI and FBI + GS are built on it as described."""
 
 import pytest
 import torch
@@ -16,7 +16,10 @@ SMALL = {"filters": 6, "layers": 8}
 
 
 def wide_awake(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Random positive weights in float64, all PReLUs open: no path is dark by chance or cancels."""
+    """Give the network random positive weights in float64, which keep all PReLUs open, and return it.
+
+    So no path is closed by chance, and none cancels another.
+    """
     generator = torch.Generator().manual_seed(seed)
     network.double()
     for parameter in network.parameters():
@@ -25,7 +28,7 @@ def wide_awake(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def influence(function, shape: tuple[int, ...], place: tuple[int, int]) -> Tensor:
-    """(H, W): how much the output at a place, all channels, depends on each input pixel."""
+    """Return (H, W): how much the output at a place, over all channels, depends on each input pixel."""
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     images.requires_grad_()
     out = function(images)
@@ -53,8 +56,10 @@ def test_no_output_pixel_sees_its_own_input(channels, layers, size):
 
 
 def test_receptive_field_of_eight_layers():
-    """Layer 1 reaches 1 pixel, layer 2 two, each of the other six 3. As the masks have it, what is
-    the centre for the first two layers stays unseen wherever the others carry it."""
+    """Layer 1 reaches 1 pixel, layer 2 reaches 2, and each of the other six reaches 3.
+
+    The masks keep the centre of the first two layers unseen wherever the other layers carry it.
+    """
     network = wide_awake(BlindSpotNet(in_channels=1, out_channels=1, filters=2))
     seen = influence(network, (1, 1, 51, 51), (25, 25)) > 0
     rows = seen.any(1).nonzero().flatten()
@@ -106,7 +111,7 @@ def size_of(purifier: NCIS) -> int:
 
 @pytest.mark.parametrize(("patch", "expected"), [(2, 408_844), (1, 403_075)])
 def test_parameters_are_about_as_many_as_the_paper_prints(patch, expected):
-    """0.40 M in the supplement's Table 2."""
+    """Table 2 of the supplement prints 0.40 M."""
     count = size_of(NCIS(weights=WEIGHTS, patch=patch))
     assert count == expected
     assert count == pytest.approx(0.40e6, rel=0.03)

@@ -56,12 +56,12 @@ def freshly(browser: Browser, page: Path) -> Browser:
 
 @pytest.fixture
 def shown(browser, html) -> Browser:
-    """The page of a table, freshly loaded."""
+    """Load the page of a table, and return the browser."""
     return freshly(browser, html)
 
 
 def seen(browser: Browser, name: str) -> None:
-    """Keep a screenshot where a person wants to look at it."""
+    """Save a screenshot if SCREENSHOTS names a folder for people to look at."""
     if folder := os.environ.get("SCREENSHOTS"):
         browser.screenshot(Path(folder) / f"{name}.png")
 
@@ -169,13 +169,13 @@ def test_what_a_name_holds_is_text_not_markup(html):
 
 
 class File(dict):
-    """What the page reads of a record file."""
+    """A stand-in for a record file, with what the page reads of it."""
 
     path = Path("records.parquet")
 
 
 def row(name: str, **values: float) -> Row:
-    """A row of the leaderboard with these results."""
+    """Return a row of the leaderboard with these results."""
     card = {"purifier": name, "paper": "A paper", "link": "https://example.org", "run_by": "somebody"}
     entry = SimpleNamespace(name=name, card=card | {"bytes_an_image": None}, frames=[range(8)])
     figures = {
@@ -190,7 +190,7 @@ def row(name: str, **values: float) -> Row:
 
 @pytest.fixture
 def board(browser, tmp_path) -> Browser:
-    """The page of a leaderboard in which one entry has no result under bpda."""
+    """Load the page of a leaderboard in which one entry has no result under bpda, and return the browser."""
     rows = [
         row("first", clean=90.0, bpda=9.0, worst=3.0),
         row("second", clean=8.0, worst=2.0),

@@ -1,4 +1,4 @@
-"""What a cell is rests on the classes of its configs, and never on the names of their files."""
+"""What a cell is depends on the classes of its configs, and never on the names of their files."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from runners.evaluation.cell import Cell
 
 
 def cell(knowledge: str, purifier: str) -> Cell:
-    """A cell of configs that a user named as they liked."""
+    """Return a cell of configs that a user named as they liked."""
     targets = {"knowledge": f"attacks.knowledge.{knowledge}", "purifier": f"purifiers.{purifier}"}
     return Cell(
         dict.fromkeys(targets, "none"), {part: {"_target_": target} for part, target in targets.items()}, ""
@@ -30,11 +30,11 @@ def test_a_defense_is_bare_where_its_purifier_changes_nothing(purifier, undefend
 
 
 class Blinded(Blind):
-    """An attacker of a user's own."""
+    """Blind knowledge of a user's own class."""
 
 
 class Unkind(Knowledge):
-    """An attacker whose author declared no kind."""
+    """Knowledge whose author declared no kind."""
 
     def view(self, victim, purifier, others):
         return lambda images, seeds: victim(images)

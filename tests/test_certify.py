@@ -1,4 +1,4 @@
-"""Certificates against answers in closed form."""
+"""Certificates compared with answers in closed form."""
 
 import math
 
@@ -27,7 +27,10 @@ class Unmoved(nn.Module):
 
 
 def linear_defense(margin: float):
-    """A linear victim of gradient length 2, on a grey image at this margin (twice the distance)."""
+    """Return a linear victim with a gradient of length 2 as a defense, and a grey image at this margin.
+
+    The margin is twice the distance to the boundary.
+    """
     weight = torch.randn(3 * 64, generator=torch.Generator().manual_seed(0))
     weight *= 2 / weight.norm()
     image = torch.full((3, 8, 8), 0.5)
@@ -39,8 +42,11 @@ def linear_defense(margin: float):
 
 @pytest.mark.parametrize("distance", [0.05, -0.08])
 def test_the_certificate_of_a_linear_classifier_is_its_distance(distance):
-    """Smoothing leaves a linear classifier as it is: its radius is sigma * norm.ppf(p) for p =
-    norm.cdf(distance / sigma), less what the confidence bound takes."""
+    """Smoothing leaves a linear classifier as it is.
+
+    Its radius is sigma * norm.ppf(p) for p = norm.cdf(distance / sigma), less what the confidence bound
+    takes.
+    """
     defense, image = linear_defense(2 * distance)
     found = counts(defense, image, range(8000), classes=2, batch=1000)
     share = found[int(distance > 0)] / 8000

@@ -1,4 +1,4 @@
-"""What a paper's appendix needs of a table."""
+"""The description and the references of a table, which a paper's appendix needs."""
 
 import re
 

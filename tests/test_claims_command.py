@@ -1,4 +1,4 @@
-"""make claims: what it prints and writes, and what it says of bad input."""
+"""The command `make claims`: what it prints and writes, and what it says of bad input."""
 
 import hashlib
 import json

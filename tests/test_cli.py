@@ -1,4 +1,4 @@
-"""Bad input on the command line: one line that says what is wrong and what there is, status 2."""
+"""Bad input on the command line gives status 2 and one line: what is wrong, and what there is instead."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from scripts import fetch, train
 
 @pytest.fixture
 def run(command, tmp_path):
-    """With a store and records of its own."""
+    """Return a function that runs a command with a store and records of its own."""
     places = f"store={tmp_path}/store", f"records={tmp_path}/records"
     return lambda main, config, *words, **more: command(main, config, *words, *places, **more)
 

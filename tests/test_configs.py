@@ -1,4 +1,4 @@
-"""Every config composes, and every table's cells are what its paper prints."""
+"""Every config composes, and the cells of every table are those that its paper prints."""
 
 import re
 
@@ -43,7 +43,7 @@ def test_every_network_has_a_purifier_that_it_fits(name):
 
 
 def settings_of(table):
-    """The embedded data, and the paper's own."""
+    """Return the embedded data and its victim, and the paper's own settings."""
     return [("digits-photos", "digits-resnet8"), *((p.dataset, p.victim) for p in panels_of(table))]
 
 
@@ -60,7 +60,7 @@ def test_a_tables_entries_are_what_their_labels_say(name):
 
 
 def test_oag_has_the_beta_of_the_images_size():
-    """At 224 pixels that of 32 diverges."""
+    """The beta for 32 pixels diverges at 224 pixels."""
     large = ("imagenet", "flower17")
     rows = [
         (dataset, row)
@@ -86,7 +86,7 @@ def test_the_adaptive_tables_budget_is_that_of_its_columns(budget):
 
 @pytest.mark.slow
 def test_every_cell_of_every_table_composes_and_builds():
-    """Each set of names and parameters once, whatever the values: composing takes its time."""
+    """Each set of names and parameters is composed once, whatever the values, because composing is slow."""
     distinct = {}
     for table in (table_of(name) for name in names_of("table")):
         for dataset, victim in settings_of(table):
@@ -118,7 +118,7 @@ def test_every_cell_of_every_table_composes_and_builds():
 
 @pytest.mark.parametrize("name", names_of("table"))
 def test_a_tables_file_says_what_it_is(name):
-    """Its head: the paper, the command; its keys: none that nobody reads."""
+    """The file gives its command, and all its keys are known."""
     text = (CONFIGS / "table" / f"{name}.yaml").read_text()
     assert "python -m runners.table" in text or "make " in text
     table = table_of(name)

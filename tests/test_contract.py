@@ -1,4 +1,4 @@
-"""What a purifier declares is tried before its first cell: each lie is caught by its name."""
+"""What a purifier declares is tested before its first cell, and each false declaration is named."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_each_lie_is_caught_by_its_name(images, liar, name, came):
 
 
 def test_a_second_trial_sees_global_seeds_too(images):
-    """The first leaves the global generators as the second will."""
+    """The first trial leaves the global generators in the same state as the second."""
     for _ in range(2):
         with pytest.raises(TraitError, match="random state"):
             check(broken.PythonGlobal(), images, linear_victim().eval())

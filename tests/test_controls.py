@@ -36,7 +36,7 @@ def store(tmp_path_factory):
 
 
 def steepen(store, monkeypatch) -> None:
-    """A trained victim gets logits so far apart that the loss of what is right is 0, and its gradient too."""
+    """Scale a trained victim's logits so that the loss of a right answer is 0, and its gradient too."""
     flags(store, ["clean"], "purifier=none")
     logits = Victim.forward
     monkeypatch.setattr(Victim, "forward", lambda self, images: 1000 * logits(self, images))
@@ -72,7 +72,7 @@ def test_a_blind_evaluation_of_jpeg_is_incomplete_and_a_complete_one_is_not(stor
 
 
 def test_a_sound_purifier_raises_none(store):
-    """Attacked blindly and through its exact gradient."""
+    """The purifier is attacked blindly and through its exact gradient."""
     sound = flags(store, ["clean", "blind", "full"], "purifier=gs")
     assert sound == {"clean": set(), "blind": set(), "full": set()}
 

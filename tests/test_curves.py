@@ -1,4 +1,4 @@
-"""Which curves a table's figures lie on, and that plots are files of equal bytes each time."""
+"""The curves on which a table's figures lie, and plots whose files have equal bytes each time."""
 
 import re
 
@@ -135,7 +135,7 @@ def test_cost_is_set_against_the_worst_figure():
 
 
 def test_without_a_worst_figure_cost_is_set_against_the_lowest():
-    """Attacks are not averaged: they may know different things."""
+    """Attacks are not averaged, because they may know different things."""
     table = frame(*(eps(row, e, value) for row, values in (("jpeg", (70, 20)), ("ddip", (80, 60)))
                     for e, value in zip((2, 8), values, strict=True)))  # fmt: skip
     seconds = {"jpeg": 0.01, "ddip": 5.0}

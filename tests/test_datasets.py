@@ -1,4 +1,4 @@
-"""Every data set of configs/dataset on a tiny copy of its layout, and on the real files where they are."""
+"""Every data set of configs/dataset on a tiny copy of its layout, and on the real files if they exist."""
 
 import logging
 import os

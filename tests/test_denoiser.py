@@ -27,7 +27,7 @@ MEAN, SPREAD = 0.2, 0.3  # of the normal data, in [-1, 1]
 
 
 class Normal(nn.Module):
-    """The expectation of the clean image, where all its values are normal and independent."""
+    """A denoiser that returns the expectation of the clean image if its values are normal and independent."""
 
     def forward(self, noisy, levels):
         variance = levels.to(noisy).view(-1, 1, 1, 1).square()
@@ -47,7 +47,7 @@ def test_the_score_is_that_of_the_normal_distribution():
 
 
 def test_a_perfect_denoiser_has_the_least_training_loss():
-    """The expectation beats the same with another mean or spread; its error is known in closed form."""
+    """The expectation beats a shifted one, and both errors are known in closed form."""
     draws = torch.Generator().manual_seed(0)
     images = ((MEAN + SPREAD * torch.randn(64, 3, 16, 16, generator=draws)) / 2 + 0.5).clamp(0, 1)
 
@@ -88,8 +88,10 @@ def test_without_noise_the_network_gives_the_image_back():
 
 
 def test_adps_step_is_the_share_of_the_way_to_the_score_that_vanishes():
-    """At a fixed level s, the score of normal data times s is s (m - x) / v, where v = spread^2 + s^2. Over a
-    unit step it falls by s / v, so a share `rate` of the way to 0 is a step of rate * v / s."""
+    """At a fixed level s, the score of normal data times s is s (m - x) / v, where v = spread^2 + s^2.
+
+    Over a unit step it falls by s / v, so a share `rate` of the way to 0 is a step of rate * v / s.
+    """
     level = 0.4
     p = on(ADP, Normal(), sigma=0.0, steps=1, rate=0.05, stop=0.0)
     images = 0.3 + 0.4 * random_images(3)
@@ -134,7 +136,7 @@ def test_scoreopt_ends_at_the_mode_of_normal_data():
 
 
 def test_langevin_dynamics_has_its_known_mean_and_variance():
-    """A linear score makes it an autoregression: after k steps x is normal, both in closed form."""
+    """A linear score makes it an autoregression, in which x is normal with a known mean and variance."""
     steps, step, level = 60, 0.04, 0.05
     start = torch.full((1, 3, 64, 64), 0.5)
     found = 2 * on(EBM, Normal(), steps=steps, step=step, level=level)(start, seeds=[7]) - 1
@@ -217,7 +219,7 @@ def test_impossible_settings_are_refused(method, settings, message):
 
 
 def test_all_purifiers_of_a_data_set_share_one_denoiser(tmp_path, monkeypatch):
-    """What one of them trained, the others find in the store."""
+    """One of them trains it, and the others find it in the store."""
     trained = []
 
     def fit(training, component, **others):

@@ -1,4 +1,4 @@
-"""Which devices a run takes, and what its processes do with them. There need not be a GPU."""
+"""The devices that a run takes, and what its processes do with them. No GPU is needed."""
 
 import concurrent.futures
 import types
@@ -20,7 +20,7 @@ CUDA = [torch.device("cuda", i) for i in range(4)]
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretends that PyTorch sees so many GPUs, or why it sees none."""
+    """Return a function that pretends that PyTorch sees so many GPUs, or gives a reason why it sees none."""
 
     def pretend(count: int, problem: str = "Found no NVIDIA driver on your system") -> None:
         def init() -> None:
@@ -96,7 +96,7 @@ def test_a_process_for_each_gpu():
 
 
 class Executor(concurrent.futures.Executor):
-    """Does tasks here and now, as often as the test says before a device breaks; notes who began."""
+    """An executor that does each task at once in this process, and lists the executors that were made."""
 
     made: list["Executor"]
 
@@ -116,7 +116,7 @@ class Executor(concurrent.futures.Executor):
 
 
 class Turns:
-    """A queue of numbers."""
+    """A queue whose tasks are numbers."""
 
     def __init__(self, count: int) -> None:
         self.waiting, self.running, self.outcomes = list(range(count)), {}, {}
@@ -142,7 +142,7 @@ class Turns:
 
 @pytest.fixture
 def processes(monkeypatch):
-    """Pretended processes on pretended GPUs; task 1 leaves its device broken."""
+    """Pretend processes on pretended GPUs, and return their worker; task 1 leaves its device broken."""
     Executor.made = []
     broken = []
 
@@ -172,7 +172,7 @@ def test_processes_share_the_devices_by_index(processes):
 
 @pytest.mark.parametrize("workers", [1, 0])
 def test_a_process_whose_device_is_broken_is_replaced(processes, workers):
-    """The task that broke it keeps its own reason, and the tasks after it are done."""
+    """The task that broke the device keeps its own reason, and the tasks after it are done."""
     turns = Turns(4)
     pool.run(turns, worker=processes, workers=workers, devices=CUDA[:1])
     assert {task: failure and failure.reason for task, failure in turns.outcomes.items()} == {

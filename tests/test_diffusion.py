@@ -1,4 +1,4 @@
-"""The chain of a diffusion model against a denoiser that knows the answer."""
+"""The chain of a diffusion model with a denoiser that knows the answer."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ NOWHERE = WeightFile("nowhere.pt", "0" * 64)
 
 
 class Oracle(nn.Module):
-    """Knows the clean images."""
+    """A denoiser that knows the clean images, and records the levels at which it is asked."""
 
     def __init__(self, clean: torch.Tensor) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Oracle(nn.Module):
 
 
 class Unmoved(nn.Module):
-    """Takes all that it is given for the clean image."""
+    """A denoiser that takes whatever it is given for the clean image."""
 
     def forward(self, noisy: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         return noisy
@@ -57,7 +57,7 @@ def test_a_model_that_sees_no_noise_keeps_what_the_forward_process_left():
 
 
 def test_the_forward_process_has_the_models_variances():
-    """Ho et al.: after all 1000 times next to nothing of the image is left."""
+    """After all 1000 times of Ho et al. almost nothing of the image is left."""
     kept = variances(1000)[1]
     assert kept[0] == pytest.approx(1 - 1e-4)
     assert kept[-1] == pytest.approx(4.04e-5, rel=0.01)

@@ -1,4 +1,4 @@
-"""The documentation is current, short where it should be, complete, and asks no other server for anything."""
+"""The documentation is current, short enough and complete, and its pages request nothing from a server."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Weights on request: whole and verified, or nothing; against a server of our own."""
+"""Weights are downloaded on request, whole and verified or not at all; the server is our own."""
 
 import hashlib
 import http.server

@@ -1,4 +1,4 @@
-"""Counted random numbers: their distribution, and that an image's are its own."""
+"""Counter-based random numbers: their distribution, and that each image has its own."""
 
 import math
 
@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def test_normal_numbers_are_normal():
-    """Kolmogorov-Smirnov at the 0.1 % level, and the moments."""
+    """The Kolmogorov-Smirnov test at the 0.1 % level and the moments agree with it."""
     x = Draws(range(4), CPU).normal((250_000,)).double()
     for one in x:
         at = one.sort().values
@@ -68,7 +68,7 @@ def test_every_call_and_every_seed_draws_anew():
 
 @pytest.mark.parametrize("word", [-(2**31), -(2**31) + 1, -1, 0, 1, 2**31 - 1])
 def test_no_word_gives_a_number_that_is_not_finite(word, monkeypatch):
-    """One word in 2**26 did, which a run of OAG meets but no test of a few million numbers."""
+    """One word in 2**26 did, which a run of OAG meets, but not a test of a few million numbers."""
     draws = Draws([1], CPU)
     monkeypatch.setattr(Draws, "_bits", lambda self, size, kind: torch.full((1, 2 * size), word, dtype=kind))
     drawn = draws.normal((8,))

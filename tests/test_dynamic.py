@@ -1,4 +1,4 @@
-"""Dynamic inference: its noise, and that it is the purifier inside otherwise."""
+"""Dynamic inference: its noise, and that it otherwise equals the purifier inside."""
 
 import pytest
 import torch

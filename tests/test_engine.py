@@ -1,4 +1,4 @@
-"""The batched engine against the plain way: one image, torch.nn modules, torch.optim.Adam."""
+"""The batched engine compared with a plain loop: one image, torch.nn modules, torch.optim.Adam."""
 
 import contextlib
 import gc
@@ -56,7 +56,7 @@ NETWORKS = {
 
 
 def trajectory(network, images, seeds, steps, **changes) -> torch.Tensor:
-    """(steps, B, C, H, W)"""
+    """Return the reconstructions of a fit, (steps, B, C, H, W)."""
     seen = []
     trace = DIPTrace(network=network, **({"input_scale": 1 / 30, "jitter": 0.0} | changes))
     trace.stream(images, seeds, steps, lambda _, x: seen.append(x.clone()))
@@ -64,7 +64,7 @@ def trajectory(network, images, seeds, steps, **changes) -> torch.Tensor:
 
 
 class Plain(nn.Module):
-    """The same U-Net as ordinary modules for a single image."""
+    """The same U-Net built of ordinary modules, for a single image."""
 
     def __init__(self, net: SkipNet, drawn: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ def plain_trajectory(network, image, seed, steps, scale) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equals_a_plain_loop_over_one_image(name):
-    """In float64, where rounding stays out of sight: the same algorithm to 1e-6 over 12 steps."""
+    """Both give the same to 1e-6 over 12 steps, in float64, which hides differences of rounding."""
     images, seeds = random_images(2, 32).double(), [5, 6]
     batched = trajectory(NETWORKS[name], images, seeds, steps=12)
     for i in range(2):
@@ -126,7 +126,7 @@ def test_equals_a_plain_loop_over_one_image(name):
 
 @pytest.mark.parametrize("changes", [{}, {"jitter": 1 / 30}, {"optimise_input": True}], ids=str)
 def test_an_image_does_not_depend_on_its_batch(changes):
-    """Alone or among others, in any order: the same bits, in float32, on this CPU."""
+    """Its bits are the same alone or among others, in any order, in float32 on this CPU."""
     images, seeds = random_images(11, 32), list(range(11))
     network = NETWORKS["medium"]
     together = trajectory(network, images, seeds, 12, **changes)
@@ -137,7 +137,7 @@ def test_an_image_does_not_depend_on_its_batch(changes):
 
 
 def test_an_image_among_64_others_takes_its_own_50_steps():
-    """Tolerance 0: on a CPU the trajectories are equal to the bit."""
+    """The tolerance is 0: on a CPU the trajectories are equal to the bit."""
     images, seeds = random_images(65, 16), list(range(65))
     together = trajectory(NETWORKS["small"], images, seeds, 50, jitter=1 / 30)
     for i in (0, 37, 64):
@@ -148,7 +148,7 @@ def test_an_image_among_64_others_takes_its_own_50_steps():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("changes", [{}, {"jitter": 1 / 30}, {"optimise_input": True}], ids=str)
 def test_a_captured_graph_takes_the_steps_of_a_cpu(changes):
-    """In float64, where rounding stays out of sight; the random numbers are float32 on both."""
+    """Both compute in float64, which hides differences of rounding; random numbers are float32 on both."""
     images, seeds = random_images(3, 32).double(), [5, 6, 7]
     on_cpu = trajectory(NETWORKS["medium"], images, seeds, 20, **changes)
     on_cuda = trajectory(NETWORKS["medium"], images.cuda(), seeds, 20, **changes).cpu()
@@ -186,7 +186,7 @@ def test_an_image_that_is_not_finite_spoils_no_other():
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps(small_trace):
-    """All that reads off a trace keeps a fixed number of its reconstructions."""
+    """Everything that reads a trace keeps a fixed number of its reconstructions."""
     alive: list[int] = []
     settings = {"trace": small_trace, "maps": 60, "warmup": 2, "similarity": -1.0}
     purifiers = [
@@ -249,8 +249,11 @@ def test_a_convolution_over_blocks_is_the_strided_one(kernel, stride, size):
 
 @pytest.mark.parametrize("name", ["dip", "ride", "unet", "oag"])
 def test_a_fit_leaves_nothing_to_the_garbage_collector(name, monkeypatch):
-    """Its parameters are freed as it ends. Reference cycles would keep them on the device until the next
-    collection, which knows nothing of how full the device is."""
+    """The parameters of a fit are freed when it ends.
+
+    Reference cycles would keep them on the device until the next collection, which does not know how full the
+    device is.
+    """
     traces = {
         "dip": DIPTrace(network=NETWORKS["small"]),
         "ride": RIDETrace(network=FCN(filters=[4]), iterations=2),
@@ -276,7 +279,7 @@ def test_a_fit_leaves_nothing_to_the_garbage_collector(name, monkeypatch):
 
 
 class FakeCUDA:
-    """What the engine asks of CUDA, noted; the work itself is done here and now."""
+    """A stand-in for CUDA that records what the engine asks of it; the work itself is done at once."""
 
     def __init__(self, monkeypatch, *, memory_ends: bool = False) -> None:
         self.streams, self.captured_on, self.replays, self.waits = [], [], 0, []
@@ -319,7 +322,7 @@ def on_fake_cuda(monkeypatch) -> None:
 
 
 def test_all_fits_share_one_side_stream(monkeypatch):
-    """The memory of a stream can be used on that stream only: a stream for each step held it many times."""
+    """Memory of a stream can be used on that stream only, so a stream for each step held it many times."""
     cuda = FakeCUDA(monkeypatch)
     on_fake_cuda(monkeypatch)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What the script that fills the leaderboard evaluates, and the cards that it writes."""
+"""The cells that the leaderboard's script evaluates, and the cards that it writes."""
 
 import pytest
 from hydra import compose, initialize_config_dir

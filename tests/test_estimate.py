@@ -1,4 +1,4 @@
-"""The time that is told, and refused where it is too long, before any work."""
+"""The estimate of a run's time, which is told before any work, and refused if it is too long."""
 
 import shutil
 import types
@@ -34,13 +34,13 @@ def test_what_is_only_to_be_scored_is_within_any_budget(tmp_path):
 
 
 def attacker(of) -> tuple[Component, Component]:
-    """The attack of a cell and its knowledge."""
+    """Return the attack of a cell and its knowledge."""
     return Component(of.configs["attack"]), Component(of.knowledge)
 
 
 @pytest.fixture
 def task(tmp_path):
-    """Makes the purifying task of a cell of two images; and the worker to do it."""
+    """Return a function that makes the purifying task of a cell of two images, and the worker to do it."""
     store = Store(tmp_path)
     worker = Worker(store, torch.device("cpu"), "float32")
 
@@ -57,7 +57,7 @@ def task(tmp_path):
 
 @pytest.fixture
 def ticking(monkeypatch):
-    """Each piece of work that is timed takes a second an image of the two, by this clock."""
+    """Let each piece of work that is timed take two seconds: one for each of its two images."""
     monkeypatch.setattr(Estimator, "_timed", lambda self, work: (work(), 2.0)[1])
 
 
@@ -79,7 +79,7 @@ def test_draws_rounding_and_scoring_are_priced(task, ticking, words, draws, seco
 
 
 class Clock:
-    """Seconds that pass only where the work says so."""
+    """A clock on which time passes only when the work says so."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -90,8 +90,10 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A second for each pass of an image through the defense, half a second for what an attack does by itself
-    between two questions, nothing for all else."""
+    """Return a clock on which each pass of an image through the defense takes a second.
+
+    What an attack does by itself between two questions takes half a second, and all else takes no time.
+    """
     clock, ask = Clock(), Target.ask
     monkeypatch.setattr(estimator, "time", clock)
     monkeypatch.setattr(probe, "time", clock)
@@ -133,7 +135,7 @@ def test_images_about_which_an_attack_asks_no_more_are_done(task, clock):
 
 
 def test_a_fit_under_attack_is_priced_at_its_full_length(task, clock):
-    """The attack is tried on 12 steps of a fit of 24; each pass takes as much again for the other 12."""
+    """The attack is tried on 12 steps of a fit of 24; each pass takes as long again for the other 12."""
     words = ["attack=pgd", "attack.steps=3", "knowledge=bpda"]
     worker, _ = task("purifier=none")
     of = cell(*words, "purifier=dip", "purifier.steps=24")
@@ -190,7 +192,7 @@ def test_a_slow_first_call_is_not_taken_for_the_pace(task, monkeypatch):
     ("cpu", 1000, 1000 / 12 * (2 + 12 * 0.01)),
 ])  # fmt: skip
 def test_on_cuda_only_replayed_steps_are_multiplied(monkeypatch, device, steps, seconds):
-    """There the first steps of a fit take two seconds longer, once and not once in twelve steps."""
+    """The first steps of a fit take two seconds longer there, but once, and not once in twelve steps."""
 
     def trial(self, crafting, purifiers, most):
         return 2 + 0.01 * min(steps, most), steps / min(steps, most)

@@ -11,7 +11,10 @@ from attacks import fab
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 0.99])
 def test_the_nearest_point_of_a_plane_is_that_of_a_solver(norm, share):
-    """`share` of what [0, 1] allows along the slope; one coordinate has no slope, one is at the border."""
+    """The plane lies at `share` of what [0, 1] allows along the slope.
+
+    One coordinate has no slope, and one is at the border.
+    """
     draws = torch.Generator().manual_seed(5)
     point = torch.rand(1, 1, 1, 6, generator=draws)
     point[..., 1] = 1.0
@@ -29,7 +32,7 @@ def test_the_nearest_point_of_a_plane_is_that_of_a_solver(norm, share):
 
 
 def solved(point, slope, offset, norm: str) -> float:
-    """The size of the smallest change, by SciPy: of its sum of squares, or of a bound on every coordinate."""
+    """Return the size of the smallest change by SciPy: its l2 norm, or a bound on every coordinate."""
     p, w, b = (value.double().flatten().numpy() for value in (point, slope, offset))
     on_plane = {"type": "eq", "fun": lambda z: w @ (p + z[:6]) - b[0]}
     bounds = [(-x, 1 - x) for x in p]

@@ -20,7 +20,7 @@ def caught(call) -> Exception:
 
 
 def line_of(function, text: str) -> int:
-    """The number of the line of a function that holds a text."""
+    """Return the number of the line of a function that contains a text."""
     lines, first = inspect.getsourcelines(function)
     return first + next(i for i, line in enumerate(lines) if text in line)
 

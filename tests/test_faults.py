@@ -1,4 +1,4 @@
-"""Faults, tried for real: make test-faults. After each, the records of an undisturbed run, or a clear error.
+"""Real faults (make test-faults), after which a run ends in undisturbed records or in a clear error.
 
 Figures of such a run are in docs/reliability.md.
 """
@@ -25,13 +25,13 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> Path:
-    """An undisturbed run, of 8 chunks an entry."""
+    """Return the folder of an undisturbed run with 8 chunks per entry."""
     return undisturbed(tmp_path_factory.mktemp("calm"), n=16)
 
 
 @pytest.fixture
 def figure(request):
-    """Prints a figure for docs/reliability.md, whatever pytest captures."""
+    """Return a function that prints a figure for docs/reliability.md even if pytest captures the output."""
 
     def told(text: str) -> None:
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -45,7 +45,7 @@ def table(folder: Path, *more: str, rows: str | None = None) -> list[str]:
 
 
 def trained(calm: Path, folder: Path) -> Path:
-    """A store in `folder` that holds the trained victim and the checks of purifiers only."""
+    """Make a store in `folder` that holds only the trained victim and the checks of purifiers."""
     for stage in ("weights", "traits"):
         shutil.copytree(calm / "store" / stage, folder / "store" / stage)
     return folder
@@ -56,7 +56,7 @@ def artefacts(folder: Path, stage: str) -> list[Path]:
 
 
 def begun(process: subprocess.Popen, folder: Path) -> bool:
-    """Wait until its work has begun; False where it ended before."""
+    """Wait until the process has begun its work; return False if it ended before."""
     while process.poll() is None:
         if any((folder / "store" / "claims").glob("*.?")):
             return True
@@ -110,7 +110,7 @@ def test_eight_runners_on_one_store_share_the_work(calm, tmp_path, figure):
 
 @contextmanager
 def mounted(folder: Path, size: str):
-    """A file system of its own in memory."""
+    """Mount a file system of this size in memory, and unmount it afterwards."""
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:
@@ -165,7 +165,7 @@ def test_a_store_that_cannot_be_written(calm, tmp_path):
 
 @pytest.mark.parametrize("hours", [-5, 5], ids=["behind", "ahead"])
 def test_clocks_that_differ(calm, tmp_path, hours):
-    """Chunks and a dead host's claims are of the future, as after a clock was set back, or of the past."""
+    """Chunks and a dead host's claims lie in the future, as after a clock was set back, or in the past."""
     shutil.copytree(calm / "store", tmp_path / "store")
     for path in artefacts(tmp_path, "records")[::2]:
         path.unlink()
@@ -187,7 +187,7 @@ def test_clocks_that_differ(calm, tmp_path, hours):
 
 
 def test_a_claim_of_a_living_process_is_respected_and_of_a_dead_one_taken(calm, tmp_path):
-    """A stopped process renews no claim: its work is done by another, and when it wakes nothing is spoilt."""
+    """A stopped process renews no claim, so another does its work; when it continues, nothing is damaged."""
     shutil.copytree(calm / "store", tmp_path / "store")
     shutil.rmtree(tmp_path / "store" / "records")
     shutil.rmtree(tmp_path / "store" / "purified")
@@ -205,7 +205,7 @@ def test_a_claim_of_a_living_process_is_respected_and_of_a_dead_one_taken(calm, 
 
 
 def test_a_data_folder_that_disappears(tmp_path):
-    """The link to it goes while the run works, and before the next."""
+    """The link to the data goes while a run works, and is still missing in the next run."""
     real = os.environ.get("DATA_DIR")
     if not real or not Path(real, "cifar-10-batches-py").is_dir():
         pytest.skip("needs DATA_DIR with CIFAR-10")

@@ -1,4 +1,4 @@
-"""The classical purifiers against the libraries that define them."""
+"""The classical purifiers compared with the libraries that define them."""
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_a_weight_in_normalised_units_is_a_multiple_of_one_in_0_to_1(normalised,
 
 
 def energy(u: torch.Tensor, images: torch.Tensor, kept: torch.Tensor, weight: float) -> torch.Tensor:
-    """What TVM minimises, one number an image."""
+    """Return the energy that TVM minimises, one number per image."""
     down = torch.diff(u, dim=2, append=u[:, :, -1:]).square().sum(1)
     right = torch.diff(u, dim=3, append=u[:, :, :, -1:]).square().sum(1)
     variation = (down + right).sqrt().flatten(1).sum(1)
@@ -148,7 +148,7 @@ def test_arts_tvm_lowers_what_it_minimises_and_leaves_numpys_numbers_alone():
 
 
 def test_tvm_restores_what_is_dropped():
-    """At least three times better than the mean of the image would."""
+    """The error is less than a third of the error of the image's mean."""
     images = nn.functional.interpolate(random_images(3, 6), size=(24, 24), mode="bilinear")
     dropped = ~Draws(SEEDS, images.device).chosen(0.5, images.shape[1:])
     assert 0.4 < dropped.double().mean() < 0.6

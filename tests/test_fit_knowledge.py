@@ -122,7 +122,7 @@ def test_square_goes_on_after_an_image_has_fallen():
     "attack", [Square(queries=150, early_stop=False), APGD(steps=3, restarts=2, early_stop=False)]
 )
 def test_without_an_early_stop_images_that_seem_to_have_fallen_are_attacked_too(attack):
-    """A defense that draws may be wrong about an image by chance, in the first answer about it."""
+    """A stochastic defense may be wrong about an image by chance in its first answer."""
     victim, images = RowByRow(), inner_images(2)
     labels = victim(images).argmin(1)
     target = Full(eot=2).target(victim, Noise(sigma=1e-3), [], seeds=SEEDS)

@@ -1,4 +1,4 @@
-"""Each flag is raised by what it is there for, and by nothing else."""
+"""Each flag is raised by its own cause, and by nothing else."""
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def evidence(
     victim=VICTIM,
     **columns,
 ) -> Evidence:
-    """A cell on which nothing is amiss, but for what is given."""
+    """Return the evidence of a cell without any fault, apart from what is given."""
     attack, knowledge = attack or PGD(eps=8 / 255), knowledge or Blind()
     correct = np.arange(n) < right * n
     records = pd.DataFrame(
@@ -71,7 +71,7 @@ def evidence(
 
 
 def seen(first: float, second: float, n: int = 64) -> torch.Tensor:
-    """Of a probe: how many of each column were misled."""
+    """Return the result of a probe in which these shares of the two columns were misled."""
     at = torch.arange(n) / n
     return torch.stack([at < first, at < second], 1)
 
@@ -176,7 +176,7 @@ def test_a_sound_cell_raises_none(name):
 
 
 def names_of_row(*row: Evidence, beside: str | None = None) -> list[list[str]]:
-    """The flags of each cell, but for one that is `beside` the point."""
+    """Return the names of the flags of each cell, except one that is `beside` the point."""
     return [[flag.name for flag in flags if flag.name != beside] for flags in of_row(row)]
 
 

@@ -1,4 +1,4 @@
-"""What comes from elsewhere executes nothing, and is answered in one line: records, archives, tables."""
+"""Records, archives and tables from elsewhere execute nothing, and are answered in one line."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def settings_of(store: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, Path]:
-    """A store and the record file of CELL."""
+    """Return a store and the record file of CELL."""
     folder = tmp_path_factory.mktemp("made")
     grid = Evaluator(settings_of(folder / "store"), Console(file=io.StringIO()))
     (result,) = grid.evaluate([CELL], REQUEST)
@@ -58,7 +58,7 @@ def made(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def marker(tmp_path) -> Path:
-    """A folder that exists where planted text was executed."""
+    """Return a folder that exists only if planted text was executed."""
     return tmp_path / "executed"
 
 
@@ -77,7 +77,7 @@ def test_the_planted_text_is_executed_where_nothing_refuses_it(marker):
 
 
 def places(data: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The place of every value, at every depth."""
+    """Yield the place of every value, at every depth."""
     pairs = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for name, item in pairs:
         yield (*path, name)
@@ -98,26 +98,26 @@ def put(value: Any) -> Callable[[Any, Any], None]:
 
 
 def holding(of: RecordFile, facts: Any, **metadata: bytes) -> pa.Table:
-    """The records with another provenance; NaN and lone surrogates are written as they are."""
+    """Return the records with another provenance; NaN and lone surrogates are written as they are."""
     held = {**of.records.schema.metadata, PROVENANCE: json.dumps(facts).encode()}
     held |= {name.encode(): value for name, value in metadata.items()}
     return of.records.replace_schema_metadata(held)
 
 
 def written(of: RecordFile, facts: Any, path: Path, **metadata: bytes) -> Path:
-    """A record file with another provenance."""
+    """Write a record file with another provenance, and return its path."""
     pq.write_table(holding(of, facts, **metadata), path)
     return path
 
 
 def admitted(of: RecordFile, facts: Any) -> None:
-    """What reading a file does with its provenance, without the file."""
+    """Check a provenance as reading a file does, without the file."""
     untrusted.check_plain(facts, "provenance")
     RecordFile(of.path, of.records, facts)
 
 
 def plants(marker: Path) -> dict[str, Callable[[Any, Any], None]]:
-    """Everything that could have something executed, by what it is."""
+    """Return edits that plant everything that could be executed, by what it is."""
     return {
         "interpolation": put(interpolation(marker)),
         "in a text": put(f"a {interpolation(marker)} b"),
@@ -203,12 +203,12 @@ EDITS: dict[str, Callable[[Any, Any], None]] = {
 
 
 class NotRunError(InputError):
-    """The edited record would be run: nothing in it was refused."""
+    """An error that says that the edited record would be run, because nothing in it was refused."""
 
 
 @pytest.mark.slow
 def test_every_single_edit_of_a_record_is_answered_by_a_replay(made, tmp_path, monkeypatch):
-    """Nested ones too. The evaluation stops before its first cell, which is where a replay becomes slow."""
+    """Nested values are edited too. A replay stops before its first cell, where it would become slow."""
 
     def checked(grid: Evaluator, cells: list) -> None:
         grid.planner.check_parameters(cells)
@@ -251,7 +251,7 @@ def test_null_for_a_folder_is_one_line(command, name):
 
 
 def artefact(folder: Path, made_from: dict, content: bytes, header: dict) -> tuple[str, bytes]:
-    """A member of an archive: its name, and an artefact whose checksum is right."""
+    """Return a member of an archive: its name, and an artefact whose checksum is right."""
     store = Store(folder)
     store.put(Artifact.read(made_from), content)
     path = store.path(Artifact.read(made_from))
@@ -367,7 +367,7 @@ def test_what_an_imported_chunk_says_of_its_maker_reaches_no_record(made, tmp_pa
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    """A folder with a small table and its store."""
+    """Return a folder with a small table and its store."""
     folder = tmp_path_factory.mktemp("table")
     made_up(
         folder, np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32), rows=1, columns=1, chunk=4

@@ -1,4 +1,4 @@
-"""Gaussian smoothing against SciPy, and its borders."""
+"""Gaussian smoothing compared with SciPy's, and its borders."""
 
 import numpy as np
 import pytest

@@ -19,13 +19,13 @@ GRADIENT = [name for name in ATTACKS if class_of("attack", name).needs == "gradi
 
 
 def slope(target, images, direction):
-    """The gradient of direction . logits."""
+    """Return the gradient of direction . logits."""
     asked = images.clone().requires_grad_()
     return torch.autograd.grad((target(asked) * direction).sum(), asked)[0]
 
 
 class Doubled(Purifier):
-    """Twice as high and wide; not differentiable."""
+    """A purifier that doubles height and width and is not differentiable."""
 
     scale = 2
 
@@ -110,7 +110,7 @@ EXACT = [
 
 @pytest.mark.parametrize("purifier", EXACT, ids=lambda p: type(p).__name__)
 def test_full_is_the_exact_gradient_of_the_whole_defense(purifier):
-    """Against autograd, and against central differences in float64."""
+    """It is compared with autograd, and with central differences in float64."""
     images = 0.3 + 0.4 * random_images(2, 32)
     with torch.no_grad():
         size = purifier(images, seeds=[1, 2]).shape[-1]
@@ -139,7 +139,7 @@ def test_full_is_the_exact_gradient_of_the_whole_defense(purifier):
 @pytest.mark.parametrize("purifier", EXACT[:2] + EXACT[3:], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("colour", [0.0, 1.0])
 def test_black_and_white_pixels_have_their_gradient(purifier, colour):
-    """Into the range, they can go: a gradient of 0 there would spare every image with a plain background."""
+    """They can move into the range; a gradient of 0 would spare every image with a plain background."""
     images = torch.full((1, 3, 32, 32), colour)
     found = slope(Full().target(nn.Flatten(), purifier, [], seeds=[1]), images, torch.ones(1))
     inward = 0.5 - colour

@@ -1,4 +1,4 @@
-"""Whole runs: resume, damage, failure and SIGKILL end in the records of an undisturbed run."""
+"""Whole runs end in the records of an undisturbed run after a resume, damage, a failure or SIGKILL."""
 
 import copy
 import inspect
@@ -33,7 +33,7 @@ RAISED = inspect.getsourcelines(Raises.purify)[1] + 1
 
 
 def cell(*overrides: str, purifier: str | None = None) -> Cell:
-    """A cell, by default of the embedded data and its victim; `purifier` names a class of broken.py."""
+    """Return a cell, by default of the embedded data and victim; `purifier` names a class of broken.py."""
     config = composed(*overrides)
     choices = config.hydra.runtime.choices
     configs = {part: to_plain_dict(config[part]) for part in PARTS}
@@ -57,7 +57,10 @@ CELLS = [
 def run(
     store: Path, cells=CELLS, *, here: bool = False, estimated: bool = False, **changes
 ) -> tuple[list[CellResult], str]:
-    """Results, and what was printed. Unless `estimated`, no trial is made: all work counts as short."""
+    """Evaluate the cells, and return the results and what was printed.
+
+    Unless `estimated`, no trial is made, and all work counts as short.
+    """
     settings = {
         "n": 5,
         "seed": 0,
@@ -81,7 +84,7 @@ def run(
 
 
 def same(results: list[CellResult], expected: list[CellResult]) -> None:
-    """Equal to the bit, timings aside."""
+    """Check that the records are equal to the bit, apart from the timings."""
     for ours, theirs in zip(results, expected, strict=True):
         pd.testing.assert_frame_equal(
             ours.records.drop(columns=list(TIMINGS)),
@@ -98,7 +101,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, list[CellResult]]:
 
 @pytest.fixture
 def store(undisturbed, tmp_path) -> Path:
-    """A store that holds the trained victim only, and that the components have passed their checks."""
+    """Return a store that holds only the trained victim, and that the components have passed their checks."""
     for kept in ("weights", "traits"):
         subprocess.run(["cp", "-r", str(undisturbed[0] / kept), str(tmp_path)], check=True)
     return tmp_path
@@ -230,7 +233,7 @@ TABLE = [
 
 
 def table_records(folder: Path, kill_after: float | None = None) -> pd.DataFrame | None:
-    """Make the small table with results below `folder`; None if it was killed."""
+    """Make the small table with results below `folder`; return its records, or None if it was killed."""
     environment = {**os.environ, "PURIFYBENCH_STORE": str(folder / "store"), "COLUMNS": "100"}
     process = subprocess.Popen(
         [*TABLE, f"tables={folder}/tables", f"records={folder}/records"], cwd=ROOT, env=environment,

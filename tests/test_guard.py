@@ -1,4 +1,4 @@
-"""What attacks and purifiers do to the victim and to the process stays with their own cells."""
+"""What attacks and purifiers do to the victim and to the process does not reach other cells."""
 
 import os
 
@@ -92,7 +92,7 @@ def test_an_exit_outside_of_any_cell_is_status_1(monkeypatch, command):
 
 
 def test_a_network_that_is_loaded_when_the_attack_asks_it_changes_nothing(tmp_path):
-    """A process that has not met the purifier yet builds it then, which draws initial weights."""
+    """A process that has not built the purifier yet builds it then, which draws initial weights."""
     of = cell("attack=pgd", "attack.steps=1", "knowledge=bpda", "purifier=comdefend")
     store = Store(tmp_path)
     victim, purifier = (load_or_train(of.configs[part], store) for part in ("victim", "purifier"))

@@ -37,7 +37,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.spli
 
 
 def imported(path: Path) -> set[str]:
-    """Modules that a file names, those within functions too; `from a import b` is a.b as well."""
+    """Return the modules that a file imports, also within functions; `from a import b` gives a.b as well."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -79,7 +79,7 @@ def test_the_rooms_of_runners_import_from_floors_below():
 
 
 def test_nothing_names_the_benchmark_of_vision_apis_but_itself():
-    """It is optional: with its package and its configs removed, everything else stays as it is."""
+    """The benchmark is optional: without its package and its configs, everything else stays as it is."""
     own = [ROOT / "runners" / "vision_api", CONFIGS / "vision_api"]
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")] + list(
         CONFIGS.rglob("*.yaml")

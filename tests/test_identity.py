@@ -1,4 +1,4 @@
-"""Components are identified by name, version and arguments; edited code never meets older results."""
+"""Components are identified by name, version and arguments; edited code never reuses older results."""
 
 import importlib
 import re
@@ -84,7 +84,7 @@ TARGETS = {
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """A package of the user's own; returns a function that writes its files and loads them anew."""
+    """Yield a function that writes the files of a user's own package and loads them anew."""
     folder = tmp_path / "mine"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -105,14 +105,14 @@ def mine(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A store that holds the weights of the small victim."""
+    """Return a store that holds the weights of the small victim."""
     store = tmp_path_factory.mktemp("trained") / "store"
     run(store, [cell("attack=clean", "purifier=none")], audit="off")
     return store
 
 
 def own_cell(part: str):
-    """A cell of which one part is the user's own."""
+    """Return a cell of which one part is the user's own."""
     made = cell("attack=clean", "purifier=none")
     rest = {"label_space": "digits"} if part == "victim" else {}
     made.configs[part] = {"_target_": f"mine.{TARGETS[part]}", **rest}
@@ -123,7 +123,7 @@ def own_cell(part: str):
 
 
 def named_components() -> set[str]:
-    """The targets of all configs of the parts that a cell has, and of what they are made of."""
+    """Return the targets in all configs of a cell's parts, and of the components inside them."""
     named = re.compile(r"_target_: *([\w.]+)")
     text = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
     return {target for target in named.findall(text) if not target.startswith("runners.")}

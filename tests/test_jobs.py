@@ -1,4 +1,4 @@
-"""Several jobs that share the work of a run: Hydra's multirun over `shard`, signals, and what failed."""
+"""Several jobs that share the work of a run: Hydra's multirun over `shard`, signals and failures."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from runners.store.store import Store
 
 @pytest.fixture
 def sent(command, tmp_path, monkeypatch):
-    """Evaluates a cell with these words; the tasks of jobs are done in this process."""
+    """Return a function that evaluates a cell with these words; tasks of jobs are done in this process."""
     monkeypatch.setattr(pool, "_is_of_joblib", lambda: True)
     where = [f"store={tmp_path}/store", f"records={tmp_path}/records", f"hydra.sweep.dir={tmp_path}/sweep"]
     small = ["n=2", "chunk=1", "attack=clean", "purifier=none", *where]
@@ -27,7 +27,7 @@ def sent(command, tmp_path, monkeypatch):
 
 @pytest.fixture
 def tried(monkeypatch):
-    """The tasks that were done."""
+    """Return a list to which the key of each attempted task is added."""
     tasks, attempt = [], pool._attempt
 
     def noted(worker, task) -> Failure | None:
@@ -65,7 +65,7 @@ def test_what_failed_in_one_job_is_not_tried_in_another_but_in_the_next_multirun
 
 
 def test_a_job_without_a_multirun_is_one_job_too(sent, tried, tmp_path):
-    """For scripts that start their jobs themselves."""
+    """Scripts may start their jobs themselves."""
     status, _, err = sent("shard=7")
     assert status == 0, err
     assert len(tried) == 4

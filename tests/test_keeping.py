@@ -1,4 +1,4 @@
-"""Which purified images are kept changes what lies in the store, and no record."""
+"""Which purified images are kept changes the content of the store, but no record."""
 
 import math
 import shutil
@@ -19,14 +19,14 @@ QUICK = CELLS[1:3]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, list[CellResult]]:
-    """A store that keeps everything, and its results."""
+    """Return a store that keeps everything, and its results."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, run(folder, QUICK, keep_purified="all")[0]
 
 
 @pytest.fixture
 def store(whole, tmp_path) -> Path:
-    """A store that holds the trained victim and what was tried of the purifiers."""
+    """Return a store that holds the trained victim and the outcomes of the purifiers' checks."""
     for stage in ("weights", "traits"):
         shutil.copytree(whole[0] / stage, tmp_path / stage)
     return tmp_path

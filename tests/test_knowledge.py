@@ -1,4 +1,4 @@
-"""What the attacker knows, what a defense is worth against it, and what cannot be run."""
+"""The knowledge of an attacker, the worth of a defense against it, and cells that cannot be run."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from purifiers.jpeg import JPEG
 
 
 class Texture(nn.Module):
-    """Two classes by a coarse pattern, and more strongly by a fine one wherever it is seen at all."""
+    """A classifier of two classes by a coarse pattern and, more strongly, by a fine one if it is visible."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Texture(nn.Module):
 
 @pytest.mark.parametrize(("quality", "eps"), [(25, 8 / 255), (75, 6 / 255)])
 def test_jpeg_falls_to_bpda_and_not_to_the_blind_attack(quality, eps):
-    """JPEG erases the fine pattern, which the blind attack aims at; BPDA sees what is left."""
+    """JPEG erases the fine pattern, at which the blind attack aims; BPDA sees what is left."""
     n, victim, purifier = 40, Texture(), JPEG(quality=quality)
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 2
@@ -58,8 +58,11 @@ def test_jpeg_falls_to_bpda_and_not_to_the_blind_attack(quality, eps):
 
 
 class Rippled(nn.Module):
-    """Linear but for fast ripples, which the mean over noise smooths away: the slope at one draw of it is
-    that of the ripples, the slope of the mean that of the linear part."""
+    """A linear classifier with fast ripples, which the mean over noise smooths away.
+
+    The slope at one draw of the noise is that of the ripples; the slope of the mean is that of the linear
+    part.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ def test_transfer_is_the_mean_of_the_others_and_the_victim_has_no_part(network):
 
 @pytest.mark.parametrize("knowledge", [BPDA(), Score(), Decision()], ids=lambda k: type(k).__name__)
 def test_a_purifier_that_trains_runs_inside_any_knowledge(small_trace, knowledge):
-    """Though the attack wants no gradient, or another one, the purifier needs its own."""
+    """The purifier needs its own gradient even if the attack wants none, or another one."""
     purifier, victim, images = DIP(trace=small_trace, steps=4), RowByRow(), random_images(2)
     given = []
     target = knowledge.target(victim, purifier, [], seeds=[1, 2])

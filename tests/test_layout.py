@@ -1,4 +1,4 @@
-"""Images that pass between stages have one memory layout: stored and fresh ones give the same bits."""
+"""Images that pass between stages have one memory layout, so stored and fresh ones give the same bits."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SHAPES = [(1, 3, 8, 8), (4, 3, 8, 8), (1, 1, 8, 8), (4, 1, 8, 8)]
 
 
 def other_layout(images: Tensor) -> Tensor:
-    """The same images as a decoder or a channels-last network hands them out."""
+    """Return the same images in the layout of a decoder or of a channels-last network."""
     return images.clone(memory_format=torch.channels_last)
 
 

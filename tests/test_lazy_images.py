@@ -1,4 +1,4 @@
-"""Chunks of image files: memory holds few of them, and what is read again is what was read at first."""
+"""Chunks of image files: memory holds few of them, and reading one again gives the same images."""
 
 import pickle
 
@@ -17,7 +17,7 @@ SIZE = 3 * 16 * 16 * 4  # bytes of an image
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The positions that were read, in order; nothing is held at first."""
+    """Yield a list to which the ids of each read are added; no images are held at first."""
     LazyImages.held.clear()
     seen, take = [], Listing.take
     monkeypatch.setattr(Listing, "take", lambda self, which: seen.append(self.ids) or take(self, which))
@@ -87,7 +87,7 @@ def test_a_process_is_sent_their_names_and_reads_them_once(listing, reads):
 
 
 def sent_elsewhere(chunk: LazyImages) -> LazyImages:
-    """As another process has it, which has read nothing."""
+    """Return the chunk as another process has it, which has read nothing."""
     sent = pickle.dumps(chunk)
     LazyImages.held.clear()
     return pickle.loads(sent)

@@ -1,4 +1,4 @@
-"""Entries of the leaderboard: checked, replayed, ranked; what was edited is refused."""
+"""Entries of the leaderboard are checked, replayed and ranked, and edited ones are refused."""
 
 import json
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with the record files of two entries."""
+    """Make a folder with the record files of two entries."""
     where = tmp_path_factory.mktemp("made")
     cells = [(name, kind, one) for name, of in KINDS.items() for kind, one in of.items()]
     results, _ = run(where / "store", [one for *_, one in cells], n=4)
@@ -88,7 +88,7 @@ def test_a_sound_entry_is_taken_and_shown(add, made, tmp_path):
 
 
 def flipped(frame):
-    """A whole forged record: the defense is right on its last image."""
+    """Forge records without a contradiction: the defense is right on every image."""
     frame = frame.copy()
     frame["purified_label"] = frame.label
     for name in ("correct", "correct_majority", "correct_any", "correct_all"):

@@ -15,7 +15,7 @@ from runners.store.leases import DeadlyError, Holder, Leases, myself
 
 
 def held_by(folder: Path, holder: Holder, *, age: float = 0.0, generation: int = 0) -> Path:
-    """A claim on x as another process has left it."""
+    """Write a claim on x as another process would leave it, and return its path."""
     folder.mkdir(exist_ok=True)
     path = folder / f"x.{generation}"
     path.write_text(json.dumps(asdict(holder)))
@@ -24,7 +24,7 @@ def held_by(folder: Path, holder: Holder, *, age: float = 0.0, generation: int =
 
 
 def ended() -> Holder:
-    """A process of this machine that is no more."""
+    """Return a process of this machine that has ended, as a holder of claims."""
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
     return replace(myself("x"), pid=child.pid, born="1")
@@ -74,7 +74,7 @@ def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path, holder, age, de
 
 
 def test_a_claim_of_the_future_is_dead_once_nobody_renews_it(tmp_path, monkeypatch):
-    """As after a clock was set back: its age says nothing, that it never changes does."""
+    """After a clock was set back, a claim's age says nothing, but that it never changes does."""
     path = held_by(tmp_path, ELSEWHERE, age=-3600)
     mine = Leases(tmp_path)
     assert not mine.take("x", "a chunk")

@@ -1,5 +1,7 @@
-"""One attack an image in step, or one for all that decides row by row: an image gets what it would get alone,
-and nothing is left behind."""
+"""Attacks that run image by image in step, or once for all images and decide row by row.
+
+Each image gets what it would get alone, and nothing is left behind.
+"""
 
 import random
 import threading
@@ -61,7 +63,7 @@ def test_other_seeds_give_other_draws(name):
 
 
 def threads() -> list[str]:
-    """All but the one that tqdm starts with its first bar (ART's) and keeps."""
+    """Return the names of all threads but the one that tqdm starts with its first bar (ART's) and keeps."""
     return sorted(thread.name for thread in threading.enumerate() if thread.name != "tqdm_monitor")
 
 
@@ -94,7 +96,7 @@ def test_the_worlds_random_numbers_do_not_matter(name):
 
 
 class Reseeds(Attack):
-    """Seeds the world before every question, as libraries do, and draws from it."""
+    """An attack that seeds all generators before every question, as libraries do, and draws from them."""
 
     batch_coupled = True
     forward = 3
@@ -121,7 +123,7 @@ class StopsError(Exception):
 
 
 class Asks(Attack):
-    """Each image asks five times for logits and their gradient; image 1 may raise in its third round."""
+    """An attack that asks five times for logits and their gradient; image 1 may raise in its third round."""
 
     batch_coupled = True
 
@@ -142,7 +144,7 @@ class Asks(Attack):
 
 
 class Breaks(nn.Module):
-    """Raises in its third forward or backward pass."""
+    """A classifier that raises an error in its third forward or backward pass."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ def test_images_are_asked_about_together():
 
 
 def test_images_that_ask_differently_many_rows_each_get_their_own():
-    """And their own gradients, though some ask for them late and some never."""
+    """They also get their own gradients, though some ask for them late and some never."""
     images, victim = random_images(3), RowByRow()
     target = Target(lambda rows, seeds: victim(rows), seeds=SEEDS[:3])
 
@@ -204,7 +206,7 @@ def test_images_that_ask_differently_many_rows_each_get_their_own():
 
 
 def test_a_second_gradient_of_one_answer_is_refused():
-    """The first round's graph is gone when all have had their gradient."""
+    """The graph of the first round is gone when all images have had their gradient."""
     before = threading.active_count()
     target = Target(lambda rows, seeds: RowByRow()(rows), seeds=SEEDS[:2])
 
@@ -219,7 +221,7 @@ def test_a_second_gradient_of_one_answer_is_refused():
 
 
 def test_one_image_that_fails_fails_the_attack():
-    """Image 1 cannot begin; the others' results are not taken for those of all."""
+    """Image 1 cannot begin, and the results of the others are not taken for those of all."""
     attack = small_attack("hopskipjump")
     target = Target(lambda rows, seeds: torch.eye(5)[[2] * len(rows)], seeds=SEEDS[:2])
     with pytest.raises(AttackError, match="did not begin"):

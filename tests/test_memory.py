@@ -70,7 +70,7 @@ print(batch)
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set the Linux way")
 @pytest.mark.slow
 def test_a_real_shortage_on_a_cpu():
-    """PyTorch's own error, under a limit that holds 8 or 16 of 32 images; their results stay the same."""
+    """PyTorch raises its own error under a limit that holds 8 or 16 of 32 images; results stay the same."""
     run = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) in (8, 16)
@@ -78,7 +78,7 @@ def test_a_real_shortage_on_a_cpu():
 
 @contextlib.contextmanager
 def capture():
-    """Ends as CUDA's capture of a graph ends in which something went wrong."""
+    """Raise an error at the end, as the capture of a CUDA graph does if something went wrong in it."""
     try:
         yield
     finally:
@@ -86,7 +86,7 @@ def capture():
 
 
 def test_memory_that_ends_in_a_graphs_capture_is_seen_through_what_the_capture_raises():
-    """Its end fails in turn, and only the context of that error says why."""
+    """The end of the capture fails in turn, and only the context of that error gives the reason."""
 
     def work(part: slice) -> int:
         if part.stop - part.start > 2:
@@ -99,7 +99,7 @@ def test_memory_that_ends_in_a_graphs_capture_is_seen_through_what_the_capture_r
 
 
 def test_memory_in_reference_cycles_is_given_back_before_the_next_attempt(monkeypatch):
-    """The cache can only return what is not in use; collecting after it would be too late."""
+    """The cache can only return memory that is not in use, so a later collection would be too late."""
     seen, alive = [], []
 
     class Cycle:

@@ -32,7 +32,7 @@ def test_wilson_reaches_its_ends():
 
 
 def pair(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two defenses on the same images: how often both are right, one only, neither."""
+    """Return the answers of two defenses, given how often both, only one or neither of them is right."""
     counts = [both, first, second, neither]
     return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
 

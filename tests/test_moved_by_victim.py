@@ -17,7 +17,7 @@ STEP = 0.02
 
 
 class Stages(nn.Module):
-    """Two convolutional stages, an activation in place, and ten classes."""
+    """A network of two convolutional stages, an in-place activation and ten classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Stages(nn.Module):
 
 
 def gentle() -> LinearVictim:
-    """Linear, with logits so near to each other that no cross-entropy is rounded to 0."""
+    """Return a linear victim whose logits are so close that no cross-entropy is rounded to 0."""
     victim = linear_victim(16)
     return LinearVictim(victim.weight / 50, victim.bias / 50)
 
@@ -63,7 +63,7 @@ def test_a_step_of_the_anti_adversary_is_in_units_of_the_victims_input():
 @pytest.mark.parametrize("knowledge", [BPDA(), Full()], ids=["bpda", "full"])
 @pytest.mark.parametrize(("share", "left"), [(0.9, 1.0), (1.1, 0.0)])
 def test_an_attack_that_knows_the_anti_adversary_needs_no_more_than_without_it(knowledge, share, left):
-    """The bare linear victim is misled by a change of margin / |w|_1 in all values, and no less."""
+    """A change of margin / |w|_1 in all values misleads the bare linear victim; a smaller one does not."""
     victim, images = gentle(), inner_images(5)
     labels = victim(images).argmax(1)
     purifier, seeds = AntiAdversary(size=STEP), range(5)

@@ -34,7 +34,7 @@ def generator() -> torch.Generator:
 
 @pytest.mark.parametrize(("network", "expected"), [("nrp", 16_550_275), ("resG", 1_702_211)])
 def test_parameters_are_as_many_as_published(network, expected):
-    """16.6 M and 1.70 M in NCIS, supplement, Table 2."""
+    """Table 2 of the supplement of NCIS prints 16.6 M and 1.70 M."""
     assert sum(p.numel() for p in NRP(weights=WEIGHTS, network=network).network.parameters()) == expected
 
 
@@ -83,7 +83,7 @@ def test_perturbation_keeps_its_budget_and_moves_features():
 
 
 def test_perturbation_against_linear_features_is_as_large_as_can_be():
-    """|w.(x' - x)| is largest where every pixel has moved by eps, all with w or all against it."""
+    """|w.(x' - x)| is largest if every pixel has moved by eps, all with w or all against it."""
     weight = torch.randn(48, generator=generator())
 
     class Linear(nn.Module):
@@ -190,7 +190,7 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_features_of_a_classifier_are_those_of_its_layer(tmp_path):
-    """And its weights are read only when features are asked for."""
+    """The weights of the classifier are read only when features are asked for."""
     torch.manual_seed(0)
     network = CifarResNet(depth=8, width=4)
     path = tmp_path / "w.pt"
@@ -215,7 +215,7 @@ def test_features_of_a_classifier_are_those_of_its_layer(tmp_path):
 
 
 def test_features_of_the_8_bit_mobilenet_have_stride_4():
-    """As VGG-16's conv3_3, which the authors take; of images of any size."""
+    """This is the stride of VGG-16's conv3_3, which the authors take; images may have any size."""
     purifier = build(config_of("purifier", "nrp-resg", "features@purifier.features=mobilenet_v1"))
     purifier.features.ready = True  # its structure alone: no weights are needed
     assert purifier.features(random_images(2, size=40)).shape == (2, 128, 10, 10)
@@ -235,7 +235,7 @@ def test_released_checkpoints_fit_by_names_and_shapes(name, blocks, tmp_path):
 
 
 def _released(name: str, blocks: int):
-    """Layers of the public networks, with the shapes of weight and bias."""
+    """Yield the layers of the public networks, with the shapes of weight and bias."""
     yield "conv_first", (64, 3, 3, 3), (64,)
     for i in range(blocks):
         if name == "nrp-resg-released":

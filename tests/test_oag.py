@@ -1,4 +1,4 @@
-"""OAG against a plain loop over one image, and what its parts are for."""
+"""OAG compared with a plain loop over one image, and the purpose of its parts."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from purifiers.ride import RIDE, RIDETrace
 
 
 class Plain(nn.Module):
-    """The generator of ordinary modules, for one image."""
+    """The generator built of ordinary modules, for one image."""
 
     def __init__(self, network: Generator, shape, seed: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Plain(nn.Module):
 
 
 def plain_oag(trace: OAGTrace, image: torch.Tensor, seed: int, network_steps: int) -> torch.Tensor:
-    """Algorithm 1, line by line."""
+    """Return the result of Algorithm 1, written down line by line."""
     reference = (image.unsqueeze(0) - 0.5) * trace.scale
     model, draws = Plain(trace.network, image.shape, seed).double(), Draws([seed], torch.device("cpu"))
     made = torch.zeros_like(reference)

@@ -1,6 +1,6 @@
 """Everything that computes on images stays on their device, and an optimisation never waits for the CPU.
 
-There need not be a GPU: a device is pretended (pretended_device.py), which refuses what CUDA would refuse.
+No GPU is needed: a device is pretended (pretended_device.py), which refuses what CUDA would refuse.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ IMAGES = random_images(2, 32)
 
 @pytest.fixture
 def device(monkeypatch):
-    """The pretended device, with the layers of a CUDA device and fused optimisers."""
+    """Yield the pretended device, with the layers of a CUDA device and fused optimisers."""
     monkeypatch.setitem(STACKS, DEVICE.type, STACKS["cuda"])
     monkeypatch.setitem(ddip.AT_ONCE, DEVICE.type, ddip.AT_ONCE["cuda"])
     optimiser = importlib.import_module("torch.optim.optimizer")
@@ -80,7 +80,7 @@ def test_an_optimisation_stays_on_its_device_and_never_waits(device, name):
 
 @pytest.mark.parametrize("name", ["ddip", "ddip-singh"])
 def test_ddips_last_step_waits_as_often_for_many_images_as_for_few(device, name):
-    """It asks about all their pairs at once; image by image, every image would wait."""
+    """It asks about all their pairs at once; if it asked image by image, each image would wait."""
     victim, asked = linear_victim(32), []
     victim.weight = torch.nn.Parameter(device.put(victim.weight), requires_grad=False)
     waits = {}

@@ -62,7 +62,7 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
 
 @pytest.fixture
 def command(tmp_path):
-    """A command that prints much, and where it works."""
+    """Return a command that prints much, and the folder and environment in which it runs."""
     script = tmp_path / "command.py"
     script.write_text(PRINTS)
     return [sys.executable, str(script)], {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}

@@ -1,4 +1,4 @@
-"""Victims and data sets of other libraries and of one's own folders; the libraries are stubs."""
+"""Victims and data sets of other libraries and of a user's own folders; the libraries are stubs."""
 
 import hashlib
 import sys
@@ -21,7 +21,7 @@ def config(part, *words):
 
 
 def stub(monkeypatch, name, **held):
-    """A module of that name in the place of the library."""
+    """Put a module of that name and content in the place of the library."""
     for depth in range(1, name.count(".") + 2):
         part = ".".join(name.split(".")[:depth])
         monkeypatch.setitem(sys.modules, part, ModuleType(part))
@@ -147,7 +147,7 @@ def test_folders_that_are_none_are_said(tmp_path):
 
 
 class Saved:
-    """What load_from_disk gives of a split."""
+    """A stand-in for what load_from_disk returns for a split."""
 
     features = {"image": None, "label": SimpleNamespace(names=["cat", "dog"])}  # noqa: RUF012
     _fingerprint = "f"

@@ -1,4 +1,4 @@
-"""Packed artefacts give back every bit, and take less space where there is something to gain."""
+"""Packed artefacts give back every bit, and take less space if there is something to gain."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""The papers' claims: each names what there is, and made-up records with a known answer give that answer."""
+"""The papers' claims: each names only what exists, and made-up records give the known answer."""
 
 import subprocess
 from dataclasses import replace
@@ -34,19 +34,19 @@ def _configs():
 
 
 def cells(**values: np.ndarray) -> dict:
-    """Cells of the column PGD 8, by the paper's word for the defense."""
+    """Return cells of the column PGD 8, by the paper's word for the defense."""
     return {(ROWS[name], "PGD", 8.0): of for name, of in values.items()}
 
 
 def test_there_are_claims_of_every_paper():
-    """That each names what there is, `make claims` checks (tests/test_claims_command.py)."""
+    """`make claims` checks that each claim names only what exists (tests/test_claims_command.py)."""
     claims = claims_of()
     assert {claim.paper for claim in claims} == {"ddip", "dip-vit", "ncis", "oag", "ride"}
     assert len(claims) > 150
 
 
 def test_the_papers_own_figures_are_as_claimed():
-    """So that no claim is stated the wrong way round: those on DDIP's Table 1 hold in what it prints."""
+    """The claims on DDIP's Table 1 hold in its printed figures, so none is stated the wrong way round."""
     printed = figures_of("ddip").query("table == 'table1' and dataset == 'cifar10' and metric == 'accuracy'")
     by = printed.set_index(["defense", "attack", printed.eps_255.fillna(0)]).value
     names = {"FGSM": "fgsm", "PGD": "pgd", "BIM": "bim", "MI-FGSM": "mifgsm", "C&W": "cw", "DDN": "ddn",
@@ -121,7 +121,7 @@ def test_a_claim_of_which_a_part_is_missing_does_not_hold(tmp_path):
 
 
 def test_several_claims_of_a_paper_are_corrected(tmp_path):
-    """One claim with p = 0.03 holds alone, and not among four; that of another paper does not count."""
+    """A claim with p = 0.03 holds alone, but not among four; a claim of another paper does not count."""
     made(tmp_path, cells(ddip=right(36, 60), dipdefend=right(30, 60)))
     assert verdicts_of([ORDER], tmp_path)[0].verdict == "holds"
     several = verdicts_of([replace(ORDER, id=str(i)) for i in range(4)], tmp_path)
@@ -137,7 +137,7 @@ def test_holm_by_hand():
 
 
 def test_the_number_of_images_decides_when_it_is_there(tmp_path):
-    """Drawn from the observed shares, so many images decide in about 80 % of cases, and a quarter rarely."""
+    """So many images, drawn from the observed shares, decide about 80 % of cases; a quarter decides few."""
     ours, theirs = right(33, 60), right(27, 60, start=20)
     made(tmp_path, cells(ddip=ours, dipdefend=theirs))
     (outcome,) = verdicts_of([ORDER], tmp_path)
@@ -205,7 +205,7 @@ def test_what_departs_from_the_paper_stands_beside_the_verdict(tmp_path):
 
 
 def test_the_setting_nearest_to_the_papers_is_taken(tmp_path):
-    """The embedded data say that it holds, another victim too; the paper's own victim contradicts."""
+    """The claim holds for another victim, but the paper's own victim contradicts it."""
     yes, no = right(40, 60), right(20, 60)
     made(tmp_path, cells(ddip=no, dipdefend=yes))
     made(tmp_path, cells(ddip=yes, dipdefend=no), stem="ddip-table1-cifar10-resnet56",
@@ -217,7 +217,7 @@ def test_the_setting_nearest_to_the_papers_is_taken(tmp_path):
 
 
 def test_of_equally_near_tables_one_with_all_rows_is_taken(tmp_path):
-    """Not the one with more images, which lacks a row of the claim."""
+    """The table with more images is not taken, because it lacks a row of the claim."""
     both = replace(ORDER, than=["dipdefend", "nrp"])
     no, yes = right(20, 60), right(40, 60)
     made(tmp_path, cells(ddip=yes, dipdefend=no, nrp=no))
@@ -233,7 +233,7 @@ def test_of_equally_near_tables_one_with_all_rows_is_taken(tmp_path):
 
 @pytest.mark.parametrize("kind", ["decisions", "shares", "ssim"])
 def test_no_claim_is_decided_by_chance_more_often_than_allowed(kind, monkeypatch):
-    """Six claims without any difference: in about one of twenty families, at most, one of them is decided."""
+    """Of families of six claims without any difference, at most about one in twenty has a decided claim."""
     monkeypatch.setattr(paired, "RESAMPLES", 999)
     draws, wrong = np.random.default_rng(1), 0
     for _ in range(60):

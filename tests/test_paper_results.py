@@ -1,4 +1,4 @@
-"""The papers' figures: read with types, and each of them a cell of exactly one table, or told why not."""
+"""The papers' figures are read with types, and each is a cell of exactly one table or has a reason."""
 
 import math
 from functools import cache
@@ -30,7 +30,7 @@ def tables() -> dict:
 
 @pytest.fixture(scope="module")
 def claimed() -> pd.Series:
-    """How many cells claim each figure, by paper and line; each cell claims at most one."""
+    """Return the cells that claim each figure, by paper and line; each cell claims at most one figure."""
     found = {}
     for name, table in tables().items():
         if name in TWICE:
@@ -52,12 +52,12 @@ def claimed() -> pd.Series:
 
 @cache
 def rules() -> list[dict]:
-    """Which figures no cell has, and why."""
+    """Return the rules that say which figures no cell has, and why."""
     return OmegaConf.to_container(OmegaConf.load(PAPERS / "elsewhere.yaml"))
 
 
 def elsewhere(figure: pd.Series) -> list[str]:
-    """Reasons given for a figure that no cell has."""
+    """Return the reasons given for a figure that no cell has."""
     reasons = []
     for rule in rules():
         wanted = {key: [v] if isinstance(v, str) else list(v) for key, v in rule.items() if key != "reason"}
@@ -88,7 +88,7 @@ def test_figures_are_read_with_types(paper, count):
 
 
 def test_a_misprint_is_noted():
-    """DIPDefend's average in DDIP's Table 1 is not that of its entries."""
+    """DIPDefend's average in DDIP's Table 1 is not the average of its entries."""
     figures = figures_of("ddip")
     mine = figures[
         (figures.table == "table1") & (figures.defense == "dipdefend") & (figures.victim == "resnet50")
@@ -164,7 +164,7 @@ def test_the_nearest_of_the_papers_settings_is_taken(dataset, victim, n):
 
 @pytest.mark.parametrize("name", ["mobilenet_v2-int8", "mobilenet_v2-unfolded"])
 def test_a_mobilenet_stands_beside_oags_mobilenet(name):
-    """Not beside the ResNet-18 of the table's first setting."""
+    """The figures are not those of the ResNet-18 of the table's first setting."""
     table = table_of("oag/table3")
     figures = printed(table, panel_for(table, "flower17", f"flower17/{name}"))
     under_igsm = figures[figures.attack == "igsm-targeted"].set_index("defense").value
@@ -241,7 +241,7 @@ def test_rows_are_chosen_by_label_and_the_bare_victim_stays():
 
 @pytest.fixture
 def compositions(monkeypatch) -> list[list[str]]:
-    """The words of each composition that a table makes."""
+    """Return a list to which the words of each composition of a table are added."""
     asked = []
     monkeypatch.setattr(
         layout, "compose", lambda name, words, **more: asked.append(words) or compose(name, words, **more)

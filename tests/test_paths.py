@@ -1,4 +1,4 @@
-"""Accuracy at a number of queries is read off an attack's path, and only where there is one."""
+"""Accuracy at a number of queries is read off an attack's path, and only if there is one."""
 
 import pandas as pd
 import pytest

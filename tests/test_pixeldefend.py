@@ -1,4 +1,4 @@
-"""PixelCNN++ is causal, and PixelDefend decodes what it says within the ball."""
+"""PixelCNN++ is causal, and PixelDefend decodes the likeliest levels within the ball."""
 
 import math
 
@@ -57,7 +57,7 @@ def purifier(network: PixelCNN, eps: int) -> PixelDefend:
 
 
 def test_decoding_takes_the_likeliest_level_in_the_ball(network):
-    """Checked against the distribution of the finished image, whose every value must be the best."""
+    """Every value of the finished image must be the best under the distribution of that image."""
     images = (random_images(2, 7) * 255).round() / 255
     out = purifier(network, 9)(images, seeds=[0, 1])
     levels, given = (out * 255).round().long(), (images * 255).round().long()

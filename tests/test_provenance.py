@@ -1,4 +1,4 @@
-"""What a record file says of where it comes from, and what counts as a difference."""
+"""What a record file says about its origin, and what counts as a difference."""
 
 import json
 import math
@@ -27,7 +27,7 @@ CELL = cell("attack=pgd", "attack.steps=2", "purifier=jpeg")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, Path]:
-    """A store, and the record file of CELL."""
+    """Return a store and the record file of CELL."""
     folder = tmp_path_factory.mktemp("made")
     (result,), _ = run(folder / "store", [CELL], n=3)
     return folder / "store", save_records(result, folder / "records")

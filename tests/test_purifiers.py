@@ -1,4 +1,4 @@
-"""Every purifier of configs/purifier keeps the contract, and known answers come out."""
+"""Every purifier of configs/purifier keeps the contract, and some give known answers."""
 
 import copy
 import os

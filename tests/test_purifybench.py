@@ -1,4 +1,4 @@
-"""The Python face: the same results as the command line, and objects of the caller as components."""
+"""The Python interface: the same results as the command line, and the caller's objects as components."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ ROOT = CONFIGS.parent
 
 
 class Net(Small):
-    """Fixed weights, in training mode, as a module is when nobody sets its mode."""
+    """A network of fixed weights in training mode, as a module is when nobody sets its mode."""
 
     def __init__(self, seed: int = 0) -> None:
         with torch.random.fork_rng():
@@ -190,7 +190,7 @@ def test_bad_input_is_one_line_and_gives_no_figure(call, given, error, expected)
 
 @pytest.mark.slow
 def test_what_hangs_fails_in_a_process_of_its_own_too(tmp_path):
-    """The other cells are done."""
+    """The other cells are still done."""
     cells = [cell("attack=clean", purifier="SlowOnce"), cell("attack=clean", "purifier=none")]
     results, _ = run(tmp_path, cells, n=2, workers=2, chunk_seconds=1.0)
     assert "TimeLimitError: expected at most chunk_seconds=1 for a chunk" in results[0].failed
@@ -277,7 +277,7 @@ class Darker(Purifier):
 
 
 def outside(tmp_path, *words):
-    """Run Python in a folder of its own, where this project is on the path as if it had been installed."""
+    """Run Python in a folder of its own, with this project on the path as if it had been installed."""
     env = {
         **os.environ,
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",

@@ -24,7 +24,7 @@ def ask(attack, victim, images, labels, *, knowledge=Decision):
 
 
 def smallest(victim, images, norm):
-    """The known distance to the boundary."""
+    """Return the known distance to the boundary."""
     dual = victim.weight.norm() if norm == "l2" else victim.weight.abs().sum()
     return victim.margin(images).abs() / dual
 
@@ -127,7 +127,7 @@ def test_square_uses_its_budget_and_no_more(norm, queries):
 
 
 def test_square_hands_out_the_smallest_margin_that_it_saw(linear):
-    """Not the last image, and not the clean one where nothing falls."""
+    """This is not the last image, nor the clean one if nothing falls."""
     victim, data = linear
     picked, seen = data.take([0, 1, 2, 3]), []
 
@@ -148,7 +148,7 @@ def test_square_hands_out_the_smallest_margin_that_it_saw(linear):
 
 
 def test_square_agrees_with_arts(network):
-    """The same images, radius and number of queries: neither library leaves clearly more standing."""
+    """With the same images, radius and number of queries, neither library leaves clearly more standing."""
     images, n, eps, queries = random_images(32, seed=5), 32, 6 / 255, 60
     labels = network(images).argmax(1)
     ours = ask(Square(eps=eps, queries=queries), network, images, labels, knowledge=Score)[0].images

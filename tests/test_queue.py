@@ -1,4 +1,4 @@
-"""Which task is whose turn: the queue, claims, failures, what waits for what. No task is really done."""
+"""The order of tasks: the queue, claims, failures and what waits for what. No task is really done."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +16,7 @@ from runners.store.store import Store
 
 @dataclass(frozen=True, eq=False)
 class Craft(Crafting):
-    """Examples by name."""
+    """A crafting task that is known by its name."""
 
     name: str = ""
 
@@ -27,7 +27,7 @@ class Craft(Crafting):
 
 @dataclass(frozen=True, eq=False)
 class Purify(Purifying):
-    """A purification by name."""
+    """A purifying task that is known by its name."""
 
     name: str = field(default="")
 
@@ -57,7 +57,7 @@ def turns(store, tasks, launch="run", shard=None, **kwargs) -> TaskQueue:
 
 
 def make(store: Store, task) -> None:
-    """As if it had been done."""
+    """Store the results of a task as if it had been done."""
     if isinstance(task, Crafting):
         store.put(task.artifact, b"examples")
     else:
@@ -182,7 +182,7 @@ def test_what_is_given_up_is_free_for_others(store, tmp_path):
 
 
 def test_what_could_not_be_crafted_elsewhere_is_nobodys_turn(store, tmp_path):
-    """Another job's failure is seen while this one walks along its list."""
+    """The failure of another job is seen while this one goes through its list."""
     first = craft("first")
     group, free = purify("group", first), purify("free", craft("there already"))
     theirs = turns(Store(tmp_path), [first])

@@ -1,4 +1,4 @@
-"""What DIP, DIPDefend and DDIP read off a trace, on traces made by hand."""
+"""The results that DIP, DIPDefend and DDIP read off traces made by hand."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def test_dip_keeps_the_last_of_its_steps(small_trace):
 
 
 def smoothed_peak(psnr: np.ndarray, weight: float) -> int:
-    """The released criterion, step by step, for one image; -1 if the curve never peaks."""
+    """Return the step that the released criterion picks for one image; -1 if the curve never peaks."""
     s, b, best, highest = [psnr[0]], psnr[1] - psnr[0], -1, psnr[0]
     for t in range(1, len(psnr)):
         s.append(weight * psnr[t] + (1 - weight) * (s[-1] + b))
@@ -77,7 +77,7 @@ def test_psnr_takes_the_worst_tile():
 
 
 def line_trace(v: LinearVictim, margins: list[float], targets: torch.Tensor) -> torch.Tensor:
-    """Reconstructions whose margin under the linear victim is as given; close to the targets."""
+    """Return reconstructions close to the targets that have these margins under the linear victim."""
     direction = v.weight.view(1, *targets.shape[1:]) / v.weight.square().sum()
     base = targets - v.margin(targets).view(-1, 1, 1, 1) * direction
     return torch.stack([base + m * direction for m in margins])
@@ -207,7 +207,7 @@ def test_ddip_refuses_impossible_settings(small_trace, settings, message):
 def test_ddip_asks_about_the_pairs_of_many_images_at_once_where_that_is_allowed(
     small_trace, crossings, monkeypatch
 ):
-    """On a CPU image by image, so that the victim's rounding is each image's own."""
+    """On a CPU it asks image by image, so that the victim's rounding is each image's own."""
     v, targets = linear_victim(16), 0.4 + 0.2 * random_images(5)
     trace = line_trace(v, [1.0, 1.0, -1.0, 3.0, -3.0, 1.0], targets)
     made, asked = {}, {}

@@ -1,4 +1,4 @@
-"""The trainer of victims: as it always was for the embedded ones, resumable, and what its parameters mean."""
+"""The trainer of victims: unchanged for the embedded ones, resumable, and the meaning of its parameters."""
 
 import hashlib
 from pathlib import Path
@@ -30,7 +30,7 @@ from victims.victim import Victim
 
 
 class Labelled(Waves):
-    """Smooth images, wide rather than high, of three classes."""
+    """A data set of smooth images of three classes that are wider than they are high."""
 
     def load(self, split: str) -> Images:
         images = super().load(split)
@@ -38,7 +38,7 @@ class Labelled(Waves):
 
 
 class Small(nn.Module):
-    """Has what makes a resume hard: running statistics and dropout; notes what it is shown."""
+    """A network with running statistics and dropout, which make a resume hard; it records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def same(one, other) -> bool:
 
 
 def test_without_new_parameters_training_is_version_2_to_the_bit():
-    """Its loop, written down again."""
+    """The loop of version 2 is written down again here."""
     trained, v, data = fit(victim(shift=2, seed=3)), victim(), Labelled().load("train")
     generator = torch.Generator().manual_seed(3)
     with repeatable(v.network, 3):
@@ -229,7 +229,7 @@ def test_an_evaluation_refuses_a_training_that_takes_longer_than_it_may(monkeypa
 
 
 class Folder(FileDataset):
-    """Images that are in a folder today."""
+    """A data set of the images that are in a folder today."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(size=4, resize=None)

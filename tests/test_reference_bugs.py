@@ -1,8 +1,8 @@
-"""The bugs that the field's reference code has, each made again here, and what the harness says or gives.
+"""The bugs of the field's reference code, each made again here, and how the harness responds.
 
-The first table holds purifiers that have a bug: their cells fail before they begin, by the name of what is
-broken. The second holds bugs of an evaluation itself: beside each stands what it would give, and ours is
-another, known from the images alone.
+The first table holds purifiers that have a bug: their cells fail before they begin, and the message names
+what is broken. The second holds bugs of an evaluation itself: each test shows what the bug would give, and
+that our result, which is known from the images alone, is another.
 """
 
 from dataclasses import replace
@@ -55,7 +55,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    """Those of every cell here."""
+    """Return the images of every cell in this file."""
     return DigitsPhotos().load("evaluation").subset(N, seed=0)
 
 
@@ -137,7 +137,7 @@ def the_last_partial_batch_is_dropped(store, images, monkeypatch):
 
 
 def eight_bits_are_cut_off_instead_of_rounded(store, images, monkeypatch):
-    """What is cut off takes away the half of an attack that brightens, and doubles the half that darkens."""
+    """Cutting off removes the half of an attack that brightens, and doubles the half that darkens."""
     records = evaluated(store, "attack=fgsm", "attack.eps=0.6/255", "purifier=none").records
     levels = torch.arange(256) / 255
     assert torch.equal(rounded(levels), levels), "8-bit images are their own rounding"
@@ -151,9 +151,9 @@ def eight_bits_are_cut_off_instead_of_rounded(store, images, monkeypatch):
 
 
 def workers_are_never_seeded_again(store, images, monkeypatch):
-    """Forked workers that hold one state draw the same for different images; seeds of images do not.
+    """Forked workers that share one state draw the same for different images; seeds of images do not.
 
-    Real processes are in test_grid.py and test_attacked_cells.py.
+    Real processes are tested in test_grid.py and test_attacked_cells.py.
     """
 
     def workers(queue, *, worker, **_) -> None:  # each with its own worker, from one state
@@ -215,12 +215,12 @@ def test_an_evaluation_does_not_have_the_bug(store, images, monkeypatch, bug):
 
 
 def artefact(store, stage: str, key: str) -> dict[str, Tensor]:
-    """By the key that a record holds."""
+    """Return the tensors of the artefact whose key a record holds."""
     return load(content_of(place(store, stage, key)))
 
 
 def entry_of(result: CellResult) -> pd.Series:
-    """What a table says of the cell."""
+    """Return what a table says about the cell."""
     table = OmegaConf.load(app.CONFIGS / "table" / "ddip" / "table1.yaml")
     table.rows, table.columns, table.average, table.worst = table.rows[:1], table.columns[:1], None, None
     placed = [(table.rows[0], table.columns[0], result)]

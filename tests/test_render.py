@@ -1,4 +1,4 @@
-"""Tables are pure functions of records: fixed records give these very characters."""
+"""Tables are pure functions of records: fixed records give exactly these characters."""
 
 from dataclasses import replace
 
@@ -54,7 +54,7 @@ HEADING = render.Heading(title="A table", note="a note", setting="dataset cifar1
 
 
 def configs_of(*, purifier: str = "x", knowledge: str = "Blind") -> dict[str, dict]:
-    """The configs of a cell; the purifier "none" changes nothing."""
+    """Return the configs of a cell; the purifier "none" changes nothing."""
     target = "purifiers.identity.Identity" if purifier == "none" else "purifiers.jpeg.JPEG"
     known = {"_target_": f"attacks.knowledge.{knowledge}"}
     return {"attack": {}, "knowledge": known, "purifier": {"_target_": target}}
@@ -138,7 +138,7 @@ def test_latex_escapes(frame):
 
 
 def printed(frame, **options) -> str:
-    """What the console shows in lines of 100 characters."""
+    """Return what the console shows in lines of 100 characters."""
     output = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     output.print(console.for_console(frame, HEADING, **options))
     return output.export_text()
@@ -431,7 +431,7 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
     ("name", "millions"), [("ncis", 0.41), ("nrp-released", 16.55), ("nrp-resg-released", 1.70), ("gs", None)]
 )
 def test_a_column_of_parameters_is_told_by_what_was_composed(name, millions):
-    """0.40, 16.6 and 1.70 M are printed (NCIS, supplement, Table 2)."""
+    """Table 2 of the supplement of NCIS prints 0.40, 16.6 and 1.70 M."""
     made = result(17, purifier=name)
     made.cell.configs["purifier"] = config_of("purifier", name)
     table = OmegaConf.create(

@@ -1,4 +1,4 @@
-"""Record files say where they come from, and a cell is made again from its file alone."""
+"""Record files say where they come from, and a cell can be made again from its file alone."""
 
 import json
 import math
@@ -33,7 +33,7 @@ CELLS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
-    """A folder with a store and records, and the cells' record files."""
+    """Return a folder with a store and records, and the record files of the cells."""
     folder = tmp_path_factory.mktemp("made")
     results, _ = run(folder / "store", list(CELLS.values()), n=3)
     assert [r.failed or r.skipped for r in results] == [None] * len(CELLS)
@@ -43,7 +43,10 @@ def made(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
 
 @pytest.fixture
 def again(made, command):
-    """Replays: exit status, what was printed, what was said on errors."""
+    """Return a function that replays a record file.
+
+    It returns the exit status, the output and the errors.
+    """
     places = [f"store={made[0]}/store", f"records={made[0]}/records", "workers=1"]
 
     def call(record: str | Path, *words: str) -> tuple[int, str, str]:
@@ -55,7 +58,10 @@ def again(made, command):
 
 
 def changed(path: Path, folder: Path, *, records=None, told=None, metadata=None) -> Path:
-    """A copy of a record file, with functions applied to its records and to its provenance."""
+    """Write a copy of a record file with functions applied to its contents, and return its path.
+
+    `records`, `told` and `metadata` change the records, the provenance and the metadata.
+    """
     file = RecordFile.read(path)
     frame = from_parquet(path.read_bytes())
     frame = frame if records is None else records(frame)

@@ -1,4 +1,4 @@
-"""make report: from files alone, whatever they lack; and what it says of bad input."""
+"""The command `make report`: it works from files alone, whatever they lack, and explains bad input."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from scripts.bench_report import made_up
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with a table of two rows and three columns, and its store."""
+    """Return a folder with a table of two rows and three columns, and its store."""
     folder = tmp_path_factory.mktemp("made")
     images = np.random.default_rng(0).random((10, 3, 12, 12), dtype=np.float32)
     made_up(folder, images, rows=2, columns=3, chunk=4)
@@ -35,7 +35,7 @@ def made(tmp_path_factory) -> Path:
 
 
 def reported(made: Path, to: Path, *words: str) -> Path:
-    """Run the report; its folder."""
+    """Make the report, and return its folder."""
     own = [f"tables={made}/tables", f"store={made}/store", f"report={to}", f"traces={to}/none"]
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
         report.main(compose("report", [*own, *words]))
@@ -116,7 +116,7 @@ def test_a_label_that_looks_like_markup_stays_text(made, tmp_path):
 
 
 def test_a_page_of_many_images_is_made_in_seconds_and_stays_small(tmp_path):
-    """A fifteenth of DDIP's Table 1 at the paper's size; scripts/bench_report.py measures the whole."""
+    """It is a fifteenth of DDIP's Table 1 at the paper's size; scripts/bench_report.py measures the whole."""
     images = np.random.default_rng(0).random((1000, 3, 32, 32), dtype=np.float32)
     made_up(tmp_path, images, rows=2, columns=3)
     start = time.process_time()

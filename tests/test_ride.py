@@ -1,4 +1,4 @@
-"""The RIDE family against plain loops over one image, and its switches."""
+"""The RIDE family compared with plain loops over one image, and its switches."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SMALL = FCN(filters=[8, 8], dropout=[1])
 
 
 def plain_fcn(network: FCN, shape, seed: int) -> nn.Sequential:
-    """The same network of ordinary modules, without dropout."""
+    """Return the same network built of ordinary modules, without dropout."""
     drawn = network.initialise(tuple(shape), torch.Generator().manual_seed(seed))
     layers: list[nn.Module] = []
     for i in range(1, len(network.filters) + 2):
@@ -27,7 +27,7 @@ def plain_fcn(network: FCN, shape, seed: int) -> nn.Sequential:
 
 
 def plain_ride(network, image, seed, *, iterations, checkpoints, alpha, noise=None) -> torch.Tensor:
-    """Algorithm 2 for one image without noise; or, given a fixed input, I-DIP."""
+    """Return the result of Algorithm 2 for one image without noise, or of I-DIP if a fixed input is given."""
     model, current = plain_fcn(network, image.shape, seed), image.unsqueeze(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-4)
     for _ in range(checkpoints):
@@ -65,7 +65,7 @@ def test_idip_fits_fixed_noise_to_the_image():
 
 @pytest.mark.parametrize("network", [SMALL, UNet(filters=[8, 16])], ids=["fcn", "unet"])
 def test_an_image_does_not_depend_on_its_batch(network):
-    """With all that is random, to the bit."""
+    """The results are equal to the bit, with everything that is random."""
     trace = RIDETrace(network=network, iterations=6, batch=2, mask=0.8)
     images, seeds = random_images(11), list(range(11))
     together = RIDE(trace=trace, checkpoints=2)(images, seeds=seeds)
@@ -76,7 +76,7 @@ def test_an_image_does_not_depend_on_its_batch(network):
 
 
 def test_the_image_moves_by_equation_9_or_not_at_all():
-    """With alpha 0 the second block fits the first estimate, with 1 the image."""
+    """With alpha 0 the second block fits the first estimate, with alpha 1 it fits the image."""
     image = random_images(1)
     seen = {}
     for alpha in (0.0, 1.0):
@@ -95,7 +95,7 @@ def test_the_released_update_takes_the_estimate_where_it_differs_least():
     network = FCN(filters=[4])
 
     def moved(update: str) -> torch.Tensor:
-        """The image after one update, read off a network that copies nothing and learns nothing."""
+        """Return the image after one update, as a network sees it that copies nothing and learns nothing."""
         trace = RIDETrace(network=network, update=update, **settings)
         current, given = [], FCN.__call__
 
@@ -155,7 +155,7 @@ def test_every_switch_changes_the_result(changes):
 
 
 def test_normalised_images_come_back():
-    """In the normalised space of ImageNet, and through a network without a sigmoid."""
+    """The fit works in a normalised space, through a network without a sigmoid."""
     trace = RIDETrace(
         network=FCN(filters=[16], bounded=False),
         iterations=400, sigma=0.0, lr=1e-2, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4],

@@ -1,4 +1,4 @@
-"""A table's files are of one run: they are written together and checked before they are read."""
+"""All files of a table come from one run: they are written together and checked before they are read."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ SUFFIXES = (".md", ".csv", ".tex", ".json", saved.RECORDS)
 
 
 def committed() -> list[Path]:
-    """The tables that are part of the repository; others may lie beside them."""
+    """Return the tables that are part of the repository; others may lie beside them."""
     listed = subprocess.run(
         ["git", "ls-files", "*.csv"], cwd=FOLDER, capture_output=True, text=True, check=False
     )
@@ -31,13 +31,13 @@ def committed() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """The CSV file of a table with records."""
+    """Return the CSV file of a table with records."""
     images = np.random.default_rng(0).random((10, 3, 12, 12), dtype=np.float32)
     return made_up(tmp_path_factory.mktemp("made"), images, rows=2, columns=3, chunk=4)
 
 
 def agrees(csv: Path) -> None:
-    """Fail unless all files of a table say the same."""
+    """Check that all files of a table say the same."""
     assert csv.with_suffix(".json").is_file()
     saved.check(csv)
     table = Table.read(csv)
@@ -57,7 +57,7 @@ def agrees(csv: Path) -> None:
 
 
 def recomputed(table: Table) -> None:
-    """Fail unless the records give the figures."""
+    """Check that the records give the figures."""
     records = dict(list(table.records.groupby("command")))
     done = table.frame[(table.frame.status == "done") & (table.frame.command != "")]
     assert set(records) == set(done.command)

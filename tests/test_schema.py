@@ -1,4 +1,4 @@
-"""The record schema is what record files hold, and the page about it is current."""
+"""The record schema describes what record files hold, and the page about it is current."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Weights that come with the project: used for exactly the parameters that made them, and for no others."""
+"""Weights that come with the project are used for exactly the parameters that made them."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ TINY = {
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A project in which a tiny purifier's weights were shipped; its config."""
+    """Return the config of a tiny purifier in a project that ships its weights."""
     monkeypatch.setattr(shipped, "ROOT", tmp_path)
     folder = tmp_path / "results" / "weights"
     folder.mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_unknown_names_are_not_shipped():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits-resnet8", "comdefend"])
 def test_a_training_done_again_is_as_accurate_as_is_stated(name):
-    """Within four standard errors of the difference, since other kinds of CPU round otherwise."""
+    """The accuracies agree within four standard errors, since other kinds of CPU round otherwise."""
     config = composed(NAMES[name], name)
     stated = json.loads((WEIGHTS / f"{name}.json").read_text())
     right, of = right_on_tuning(NAMES[name], config, trained(name, config)[0])

@@ -1,4 +1,4 @@
-"""Which purifiers of one column are best, on the same images."""
+"""The best purifiers of one column, compared on the same images."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from runners.tables.significance import ALPHA, best_of
 
 
 def right(count: int, n: int = 40) -> list[int]:
-    """The first `count` of n images."""
+    """Return the answers on n images, of which the first `count` are right."""
     return [1] * count + [0] * (n - count)
 
 
@@ -28,7 +28,7 @@ def test_ties_share_the_mark_and_one_purifier_has_none(answers, marked):
 
 
 def test_the_highest_must_pass_against_every_other_one_not_only_the_next():
-    """y is below z, but on other images than x is wrong on: x and y cannot be told apart."""
+    """y is below z, but x and y are wrong on different images, so they cannot be told apart."""
     x, z = right(30), right(24)
     y = [0] * 17 + [1] * 23  # 13 with x, 10 without
     found = best_of({name: pd.Series(np.array(of, bool)) for name, of in enumerate([x, y, z])})

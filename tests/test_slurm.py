@@ -1,4 +1,4 @@
-"""A real Slurm: make test-slurm. A cluster that answers is used; else one node is brought up here."""
+"""Tests with a real Slurm (make test-slurm): a cluster that answers, or else a node that is started here."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def answers() -> bool:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """Whether it keeps accounts."""
+    """Start Slurm if none answers, and yield whether it keeps accounts."""
     if answers():
         yield subprocess.run(["sacct", "-n"], capture_output=True).returncode == 0
         return
@@ -49,7 +49,7 @@ def slurm(tmp_path_factory):
 
 
 def launcher(folder: Path) -> list[str]:
-    """Slurm jobs of one core."""
+    """Return the words that launch Slurm jobs of one core."""
     return [
         "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",
         f"hydra.launcher.submitit_folder={folder}/jobs/%j", f"hydra.sweep.dir={folder}/sweep", "--multirun",
@@ -57,12 +57,12 @@ def launcher(folder: Path) -> list[str]:
 
 
 def sent(folder: Path, *more: str, jobs: int = 2) -> list[str]:
-    """The small table, made by jobs."""
+    """Return the command that makes the small table by jobs."""
     return words(folder, *more, f"shard=range({jobs})", *launcher(folder), n=8, steps=60)
 
 
 def rendered(folder: Path) -> str:
-    """What the same command prints without a launcher."""
+    """Return what the same command prints without a launcher."""
     status, out, err = run(words(folder, n=8, steps=60))
     assert status == 0, err
     return out
@@ -70,18 +70,18 @@ def rendered(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> Path:
-    """The small table by one process."""
+    """Make the small table by one process, and return its folder."""
     return undisturbed(tmp_path_factory.mktemp("calm"), n=8)
 
 
 def queued(*more: str) -> list[str]:
-    """Jobs in Slurm's queue."""
+    """Return the jobs in Slurm's queue."""
     command = ["squeue", "-h", "-r", "-o", "%i", *more]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 def working(folder: Path, process: subprocess.Popen) -> list[str]:
-    """The jobs that hold claims, once there are any."""
+    """Return the running jobs once they have stored purified images."""
     for _ in range(3000):
         assert process.poll() is None, process.communicate()
         found = queued("-t", "RUNNING")
@@ -92,7 +92,7 @@ def working(folder: Path, process: subprocess.Popen) -> list[str]:
 
 
 def kill_hard(folder: Path) -> None:
-    """SIGKILL to a job that holds claims; scancel --signal=KILL would ask it to end first."""
+    """Send SIGKILL to a job that holds claims; scancel --signal=KILL would ask it to end first."""
     here = [holder.pid for _, holder in Leases(folder / "store" / "claims").all() if holder.lives()]
     if not here:
         pytest.skip("the jobs run on another machine, where they cannot be killed from here")
@@ -129,7 +129,7 @@ def test_a_job_killed_hard_leaves_its_work_to_the_other(slurm, calm, tmp_path):
 
 @pytest.mark.parametrize("asked", ["USR2", "TERM"])
 def test_a_job_asked_to_end_gives_up_its_claims_and_the_work_goes_on(slurm, calm, tmp_path, asked):
-    """USR2 comes before a time limit: submitit puts the job back. TERM is Slurm's own, before it preempts."""
+    """USR2 comes before a time limit, and submitit puts the job back; Slurm sends TERM before it preempts."""
     process = start(sent(tmp_path, jobs=1))
     (job,) = working(tmp_path, process)
     subprocess.run(["scancel", f"--signal={asked}", job], check=True)

@@ -1,4 +1,4 @@
-"""Square: the windows that it proposes, by the paper's schedule, and their length."""
+"""The windows that Square proposes by the paper's schedule, and their length."""
 
 import pytest
 import torch

@@ -33,7 +33,7 @@ TRACES = {
 @pytest.mark.parametrize("size", [(16, 16), (13, 18)], ids=str)
 @pytest.mark.parametrize("name", TRACES)
 def test_both_ways_take_the_same_steps(name, size, monkeypatch):
-    """In float64, where rounding stays out of sight: equal to 1e-9 over six steps."""
+    """They are equal to 1e-9 over six steps in float64, which hides differences of rounding."""
     images = random_images(3, 18)[:, :, : size[0], : size[1]].double()
     made = {}
     for way in (Stack, ProductStack):

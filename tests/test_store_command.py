@@ -1,4 +1,4 @@
-"""A store after a table: what it says of itself, what may go, what can be taken elsewhere."""
+"""The store of a finished table: its status, what may be removed, and what can be taken elsewhere."""
 
 import io
 import os
@@ -33,7 +33,7 @@ CELLS = [
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> tuple[Path, list]:
-    """A store with a table one of whose three cells failed, and its results."""
+    """Return a store with a table one of whose three cells failed, and the results of the table."""
     folder = tmp_path_factory.mktemp("table") / "store"
     settings = Settings(
         n=5, seed=0, split="evaluation", subset="random", chunk=2, store=str(folder), device="cpu",
@@ -44,7 +44,7 @@ def table(tmp_path_factory) -> tuple[Path, list]:
 
 @pytest.fixture
 def folder(table, tmp_path) -> Path:
-    """A copy of that store, of files that are not young any more."""
+    """Return a copy of that store whose files are not young any more."""
     shutil.copytree(table[0], tmp_path / "store")
     for path in (tmp_path / "store").rglob("*"):
         os.utime(path, (time.time() - 2 * maintenance.YOUNG,) * 2)
@@ -143,7 +143,7 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
     ],
 )
 def test_a_manifest_of_someone_else_runs_no_command_of_theirs(folder, word):
-    """Archives bring manifests; `retry` repeats only words that set parameters."""
+    """Archives bring manifests, so `retry` repeats only words that set parameters."""
     store = Store(folder)
     (of,) = manifests(store)
     Manifest("runners.table", "evil", (word,), cells=of.cells).write(store)
@@ -269,7 +269,7 @@ def test_an_archive_with_anything_else_in_it_is_refused(tmp_path, name, kind):
 
 
 def test_an_artefact_under_another_recipes_name_is_refused(tmp_path):
-    """Else an archive could hand in any content for any cell."""
+    """Otherwise an archive could provide any content for any cell."""
     store = Store(tmp_path / "store")
     store.put(Artifact("records", {"of": "one"}), b"content")
     raw = store.path(Artifact("records", {"of": "one"})).read_bytes()

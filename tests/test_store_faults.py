@@ -1,4 +1,4 @@
-"""A store under faults: chunks exchanged, pipes for files, permissions lost, processes hidden."""
+"""A store with faults: exchanged chunks, pipes instead of files, lost permissions, hidden processes."""
 
 import errno
 import io
@@ -29,7 +29,7 @@ FIRST, SECOND = (Artifact("purified", {"images": name}) for name in ("first", "s
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    """A store of two chunks."""
+    """Return a store of two chunks."""
     store = Store(tmp_path / "store")
     for i, recipe in enumerate((FIRST, SECOND)):
         store.put_tensors(recipe, {"images": torch.full((2, 3, 4, 4), float(i))})
@@ -42,7 +42,7 @@ def housekept(store: Store, *words: str) -> tuple[int, str]:
 
 
 def test_chunks_that_were_exchanged_are_noticed_and_made_again(store, caplog):
-    """Each is whole, and matches its own checksum; only its recipe tells that it is another's."""
+    """Each is whole and matches its own checksum; only its recipe shows that it is in another's place."""
     one, other = store.path(FIRST), store.path(SECOND)
     first, second = one.read_bytes(), other.read_bytes()
     one.write_bytes(second)
@@ -87,7 +87,7 @@ def test_a_pipe_for_a_claim_is_waited_for_no_longer_than_any_other(tmp_path):
 
 
 def refusing(monkeypatch, number: int) -> None:
-    """From now on nothing can be removed, as on a file system that turned read-only; not by root either."""
+    """Let nothing be removed from now on, not even by root, as on a file system that became read-only."""
 
     def refused(self: Path, missing_ok: bool = False) -> None:
         raise OSError(number, os.strerror(number), str(self))
@@ -148,7 +148,7 @@ def test_a_message_that_no_file_can_hold_is_kept_with_escapes(store):
     ids=["another user's", "hidden for another reason", "ended"],
 )  # fmt: skip
 def test_a_process_that_proc_does_not_show_may_live(monkeypatch, error, lives):
-    """With /proc mounted hidepid=2 other users' processes look as if they had ended."""
+    """With /proc mounted hidepid=2, other users' processes look as if they had ended."""
 
     def kill(pid: int, number: int) -> None:
         assert number == 0, "only asked, never killed"

@@ -1,4 +1,4 @@
-"""Which images a rule picks, and that records, tables and replays name it."""
+"""The images that a rule picks, and records, tables and replays that name the rule."""
 
 import json
 import logging
@@ -190,7 +190,7 @@ def test_the_same_images_under_two_rules_have_two_keys(made):
 
 @pytest.fixture
 def again(made, command):
-    """Replays a record file: exit status and all that was said."""
+    """Return a function that replays a record file and returns the exit status and all messages."""
 
     def call(path: Path) -> tuple[int, str]:
         places = [f"store={made[0]}/store", f"records={made[0]}/records", "workers=1"]

@@ -30,7 +30,7 @@ def saved(network: nn.Module, folder: Path, change=lambda state: state) -> Weigh
 
 
 class Nearest(nn.Module):
-    """Each pixel four times."""
+    """A network that repeats each pixel four times, with values beyond [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
         return F.interpolate(images, scale_factor=2, mode="nearest") * 1.5 - 0.2
@@ -80,7 +80,7 @@ def test_weights_load_with_and_without_the_prefix_of_data_parallel(kind, tmp_pat
 
 
 def test_imdn_takes_a_single_pixel():
-    """The contrast is the image's own standard deviation, 0 there, not an estimate from a sample."""
+    """The contrast is the image's own standard deviation, which is 0 there, and no estimate from a sample."""
     with torch.no_grad():
         assert torch.isfinite(IMDN(blocks=1)(torch.full((1, 3, 1, 1), 0.5))).all()
 
@@ -109,7 +109,7 @@ def test_edsr_adds_the_mean_colour_it_took_away():
 
 @pytest.mark.skipif("DATA_DIR" not in os.environ, reason="needs CIFAR-10 and IMDN's weights in DATA_DIR")
 def test_imdn_beats_bicubic_enlargement():
-    """By 3 dB, as was measured when its weights were chosen (29.1 against 26.3 dB)."""
+    """It gains 3 dB, as was measured when its weights were chosen (29.1 against 26.3 dB)."""
     from data.cifar10 import Cifar10
 
     path = Path(os.environ["DATA_DIR"]) / "weights" / "IMDN_x2.pth"

@@ -1,4 +1,4 @@
-"""Purification against another classifier: it asks that one, and never the victim."""
+"""Purification against another classifier, which is asked instead of the victim."""
 
 import pytest
 import torch

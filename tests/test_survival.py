@@ -1,4 +1,4 @@
-"""How much of a perturbation comes back is measured by scripts.survival against known answers."""
+"""scripts.survival measures how much of a perturbation comes back; here the answers are known."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What an attack sees of a defense: every row is counted, every draw is another, the budget is the limit."""
+"""A defense as an attack sees it: every row is counted, every draw is new, and the budget is the limit."""
 
 import types
 from collections import Counter
@@ -23,7 +23,7 @@ NAMES = ATTACKS
 
 
 class Counted(nn.Module):
-    """A classifier that notes how many rows it evaluated, and how many of them a gradient came back to."""
+    """A classifier that counts the rows that it evaluated, and those to which a gradient came back."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Counted(nn.Module):
 
 
 def standing(images):
-    """A classifier and labels such that no small budget leads to an end before time."""
+    """Return a classifier and labels for which no attack of a small budget ends early."""
     victim = RowByRow(images.shape[-1])
     return victim, victim(images).argmax(1)
 
@@ -81,7 +81,7 @@ def test_declared_passes_are_those_of_an_image_that_stands(name):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(("steps", "classes"), [(1, 10), (4, 10), (7, 12), (2, 5)])
 def test_autoattack_declares_what_ten_classes_take(norm, steps, classes):
-    """Of more classes it takes ten, of fewer it takes less; of an image that stands nothing is confirmed."""
+    """More classes take as much, fewer take less; for an image that stands nothing is confirmed."""
     images, victim = random_images(1), RowByRow(classes=classes)
     attack = small_attack("autoattack", eps=1e-3, norm=norm, steps=steps)
     target = Blind().target(victim, None, [], seeds=[1])
@@ -93,7 +93,7 @@ def test_autoattack_declares_what_ten_classes_take(norm, steps, classes):
 
 
 class Greedy(Attack):
-    """Asks `rows` rows at a time, more often than any budget here allows."""
+    """An attack that asks `rows` rows at a time, more often than any budget here allows."""
 
     needs = "score"
     batch_coupled = True
@@ -138,7 +138,7 @@ def test_a_budget_is_of_queries_however_many_draws_each_takes():
 
 
 def test_a_decision_of_several_draws_is_that_of_most():
-    """One draw is far surer than the two that decide otherwise: whoever sees decisions cannot know."""
+    """One draw is far surer than the two that decide otherwise, but decisions do not show it."""
     target = Decision(eot=3).target(RowByRow(), Noise(), [], seeds=SEEDS[:1])
     draws = iter([[90.0, 0, 0], [0, 1, 0], [0, 1, 0]])
     target.view = lambda rows, seeds: torch.tensor([next(draws) for _ in rows])
@@ -192,7 +192,7 @@ def test_a_decision_tells_the_class_alone_and_neither_it_nor_a_score_has_a_gradi
 
 
 class Picks(Attack):
-    """Goes on with some of the images, as many libraries' attacks do."""
+    """An attack that goes on with some of the images, as the attacks of many libraries do."""
 
     def craft(self, model, images, labels):
         model(images[1:])
@@ -221,7 +221,7 @@ def test_what_leaves_the_range_by_rounding_is_clipped_and_what_leaves_it_is_refu
 
 @pytest.mark.parametrize("name", ["fgsm", "mifgsm"])
 def test_a_gradient_that_is_no_number_is_no_robustness(name):
-    """The sign of NaN is 0: a pixel that never moves would look robust."""
+    """The sign of NaN is 0, so a pixel that never moves would look robust."""
     target = Target(
         lambda rows, seeds: rows.flatten(1)[:, :3] + (rows * 0).sum(1).flatten(1)[:, :3].sqrt(), seeds=SEEDS
     )
@@ -237,7 +237,7 @@ def test_an_answer_that_is_no_number_is_refused(gives):
 
 
 class Short(nn.Module):
-    """A classifier whose memory ends above so many rows: at once, or only where a gradient comes back."""
+    """A classifier that runs out of memory above `limit` rows, at once or only when a gradient comes back."""
 
     def __init__(self, limit: int, *, in_backward: bool) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class Short(nn.Module):
 
 @pytest.mark.parametrize("gives", ["decision", "score", "gradient"])
 def test_questions_that_memory_cannot_answer_at_once_are_split(gives):
-    """The answers stay the same, to the bit, and every row is counted once."""
+    """The answers stay the same to the bit, and every row is counted once."""
     images, victim = random_images(6), Short(2, in_backward=False)
     made = []
     for model in (victim.network, victim):
@@ -274,7 +274,7 @@ def test_questions_that_memory_cannot_answer_at_once_are_split(gives):
 
 
 def test_a_gradient_is_computed_anew_batch_by_batch():
-    """So that memory holds what one batch needs; values, gradients and counts are those of the whole."""
+    """Memory holds only what one batch needs; values, gradients and counts are those of the whole."""
     images, victim = random_images(6), Short(2, in_backward=True)
     gradients = []
     for batch, recompute in ((6, False), (2, True)):

@@ -1,4 +1,4 @@
-"""How far a task has come, as the process that does it reports and the one that draws the bar reads."""
+"""The progress of a task, as its process reports it and as the process that draws the bar reads it."""
 
 import io
 import time
@@ -78,7 +78,7 @@ def test_an_ensemble_says_which_member_attacks_how_many_images(attack, knowledge
 
 
 class Unmoved(torch.nn.Module):
-    """Answers class 0 whatever it sees, with a gradient."""
+    """A classifier with a gradient that answers class 0 whatever it sees."""
 
     def forward(self, images):
         return images.mean((1, 2, 3)).unsqueeze(1) * 1e-6 + torch.eye(10)[0]

@@ -1,4 +1,4 @@
-"""Watching an optimisation changes nothing of it, and what was seen is shown on a page."""
+"""Watching an optimisation does not change it, and what was seen is shown on a page."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The trainer of learned purifiers: repeatable, resumable, and wired into evaluation."""
+"""The trainer of learned purifiers: repeatable, resumable, and used by an evaluation."""
 
 import math
 
@@ -16,7 +16,7 @@ from purifiers.training import Training
 
 
 class Waves(Dataset):
-    """A few smooth images, made in no time."""
+    """A data set of a few smooth images, which are quickly made."""
 
     label_space = "waves"
 
@@ -31,7 +31,7 @@ VARIED = {"crop": 9, "flip": True, "average": 0.9, "halve_every": 2}
 
 
 class Notes:
-    """A checkpoint in memory that stops the training, once, when it is written after the step `stop`."""
+    """A checkpoint in memory that stops the training once, when it is written after the step `stop`."""
 
     def __init__(self, stop: int | None = None) -> None:
         self.saved, self.stop = None, stop
@@ -47,7 +47,10 @@ class Notes:
 
 
 def training(**settings) -> Training:
-    """On one thread: oneDNN's threads spin while they wait for each other, and test processes share cores."""
+    """Return a training on one thread.
+
+    oneDNN's threads spin while they wait for each other, and test processes share cores.
+    """
     return Training(**{"dataset": Waves(), "batch": 4, "threads": 1} | settings)
 
 
@@ -130,7 +133,7 @@ def test_a_cell_trains_its_purifier_once(tmp_path):
 
 
 class Seen(NCIS):
-    """Remembers what it is trained on."""
+    """A purifier that records the images on which it is trained."""
 
     seen: list[torch.Tensor]
 
@@ -194,7 +197,7 @@ def test_an_average_of_the_weights_is_returned():
 
 
 class Listed(Waves):
-    """Counts the images that are asked for at once, as a data set of files reads them."""
+    """A data set that counts the images that are asked for at once, as a data set of files reads them."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -224,7 +227,7 @@ def test_only_the_images_of_a_batch_are_read_at_once():
 
 
 class Counted(NCIS):
-    """Remembers how many threads its objective has."""
+    """A purifier that records how many threads its objective has."""
 
     threads: list[int]
 

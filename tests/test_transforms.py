@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def ramp(n: int, height: int, width: int) -> Tensor:
-    """Images whose every pixel tells its place: channel 0 the row, 1 the column, 2 both."""
+    """Return images whose every pixel tells its place: channel 0 the row, 1 the column, 2 both."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return (torch.stack([y, x, y * width + x]) / (height * width)).expand(n, -1, -1, -1)
 
@@ -104,7 +104,7 @@ def test_deflection_moves_whole_pixels_from_within_the_window(window, height, wi
 
 
 def test_deflection_chooses_pixels_and_offsets_uniformly():
-    """Of 20,000 single deflections, each pixel has its share; so has each offset, away from the borders."""
+    """Each pixel has its share of 20,000 single deflections, and so has each offset away from the borders."""
     n, side, window = 20_000, 8, 1
     moved = PixelDeflection(deflections=1, window=window).deflect(ramp(n, side, side), Draws(range(n), CPU))
     source = (moved[:, 2] * side * side).round().long().flatten(1)
@@ -163,7 +163,7 @@ def test_randomization_pads_to_a_whole_ratio_whatever_its_rounding(side):
 
 @pytest.mark.parametrize("resize", ["nearest", "bilinear"])
 def test_randomization_draws_every_pattern_equally_often(resize):
-    """White images on grey: the white is a square of a side in [10, 13), anywhere in 13 x 13."""
+    """The images are white on grey: the white is a square of a side in [10, 13), anywhere in 13 x 13."""
     n = 20_000
     canvas = Randomization(ratio=1.3, resize=resize).canvas(torch.ones(n, 1, 10, 10), range(n))[:, 0]
     assert canvas.shape == (n, 13, 13)
@@ -182,7 +182,7 @@ def test_randomization_draws_every_pattern_equally_often(resize):
 
 
 def test_randomization_keeps_the_content():
-    """The canvas holds the image enlarged by torch's nearest; what comes back is near a smooth image."""
+    """The canvas holds the image enlarged by torch's nearest; the result is near a smooth image."""
     images, seeds = ramp(6, 32, 32) * 0.8 + 0.1, list(range(6))
     for canvas in Randomization().canvas(images, seeds):
         inside = (canvas != 0.5).any(0)
@@ -202,7 +202,7 @@ def test_randomization_leaves_mid_grey():
 
 
 def test_randomizations_gradient_is_exact():
-    """It is linear in the image: the gradient times the image is the change from a black image."""
+    """It is linear in the image, so the gradient times the image is the change from a black image."""
     p, image = Randomization(resize="bilinear"), random_images(1, 12).requires_grad_()
     weight = random_images(1, 12, seed=3)
     out = (p(image, seeds=[4]) * weight).sum()

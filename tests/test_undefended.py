@@ -1,4 +1,4 @@
-"""A table on the paper's own data and victim holds its bare victim against the paper's."""
+"""A table on the paper's own data and victim compares its bare victim with the paper's."""
 
 import numpy as np
 import pandas as pd
@@ -29,13 +29,13 @@ PAPER = printed(
 
 
 def records(kept: int, n: int) -> pd.DataFrame:
-    """Those of a defense that keeps all images, and of a bare victim that keeps some."""
+    """Return records of a defense that keeps all images, and of a bare victim that keeps some."""
     kept = np.where(np.arange(n) < kept, 1, 0)
     return pd.DataFrame({"label": 1, "adversarial_label": kept, "correct": True, "id": range(n)})
 
 
 def entry(column: dict, *words: str, kept: int = 100, n: int = 100, flags=(), **row) -> list[Flag]:
-    """The flags of one entry, held against the paper."""
+    """Return the flags of one entry, compared with the paper."""
     result = CellResult(cell(*words), records(kept, n), flags=list(flags), provenance={"flags": {}})
     row = OmegaConf.create({"label": "DDIP", "defense": "ddip", **row})
     flag_weak([(row, OmegaConf.create({"label": "x", **column}), result)], PAPER)
@@ -89,7 +89,7 @@ def test_an_interval_that_ends_at_the_printed_figure_is_no_reason():
     ids=str,
 )
 def test_only_the_papers_own_setting_is_held_against_it(monkeypatch, tmp_path, words, flagged):
-    """Whatever the number of images: the interval knows it."""
+    """The number of images does not matter, because the interval takes it into account."""
     panel = "table.panels=[{dataset:cifar10,victim:resnet56,n:50}]"
     words = ["table=ddip/table1", "dataset=cifar10", "victim=resnet56", "n=50", panel, *words]
     words += ["table.rows=[{label:Bare,defense:none,cell:['purifier=none']}]"]

@@ -1,4 +1,4 @@
-"""Gradients through the steps of a fit: against central differences in float64, and what is refused."""
+"""Gradients through the steps of a fit, compared with central differences in float64, and refusals."""
 
 import re
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ STEP = 1e-9  # of central differences: Adam's first steps are nearly signs, so t
 
 
 class TwoClasses(nn.Module):
-    """Two classes by one direction, in which reconstructions of a fit change sides often."""
+    """A classifier of two classes by one direction, along which reconstructions often change sides."""
 
     def forward(self, images):
         way = torch.randn(images[0].numel(), generator=torch.Generator().manual_seed(0)).to(images)
@@ -42,7 +42,7 @@ class TwoClasses(nn.Module):
 
 
 def gradient_of(purifier, images, weight, victim=None, seeds=SEEDS, **settings):
-    """The gradient of weight . result, and what was told of it."""
+    """Return the gradient of weight . result, the diagnosis that was told, and the result."""
     asked, told = images.clone().requires_grad_(), []
     unrolling = Unrolling(**{"steps": None} | settings)
     made = unrolled(purifier, asked, seeds=seeds, victim=victim, unrolling=unrolling, tell=told.append)
@@ -50,7 +50,7 @@ def gradient_of(purifier, images, weight, victim=None, seeds=SEEDS, **settings):
 
 
 def difference(purifier, images, weight, along, victim=None):
-    """The derivative of weight . result along a direction, by central differences."""
+    """Return the derivative of weight . result along a direction, by central differences."""
     up, down = (
         (purifier.purify(images + step * along, SEEDS, victim) * weight).sum() for step in (STEP, -STEP)
     )
@@ -99,7 +99,7 @@ def test_ddips_gradient_is_that_of_images_on_a_boundary(monkeypatch):
 
 @dataclass(frozen=True)
 class Late(FitTrace):
-    """Fits the images only from one step on; before it fits grey."""
+    """A trace that fits the images only from one step on, and grey before it."""
 
     since: int
 
@@ -121,7 +121,7 @@ class Late(FitTrace):
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
 def test_the_last_steps_see_the_images_and_those_before_them_do_not(steps):
-    """Central differences of a fit that starts to look at the images with the last m updates."""
+    """The central differences are of a fit that starts to look at the images with the last m updates."""
     images, total = inner_images(2).double(), 8
     weight, along = normal(images, 5), normal(images, 6)
     late = DIP(trace=Late(since=total - 1 - steps), steps=total)
@@ -302,7 +302,7 @@ def test_the_knowledge_answers_as_the_defense_does_and_tells_of_its_gradients():
 
 
 def test_a_librarys_attack_goes_through_the_fit():
-    """Such an attack runs where torch's random operations are its own, also while a gradient is taken."""
+    """torch's random operations are replaced during such an attack, also while a gradient is taken."""
     purifier, victim, images = DIP(trace=SMALL, steps=4), RowByRow(), random_images(2)
     made = crafted(PGD(steps=2), Unrolled(steps=2), victim, purifier, images, torch.tensor([0, 1]))
     assert not torch.equal(made, images)

@@ -1,4 +1,4 @@
-"""A victim is frozen and known by its content whatever its origin, and is tried before its first cell."""
+"""A victim is frozen and identified by its content whatever its origin, and checked before its first cell."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Every victim's config is a network with the logits of its labels, and the weights that are here fit."""
+"""Every victim's config builds a network with a logit for each label, and the weights that exist fit it."""
 
 import json
 import os
@@ -40,13 +40,13 @@ REAL = Path(os.environ.get("DATA_DIR", "DATA_DIR"))
 
 @cache
 def classes_of(label_space: str) -> set[int]:
-    """How many classes the data sets of that label space have."""
+    """Return the numbers of classes of the data sets with that label space."""
     sets = [build(config_of("dataset", n)) for n in names_of("dataset") if not n.startswith("own/")]
     return {len(data.classes) for data in sets if data.label_space == label_space}
 
 
 def moved(network: nn.Module) -> nn.Module:
-    """The network with its parameters and buffers on the device `meta`; other tensors stay where they are."""
+    """Move the network's parameters and buffers to the device `meta`; other tensors stay where they are."""
     for module in network.modules():
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
@@ -64,8 +64,10 @@ def moved(network: nn.Module) -> nn.Module:
     ],
 )
 def test_every_victim_has_a_logit_for_each_label_of_its_data_sets(name):
-    """On another device than the CPU, whose tensors no victim may mix in, and without waiting for its values:
-    so it would be on a GPU. Nothing is computed."""
+    """The victim is on another device than the CPU, as it would be on a GPU; nothing is computed.
+
+    No victim may mix in tensors of the CPU or wait for values of the device.
+    """
     config = config_of("victim", name)
     victim = None
     if "regnet" in name or name.endswith("vit"):  # torchvision computes with their tensors as it makes them
@@ -91,7 +93,7 @@ def test_torchvisions_weights_are_those_that_it_names(name):
 
 
 def test_inceptions_normalisation_is_torchvisions_own():
-    """torchvision normalises twice in these; ours do once."""
+    """torchvision normalises twice for these networks; our configs do it once."""
     images = random_images(2)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     for name in ("inception_v3", "googlenet"):
@@ -113,7 +115,7 @@ def test_cifar_forms_have_as_many_parameters_as_their_authors_print(name, millio
 
 
 def test_super_resolution_shows_a_victim_of_a_fixed_size_its_double():
-    """Its config says shrink=false; a victim whose size is that of the images sees them twice as large."""
+    """Its config says shrink=false: a victim whose size is that of the images sees them twice as large."""
 
     class Double(nn.Module):
         def forward(self, x):
@@ -213,7 +215,10 @@ def test_weights_that_are_here_keep_their_published_accuracy(name, dataset, n):
 
 
 def integers_by_hand(file: Path, image: np.ndarray) -> np.ndarray:
-    """The graph of an 8-bit checkpoint on one image (H, W, 3): sums over integers w - z, in float64."""
+    """Return the output of an 8-bit checkpoint's graph for one image (H, W, 3).
+
+    The sums are over integers w - z, in float64.
+    """
     archive = np.load(file, allow_pickle=False)
     graph, made = json.loads(str(archive["graph"])), {}
     made[graph["input"]] = image
@@ -266,7 +271,7 @@ def test_an_8_bit_mobilenet_equals_its_integer_source(name):
 
 
 def folded_checkpoint(network: Int8MobileNet) -> dict[str, torch.Tensor]:
-    """A checkpoint of that network as google-coral's are, of drawn 8-bit weights and a background class."""
+    """Return a checkpoint like google-coral's, with drawn 8-bit weights and a background class."""
     generator, state = torch.Generator().manual_seed(0), {}
     for i, layer in enumerate(part for part in network.modules() if isinstance(part, nn.Conv2d)):
         filters, inputs, *kernel = layer.weight.shape

@@ -1,4 +1,4 @@
-"""What the table of vision APIs is made of: pairs, metrics, the choice of iterations, kept answers."""
+"""The parts of the table of vision APIs: pairs, metrics, the choice of iterations and kept answers."""
 
 import pandas as pd
 import pytest
@@ -26,7 +26,7 @@ def pair(name: str, clean: str, adversarial: str) -> Pair:
 
 
 class Scripted:
-    """Stands for an `Asker`: images are numbers of an answer."""
+    """A stand-in for an `Asker`, to which an image is the number of an answer."""
 
     def __init__(self, answers: list[str], most: int) -> None:
         self.answers, self.asked = answers, 0

@@ -1,4 +1,4 @@
-"""Services that label images: what they answer, what befalls them, what they cost."""
+"""Services that label images: their answers, their faults and their costs."""
 
 import importlib
 import io

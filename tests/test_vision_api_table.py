@@ -26,7 +26,7 @@ ROWS = (
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A store that holds a quickly trained victim."""
+    """Return a store that holds a quickly trained victim."""
     folder = tmp_path_factory.mktemp("trained")
     load_or_train(_victim(), Store(folder))
     return folder
@@ -39,13 +39,16 @@ def _victim() -> dict:
 
 
 def named(word: str) -> str:
-    """What a word of the command line sets, a group by its last part."""
+    """Return the name of what a word of the command line sets; for a group, its last part."""
     return word.split("=")[0].rpartition("/")[2]
 
 
 @pytest.fixture
 def table(command, tmp_path, trained, vision):
-    """Runs the embedded benchmark in front of a service with the attacked classifier itself behind it."""
+    """Return a function that runs the embedded benchmark against a service.
+
+    The classifier behind the service is the attacked one itself.
+    """
     store = Store(trained)
     vision.labeller.victim = Tripled(load_or_train(_victim(), store).load(store))
     vision.labeller.classes = [f"class {i}{part}" for i in range(10) for part in "abc"]

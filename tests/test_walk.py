@@ -1,4 +1,4 @@
-"""The documentation can be followed: its commands are found, and end as the pages say."""
+"""The documentation can be followed: its commands exist and end as the pages say."""
 
 import pytest
 

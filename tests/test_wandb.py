@@ -1,4 +1,4 @@
-"""Weights & Biases: what an offline run holds, as wandb's own tool reads it; what is logged again; faults."""
+"""Logging to Weights & Biases: an offline run as wandb's own tool reads it, repeated logging, and faults."""
 
 import http.server
 import json
@@ -38,7 +38,7 @@ RUN = f"*-{KEY}"  # its folders
 
 
 def records(store: Path, n: int = 6) -> pd.DataFrame:
-    """Records whose images lie in the store; the second half is classified wrongly."""
+    """Return records whose images lie in the store; the second half is classified wrongly."""
     rng = np.random.default_rng(0)
     for recipe in RECIPES.values():
         content = safetensors.numpy.save({"images": rng.random((n, 3, 8, 8), dtype=np.float32)})
@@ -57,7 +57,7 @@ def records(store: Path, n: int = 6) -> pd.DataFrame:
 
 
 def provenance(**changes: Any) -> dict[str, Any]:
-    """That of a cell of a user's own components."""
+    """Return the provenance of a cell of a user's own components."""
     return {
         "format": 1, "commit": "c0", "dirty": False, "versions": {}, "key": KEY, "names": PARTS,
         "configs": {part: {"_target_": f"theirs.{name}", "eps": 0.5} for part, name in PARTS.items()},
@@ -68,7 +68,7 @@ def provenance(**changes: Any) -> dict[str, Any]:
 
 
 def write_cell(folder: Path, *, misled: int = 3, **changes: Any) -> Path:
-    """A record file, and the images in the store."""
+    """Write a record file and its images in the store, and return the path of the file."""
     rows = records(folder / "store").assign(correct=lambda frame: frame.index < len(frame) - misled)
     path = folder / "records" / f"digits-small-pgd-blind-jpeg-n6-{KEY[:8]}.parquet"
     path.parent.mkdir(exist_ok=True)
@@ -77,7 +77,7 @@ def write_cell(folder: Path, *, misled: int = 3, **changes: Any) -> Path:
 
 
 def write_table(folder: Path, record: str = KEY[:8]) -> Path:
-    """A table's CSV file, of one cell and of a column that was skipped."""
+    """Write a table's CSV file of one cell and one skipped column, and return its path."""
     entry = dict.fromkeys(COLUMNS) | {"row": "JPEG", "column": "PGD", "metric": "accuracy", "value": 50.0}
     entry |= {"knowledge": "blind", "status": "done", "best": False, "record": record}
     path = folder / "tables" / "ddip-table1.csv"
@@ -95,7 +95,7 @@ def runs_in(folder: Path, which: str = "*") -> list[Path]:
 
 
 def read(run: Path) -> tuple[dict, list[dict]]:
-    """wandb's own summary of a run, and the run's records."""
+    """Return wandb's own summary of a run, and the records of the run."""
     summary, lines = (
         subprocess.run([WANDB, "leet", "inspect", *words, "--json", run], capture_output=True, check=True)
         for words in (["--summary"], [])
@@ -109,7 +109,7 @@ def artifacts(lines: list[dict]) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory) -> Iterator[Path]:
-    """A folder in which a cell and its table have been logged offline; wandb stays offline."""
+    """Yield a folder in which a cell and its table have been logged offline; wandb stays offline."""
     folder = tmp_path_factory.mktemp("offline")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
@@ -163,7 +163,7 @@ def test_the_table_is_an_artifact_made_from_its_cells_record_files(offline, cell
 
 @pytest.fixture
 def copy(offline, tmp_path) -> Path:
-    """A copy of the folder, in which the cell and its table have been logged."""
+    """Return a copy of the folder in which the cell and its table have been logged."""
     shutil.copytree(offline, tmp_path / "copy", symlinks=True)
     return tmp_path / "copy"
 
@@ -202,7 +202,10 @@ class Run:
 
 @pytest.fixture
 def online(monkeypatch) -> Iterator[dict[str, Any]]:
-    """wandb with a login and without a server: its runs by their ids, and what they were begun with."""
+    """Pretend that wandb has a login, without a server; return its runs by id.
+
+    Each run holds the settings with which it was begun.
+    """
     runs: dict[str, Any] = {}
 
     def init(**words: Any) -> Run:
@@ -364,7 +367,7 @@ class Broken(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST  # noqa: N815
 
     def asked(self) -> str:
-        """The name of the operation."""
+        """Return the name of the operation."""
         content = self.rfile.read(int(self.headers.get("content-length") or 0)).decode(errors="replace")
         found = re.search(r"(?:query|mutation) (\w+)", content)
         return found[1] if found else self.path
@@ -377,7 +380,7 @@ class Broken(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Nothing on the console."""
+        """Print nothing on the console."""
 
 
 def says_500(request: Broken) -> None:
@@ -389,13 +392,13 @@ def hangs(request: Broken) -> None:
 
 
 def goes_away(request: Broken) -> None:
-    """Lets runs begin, and answers nothing else."""
+    """Let runs begin, and answer nothing else."""
     answer = OPENING.get(request.asked())
     request.reply(answer) if answer else hangs(request)
 
 
 def talks_nonsense(request: Broken) -> None:
-    """Lets runs begin; its other answers are empty, which wandb's own service dies of (wandb 0.31)."""
+    """Let runs begin; other answers are empty, which makes wandb's own service die (wandb 0.31)."""
     request.reply(OPENING.get(request.asked(), {}))
 
 
@@ -413,7 +416,7 @@ OPENING = {
 
 @pytest.fixture
 def server(request) -> Iterator[str]:
-    """The address of a server of this kind; of none at all for None."""
+    """Yield the address of a server of this kind; for None, no server is there."""
     handler = type("Handler", (Broken,), {"how": request.param or says_500})
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     serving.daemon_threads = True

@@ -1,4 +1,4 @@
-"""The processes of a run, each forked from one that has imported everything."""
+"""The processes of a run, each of which is forked from one that has imported everything."""
 
 import os
 import signal

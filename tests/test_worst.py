@@ -1,4 +1,4 @@
-"""Over several cells: a row's worst column, a column's best purifier. All from hand-made records."""
+"""The worst column of a row and the best purifier of a column, from hand-made records of several cells."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def cell_of(answers: Sequence[int] | str, *, purifier: str, knowledge: str, ids=
 
 
 def frame_from(rows: Mapping[str, Answers], table=None) -> pd.DataFrame:
-    """A row "none" is the bare victim."""
+    """Return the frame of these rows; a row "none" is the bare victim."""
     table = table or table_with(list(rows))
     placed = [
         (row, column, cell_of(of, purifier=row.label, knowledge=knowledge))
@@ -74,7 +74,7 @@ def frame_from_cells(table, placed) -> pd.DataFrame:
 
 
 def right(count: int, n: int = 40) -> list[int]:
-    """The first `count` of n images."""
+    """Return the answers on n images, of which the first `count` are right."""
     return [1] * count + [0] * (n - count)
 
 
@@ -83,7 +83,7 @@ def worst(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def said(frame: pd.DataFrame, tmp_path) -> dict[str, str]:
-    """What each output says."""
+    """Return what each output says."""
     output = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     output.print(console.for_console(frame, HEADING))
     files = saved.write(frame, HEADING, tmp_path / "t")
@@ -280,7 +280,7 @@ def test_every_table_with_its_marks_fits_100_columns(name):
 
 
 def test_only_purifiers_that_faced_the_same_attack_are_compared(tmp_path):
-    """A row with an attacker of its own has columns of its own, and the others' are empty there."""
+    """A row with an attacker of its own has its own columns, and those of the other rows are empty there."""
     table = table_with(["none", "blind", "blind2", "aware"])
     table.columns, table.worst = table.columns[1:2], None
     known = {"aware": "bpda"}
@@ -303,7 +303,7 @@ def test_only_purifiers_that_faced_the_same_attack_are_compared(tmp_path):
 
 
 def test_a_smaller_budget_of_the_adaptive_attack_is_named_and_its_members_are_told():
-    """Two of three images fall, one of them to the image itself; the protocol asks for more than is here."""
+    """Two of three images fall, one of them to the image itself; the protocol asks for a larger budget."""
     whole = {"judged": 5, "budget": [544, 227], "planned": ["bpda eot", "square"], "members": []}
     found = [("bpda eot", 1.0), ("the image itself", 1.0), ("", 0.2)]
     notes = [json.dumps({"by": by, "misled": misled, **whole}) for by, misled in found]

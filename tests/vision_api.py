@@ -38,7 +38,7 @@ SECRETS = {
 
 
 class Corner(nn.Module):
-    """Ten classes; their logits are ten values in the image's upper left corner."""
+    """A classifier of ten classes whose logits are ten values in the image's upper left corner."""
 
     def forward(self, images: Tensor) -> Tensor:
         return 8 * images[:, 0, 0, :10]
@@ -56,7 +56,7 @@ class Flat(nn.Module):
 
 
 class Tripled(nn.Module):
-    """Three labels for each class of another classifier, so that another best class has three others."""
+    """A classifier with three labels for each class of another one, and no label shared by two classes."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Tripled(nn.Module):
 
 @dataclass
 class Vision:
-    """The service, and clients of it."""
+    """The service and its clients."""
 
     labeller: Labeller
     address: str
@@ -91,7 +91,7 @@ class Vision:
 
 
 def corner_image(size: int = 96, order: Callable[[Tensor], Tensor] = lambda values: values) -> Tensor:
-    """An image whose classes rank as ten values spread over [0, 1], class 0 best unless reordered."""
+    """Return an image whose classes rank as ten values spread over [0, 1], class 0 best unless reordered."""
     image = torch.full((3, size, size), 0.5)
     image[0, 0, :10] = order(torch.linspace(1, 0, 10))
     return image
@@ -99,7 +99,7 @@ def corner_image(size: int = 96, order: Callable[[Tensor], Tensor] = lambda valu
 
 @pytest.fixture
 def vision(monkeypatch, tmp_path) -> Iterator[Vision]:
-    """Credentials in the environment, a service, no waiting."""
+    """Yield a service with credentials in the environment, for which clients do not wait."""
     labeller = Labeller(Corner(), [f"class {i}" for i in range(10)], slow=0.6)
     server = serve(labeller)
     address = f"http://127.0.0.1:{server.server_port}"
@@ -131,6 +131,6 @@ def vision(monkeypatch, tmp_path) -> Iterator[Vision]:
 
 
 def google_key(folder, address: str) -> str:
-    """A key file of a service account whose tokens the service gives."""
+    """Write a key file of a service account whose tokens the service gives, and return its path."""
     pytest.importorskip("cryptography")
     return str(write_google_key(folder / "google.json", address, "googleapis.com"))
