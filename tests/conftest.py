@@ -34,7 +34,7 @@ from runners.evaluation.component import build, to_plain_dict
 from runners.places import CONFIGS
 
 pytest_plugins = ["tests.vision_api"]
-torch.set_num_threads(1)  # a process a core, as the runners have it
+torch.set_num_threads(1)  # one process per core, as the runners have it
 
 
 class LinearVictim(nn.Module):
@@ -85,13 +85,13 @@ class Noise(Purifier):
         return (images + self.sigma * noise).clamp(0, 1)
 
 
-ATTACKS = [name for name in names_of("attack") if name != "file"]  # those that craft anything
+ATTACKS = [name for name in names_of("attack") if name != "file"]  # attacks that craft examples
 SMALL = {
     "steps": 3,
     "queries": 60,
     "draws": 2,
     "queries_of_square": 20,
-    "budget": 520,  # of the adaptive attack on a purifier that draws
+    "budget": 520,  # for the adaptive attack on a stochastic purifier
     "first_evaluations": 10,
     "kappa": 1000.0,  # so that C&W has a gradient at every step
 }

@@ -19,7 +19,7 @@ from runners.evaluation.component import build, to_plain_dict
 from runners.places import CONFIGS
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
-ILSVRC_IDS = [2, 3, 1]  # the development kit counts in an order of its own
+ILSVRC_IDS = [2, 3, 1]  # the development kit has its own order of classes
 VALIDATION = [0, 2, 2, 1, 0, 1]  # labels of images 1 to 6, in torchvision's order
 
 
@@ -107,7 +107,7 @@ def flattened(root: Path) -> None:
 def neurips2017(root: Path, patch: Callable[..., None]) -> None:
     names, labels = ["0c7a", "f43f", "ffff", "712f"], [306, 884, 5, 1000]
     for seed, name in enumerate(names):
-        if name != "ffff":  # not every user has all
+        if name != "ffff":  # not every user has all images
             picture(root / "neurips2017" / "images" / f"{name}.png", size=(299, 299), seed=seed)
     with (root / "neurips2017" / "images.csv").open("w", newline="") as file:
         rows = csv.writer(file)

@@ -17,7 +17,7 @@ aten = torch.ops.aten
 DEVICE = torch.device("meta")
 BETWEEN = {aten.copy_.default, aten._to_copy.default}
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default}
-# CUDA takes positions on the CPU and copies them to the device.
+# CUDA accepts indices on the CPU and copies them to the device.
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
 MAKERS = {torch.tensor, torch.as_tensor, Tensor.new_tensor}
 

@@ -66,7 +66,7 @@ def test_who_shares_adversarial_examples(done):
     assert made("clean") == made("clean bpda"), "an attack that asks nothing: all knowledge"
     apart = [made(name)[0] for name in CELLS if not name.startswith(("blind", "clean"))]
     assert len(set(apart)) == len(apart), "what depends on the purifier is its own"
-    distinct = len(set(apart)) + 2  # and blind, and clean
+    distinct = len(set(apart)) + 2  # plus blind and clean
     assert len(files(done[0], "adversarial")) == 2 * distinct
 
 
@@ -148,7 +148,7 @@ def test_eight_bits_are_scored_where_it_costs_little(done):
 
 def test_order_and_processes_do_not_matter(done, tmp_path):
     names = ["hopskipjump", "eot"]
-    shutil.copytree(done[0] / "traits", tmp_path / "store" / "traits")  # they have passed their checks
+    shutil.copytree(done[0] / "traits", tmp_path / "store" / "traits")  # these have passed their checks
     again, _ = run(tmp_path / "store", [CELLS[name] for name in names], workers=2)
     same(again, [done[1][name] for name in names])
 

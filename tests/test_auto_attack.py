@@ -104,7 +104,7 @@ def test_images_that_have_fallen_are_not_asked_about_again():
     victim, images, steps = RowByRow(), inner_images(3), 4
     logits = victim(images)
     labels = logits.argmax(1)
-    scale = torch.tensor([1.0, 1.0, 0.0])  # the last image becomes the middle, pushed far from any boundary
+    scale = torch.tensor([1.0, 1.0, 0.0])  # the last image becomes grey, then moves far from any boundary
     images = images * scale.view(-1, 1, 1, 1) + 0.5 * (1 - scale).view(-1, 1, 1, 1)
     images[2] += 0.3 * victim.weight[1].sign().view_as(images[2])
     labels[0], labels[2] = logits[0].argmin(), 1
@@ -186,7 +186,7 @@ def test_apgds_step_halves_where_nothing_improves():
     assert not made.found.fell
     assert len(asked) == 11
     half, quarter = ((start + size).clamp_max(0.6) - start for size in (0.1, 0.05))
-    pushed = (start + 0.75 * half + 0.25 * (start - end)).clamp(0.4, 0.6)  # the last move is the momentum
+    pushed = (start + 0.75 * half + 0.25 * (start - end)).clamp(0.4, 0.6)  # the last term is the momentum
     for number, expected in enumerate([start, end, end, pushed, start + 0.75 * quarter]):
         torch.testing.assert_close(asked[number], expected, msg=f"iterate {number}")
 
@@ -228,7 +228,7 @@ class Sure(nn.Module):
 
 
 def test_tiny_gradients_are_no_robustness_in_l2():
-    """In float32 the squares of such gradients may be rounded to zero."""
+    """Both attacks succeed even if gradients are as small as 1e-17."""
     victim, images = Sure(RowByRow()), inner_images(6)
     labels = victim(images).argmax(1)
     made, _ = run(APGD(eps=0.3, norm="l2", steps=10, loss="cw"), victim, images, labels)

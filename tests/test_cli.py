@@ -22,7 +22,7 @@ def run(command, tmp_path):
     return lambda main, config, *words, **more: command(main, config, *words, *places, **more)
 
 
-QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]  # a training of a second
+QUICK = ["victim.weights.epochs=1", "victim.weights.dataset.copies=1"]  # a training that takes a second
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_what_cannot_be_fetched_is_said(run, words, expected):
 
 def test_training_alone_keeps_the_weights(run, tmp_path):
     small = ["purifier=ncis", "purifier.weights.steps=2", "purifier.filters=4", "purifier.layers=2"]
-    for _ in range(2):  # the second finds what the first has made
+    for _ in range(2):  # the second run finds the results of the first
         status, _, err = run(train.main, "evaluate", *small)
         assert status == 0, err
     assert len([path for path in (tmp_path / "store" / "weights").rglob("*") if path.is_file()]) == 1

@@ -24,9 +24,9 @@ GROUPS = ("dataset", "victim", "attack", "knowledge", "purifier")
 def test_leaf_composes_and_builds(group, name):
     config = config_of(group, name)
     assert re.fullmatch(r"\d+(\.\d+)*", identity(config)["version"]), "expected a declared version"
-    for other in config.pop("victims", {}).values():  # of a transfer attack; whoever runs it loads them
+    for other in config.pop("victims", {}).values():  # victims of a transfer attack, which the runner loads
         build(other)
-    if group == "victim" and "network" in config:  # tests/test_victims.py builds it, without its megabytes
+    if group == "victim" and "network" in config:  # tests/test_victims.py builds it without its megabytes
         return
     try:
         build(config)
@@ -55,7 +55,7 @@ def test_a_tables_entries_are_what_their_labels_say(name):
         assert len({row.label for row in rows}) == len(rows)
         for column in columns:
             words = [*table.get("cell", []), *column.get("cell", [])]
-            read_off = column.get("queries") is not None  # off a path, at any eps
+            read_off = column.get("queries") is not None  # read off a path, at any eps
             assert column.get("eps") is None or read_off or f"attack.eps={column.eps:g}/255" in words
 
 
@@ -98,7 +98,7 @@ def test_every_cell_of_every_table_composes_and_builds():
                 alike = frozenset(word.split("=")[0] if "." in word.split("=")[0] else word for word in words)
                 distinct.setdefault(alike, [f"dataset={dataset}", *words])
     of_parts = {}
-    for words in distinct.values():  # a part composes alike whatever the others are
+    for words in distinct.values():  # a part composes in the same way whatever the others are
         for part in ("attack", "knowledge", "purifier"):
             own = [word for word in words[1:] if part_of(word) == part]
             alike = (
@@ -109,7 +109,7 @@ def test_every_cell_of_every_table_composes_and_builds():
     assert len(of_parts) > 60
     for (part, _), words in of_parts.items():
         config = to_plain_dict(composed(*words)[part])
-        config.pop("victims", None)  # of a transfer attack; whoever runs it loads them
+        config.pop("victims", None)  # victims of a transfer attack, which the runner loads
         try:
             build(config)
         except MissingError as error:

@@ -81,7 +81,7 @@ def test_a_victim_that_answers_probabilities_fails_its_cells(store, monkeypatch)
     bare, logits = cell("attack=clean", "purifier=none"), Victim.forward
     run(store, [bare], seed=7)  # it passes its checks first
     monkeypatch.setattr(Victim, "forward", lambda self, images: logits(self, images).softmax(1))
-    monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so that it is done in this process
+    monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so the work is done in this process
     results, _ = run(store, [bare], seed=8)
     assert "the victim answers with probabilities" in results[0].failed
 

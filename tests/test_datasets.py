@@ -79,7 +79,7 @@ def test_images_are_brought_to_size_as_the_field_does(fake, tmp_path):
     root = fake("imagenet")
     source = dataset("imagenet", root, "dataset.size=10", "dataset.resize=20")
     index = source.index("evaluation")
-    wide = Image.new("RGB", (80, 40), (255, 0, 0))  # its middle is blue below
+    wide = Image.new("RGB", (80, 40), (255, 0, 0))  # the lower half of its middle is blue
     wide.paste((0, 0, 255), (20, 20, 60, 40))
     wide.save(index.files[0], quality=100, subsampling=0)
     (image,) = index.take([0]).images

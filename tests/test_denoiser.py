@@ -23,7 +23,7 @@ from runners.store.store import Store
 from scripts.ship import composed
 
 NOWHERE = WeightFile("nowhere.pt", "0" * 64)
-MEAN, SPREAD = 0.2, 0.3  # of the normal data, in [-1, 1]
+MEAN, SPREAD = 0.2, 0.3  # mean and standard deviation of the normal data, in [-1, 1]
 
 
 class Normal(nn.Module):

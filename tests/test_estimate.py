@@ -64,7 +64,7 @@ def ticking(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "draws", "seconds"),
     [
-        # An image's seconds: the record, the image, that of its 8-bit rounding, the victim's decision.
+        # Seconds per image: for the record, the image, its 8-bit rounding and the victim's decision.
         (["attack=fgsm", "purifier=jpeg"], 1, 1 + 1 + 1 + 1),
         (["attack=clean", "purifier=jpeg"], 1, 1 + 1 + 1 + 1),  # the embedded images are no 8-bit images
         (["attack=fgsm", "purifier=randomization"], 10, 1 + 1 + 1 + 10 + 9),
@@ -112,11 +112,11 @@ def clock(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "seconds", "at_most"),
     [
-        (["attack=fgsm"], 2 * 1.5, False),  # it ends within the moment
+        (["attack=fgsm"], 2 * 1.5, False),  # it ends within the trial
         (["attack=pgd", "attack.steps=50"], 2 * 50 * 1.5, False),
         (["attack=ddn", "attack.steps=30"], 2 * 31 * 1.5, False),
         (["attack=cw", "attack.steps=40"], 2 * 40 * 1.5, False),
-        (["attack=square", "attack.queries=70", "attack.eps=1e-6"], 2 * 70 * 1.5, True),  # none falls
+        (["attack=square", "attack.queries=70", "attack.eps=1e-6"], 2 * 70 * 1.5, True),  # no image falls
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -179,7 +179,7 @@ def test_an_unknown_time_and_an_upper_bound_are_said(unknown, at_most, expected)
 
 
 def test_a_slow_first_call_is_not_taken_for_the_pace(task, monkeypatch):
-    times = iter([0.0, estimator.SHORT - 0.1, 0.0, 0.2])  # a library is imported; then it is there
+    times = iter([0.0, estimator.SHORT - 0.1, 0.0, 0.2])  # the first call imports a library
     monkeypatch.setattr(estimator.time, "perf_counter", lambda: next(times))
     worker, purifying = task("attack=clean", "purifier=jpeg")
     assert Estimator(worker)._once({"work": 1}, purifying.crafting, lambda: None) == pytest.approx(0.1)

@@ -76,7 +76,7 @@ def test_killed_fifty_times_the_records_are_those_of_an_undisturbed_run(tmp_path
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         _, err = process.communicate()
-        if process.returncode == 0:  # done in spite of all: the next kills hit another store
+        if process.returncode == 0:  # done in spite of all kills, so the next ones hit another store
             folders.append(tmp_path / str(len(folders)))
         else:
             assert process.returncode == -signal.SIGKILL, err

@@ -132,7 +132,7 @@ def test_tvm_finds_the_minimum(drop):
 def test_arts_tvm_lowers_what_it_minimises_and_leaves_numpys_numbers_alone():
     images = random_images(2)
 
-    def objective(image):  # of all values kept, so that nothing is random
+    def objective(image):  # with all values kept, so that nothing is random
         away = (image - images).flatten(2).norm(dim=2)
         rows, columns = torch.diff(image, dim=2).norm(dim=3), torch.diff(image, dim=3).norm(dim=2)
         return away + 0.5 * (rows.sum(2) + columns.sum(2))

@@ -148,7 +148,7 @@ def test_a_record_is_refused_wherever_anything_is_planted(made, marker, tmp_path
     assert not marker.exists()
 
 
-RUN = {  # what people type
+RUN = {  # the words that people type
     "replay": (replay.main, ()),
     "trace": (trace.main, ("images=1",)),
 }
@@ -384,7 +384,7 @@ def changed_table(table: Path, folder: Path, **columns: str) -> Path:
     for name, value in columns.items():
         frame.loc[0, name] = value
     frame.to_csv(csv, index=False)
-    beside = csv.with_suffix(".json")  # whoever forges a table forges its sums too
+    beside = csv.with_suffix(".json")  # someone who forges a table also forges its checksums
     told = json.loads(beside.read_text())
     told["files"][csv.name] = sha256(csv.read_bytes()).hexdigest()
     beside.write_text(json.dumps(told))

@@ -43,7 +43,7 @@ def cell(*overrides: str, purifier: str | None = None) -> Cell:
     return Cell(names, configs, "")
 
 
-# A fit of few parameters: what these tests ask does not depend on how large its network is.
+# A fit of few parameters: these tests do not depend on the size of its network.
 DIP = ("purifier=dip", "network@purifier.trace.network=small")
 CELLS = [
     cell("attack=clean", "purifier=none"),
@@ -164,7 +164,7 @@ def test_more_images_keep_the_chunks_already_done(undisturbed, tmp_path):
     before = files(store, "purified")
     results, _ = run(store, n=6)
     assert set(before) < set(files(store, "purified"))
-    apart = [*TIMINGS, "image_ids_sha256"]  # that of all images of the cell
+    apart = [*TIMINGS, "image_ids_sha256"]  # the digest of all images of the cell
     first = results[3].records.iloc[:4].drop(columns=apart)
     pd.testing.assert_frame_equal(first, undisturbed[1][3].records.iloc[:4].drop(columns=apart))
 
@@ -181,7 +181,7 @@ def test_a_damaged_chunk_is_noticed_said_and_made_again(undisturbed, tmp_path, c
         else:
             flipped = raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]
             victim.write_bytes({"flip": flipped, "truncate": raw[:-50], "empty": b""}[damage])
-    if stage != "records":  # otherwise nobody reads what lies below
+    if stage != "records":  # otherwise the stages below are not read
         subprocess.run(["rm", "-r", str(store / "records")], check=True)
     if stage == "adversarial":
         subprocess.run(["rm", "-r", str(store / "purified")], check=True)
@@ -210,7 +210,7 @@ def test_a_failure_is_a_failed_cell_and_the_others_go_on(store, undisturbed, pur
 def test_a_victim_that_answers_nan_is_a_failed_cell(store, monkeypatch):
     run(store, [CELLS[0]])  # it passes its checks first
     monkeypatch.setattr(Victim, "forward", lambda self, x: torch.full((len(x), 10), float("nan")))
-    monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so that it is done in this process
+    monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so the work is done in this process
     result = run(store, [CELLS[0]], seed=1)[0][0]
     assert result.records is None
     assert "logits of clean images hold NaN" in result.failed

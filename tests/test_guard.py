@@ -85,7 +85,7 @@ def test_nor_can_one_that_is_made_nor_an_attack(
 
 def test_an_exit_outside_of_any_cell_is_status_1(monkeypatch, command):
     monkeypatch.setattr(evaluate, "settings_of", lambda config: os._exit(0))
-    with no_silent_exit():  # so that this process survives where the command does not see to it
+    with no_silent_exit():  # keeps this process alive if the command does not
         status, _, err = command(evaluate.main, "evaluate", "n=2")
     assert status == 1
     assert "a component asked the whole process to end (SystemExit: 0)" in err

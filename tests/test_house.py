@@ -9,7 +9,7 @@ import pytest
 from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
-FOLDERS = {  # what each may import beside itself
+FOLDERS = {  # what each may import besides itself
     "data": set(),
     "victims": {"data"},
     "purifiers": {"data"},

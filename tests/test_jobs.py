@@ -94,7 +94,7 @@ def test_a_signal_ends_a_process_after_it_has_cleaned_up(number):
         try:
             os.kill(os.getpid(), number)
         finally:
-            os.kill(os.getpid(), number)  # a second one does not disturb
+            os.kill(os.getpid(), number)  # a second signal changes nothing
             done.append("cleaned up")
 
     before = signal.signal(number, lambda number, frame: done.append("as before"))

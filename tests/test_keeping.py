@@ -58,7 +58,7 @@ def test_records_are_the_same_whatever_is_kept(store, whole, monkeypatch, rule, 
     same(results, whole[1])
     assert len(files(store, "purified")) == left
     assert "nothing to compute" in run(store, QUICK, keep_purified=rule)[1]
-    for part in files(store, "records")[::2]:  # as after a change of what records hold
+    for part in files(store, "records")[::2]:  # as after a change of the contents of records
         part.unlink()
     results, _ = run(store, QUICK, keep_purified=rule)
     same(results, whole[1])

@@ -127,7 +127,7 @@ def test_a_purifier_that_trains_runs_inside_any_knowledge(small_trace, knowledge
 
 
 NONE = type("NoGradient", (Identity,), {"gradient": "none"})()
-SUITED = [  # attack, knowledge, purifier, what is said where it is refused
+SUITED = [  # attack, knowledge, purifier, and the message if they are refused
     (PGD(), Blind(), JPEG(), None),
     (PGD(), Transfer(), JPEG(), None),
     (PGD(), BPDA(), JPEG(), None),

@@ -52,7 +52,7 @@ def test_their_shape_needs_no_reading(listing, reads):
 
 
 def test_memory_holds_those_that_were_asked_for_last(listing, reads, monkeypatch):
-    monkeypatch.setattr(data.listing, "HELD", 4 * SIZE)  # two of them
+    monkeypatch.setattr(data.listing, "HELD", 4 * SIZE)  # two images
     chunks = [listing.take_lazy(places) for places in cut(range(12), 2)]
     assert reads == []
     for chunk in chunks:
@@ -78,7 +78,7 @@ def test_a_process_is_sent_their_names_and_reads_them_once(listing, reads):
     assert len(sent) < 12 * SIZE / 8
     LazyImages.held.clear()  # as in another process
     reads.clear()
-    for _ in range(5):  # a task each
+    for _ in range(5):  # one task each
         got = pickle.loads(sent)
         assert got.digest == digest
         assert torch.equal(got.images, expected)

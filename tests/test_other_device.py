@@ -61,7 +61,7 @@ FITS = [name for name in NAMES if name not in OTHERS and "imagenet" not in name]
 
 @pytest.mark.parametrize("name", FITS)
 def test_an_optimisation_stays_on_its_device_and_never_waits(device, name):
-    trace, images = purifier(name).trace, IMAGES.double()  # rounding stays out of sight
+    trace, images = purifier(name).trace, IMAGES.double()  # float64 hides differences of rounding
     images = images[:, :1, :28, :28] if name.endswith("mnist") else images
     waits, made = [], []
 

@@ -10,7 +10,7 @@ import pytest
 from runners.places import CONFIGS
 
 ROOT = CONFIGS.parent
-# Like a command whose imports take long, or whose work does.
+# Like a command whose imports or work take long.
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background

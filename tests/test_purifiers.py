@@ -34,7 +34,7 @@ def purifier(name: str) -> Purifier:
     config = copy.deepcopy(composed(f"purifier={name}"))
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
-    method = config.purifier.get("purifier", config.purifier)  # the one inside, where there is one
+    method = config.purifier.get("purifier", config.purifier)  # the purifier inside, if there is one
     if "steps" in method:
         method.steps = min(method.steps, STEPS)
     if "warmup" in method:

@@ -211,7 +211,7 @@ def test_ddip_asks_about_the_pairs_of_many_images_at_once_where_that_is_allowed(
     v, targets = linear_victim(16), 0.4 + 0.2 * random_images(5)
     trace = line_trace(v, [1.0, 1.0, -1.0, 3.0, -3.0, 1.0], targets)
     made, asked = {}, {}
-    points = 21 if crossings is None else 42  # of one image in one question, at 20 sections a line
+    points = 21 if crossings is None else 42  # per image in one question, at 20 sections per line
     for most in (0, 3 * points * 16 * 16, 2**22):
         monkeypatch.setitem(ddip_module.AT_ONCE, "cpu", most)
         asked[most] = sizes = []

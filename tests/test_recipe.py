@@ -161,7 +161,7 @@ def test_a_training_begins_from_given_weights_but_for_the_last_layer(tmp_path):
     path = tmp_path / "given.safetensors"
     safetensors.torch.save_file(given, path)
     start = WeightFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
-    begun = fit(mobile(3, start))  # one step, of a rate of 0
+    begun = fit(mobile(3, start))  # one step with a rate of 0
     parameters = [name for name, _ in mobile(3).network.model.named_parameters()]
     assert {n for n in parameters if not torch.equal(begun[n], given[n])} == {"fc.weight", "fc.bias"}
     assert len(begun["fc.bias"]) == 3

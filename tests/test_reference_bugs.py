@@ -120,7 +120,7 @@ def an_exception_is_counted_as_a_robust_image(store, images, monkeypatch):
 
     purifiers = [evaluated(store, "attack=clean", purifier=name) for name in ("Raises", "NaNWhereBright")]
     monkeypatch.setattr("attacks.from_torchattacks.FGSM.craft", raises)
-    monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so that it is done in this process
+    monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so the work is done in this process
     for result in (*purifiers, evaluated(store, "attack=fgsm", "purifier=none", seed=4)):
         assert result.records is None
         entry = entry_of(result)
@@ -156,7 +156,7 @@ def workers_are_never_seeded_again(store, images, monkeypatch):
     Real processes are tested in test_grid.py and test_attacked_cells.py.
     """
 
-    def workers(queue, *, worker, **_) -> None:  # each with its own worker, from one state
+    def workers(queue, *, worker, **_) -> None:  # each task has its own worker, from one state
         while (task := queue.next()) is not None:
             torch.manual_seed(0)
             done.append(Worker(worker.store, worker.device, worker.precision).do(task))

@@ -184,7 +184,7 @@ def test_progress_is_lines_without_a_terminal_and_a_bar_with_one(monkeypatch):
             bar.update(advance=1)
             deadline = time.monotonic() + 20
             while not terminal and "%" not in console.file.getvalue() and time.monotonic() < deadline:
-                time.sleep(0.005)  # one step of the work, which takes longer than the lines are apart
+                time.sleep(0.005)  # one step of the work, longer than the time between two lines
         said = console.file.getvalue()
         assert "1/2 cells, 12/24 images" in said
         assert ("\x1b[" in said) == terminal
@@ -195,7 +195,7 @@ def test_progress_is_lines_without_a_terminal_and_a_bar_with_one(monkeypatch):
     ("updates", "expected"),
     [
         ([(0.0, None)], "fit: 0 %, 60 s so far"),
-        ([(0.0, None), (0.001, None)], "fit: 0 %, 60 s so far"),  # too little to tell the pace by
+        ([(0.0, None), (0.001, None)], "fit: 0 %, 60 s so far"),  # too little to estimate the pace
         ([(0.0, None), (0.25, None)], "fit: 25 %, 3 min left"),
         ([(0.5, None), (0.75, None)], "fit: 75 %, 60 s left"),  # half of it was done by an earlier run
         ([(0.5, 600.0)], "fit: 50 %, 10 min left"),  # as another process says

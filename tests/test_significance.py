@@ -16,7 +16,7 @@ def right(count: int, n: int = 40) -> list[int]:
     ("answers", "marked"),
     [
         ({0: right(5), 1: right(5)}, {0: 1.0, 1: 1.0}),  # the very same images
-        ({0: right(20), 1: right(20)[::-1]}, {0: 1.0, 1: 1.0}),  # as many, others
+        ({0: right(20), 1: right(20)[::-1]}, {0: 1.0, 1: 1.0}),  # as many, but other images
         ({0: right(0), 1: right(0), 2: right(6)}, {2: 2 / 2**6}),
         ({0: right(9)}, {}),
         ({}, {}),

@@ -33,7 +33,7 @@ def test_the_result_is_the_purifiers_own_to_the_bit(ddip, network):
 
 
 def test_confidences_crossings_and_boundaries_are_written_down(ddip, records):
-    victim = RowByRow()  # which the network of the fixture is not: undecided
+    victim = RowByRow()  # unlike the network of the fixture, it is undecided
     watch, final = watched(ddip, random_images(2), SEEDS, victim)
     told, arrays = written(watch, final, records, victim, ddip)
     assert told["steps"] == list(range(0, 40, 2))

@@ -29,7 +29,7 @@ from purifiers.ride import RIDE, RIDETrace
 
 NETWORK = SkipNet(down=[8], up=[8], skip=[2], kernel_down=[3], kernel_up=[3])
 SEEDS = [1, 2]
-STEP = 1e-9  # of central differences: Adam's first steps are nearly signs, so they bend within little
+STEP = 1e-9  # for central differences; Adam's first steps are nearly signs, so they bend within a short way
 
 
 class TwoClasses(nn.Module):
@@ -125,7 +125,7 @@ def test_the_last_steps_see_the_images_and_those_before_them_do_not(steps):
     images, total = inner_images(2).double(), 8
     weight, along = normal(images, 5), normal(images, 6)
     late = DIP(trace=Late(since=total - 1 - steps), steps=total)
-    # Forwards the trace is `late` itself; backwards each step is taken anew, and all of them lie behind it.
+    # The forward pass runs `late` itself; the backward pass takes steps anew, all of which see the images.
     run = module._Run(late, SEEDS, None, Unrolling(steps=steps), lambda diagnosis: None)
     fits = [late.trace.fit, Late(since=-1).fit]
     run._fit = lambda given: fits.pop(0)(given, SEEDS)
@@ -302,7 +302,7 @@ def test_the_knowledge_answers_as_the_defense_does_and_tells_of_its_gradients():
 
 
 def test_a_librarys_attack_goes_through_the_fit():
-    """torch's random operations are replaced during such an attack, also while a gradient is taken."""
+    """Such an attack draws torch's random numbers per image, also while a gradient is taken."""
     purifier, victim, images = DIP(trace=SMALL, steps=4), RowByRow(), random_images(2)
     made = crafted(PGD(steps=2), Unrolled(steps=2), victim, purifier, images, torch.tensor([0, 1]))
     assert not torch.equal(made, images)

@@ -54,7 +54,7 @@ def test_expired_credentials_are_not_tried_again_nor_told(vision, vendor):
 def test_an_expired_token_of_google_is_refused_too(vision):
     client = vision.client("google")
     client.open()
-    vision.labeller.faults = ["expired"]  # befalls the token, which is asked for first
+    vision.labeller.faults = ["expired"]  # hits the token, which is requested first
     with pytest.raises(RefusedError, match=r"google: credentials refused: .*expired"):
         client.ask(corner_image())
 

@@ -21,7 +21,7 @@ from runners.tables.significance import best_of
 
 HEADING = render.Heading(title="A table", note="", setting="dataset cifar10")
 KNOWN = ("blind", "blind", "bpda")
-Answers = Sequence[Sequence[int] | str]  # by column; a word is the reason why there is none
+Answers = Sequence[Sequence[int] | str]  # by column; a string is the reason why there are none
 
 
 def table_with(rows: Sequence[str]):

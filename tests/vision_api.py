@@ -74,7 +74,7 @@ class Vision:
     labeller: Labeller
     address: str
     clarifai: str
-    waits: list[float]  # what clients would have slept
+    waits: list[float]  # seconds that clients would have slept
 
     def client(self, vendor: str, *, calls: int = 100, **changed) -> Service:
         kind, library = KINDS[vendor]

@@ -1,6 +1,6 @@
-"""For the processes of test_faults.py and test_slurm.py, which have this folder in PYTHONPATH.
+"""Changes to the processes of test_faults.py and test_slurm.py, which have this folder in PYTHONPATH.
 
-What they write is noted, and claims are dead sooner.
+NOTE_WRITES names a file in which each write is noted. STALE_SECONDS makes claims die sooner.
 """
 
 import os
