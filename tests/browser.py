@@ -50,8 +50,8 @@ class Browser:
         return self.ask("POST", "/execute/sync", {"script": script, "args": []})
 
     def click(self, selector: str) -> None:
-        found = self.ask("POST", "/element", {"using": "css selector", "value": selector})
-        self.ask("POST", f"/element/{found[ELEMENT]}/click", {})
+        element = self.ask("POST", "/element", {"using": "css selector", "value": selector})
+        self.ask("POST", f"/element/{element[ELEMENT]}/click", {})
 
     def press(self, key: str) -> None:
         keys = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
@@ -99,6 +99,6 @@ class Browser:
 def wait(until: Any, seconds: float = 10) -> bool:
     """Wait until the condition is true, and return whether it became true in time."""
     end = time.monotonic() + seconds
-    while not (found := until()) and time.monotonic() < end:
+    while not (result := until()) and time.monotonic() < end:
         time.sleep(0.05)
-    return bool(found)
+    return bool(result)

@@ -104,9 +104,9 @@ def composed(*words: str, config: str = "evaluate") -> DictConfig:
     Composing takes a tenth of a second, so all tests of a process share one config, which is read-only.
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        made = compose(config, list(words), return_hydra_config=True)
-    OmegaConf.set_readonly(made, True)
-    return made
+        config_with_hydra = compose(config, list(words), return_hydra_config=True)
+    OmegaConf.set_readonly(config_with_hydra, True)
+    return config_with_hydra
 
 
 def config_of(group: str, name: str, *words: str) -> dict:
@@ -120,7 +120,10 @@ def class_of(group: str, name: str) -> type:
     config = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
     if "_target_" in config:
         return get_class(config._target_)
-    return class_of(group, next(one for one in config.defaults if isinstance(one, str) and one != "_self_"))
+    return class_of(
+        group,
+        next(default for default in config.defaults if isinstance(default, str) and default != "_self_"),
+    )
 
 
 @cache

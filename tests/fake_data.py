@@ -40,8 +40,8 @@ def mnist(root: Path, patch: Callable[..., None]) -> None:
         labels = np.arange(count, dtype=np.uint8) % 10
         header = np.array([0x801, count], ">i4").tobytes()
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
-    found = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-    patch("data.mnist.MD5", {name: found[name] for name in data.mnist.MD5})
+    digests = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    patch("data.mnist.MD5", {name: digests[name] for name in data.mnist.MD5})
     patch("data.mnist.TUNING", 10)
 
 

@@ -41,20 +41,20 @@ def made(
     entries, records = [], []
     for (row, column, eps), values in cells.items():
         command = f"python -m runners.evaluate {setting} row={len(entries)}"
-        mine = pd.DataFrame(
-            {one.name: pd.Series([FILLING[one.dtype]] * len(values), dtype=one.dtype) for one in COLUMNS}
+        rows = pd.DataFrame(
+            {item.name: pd.Series([FILLING[item.dtype]] * len(values), dtype=item.dtype) for item in COLUMNS}
         )
-        mine["id"], mine["command"] = [f"image/{i}" for i in range(len(values))], command
-        mine["correct" if metric == "accuracy" else "ssim"] = values
-        records.append(mine)
+        rows["id"], rows["command"] = [f"image/{i}" for i in range(len(values))], command
+        rows["correct" if metric == "accuracy" else "ssim"] = values
+        records.append(rows)
         printed = (paper or {}).get((row, column, eps))
-        one = _entry(row, column, eps, values, metric, printed, command)
-        entries.append(one | dict(entry or {}))
+        cell_entry = _entry(row, column, eps, values, metric, printed, command)
+        entries.append(cell_entry | dict(entry or {}))
     if average:
         for row in dict.fromkeys(row for row, *_ in cells):
-            parts = [values for (of, *_), values in cells.items() if of == row]
-            one = _entry(row, "Average", None, np.mean(parts, axis=0), metric, None, "")
-            entries.append(one | {"attack": "average", "knowledge_kind": ""})
+            parts = [values for (name, *_), values in cells.items() if name == row]
+            cell_entry = _entry(row, "Average", None, np.mean(parts, axis=0), metric, None, "")
+            entries.append(cell_entry | {"attack": "average", "knowledge_kind": ""})
     frame, whole = pd.DataFrame(entries, columns=list(ENTRY)), pd.concat(records, ignore_index=True)
     heading = render.Heading("A table", "", "made up", agreement(frame, whole))
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,9 +59,9 @@ class _FromPython(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], _There):
-            at = args[1] if isinstance(args[1], tuple) else (args[1],)
-            at = tuple(torch.tensor(one) if isinstance(one, list) else one for one in at)
-            return func(args[0], at, *args[2:])
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(item) if isinstance(item, list) else item for item in index)
+            return func(args[0], index, *args[2:])
         if func not in MAKERS:
             return func(*args, **kwargs)
         device = kwargs.pop("device", args[0].device if func is Tensor.new_tensor else "cpu")
@@ -120,14 +120,14 @@ class PretendedDevice(TorchDispatchMode):
 
     def _check(self, func: Any, tensors: list[Tensor], there: list[Tensor], kwargs: dict[str, Any]) -> None:
         if func in BETWEEN:
-            here = kwargs.get("device", DEVICE)
-            if len(there) < len(tensors) or torch.device(here or DEVICE) != DEVICE:
+            device = kwargs.get("device", DEVICE)
+            if len(there) < len(tensors) or torch.device(device or DEVICE) != DEVICE:
                 self.waits.append(str(func))
             return
-        masked = func is aten.index.Tensor and any(one.dtype == torch.bool for one in tensors[1:])
+        masked = func is aten.index.Tensor and any(tensor.dtype == torch.bool for tensor in tensors[1:])
         if masked or func in WAITING:
             self.waits.append(str(func))
-        strangers = [one for one in tensors if not isinstance(one, _There) and one.ndim]
+        strangers = [tensor for tensor in tensors if not isinstance(tensor, _There) and tensor.ndim]
         if func in INDEXED and isinstance(tensors[0], _There):
             if strangers:
                 self.waits.append(str(func))

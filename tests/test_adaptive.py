@@ -93,16 +93,16 @@ def test_a_budget_is_kept_and_told(purifier):
     least = cost(Adaptive().plan(purifier, logits, labels), judging_draws(purifier))[0]
     with pytest.raises(
         InputError, match=r"attack\.budget: expected at least the .* of one step of each"
-    ) as refused:
+    ) as error:
         Adaptive(budget=1).plan(purifier, logits, labels)
-    smallest = int(str(refused.value).split("at least the ")[1].split()[0])
+    smallest = int(str(error.value).split("at least the ")[1].split()[0])
     budget = smallest + (least - smallest) // 50
-    made, target = run(Adaptive(eps=1e-6, budget=budget), victim, purifier, images, labels)
-    for note, count in zip(made.notes, target.counts, strict=True):
+    result, target = run(Adaptive(eps=1e-6, budget=budget), victim, purifier, images, labels)
+    for note, count in zip(result.notes, target.counts, strict=True):
         assert count.forward <= note["budget"][0] <= budget
         assert count.backward <= note["budget"][1]
-        told = sum(member["forward"] for member in note["members"])
-        assert told == count.forward - judging_draws(purifier)
+        passes = sum(member["forward"] for member in note["members"])
+        assert passes == count.forward - judging_draws(purifier)
     assert Adaptive(budget=budget).reduced == f"budget {budget}"
     assert Adaptive().reduced == ""
 
@@ -114,29 +114,29 @@ def test_an_image_that_is_broken_is_attacked_no_more():
     labels = logits.argmax(1)
     images[2] = 0.5 + 0.3 * victim.weight[1].sign().view_as(images[2])
     labels[0], labels[2] = logits[0].argmin(), 1
-    made, target = run(Adaptive(eps=0.01, budget=700), victim, Identity(), images, labels)
-    itself, first, last = made.notes
+    result, target = run(Adaptive(eps=0.01, budget=700), victim, Identity(), images, labels)
+    itself, first, last = result.notes
     assert (itself["by"], itself["members"], target.counts[0].forward) == (ITSELF, [], 1)
     assert first["by"] == "APGD-CE"
     assert [member["member"] for member in first["members"]] == ["APGD-CE"]
     assert first["misled"] == 1
     assert (last["by"], last["misled"]) == ("", 0)
     assert [member["member"] for member in last["members"]] == AUTO == last["planned"]
-    assert torch.equal(made.images[0], images[0])
-    assert torch.equal(made.images[2], images[2])
-    assert victim(made.images[1:2]).argmax(1) != labels[1]
-    assert [list(seconds) for seconds in made.seconds] == [[], ["APGD-CE"], AUTO]
+    assert torch.equal(result.images[0], images[0])
+    assert torch.equal(result.images[2], images[2])
+    assert victim(result.images[1:2]).argmax(1) != labels[1]
+    assert [list(seconds) for seconds in result.seconds] == [[], ["APGD-CE"], AUTO]
 
 
 def test_autoattacks_four_break_what_autoattack_breaks():
     victim, images = RowByRow(), inner_images(24)
     labels = victim(images).argmax(1)
     budget, eps = 2000, 0.0025
-    made, _ = run(Adaptive(eps=eps, budget=budget), victim, Identity(), images, labels)
+    result, _ = run(Adaptive(eps=eps, budget=budget), victim, Identity(), images, labels)
     theirs, _ = run(
         AutoAttack(eps=eps, steps=10, queries_of_square=100), victim, Identity(), images, labels, Full()
     )
-    ours, stands = (victim(one.images).argmax(1) == labels for one in (made, theirs))
+    ours, stands = (victim(attacked.images).argmax(1) == labels for attacked in (result, theirs))
     assert 4 < stands.sum() < 20, "a test that could not fail"
     assert torch.equal(ours, stands)
 
@@ -167,10 +167,10 @@ def test_what_only_masks_gradients_or_only_draws_is_broken(purifier):
     """Every image of the bare victim falls within this ball, so there is no robustness to be found."""
     victim, images = RowByRow(), inner_images(8)
     labels = victim(images).argmax(1)
-    made, _ = run(Adaptive(eps=4 / 255, budget=1500), victim, purifier, images, labels)
-    draws = [purifier(made.images, seeds=list(range(r, r + 8))) for r in range(100, 180, 8)]
+    result, _ = run(Adaptive(eps=4 / 255, budget=1500), victim, purifier, images, labels)
+    draws = [purifier(result.images, seeds=list(range(r, r + 8))) for r in range(100, 180, 8)]
     standing = torch.stack([victim(images).argmax(1) == labels for images in draws])
-    assert standing.float().mean() < 0.1, [note["by"] for note in made.notes]
+    assert standing.float().mean() < 0.1, [note["by"] for note in result.notes]
 
 
 def test_it_needs_everything():

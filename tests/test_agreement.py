@@ -39,24 +39,26 @@ def test_the_same_order_and_the_other_way(tmp_path):
 def test_pairs_that_the_paper_hardly_separates_do_not_count(tmp_path):
     """A difference of 5.0 points is not more than five, so three of the six pairs remain."""
     ours = tuple(right(count, 80) for count in (10, 30, 50, 70))
-    found = table(tmp_path, ours, (10.0, 15.0, 12.0, 80.0)).agreement
-    assert (found.same, found.opposite, found.undecided) == (3, 0, 0)
+    agreement = table(tmp_path, ours, (10.0, 15.0, 12.0, 80.0)).agreement
+    assert (agreement.same, agreement.opposite, agreement.undecided) == (3, 0, 0)
 
 
 def test_what_chance_explains_is_undecided(tmp_path):
     """Our figures differ by one image from row to row."""
     ours = tuple(right(count, 80) for count in (40, 41, 42, 43))
-    found = table(tmp_path, ours, (5.0, 20.0, 60.0, 90.0)).agreement
-    assert (found.same, found.opposite, found.undecided) == (0, 0, 6)
-    assert found.correlation == pytest.approx(1.0)
+    agreement = table(tmp_path, ours, (5.0, 20.0, 60.0, 90.0)).agreement
+    assert (agreement.same, agreement.opposite, agreement.undecided) == (0, 0, 6)
+    assert agreement.correlation == pytest.approx(1.0)
 
 
 def test_ssim_is_compared_in_hundredths(tmp_path):
     draws = np.random.default_rng(0)
     ours = tuple(level + draws.normal(0, 0.02, 60) for level in (0.7, 0.8, 0.9, 0.901))
-    found = table(tmp_path, ours, (0.80, 0.84, 0.90, 0.96), metric="ssim").agreement
-    assert (found.same, found.opposite, found.undecided) == (4, 0, 1), "0.80 and 0.84 are not 0.05 apart"
-    assert found.low <= found.correlation <= found.high
+    agreement = table(tmp_path, ours, (0.80, 0.84, 0.90, 0.96), metric="ssim").agreement
+    assert (agreement.same, agreement.opposite, agreement.undecided) == (4, 0, 1), (
+        "0.80 and 0.84 are not 0.05 apart"
+    )
+    assert agreement.low <= agreement.correlation <= agreement.high
 
 
 def test_it_stands_under_the_table_and_in_its_json(tmp_path):
@@ -79,8 +81,8 @@ def test_figures_with_a_counterpart_are_counted_once(tmp_path):
     """Two tables show the same four figures of DDIP; one of them is on the embedded data."""
     ours = tuple(right(count, 80) for count in (10, 30, 50, 70))
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-        more = {"attack": "pgd", "verdict": "matches"}
-        table(tmp_path, ours, (0.0, 50.1, 35.9, 73.6), entry=more)
+        entry = {"attack": "pgd", "verdict": "matches"}
+        table(tmp_path, ours, (0.0, 50.1, 35.9, 73.6), entry=entry)
         setting = "dataset=digits-photos victim=digits-resnet8"
         table(
             tmp_path,

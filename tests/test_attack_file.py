@@ -51,11 +51,11 @@ def test_both_formats_are_scored_and_give_the_same(score, crafted, tmp_path):
     extra = {**crafted, "digits-photos/another": torch.zeros(3, 32, 32)}
     save_file(extra, tmp_path / "a.safetensors")
     np.savez(tmp_path / "a.npz", **{name: item.numpy() for name, item in extra.items()})
-    found = [score(tmp_path / name) for name in ("a.safetensors", "a.npz")]
-    assert found[0].linf.max() == pytest.approx(EPS, abs=1e-6)
-    assert (found[0].linf > EPS / 2).all()
-    assert found[0].purified_label.tolist() == found[1].purified_label.tolist()
-    assert found[0].knowledge.unique().tolist() == ["blind"]
+    scores = [score(tmp_path / name) for name in ("a.safetensors", "a.npz")]
+    assert scores[0].linf.max() == pytest.approx(EPS, abs=1e-6)
+    assert (scores[0].linf > EPS / 2).all()
+    assert scores[0].purified_label.tolist() == scores[1].purified_label.tolist()
+    assert scores[0].knowledge.unique().tolist() == ["blind"]
 
 
 def outside(examples):
@@ -102,10 +102,10 @@ def whole_numbers(examples):
 )
 def test_examples_that_are_not_what_they_must_be_fail_the_cell(score, crafted, tmp_path, change, expected):
     save_file({k: v.contiguous() for k, v in change(crafted).items()}, tmp_path / "a.safetensors")
-    with pytest.raises(app.FailedCellsError) as raised:
+    with pytest.raises(app.FailedCellsError) as error:
         score(tmp_path / "a.safetensors")
-    assert len(str(raised.value).splitlines()) == 1
-    assert expected in str(raised.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert expected in str(error.value)
 
 
 def test_a_file_is_named_by_its_sha256(score, crafted, tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_file_is_named_by_its_sha256(score, crafted, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     save_file(crafted, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    for more, expected in (
+    for changes, expected in (
         (["attack.sha256=12345678"], "attack.sha256: expected 8 to 64 hexadecimal digits as text"),
         (["attack.sha256=abcdef12"], "a.safetensors: expected sha256 abcdef12, got"),
         (["attack.sha256=null"], f"set attack.sha256={digest[:16]}"),
@@ -123,9 +123,9 @@ def test_a_file_is_named_by_its_sha256(score, crafted, tmp_path, monkeypatch):
         (["attack.norm=l1"], "attack.norm: expected linf or l2, got 'l1'"),
         (["attack.eps=2"], "attack.eps: expected 0 < eps <= 1"),
     ):
-        with pytest.raises(app.InputError) as raised:
-            score(path, *more)
-        assert expected in str(raised.value), more
+        with pytest.raises(app.InputError) as error:
+            score(path, *changes)
+        assert expected in str(error.value), changes
 
 
 def test_foreign_examples_join_the_worst_of_a_table(command, crafted, tmp_path):

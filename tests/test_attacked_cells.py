@@ -74,9 +74,9 @@ def test_passes_are_recorded(done):
     blind, eot = records(done, "blind none"), records(done, "eot")
     assert (blind[["queries", "forward_passes", "backward_passes"]] == [2, 2, 2]).all().all()
     assert (eot[["queries", "forward_passes", "backward_passes"]] == [2, 6, 6]).all().all()
-    asked = records(done, "square")
-    assert (asked.backward_passes == 0).all()
-    assert asked.queries.between(1, 20).all()
+    frame = records(done, "square")
+    assert (frame.backward_passes == 0).all()
+    assert frame.queries.between(1, 20).all()
     assert (records(done, "clean").queries == 0).all()
 
 

@@ -85,11 +85,11 @@ def test_l2_attacks_find_the_distance_to_a_linear_boundary(linear, attack, slack
     victim, data = linear
     picked = data.take(list(range(3)))
     adversarial = craft(attack, victim, picked.images, picked.labels, seeds=seeds(3))
-    found = (adversarial - picked.images).flatten(1).norm(dim=1)
+    sizes = (adversarial - picked.images).flatten(1).norm(dim=1)
     distance = victim.margin(picked.images).abs() / victim.weight.norm()
     assert (victim(adversarial).argmax(1) != picked.labels).all()
-    assert (found >= distance * (1 - 1e-4)).all(), "below the known minimum"
-    assert (found <= distance * (1 + slack) + 2e-3).all(), f"{found} against {distance}"
+    assert (sizes >= distance * (1 - 1e-4)).all(), "below the known minimum"
+    assert (sizes <= distance * (1 + slack) + 2e-3).all(), f"{sizes} against {distance}"
 
 
 def test_ddn_of_few_steps_stays_far_from_the_smallest_norm(linear):
@@ -116,9 +116,9 @@ def test_an_image_does_not_depend_on_its_batch_or_on_global_randomness(network, 
     images, labels, attack = random_images(6), torch.arange(6), ALL[name]
     together = craft(attack, network, images, labels, seeds=seeds(6))
     torch.manual_seed(123)
-    turned = craft(attack, network, images.flip(0), labels.flip(0), seeds=seeds(6)[::-1]).flip(0)
+    flipped = craft(attack, network, images.flip(0), labels.flip(0), seeds=seeds(6)[::-1]).flip(0)
     alone = craft(attack, network, images[2:3], labels[2:3], seeds=[102])
-    torch.testing.assert_close(together, turned, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, flipped, atol=1e-5, rtol=0)
     torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=0)
 
 
@@ -140,25 +140,25 @@ def test_every_configured_attack_yields_valid_examples_and_reaches_what_it_is_gi
     images[0, :, :4], images[1, :, :4] = 0, 1  # the border of the range
     labels, before = victim(images).argmax(1), images.clone()
     target = answering(attack).target(victim, Noise(sigma=0.01), [], seeds=seeds(4))
-    made = attack(target, images, labels, seeds=seeds(4)).images
+    adversarial = attack(target, images, labels, seeds=seeds(4)).images
     assert torch.equal(images, before)
-    assert made.shape == images.shape
-    assert made.dtype == torch.float32
-    assert torch.isfinite(made).all()
-    assert 0 <= made.min() <= made.max() <= 1
+    assert adversarial.shape == images.shape
+    assert adversarial.dtype == torch.float32
+    assert torch.isfinite(adversarial).all()
+    assert 0 <= adversarial.min() <= adversarial.max() <= 1
     if attack.eps is not None:
         order = 2 if attack.norm == "l2" else torch.inf
-        assert (made - images).flatten(1).norm(order, dim=1).max() <= attack.eps + 1e-6
-    assert torch.equal(made, images) == (name == "clean")
+        assert (adversarial - images).flatten(1).norm(order, dim=1).max() <= attack.eps + 1e-6
+    assert torch.equal(adversarial, images) == (name == "clean")
 
 
 def test_targeted_fgsm_steps_towards_a_class_drawn_for_each_image():
     images, victim = random_images(24), RowByRow()
     labels, eps = victim(images).argmax(1), 0.05
-    made = craft(FGSM(eps=eps, targeted=True), victim, images, labels, seeds=seeds(24))
+    adversarial = craft(FGSM(eps=eps, targeted=True), victim, images, labels, seeds=seeds(24))
     weight = victim.weight.float().view(5, *images.shape[1:])
     targets = set()
-    for image, label, got in zip(images, labels.tolist(), made, strict=True):
+    for image, label, example in zip(images, labels.tolist(), adversarial, strict=True):
         chances = victim(image[None]).softmax(1)[0]
         steps = {
             target: (
@@ -166,7 +166,7 @@ def test_targeted_fgsm_steps_towards_a_class_drawn_for_each_image():
             ).clamp(0, 1)
             for target in range(5)
         }
-        near = {t: (step - got).abs().gt(1e-6).float().mean().item() for t, step in steps.items()}
+        near = {t: (step - example).abs().gt(1e-6).float().mean().item() for t, step in steps.items()}
         target = min(near, key=near.get)
         assert near[target] < 0.01
         assert target != label
@@ -200,11 +200,11 @@ def test_pgd_agrees_with_foolboxs(network):
         torch.manual_seed(0)
         model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
         _, theirs, _ = attack(model, images, labels, epsilons=eps)
-    standing = [int((network(made).argmax(1) == labels).sum()) for made in (ours, theirs)]
+    standing = [int((network(adversarial).argmax(1) == labels).sum()) for adversarial in (ours, theirs)]
     assert 4 < standing[0] < n - 4, "a test that could not fail"
-    for one, other in (standing, standing[::-1]):
-        low, high = wilson(other, n)
-        assert low <= one / n <= high, f"{standing} of {n}"
+    for count, other_count in (standing, standing[::-1]):
+        low, high = wilson(other_count, n)
+        assert low <= count / n <= high, f"{standing} of {n}"
 
 
 def test_random_starts_follow_seeds(network):
@@ -301,11 +301,11 @@ def test_l2_steps_do_not_shrink_where_the_victim_is_sure():
         def forward(self, x):
             return sharper * model(x)
 
-    kept = [i for i in range(8) if sharper * (top[i, 0] - top[i, 1]) < 60]
+    rows = [i for i in range(8) if sharper * (top[i, 0] - top[i, 1]) < 60]
     attack = PGD(eps=0.5, alpha=0.1, steps=3, random_start=False, norm="l2")
     together = craft(attack, Sure(), images, labels, seeds=list(range(8)))
-    assert ((together - images).flatten(1).norm(dim=1)[kept] > 0.05).all()
-    for i in kept:
+    assert ((together - images).flatten(1).norm(dim=1)[rows] > 0.05).all()
+    for i in rows:
         alone = craft(attack, Sure(), images[i : i + 1], labels[i : i + 1], seeds=[i])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
 

@@ -52,9 +52,9 @@ def test_losses_are_as_defined(loss, expected):
 
 def test_the_targeted_ratio_is_as_defined_and_knows_no_scale_or_shift():
     targets = torch.tensor([1, 1])
-    found = targeted_difference_of_logits_ratio(LOGITS, LABELS, targets)
+    ratio = targeted_difference_of_logits_ratio(LOGITS, LABELS, targets)
     expected = torch.tensor([(1.0 - 4) / (4 - (1 - 1) / 2), (2 - 2.5) / (5 - (2 + 0) / 2)])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ratio, expected)
     again = targeted_difference_of_logits_ratio(100 * LOGITS + 7, LABELS, targets)
     torch.testing.assert_close(again, expected)
 
@@ -73,10 +73,10 @@ def test_robust_accuracy_of_a_linear_victim_of_five_classes_is_exact(attack, nor
     victim, images = RowByRow(), inner_images(32)
     labels = victim(images).argmax(1)
     settings = {"queries_of_square": 10} if attack is AutoAttack else {"loss": "cw", "restarts": 2}
-    made, _ = run(attack(eps=eps, norm=norm, steps=15, **settings), victim, images, labels)
+    adversarial, _ = run(attack(eps=eps, norm=norm, steps=15, **settings), victim, images, labels)
     expected = standing_under(victim, images, labels, eps, norm)
     assert 6 < expected.sum() < 26, "a test that could not fail"
-    assert torch.equal(victim(made).argmax(1) == labels, expected)
+    assert torch.equal(victim(adversarial).argmax(1) == labels, expected)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -94,8 +94,8 @@ def test_targeted_parts_alone_are_exact_too(norm, monkeypatch):
     for missing in ("_approach", "_climb_towards"):
         with monkeypatch.context() as patch:
             patch.setattr(attack, missing, lambda classes: nothing)
-            made, _ = run(attack, victim, images, labels)
-        assert torch.equal(victim(made).argmax(1) == labels, expected), missing
+            adversarial, _ = run(attack, victim, images, labels)
+        assert torch.equal(victim(adversarial).argmax(1) == labels, expected), missing
     assert 2 < expected.sum() < 14, "a test that could not fail"
 
 
@@ -124,24 +124,24 @@ def test_an_example_that_a_second_answer_does_not_confirm_is_none():
 
     def view(rows, seeds):
         answers.extend([0] * len(rows))
-        wrong = (
+        logits = (
             torch.tensor([[0.0, 9.0, 1, 2, 3]]) if len(answers) == 3 else torch.tensor([[9.0, 0, 1, 2, 3]])
         )
-        return wrong + 0 * rows.sum()
+        return logits + 0 * rows.sum()
 
     target = Target(view, seeds=[1])
     attack = AutoAttack(eps=0.1, steps=3, queries_of_square=5)
-    made = attack(target, images, torch.tensor([0]), seeds=[1]).images
-    assert torch.equal(made, images)
+    adversarial = attack(target, images, torch.tensor([0]), seeds=[1]).images
+    assert torch.equal(adversarial, images)
     assert target.counts[0].forward == 1 + 5 * 4 + 1 + 4 * 2 * 3 + 5
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_apgd_hands_out_the_largest_loss_and_the_last_misclassified_iterate(norm):
-    victim, images, asked = RowByRow(), inner_images(6), []
+    victim, images, iterates = RowByRow(), inner_images(6), []
     labels = victim(images).argmax(1)
-    rows = rows_of(lambda x: asked.append(x.detach().clone()) or victim(x), 6)
-    made = apgd.ascend(
+    rows = rows_of(lambda x: iterates.append(x.detach().clone()) or victim(x), 6)
+    result = apgd.ascend(
         rows,
         images,
         labels,
@@ -150,29 +150,29 @@ def test_apgd_hands_out_the_largest_loss_and_the_last_misclassified_iterate(norm
         norm=norm,
         steps=9,
     )
-    assert len(asked) == 10
-    losses = torch.stack([LOSSES["cw"](victim(x), labels) for x in asked])
-    wrong = torch.stack([victim(x).argmax(1) != labels for x in asked])
-    assert torch.equal(made.loss, losses.amax(0))
-    assert torch.equal(made.found.fell, wrong.any(0))
-    assert made.found.fell.any()
+    assert len(iterates) == 10
+    losses = torch.stack([LOSSES["cw"](victim(x), labels) for x in iterates])
+    wrong = torch.stack([victim(x).argmax(1) != labels for x in iterates])
+    assert torch.equal(result.loss, losses.amax(0))
+    assert torch.equal(result.found.fell, wrong.any(0))
+    assert result.found.fell.any()
     for i in range(6):
-        assert torch.equal(made.best[i], asked[losses[:, i].argmax()][i])
+        assert torch.equal(result.best[i], iterates[losses[:, i].argmax()][i])
         if wrong[:, i].any():
-            assert torch.equal(made.found.images[i], asked[wrong[:, i].nonzero().max()][i])
+            assert torch.equal(result.found.images[i], iterates[wrong[:, i].nonzero().max()][i])
 
 
 def test_apgds_step_halves_where_nothing_improves():
     """If losses only fall and gradients always point upwards, each check goes back to the start."""
-    images, asked = torch.full((1, 1, 4, 4), 0.5), []
+    images, iterates = torch.full((1, 1, 4, 4), 0.5), []
 
     def view(rows, seeds):
-        asked.append(rows.detach().clone())
-        falling = rows.sum() - rows.sum().detach() - len(asked)
+        iterates.append(rows.detach().clone())
+        falling = rows.sum() - rows.sum().detach() - len(iterates)
         return torch.stack([0 * falling + 9, falling, 0 * falling, 0 * falling]).view(1, 4)
 
     rows = Rows.of(Target(view, seeds=[1]), [1], torch.device("cpu"))
-    made = apgd.ascend(
+    result = apgd.ascend(
         rows,
         images,
         torch.tensor([0]),
@@ -181,14 +181,14 @@ def test_apgds_step_halves_where_nothing_improves():
         norm="linf",
         steps=10,
     )
-    start, end = asked[0], torch.full_like(images, 0.6)
-    assert torch.equal(made.best, start)
-    assert not made.found.fell
-    assert len(asked) == 11
+    start, end = iterates[0], torch.full_like(images, 0.6)
+    assert torch.equal(result.best, start)
+    assert not result.found.fell
+    assert len(iterates) == 11
     half, quarter = ((start + size).clamp_max(0.6) - start for size in (0.1, 0.05))
     pushed = (start + 0.75 * half + 0.25 * (start - end)).clamp(0.4, 0.6)  # the last term is the momentum
     for number, expected in enumerate([start, end, end, pushed, start + 0.75 * quarter]):
-        torch.testing.assert_close(asked[number], expected, msg=f"iterate {number}")
+        torch.testing.assert_close(iterates[number], expected, msg=f"iterate {number}")
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_the_library_leaves_the_same_images_standing(network, attack, differ):
     """At most `differ` of 32 images differ, where the random starts or the proposals decide."""
     images = random_images(32, seed=5)
     data = Images(tuple(str(i) for i in range(len(images))), images, network(images).argmax(1))
-    made, _ = run(attack, network, images, data.labels)
+    adversarial, _ = run(attack, network, images, data.labels)
     with torch.random.fork_rng():
         other = theirs(attack, network, data)
-    ours, library = ((network(x).argmax(1) == data.labels) for x in (made, other))
+    ours, library = ((network(x).argmax(1) == data.labels) for x in (adversarial, other))
     assert 4 < ours.sum() < 28, f"a test that could not fail: {ours.sum()}"
     assert (ours != library).sum() <= differ, f"{ours.sum()} and {library.sum()}"
 
@@ -231,9 +231,9 @@ def test_tiny_gradients_are_no_robustness_in_l2():
     """Both attacks succeed even if gradients are as small as 1e-17."""
     victim, images = Sure(RowByRow()), inner_images(6)
     labels = victim(images).argmax(1)
-    made, _ = run(APGD(eps=0.3, norm="l2", steps=10, loss="cw"), victim, images, labels)
-    assert (victim(made).argmax(1) != labels).all()
-    found = fab.approach(
+    adversarial, _ = run(APGD(eps=0.3, norm="l2", steps=10, loss="cw"), victim, images, labels)
+    assert (victim(adversarial).argmax(1) != labels).all()
+    result = fab.approach(
         rows_of(victim, 6),
         images,
         labels,
@@ -242,4 +242,4 @@ def test_tiny_gradients_are_no_robustness_in_l2():
         norm="l2",
         steps=6,
     )
-    assert found.fell.all()
+    assert result.fell.all()

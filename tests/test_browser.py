@@ -95,8 +95,10 @@ def test_it_can_be_used_with_the_keyboard_alone(shown):
     shown.run("document.querySelector('.figure').focus()")
     shown.press(RIGHT)
     shown.press(DOWN)
-    at = "const a = document.activeElement; return [a.closest('tr').rowIndex, a.closest('td').cellIndex]"
-    assert shown.run(at) == [2, 2]
+    position = (
+        "const a = document.activeElement; return [a.closest('tr').rowIndex, a.closest('td').cellIndex]"
+    )
+    assert shown.run(position) == [2, 2]
     shown.press(ENTER)
     title = "return document.querySelector('dialog h2').textContent"
     first = shown.run(title)
@@ -104,7 +106,7 @@ def test_it_can_be_used_with_the_keyboard_alone(shown):
     assert shown.run(title) != first
     shown.press(ESCAPE)
     assert wait(lambda: not shown.run("return document.querySelector('dialog').open"))
-    assert wait(lambda: shown.run(at) == [2, 3]), "the focus is on the figure that was looked at last"
+    assert wait(lambda: shown.run(position) == [2, 3]), "the focus is on the figure that was looked at last"
 
 
 def test_a_link_can_lead_to_a_figure(shown, html):
@@ -116,8 +118,8 @@ def test_a_link_can_lead_to_a_figure(shown, html):
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_but_the_table_scrolls_sideways(shown, width):
     shown.size(width, 740)
-    over = shown.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert over <= 0
+    excess = shown.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert excess <= 0
     seen(shown, f"wide-{width}")
     shown.click(".figures td .figure")
     dialog = shown.run("const d = document.querySelector('dialog'); return d.scrollWidth - d.clientWidth")
@@ -156,16 +158,16 @@ def test_figures_can_be_read_on_every_shade(shown, scheme, shade):
 def test_on_paper_the_whole_table_is_there_and_the_controls_are_not(shown):
     shown.like(media="print")
     shown.size(1040, 720)
-    hidden = "return getComputedStyle(document.querySelector('fieldset')).display"
-    assert shown.run(hidden) == "none"
+    display = "return getComputedStyle(document.querySelector('fieldset')).display"
+    assert shown.run(display) == "none"
     assert shown.run("return document.querySelector('.figures').scrollWidth") <= 1040
     seen(shown, "print")
 
 
 def test_what_a_name_holds_is_text_not_markup(html):
-    told = html.read_text(encoding="utf-8").split('id="told">')[1].split("</script>")[0]
-    assert "<" not in told
-    assert len(json.loads(told)["figures"]) == 3 * (4 + 2)
+    data = html.read_text(encoding="utf-8").split('id="told">')[1].split("</script>")[0]
+    assert "<" not in data
+    assert len(json.loads(data)["figures"]) == 3 * (4 + 2)
 
 
 class File(dict):
@@ -225,8 +227,8 @@ def test_the_leaderboard_is_sorted_with_the_keyboard(board):
 def test_only_the_tables_of_the_leaderboard_scroll_sideways(board, width):
     board.size(width, 900)
     board.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    over = board.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert over <= 0
+    excess = board.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert excess <= 0
     narrowest = "return Math.min(...[...document.querySelectorAll('details')].map(d => d.clientWidth))"
     assert board.run(narrowest) >= 300, "a command is printed in a column of a few letters"
     assert board.run("return document.querySelector('.scroll').tabIndex") == 0

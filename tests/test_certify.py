@@ -48,12 +48,12 @@ def test_the_certificate_of_a_linear_classifier_is_its_distance(distance):
     takes.
     """
     defense, image = linear_defense(2 * distance)
-    found = counts(defense, image, range(8000), classes=2, batch=1000)
-    share = found[int(distance > 0)] / 8000
+    votes = counts(defense, image, range(8000), classes=2, batch=1000)
+    share = votes[int(distance > 0)] / 8000
     assert share == pytest.approx(norm.cdf(abs(distance) / SIGMA), abs=4 * math.sqrt(0.25 / 8000))
-    got = certificate(found, found, sigma=SIGMA, alpha=0.001)
-    assert got.predicted == int(distance > 0)
-    assert 0.9 * abs(distance) < got.radius < abs(distance)
+    result = certificate(votes, votes, sigma=SIGMA, alpha=0.001)
+    assert result.predicted == int(distance > 0)
+    assert 0.9 * abs(distance) < result.radius < abs(distance)
 
 
 def test_draws_of_a_batch_are_those_of_single_images():
@@ -67,16 +67,16 @@ def test_draws_of_a_batch_are_those_of_single_images():
 
 @pytest.mark.parametrize(("right", "of"), [(10_000, 10_000), (9_900, 10_000), (60, 100)])
 def test_the_bound_is_clopper_and_pearsons(right, of):
-    got = certificate([5, 95], [of - right, right], sigma=0.25, alpha=0.001)
+    result = certificate([5, 95], [of - right, right], sigma=0.25, alpha=0.001)
     bound = beta.ppf(0.001, right, of - right + 1)
-    assert got == (
+    assert result == (
         Certificate(1, pytest.approx(0.25 * norm.ppf(bound))) if bound > 0.5 else Certificate(None, 0.0)
     )
 
 
 def test_all_draws_alike_have_a_finite_radius():
-    got = certificate([100, 0], [10_000, 0], sigma=0.25, alpha=0.001)
-    assert got.radius == pytest.approx(0.25 * norm.ppf(0.001 ** (1 / 10_000)))
+    result = certificate([100, 0], [10_000, 0], sigma=0.25, alpha=0.001)
+    assert result.radius == pytest.approx(0.25 * norm.ppf(0.001 ** (1 / 10_000)))
 
 
 def test_the_class_is_chosen_by_other_draws_than_bound_it():
@@ -104,10 +104,10 @@ def test_the_command_writes_a_table_and_a_curve_and_finds_its_counts_again(comma
     status, output, errors = command(certify.main, "certify", *words)
     assert status == 0, errors
     stem = "digits-photos-digits-resnet8-denoised-smoothing"
-    made = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
-    assert set(made) == {f"{stem}.{suffix}" for suffix in ("csv", "md", "png", "pdf")}
+    contents = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    assert set(contents) == {f"{stem}.{suffix}" for suffix in ("csv", "md", "png", "pdf")}
     assert len(pd.read_csv(tmp_path / "made" / f"{stem}.csv")) == 2
-    assert "Abstained" in made[f"{stem}.md"].decode()
+    assert "Abstained" in contents[f"{stem}.md"].decode()
     assert "abstained" in output
 
     def asked(*args, **settings):
@@ -115,7 +115,7 @@ def test_the_command_writes_a_table_and_a_curve_and_finds_its_counts_again(comma
 
     monkeypatch.setattr(certify, "counts", asked)
     assert command(certify.main, "certify", *words)[0] == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} == made
+    assert {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} == contents
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ ROOT = CONFIGS.parent
 def test_a_tables_setting_and_its_bibtex(command):
     status, out, err = command(cite.main, "cite", "table=ddip/ddn", "n=500", "seed=3")
     assert status == 0, err
-    told, _, bibtex = out.partition("@software")
-    assert "500 images of digits-photos (split evaluation, subset random, seed 3)" in told
-    assert "Attacks: ddn" in told
-    assert "python -m runners.table table=ddip/ddn n=500 seed=3" in told
-    for of in ("2108.00180", "1811.09600", "1711.10925", "1912.01703"):  # DDIP, DDN, DIP, PyTorch
-        assert bibtex.count(f"url = {{https://arxiv.org/abs/{of}}}") == 1
+    text, _, bibtex = out.partition("@software")
+    assert "500 images of digits-photos (split evaluation, subset random, seed 3)" in text
+    assert "Attacks: ddn" in text
+    assert "python -m runners.table table=ddip/ddn n=500 seed=3" in text
+    for arxiv_id in ("2108.00180", "1811.09600", "1711.10925", "1912.01703"):  # DDIP, DDN, DIP, PyTorch
+        assert bibtex.count(f"url = {{https://arxiv.org/abs/{arxiv_id}}}") == 1
     assert bibtex.count("{") == bibtex.count("}")
 
 

@@ -195,12 +195,15 @@ def test_thread_pools_are_told_not_to_spin_before_pytorch_reads_it():
     code = "import runners.app, os, sys; print('torch' in sys.modules, *map(os.environ.get, sys.argv[1:]))"
     names = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OPENBLAS_NUM_THREADS"]
     bare = {name: value for name, value in os.environ.items() if name not in names}
-    for given, expected in (({}, "False PASSIVE 0 0 1"), ({"GOMP_SPINCOUNT": "9"}, "False PASSIVE 9 0 1")):
+    for environment, expected in (
+        ({}, "False PASSIVE 0 0 1"),
+        ({"GOMP_SPINCOUNT": "9"}, "False PASSIVE 9 0 1"),
+    ):
         command = [sys.executable, "-c", code, *names]
-        said = subprocess.run(
-            command, cwd=CONFIGS.parent, env=bare | given, capture_output=True, text=True, check=True
+        output = subprocess.run(
+            command, cwd=CONFIGS.parent, env=bare | environment, capture_output=True, text=True, check=True
         )
-        assert said.stdout.strip() == expected
+        assert output.stdout.strip() == expected
 
 
 MINE = """\
@@ -222,16 +225,16 @@ def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
     status, out, err = run(table.main, "table", *words)
     assert status == 0, err
     folder = tmp_path / "tables"
-    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(whole) == {f"mine{end}" for end in (".md", ".csv", ".tex", ".json", "-records.parquet")}
-    text = whole["mine.md"].decode()
+    contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(contents) == {f"mine{end}" for end in (".md", ".csv", ".tex", ".json", "-records.parquet")}
+    text = contents["mine.md"].decode()
     assert text.startswith("# Mine\n\n| Defense |  | Clean | FGSM 8 | Average |")
     assert "paper" not in text
     assert len(pd.read_csv(folder / "mine.csv").value.dropna()) == 6
 
     status, out, err = run(table.main, "table", *words, "rows=['jpeg quality=50']", "only=[JPEG]")
     assert status == 0, err
-    assert {name: (folder / name).read_bytes() for name in whole} == whole, "the whole table stays"
+    assert {name: (folder / name).read_bytes() for name in contents} == contents, "the whole table stays"
     name = "mine-only-JPEG-with-jpeg-quality=50"
     assert pd.read_csv(folder / f"{name}.csv").row.unique().tolist() == [
         "No defense",

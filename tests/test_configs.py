@@ -38,8 +38,8 @@ def test_leaf_composes_and_builds(group, name):
 def test_every_network_has_a_purifier_that_it_fits(name):
     kind = composed(f"+network@probe={name}").probe._target_.split(".")[-1]
     purifier = {"SkipNet": "ddip", "Generator": "oag"}.get(kind, "ride")
-    made = build(config_of("purifier", purifier, f"network@purifier.trace.network={name}"))
-    assert type(made.trace.network).__name__ == kind
+    built = build(config_of("purifier", purifier, f"network@purifier.trace.network={name}"))
+    assert type(built.trace.network).__name__ == kind
 
 
 def settings_of(table):
@@ -100,12 +100,12 @@ def test_every_cell_of_every_table_composes_and_builds():
     of_parts = {}
     for words in distinct.values():  # a part composes in the same way whatever the others are
         for part in ("attack", "knowledge", "purifier"):
-            own = [word for word in words[1:] if part_of(word) == part]
+            own_words = [word for word in words[1:] if part_of(word) == part]
             alike = (
                 part,
-                frozenset(word.split("=")[0] if "." in word.split("=")[0] else word for word in own),
+                frozenset(word.split("=")[0] if "." in word.split("=")[0] else word for word in own_words),
             )
-            of_parts.setdefault(alike, [words[0], *own])
+            of_parts.setdefault(alike, [words[0], *own_words])
     assert len(of_parts) > 60
     for (part, _), words in of_parts.items():
         config = to_plain_dict(composed(*words)[part])
@@ -128,9 +128,9 @@ def test_a_tables_file_says_what_it_is(name):
     entries = {"label", "defense", "attack", "eps", "norm", "queries", "params", "metric", "cell", "for"}
     for entry in [*table.rows, *table.columns]:
         assert set(entry) <= entries
-        for key, own in entry.get("for", {}).items():
+        for key, changes in entry.get("for", {}).items():
             assert key in names_of("dataset") or key in names_of("victim")
-            assert own is None or set(own) <= entries - {"for"} | {"also"}
+            assert changes is None or set(changes) <= entries - {"for"} | {"also"}
 
 
 def test_fractions_are_numbers():
@@ -145,8 +145,8 @@ def test_identity_knows_content_not_places():
 
 
 def test_victims_are_listed_by_what_they_know():
-    known = victims_for("cifar10")
-    assert known == sorted(known)
-    assert {"resnet20", "resnet50", "resnet56", "vit"} <= set(known)
+    victims = victims_for("cifar10")
+    assert victims == sorted(victims)
+    assert {"resnet20", "resnet50", "resnet56", "vit"} <= set(victims)
     assert "imagenet/resnet50" in victims_for("imagenet")
     assert victims_for("nothing") == []

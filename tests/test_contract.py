@@ -61,12 +61,12 @@ LIARS = [
 
 @pytest.mark.parametrize(("liar", "name", "came"), LIARS, ids=[type(liar).__name__ for liar, *_ in LIARS])
 def test_each_lie_is_caught_by_its_name(images, liar, name, came):
-    with pytest.raises(TraitError) as caught:
+    with pytest.raises(TraitError) as error:
         check(liar, images, linear_victim().eval())
-    assert caught.value.check == name, str(caught.value)
-    assert str(caught.value).startswith(f"{name}: expected ")
-    assert came in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert error.value.check == name, str(error.value)
+    assert str(error.value).startswith(f"{name}: expected ")
+    assert came in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_second_trial_sees_global_seeds_too(images):
@@ -77,8 +77,8 @@ def test_a_second_trial_sees_global_seeds_too(images):
 
 
 def test_every_check_has_its_liar():
-    caught = {name for _, name, _ in LIARS}
-    assert len(checks.CHECKS) == len(caught - {"shape", "finite", "range"}) + 1
+    caught_names = {name for _, name, _ in LIARS}
+    assert len(checks.CHECKS) == len(caught_names - {"shape", "finite", "range"}) + 1
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def test_a_gradient_killer_is_noticed_before_its_first_cell(store):
 
 def test_a_victim_without_gradients_is_noticed_by_its_zeros_and_by_black_boxes(store, monkeypatch):
     steepen(store, monkeypatch)
-    raised = flags(store, ["clean", "blind", "score"], "purifier=none", seed=1)
-    assert {"zero_grad", "blackbox_wins"} <= raised["blind"] <= {"zero_grad", "blackbox_wins", "attack_weak"}
-    assert raised["clean"] == raised["score"] == set()
+    names = flags(store, ["clean", "blind", "score"], "purifier=none", seed=1)
+    assert {"zero_grad", "blackbox_wins"} <= names["blind"] <= {"zero_grad", "blackbox_wins", "attack_weak"}
+    assert names["clean"] == names["score"] == set()
 
 
 def test_the_bare_victim_raises_none(store):
@@ -61,14 +61,14 @@ def test_the_bare_victim_raises_none(store):
 
 def test_an_attack_that_does_nothing_is_noticed(store, monkeypatch):
     steepen(store, monkeypatch)
-    raised = flags(store, ["blind"], "attack.random_start=false", "purifier=none", seed=1)
-    assert {"noop_attack", "zero_grad"} <= raised["blind"] <= {"noop_attack", "zero_grad", "attack_weak"}
+    names = flags(store, ["blind"], "attack.random_start=false", "purifier=none", seed=1)
+    assert {"noop_attack", "zero_grad"} <= names["blind"] <= {"noop_attack", "zero_grad", "attack_weak"}
 
 
 def test_a_blind_evaluation_of_jpeg_is_incomplete_and_a_complete_one_is_not(store):
     assert flags(store, ["clean", "blind"], "purifier=jpeg") == {"clean": set(), "blind": {"incomplete"}}
     complete = flags(store, ["clean", "blind", "transfer", "score", "bpda"], "purifier=jpeg")
-    assert not any("incomplete" in raised for raised in complete.values())
+    assert not any("incomplete" in names for names in complete.values())
 
 
 def test_a_sound_purifier_raises_none(store):
@@ -98,9 +98,9 @@ def test_a_probe_that_fails_leaves_the_cell_and_is_said(store, monkeypatch, capl
     monkeypatch.setattr(audit, "noise", broken)
     results, _ = run(store, [cell(*ROW["blind"], "purifier=none")], n=24, chunk=8, seed=5)
     assert results[0].records is not None
-    seen = {flag.name: flag.seen for flag in results[0].flags}
-    assert seen["probe_failed"] == "1 of 1 probes failed (noise: MemoryError: too large)"
-    assert results[0].provenance["flags"]["probe_failed"] == seen["probe_failed"]
+    texts = {flag.name: flag.seen for flag in results[0].flags}
+    assert texts["probe_failed"] == "1 of 1 probes failed (noise: MemoryError: too large)"
+    assert results[0].provenance["flags"]["probe_failed"] == texts["probe_failed"]
     assert "the probe noise failed, so its flag is unknown: too large" in caplog.text
 
 
@@ -108,8 +108,10 @@ def test_a_full_audit_looks_harder(store, monkeypatch):
     words = ["attack=pgd", "attack.eps=16/255", "attack.alpha=1/255", "attack.steps=2"]
     short = cell(*words, "attack.random_start=false", "purifier=none")
     probed: list[str] = []
-    seen = audit._seen
-    monkeypatch.setattr(audit, "_seen", lambda b, name, *rest: probed.append(name) or seen(b, name, *rest))
+    original = audit._seen
+    monkeypatch.setattr(
+        audit, "_seen", lambda b, name, *rest: probed.append(name) or original(b, name, *rest)
+    )
     results, _ = run(store, [short], n=24, chunk=8, seed=6, audit="full")
     assert probed == ["noise", "twice", "unbounded"]
     assert "unbounded_fails" not in {flag.name for flag in results[0].flags}

@@ -50,15 +50,15 @@ def test_figures_at_several_eps_are_a_curve_that_begins_at_the_clean_one():
 
 
 def test_attackers_of_different_knowledge_have_curves_of_their_own():
-    table = frame(*(eps("jpeg", at, at, knowledge=k) for at in (2, 8) for k in ("blind", "bpda")))
+    table = frame(*(eps("jpeg", level, level, knowledge=k) for level in (2, 8) for k in ("blind", "bpda")))
     assert [panel.title for panel in curves.over_eps(table)] == ["PGD, blind", "PGD, bpda"]
 
 
 def test_rows_whose_attackers_are_of_one_kind_share_a_curve():
     blurred = {"knowledge": "bpda-blur", "knowledge_kind": "bpda"}
     table = frame(
-        *(eps("jpeg", at, at, knowledge="bpda") for at in (2, 8)),
-        *(eps("tvm", at, at, **blurred) for at in (2, 8)),
+        *(eps("jpeg", level, level, knowledge="bpda") for level in (2, 8)),
+        *(eps("tvm", level, level, **blurred) for level in (2, 8)),
     )
     (panel,) = curves.over_eps(table)
     assert panel.title == "PGD, bpda"
@@ -165,19 +165,19 @@ def test_plots_are_png_and_pdf_of_the_same_bytes_each_time(panels, tmp_path):
 
 
 def test_the_pages_plot_takes_the_pages_colours_and_is_spoken(panels):
-    drawn = plots.svg(plots.drawn(panels), "x", spoken="a <plot>")
-    assert drawn.startswith('<svg role="img" aria-label="a &lt;plot&gt;"')
-    assert "currentColor" in drawn
-    assert plots.INK not in drawn
-    assert ">eps in 1/255<" in drawn
+    image = plots.svg(plots.drawn(panels), "x", spoken="a <plot>")
+    assert image.startswith('<svg role="img" aria-label="a &lt;plot&gt;"')
+    assert "currentColor" in image
+    assert plots.INK not in image
+    assert ">eps in 1/255<" in image
 
 
 @pytest.mark.parametrize("seconds", [(0.42, 0.98), (0.01, 5.0), (0.00002, 300.0)])
 def test_a_logarithmic_axis_has_plain_numbers(seconds):
     line = curves.Series("jpeg", [*seconds], [50, 60], [40, 50], [60, 70])
     panel = curves.Panel("", "seconds", (line,), "accuracy in %", log_x=True, joined=False)
-    drawn = plots.svg(plots.drawn([panel]), "x", spoken="cost")
-    axis = drawn[: drawn.index(">seconds<")]
+    image = plots.svg(plots.drawn([panel]), "x", spoken="cost")
+    axis = image[: image.index(">seconds<")]
     labels = [float(text) for text in re.findall(r">([^<>]+)</text>", axis)]
     assert sum(seconds[0] <= label <= seconds[1] for label in labels) >= 2
-    assert "mathdefault" not in drawn
+    assert "mathdefault" not in image

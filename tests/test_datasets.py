@@ -31,12 +31,12 @@ def test_splits_hold_what_an_index_says_and_share_no_image(name, fake):
         index = source.index(split)
         assert len(index.ids) == len(index.labels) > 0
         assert 0 <= index.labels.min() <= index.labels.max() < len(source.classes)
-        some = list(range(len(index.ids)))[-1:0:-2][:3]
-        picked = index.take(some)
-        assert picked.ids == tuple(index.ids[i] for i in some)
-        assert torch.equal(picked.labels, index.labels[some])
+        positions = list(range(len(index.ids)))[-1:0:-2][:3]
+        images = index.take(positions)
+        assert images.ids == tuple(index.ids[i] for i in positions)
+        assert torch.equal(images.labels, index.labels[positions])
         if len(index.ids) < 100:
-            assert source.load(split).take(some).digest == picked.digest
+            assert source.load(split).take(positions).digest == images.digest
         assert index.take([]).ids == ()
         assert not seen & set(index.ids)
         seen |= set(index.ids)
@@ -121,15 +121,15 @@ def test_bad_parameters(kind, arguments, message):
 def test_the_drawn_split_is_balanced_and_the_official_one_is_taken_where_it_is(fake, caplog):
     root = fake("flower17")
     source = dataset("flower17", root)
-    for split, each in (("train", 40), ("tuning", 20), ("evaluation", 20)):
-        assert source.index(split).labels.bincount().tolist() == [each] * 17
+    for split, per_class in (("train", 40), ("tuning", 20), ("evaluation", 20)):
+        assert source.index(split).labels.bincount().tolist() == [per_class] * 17
     official_splits(root)
-    there = dataset("flower17", root).index("evaluation")
-    assert there.ids[:2] == ("flower17/21", "flower17/22")
-    assert there.labels.bincount().tolist() == [20] * 17
+    official = dataset("flower17", root).index("evaluation")
+    assert official.ids[:2] == ("flower17/21", "flower17/22")
+    assert official.labels.bincount().tolist() == [20] * 17
     with caplog.at_level(logging.WARNING):
         drawn = dataset("flower17", root, "dataset.splits=drawn").index("evaluation")
-    assert drawn.ids == source.index("evaluation").ids != there.ids
+    assert drawn.ids == source.index("evaluation").ids != official.ids
     assert "dataset.splits=official" in caplog.text
 
 
@@ -207,7 +207,7 @@ def test_the_real_files_are_read(name):
         except MissingError as error:
             pytest.skip(str(error).splitlines()[0])
         assert count is None or len(index.ids) == count
-        some = index.take([0, len(index.ids) - 1])
-        assert len(some) == 2
-        assert some.images.std() > 0.05
+        images = index.take([0, len(index.ids) - 1])
+        assert len(images) == 2
+        assert images.images.std() > 0.05
         assert 0 <= index.labels.min() <= index.labels.max() < len(source.classes)

@@ -36,25 +36,25 @@ def test_it_has_the_tensors_of_the_checkpoint():
 
 
 def test_noise_levels_are_read_as_the_times_of_the_chain():
-    network, asked = DDPM(widths=(32, 32)), []
+    network, asked_times = DDPM(widths=(32, 32)), []
 
     def noise(images, times):
-        asked.append(times.tolist())
+        asked_times.append(times.tolist())
         return torch.full_like(images, 0.5)
 
     network.noise = noise
-    kept = variances(1000)[1]
+    signal = variances(1000)[1]
     times = [0, 99, 999]
-    levels = ((1 - kept) / kept).sqrt()[times]
+    levels = ((1 - signal) / signal).sqrt()[times]
     noisy = random_images(3)
-    made = network(noisy, levels)
-    assert asked == [times]
-    torch.testing.assert_close(made, noisy - 0.5 * levels.view(-1, 1, 1, 1).float())
+    result = network(noisy, levels)
+    assert asked_times == [times]
+    torch.testing.assert_close(result, noisy - 0.5 * levels.view(-1, 1, 1, 1).float())
 
 
 def test_a_small_one_runs_and_keeps_the_shape():
     torch.manual_seed(0)
     network = DDPM(widths=(32, 64), layers=1)
-    made = network(random_images(2), torch.tensor([0.1, 3.0]))
-    assert made.shape == (2, 3, 16, 16)
-    assert torch.isfinite(made).all()
+    result = network(random_images(2), torch.tensor([0.1, 3.0]))
+    assert result.shape == (2, 3, 16, 16)
+    assert torch.isfinite(result).all()

@@ -77,8 +77,8 @@ def test_training_lowers_the_objective():
 
 @pytest.mark.parametrize("size", [(15, 18), (32, 32)], ids=str)
 def test_the_network_takes_any_size(size):
-    made = DenoisingUNet(width=8)(torch.zeros(2, 3, *size), torch.tensor([0.01, 80.0]))
-    assert made.shape == (2, 3, *size)
+    result = DenoisingUNet(width=8)(torch.zeros(2, 3, *size), torch.tensor([0.01, 80.0]))
+    assert result.shape == (2, 3, *size)
 
 
 def test_without_noise_the_network_gives_the_image_back():
@@ -104,8 +104,8 @@ def test_adps_step_is_the_share_of_the_way_to_the_score_that_vanishes():
     torch.testing.assert_close(
         p._step(images, direction(images)), torch.full((3, 1, 1, 1), 0.05 * v / (2 * level))
     )
-    goal = MEAN / 2 + 0.5
-    torch.testing.assert_close(p(images, seeds=[0, 1, 2]), images + 0.05 * (goal - images))
+    mode = MEAN / 2 + 0.5
+    torch.testing.assert_close(p(images, seeds=[0, 1, 2]), images + 0.05 * (mode - images))
 
 
 def test_adps_direction_is_the_noise_of_the_level_that_is_estimated():
@@ -131,21 +131,21 @@ def test_an_image_that_adp_has_stopped_stays_as_it_is():
 def test_scoreopt_ends_at_the_mode_of_normal_data():
     images = 0.3 + 0.4 * random_images(2)
     p = on(ScoreOpt, Normal(), level=0.5, reach=0.1, steps=400, lr=0.005)
-    found = p(images, seeds=[1, 2])
-    assert (found - (MEAN / 2 + 0.5)).abs().mean() < 0.01 < (images - (MEAN / 2 + 0.5)).abs().mean()
+    result = p(images, seeds=[1, 2])
+    assert (result - (MEAN / 2 + 0.5)).abs().mean() < 0.01 < (images - (MEAN / 2 + 0.5)).abs().mean()
 
 
 def test_langevin_dynamics_has_its_known_mean_and_variance():
     """A linear score makes it an autoregression, in which x is normal with a known mean and variance."""
     steps, step, level = 60, 0.04, 0.05
     start = torch.full((1, 3, 64, 64), 0.5)
-    found = 2 * on(EBM, Normal(), steps=steps, step=step, level=level)(start, seeds=[7]) - 1
-    kept = 1 - step**2 / 2 / (SPREAD**2 + level**2)
-    mean = MEAN - kept**steps * MEAN
-    variance = step**2 * (1 - kept ** (2 * steps)) / (1 - kept**2)
+    samples = 2 * on(EBM, Normal(), steps=steps, step=step, level=level)(start, seeds=[7]) - 1
+    factor = 1 - step**2 / 2 / (SPREAD**2 + level**2)
+    mean = MEAN - factor**steps * MEAN
+    variance = step**2 * (1 - factor ** (2 * steps)) / (1 - factor**2)
     assert mean + 3 * variance**0.5 < 1, "next to nothing is clipped"
-    assert found.mean().item() == pytest.approx(mean, abs=0.01)
-    assert found.var().item() == pytest.approx(variance, rel=0.05)
+    assert samples.mean().item() == pytest.approx(mean, abs=0.01)
+    assert samples.var().item() == pytest.approx(variance, rel=0.05)
 
 
 def test_denoised_smoothing_denoises_the_noisy_image_once():

@@ -44,8 +44,8 @@ def test_a_perfect_model_gives_the_clean_image_whatever_came(until):
     torch.testing.assert_close(
         purifier(oracle, until=until)(attacked, seeds=[1, 2, 3]), clean, atol=1e-3, rtol=0
     )
-    kept = variances(1000)[1][:until].flip(0)
-    expected = ((1 - kept) / kept).sqrt().float().unsqueeze(1).expand(-1, 3)
+    signal = variances(1000)[1][:until].flip(0)
+    expected = ((1 - signal) / signal).sqrt().float().unsqueeze(1).expand(-1, 3)
     torch.testing.assert_close(torch.stack(oracle.asked), expected)
 
 
@@ -58,9 +58,9 @@ def test_a_model_that_sees_no_noise_keeps_what_the_forward_process_left():
 
 def test_the_forward_process_has_the_models_variances():
     """After all 1000 times of Ho et al. almost nothing of the image is left."""
-    kept = variances(1000)[1]
-    assert kept[0] == pytest.approx(1 - 1e-4)
-    assert kept[-1] == pytest.approx(4.04e-5, rel=0.01)
+    signal = variances(1000)[1]
+    assert signal[0] == pytest.approx(1 - 1e-4)
+    assert signal[-1] == pytest.approx(4.04e-5, rel=0.01)
 
 
 def test_images_are_noised_to_the_share_that_is_left():

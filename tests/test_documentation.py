@@ -29,8 +29,8 @@ COMMANDS = [
 
 @pytest.mark.parametrize("name", document.PAGES)
 def test_pages_that_are_made_from_the_code_are_current(name):
-    said = (DOCS / name).read_text(encoding="utf-8")
-    assert said == document.PAGES[name](), "run python -m scripts.document"
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert page == document.PAGES[name](), "run python -m scripts.document"
 
 
 def test_the_readme_shows_what_the_command_prints():
@@ -41,9 +41,9 @@ def test_the_readme_shows_what_the_command_prints():
 
 def test_the_block_between_the_markers_is_replaced_and_nothing_else():
     text = f"before\n{document.BEGIN}old\n{document.END}\nafter\n"
-    made = document.readme(text, "new\n")
-    assert made == f"before\n{document.BEGIN}```text\nnew\n```\n{document.END}\nafter\n"
-    assert document.readme(made, "new\n") == made
+    result = document.readme(text, "new\n")
+    assert result == f"before\n{document.BEGIN}```text\nnew\n```\n{document.END}\nafter\n"
+    assert document.readme(result, "new\n") == result
 
 
 def test_the_readme_is_short():
@@ -52,15 +52,15 @@ def test_the_readme_is_short():
 
 def test_links_of_the_readme_lead_to_files():
     links = re.findall(r"\]\(([^)#]+)\)", document.README.read_text(encoding="utf-8"))
-    there = [link for link in links if not link.startswith("https://")]
-    assert len(there) > 20
-    assert [link for link in there if not (ROOT / link).is_file()] == []
+    files = [link for link in links if not link.startswith("https://")]
+    assert len(files) > 20
+    assert [link for link in files if not (ROOT / link).is_file()] == []
 
 
 def test_every_page_is_in_the_navigation_and_nothing_is_loaded_from_elsewhere():
     site = OmegaConf.to_container(OmegaConf.load(ROOT / "mkdocs.yml"))
-    listed = [page for section in site["nav"] for pages in section.values() for page in pages]
-    assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md"))
+    in_navigation = [page for section in site["nav"] for pages in section.values() for page in pages]
+    assert sorted(in_navigation) == sorted(path.name for path in DOCS.glob("*.md"))
     assert site["strict"]
     assert site["theme"]["font"] is False
     assert not {"repo_url", "extra_javascript", "extra"} & set(site)
@@ -84,8 +84,8 @@ def test_every_command_has_three_examples():
     helps = re.findall(r"## (\S+)\n\n```text\n(.*?)```", document.commands(), flags=re.DOTALL)
     assert len(helps) >= 12
     few = {"runners.store", "scripts.survival", "scripts.ship"}
-    for module, told in helps:
-        examples = re.findall(rf"^    (?:WANDB_MODE=offline )?python -m {re.escape(module)}\b", told, re.M)
+    for module, output in helps:
+        examples = re.findall(rf"^    (?:WANDB_MODE=offline )?python -m {re.escape(module)}\b", output, re.M)
         assert len(examples) >= 3 or module in few, module
 
 

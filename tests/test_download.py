@@ -46,11 +46,11 @@ def server():
 
 @pytest.mark.parametrize("page", ["good", "moved"])
 def test_a_file_appears_whole(server, tmp_path, page):
-    told: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     path = tmp_path / "new" / "w.pt"
-    download(f"{server}/{page}", path, sha256=SHA[:8], progress=lambda *now: told.append(now))
+    download(f"{server}/{page}", path, sha256=SHA[:8], progress=lambda *now: progress.append(now))
     assert path.read_bytes() == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert progress[-1] == (len(CONTENT), len(CONTENT))
     assert [p.name for p in path.parent.iterdir()] == ["w.pt"]
     assert path.stat().st_mode & 0o777 == 0o644
 

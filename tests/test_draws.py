@@ -13,11 +13,11 @@ CPU = torch.device("cpu")
 def test_normal_numbers_are_normal():
     """The Kolmogorov-Smirnov test at the 0.1 % level and the moments agree with it."""
     x = Draws(range(4), CPU).normal((250_000,)).double()
-    for one in x:
-        at = one.sort().values
-        expected = 0.5 * (1 + torch.erf(at / math.sqrt(2)))
-        distance = (expected - torch.arange(1, len(at) + 1) / len(at)).abs().max()
-        assert distance < 1.95 / math.sqrt(len(at))
+    for row in x:
+        ordered = row.sort().values
+        expected = 0.5 * (1 + torch.erf(ordered / math.sqrt(2)))
+        distance = (expected - torch.arange(1, len(ordered) + 1) / len(ordered)).abs().max()
+        assert distance < 1.95 / math.sqrt(len(ordered))
     assert x.mean().abs() < 4 / math.sqrt(x.numel())
     assert (x.var() - 1).abs() < 4 * math.sqrt(2 / x.numel())
     assert (x[:, 1:] * x[:, :-1]).mean().abs() < 4 / math.sqrt(x.numel())
@@ -33,20 +33,20 @@ def test_choices_have_their_share(share):
 
 @pytest.mark.parametrize("bound", [1, 2, 21, 1000])
 def test_integers_below_a_bound_are_uniform(bound):
-    drawn = Draws([3, 4], CPU).below(bound, (50, 1000))
-    assert drawn.shape == (2, 50, 1000)
-    assert 0 <= drawn.min() <= drawn.max() < bound
-    counts = torch.bincount(drawn.flatten(), minlength=bound).double()
-    expected = drawn.numel() / bound
+    numbers = Draws([3, 4], CPU).below(bound, (50, 1000))
+    assert numbers.shape == (2, 50, 1000)
+    assert 0 <= numbers.min() <= numbers.max() < bound
+    counts = torch.bincount(numbers.flatten(), minlength=bound).double()
+    expected = numbers.numel() / bound
     deviation = (2 * (bound - 1)) ** 0.5  # of chi-squared with bound - 1 degrees of freedom
     assert ((counts - expected) ** 2 / expected).sum() <= bound - 1 + 5 * deviation
 
 
 def test_a_bound_may_differ_by_place():
     bound = torch.tensor([[1, 5], [2**31, 7]])
-    drawn = Draws([1, 2], CPU).below(bound, (2,))
-    assert (drawn < bound).all()
-    assert drawn[0, 0] == 0
+    numbers = Draws([1, 2], CPU).below(bound, (2,))
+    assert (numbers < bound).all()
+    assert numbers[0, 0] == 0
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (4, 32, 32)], ids=str)
@@ -71,7 +71,7 @@ def test_no_word_gives_a_number_that_is_not_finite(word, monkeypatch):
     """One word in 2**26 did, which a run of OAG meets, but not a test of a few million numbers."""
     draws = Draws([1], CPU)
     monkeypatch.setattr(Draws, "_bits", lambda self, size, kind: torch.full((1, 2 * size), word, dtype=kind))
-    drawn = draws.normal((8,))
-    assert torch.isfinite(drawn).all()
-    assert drawn.abs().max() <= 6.01
+    numbers = draws.normal((8,))
+    assert torch.isfinite(numbers).all()
+    assert numbers.abs().max() <= 6.01
     assert 0 <= draws.below(2**31, (8,)).min() <= draws.below(2**31, (8,)).max() < 2**31

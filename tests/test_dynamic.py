@@ -44,14 +44,14 @@ def test_an_images_noise_is_its_own():
 def test_noise_is_not_the_stream_of_the_purifier_inside():
     images = torch.full((1, 3, 32, 32), 0.5)
     noise = Dynamic(purifier=Identity()).noisy(images, [9]) - images
-    inside = Draws([9], images.device).normal((3, 32, 32))
-    assert torch.corrcoef(torch.stack([noise.flatten(), inside.flatten()]))[0, 1].abs() < 0.1
+    inner_noise = Draws([9], images.device).normal((3, 32, 32))
+    assert torch.corrcoef(torch.stack([noise.flatten(), inner_noise.flatten()]))[0, 1].abs() < 0.1
 
 
 def test_the_purifier_inside_gets_the_noisy_images_once():
-    images, inside = random_images(2), GaussianSmoothing()
-    purifier = Dynamic(purifier=inside)
-    expected = inside(purifier.noisy(images, [1, 2]), seeds=[1, 2])
+    images, inner = random_images(2), GaussianSmoothing()
+    purifier = Dynamic(purifier=inner)
+    expected = inner(purifier.noisy(images, [1, 2]), seeds=[1, 2])
     assert torch.equal(purifier(images, seeds=[1, 2]), expected)
 
 
@@ -76,16 +76,16 @@ def test_bad_settings_are_named(settings):
 
 
 def test_a_wrapper_takes_every_trait_of_the_purifier_inside():
-    inside = JPEG()
+    inner = JPEG()
     for trait, value in {
         "per_image_optimization": True,
         "scale": 2,
         "batch_coupled": True,
         "gradient": "none",
     }.items():
-        setattr(inside, trait, value)
-    wrapped = Dynamic(purifier=inside)
+        setattr(inner, trait, value)
+    wrapped = Dynamic(purifier=inner)
     assert [getattr(wrapped, trait) for trait in TRAITS if trait != "stochastic"] == [
-        getattr(inside, trait) for trait in TRAITS if trait != "stochastic"
+        getattr(inner, trait) for trait in TRAITS if trait != "stochastic"
     ]
     assert wrapped.stochastic

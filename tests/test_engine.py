@@ -57,10 +57,10 @@ NETWORKS = {
 
 def trajectory(network, images, seeds, steps, **changes) -> torch.Tensor:
     """Return the reconstructions of a fit, (steps, B, C, H, W)."""
-    seen = []
+    iterates = []
     trace = DIPTrace(network=network, **({"input_scale": 1 / 30, "jitter": 0.0} | changes))
-    trace.stream(images, seeds, steps, lambda _, x: seen.append(x.clone()))
-    return torch.stack(seen)
+    trace.stream(images, seeds, steps, lambda _, x: iterates.append(x.clone()))
+    return torch.stack(iterates)
 
 
 class Plain(nn.Module):
@@ -100,18 +100,18 @@ class Plain(nn.Module):
 
 def plain_trajectory(network, image, seed, steps, scale) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    drawn = network.initialise(tuple(image.shape), generator)
+    parameters = network.initialise(tuple(image.shape), generator)
     z = torch.rand(1, network.depth, *image.shape[1:], generator=generator).to(image) * scale
-    model = Plain(network, drawn).to(image)
+    model = Plain(network, parameters).to(image)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-    seen = []
+    iterates = []
     for _ in range(steps):
         out = model(z)
-        seen.append(out.detach().clone())
+        iterates.append(out.detach().clone())
         optimiser.zero_grad()
         nn.functional.mse_loss(out, image.unsqueeze(0)).backward()
         optimiser.step()
-    return torch.stack(seen)
+    return torch.stack(iterates)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -131,9 +131,9 @@ def test_an_image_does_not_depend_on_its_batch(changes):
     network = NETWORKS["medium"]
     together = trajectory(network, images, seeds, 12, **changes)
     alone = trajectory(network, images[4:5], [4], 12, **changes)
-    turned = trajectory(network, images.flip(0), seeds[::-1], 12, **changes).flip(1)
+    flipped = trajectory(network, images.flip(0), seeds[::-1], 12, **changes).flip(1)
     assert torch.equal(together[:, 4:5], alone)
-    assert torch.equal(together, turned)
+    assert torch.equal(together, flipped)
 
 
 def test_an_image_among_64_others_takes_its_own_50_steps():
@@ -179,9 +179,11 @@ def test_an_image_that_is_not_finite_spoils_no_other():
     images, seeds = random_images(3, 32), [0, 1, 2]
     broken = images.clone()
     broken[1] = float("nan")
-    whole, spoilt = (trajectory(NETWORKS["medium"], x, seeds, 10, jitter=1 / 30) for x in (images, broken))
-    assert spoilt[1:, 1].isnan().all()
-    assert torch.equal(whole[:, [0, 2]], spoilt[:, [0, 2]])
+    whole, with_fault = (
+        trajectory(NETWORKS["medium"], x, seeds, 10, jitter=1 / 30) for x in (images, broken)
+    )
+    assert with_fault[1:, 1].isnan().all()
+    assert torch.equal(whole[:, [0, 2]], with_fault[:, [0, 2]])
 
 
 @pytest.mark.slow
@@ -242,8 +244,8 @@ def test_a_convolution_over_blocks_is_the_strided_one(kernel, stride, size):
     plain = stack.conv(*leaves, stride=stride, padding="constant")
     blocks = stack.conv_blocks(*leaves, stride=stride)
     torch.testing.assert_close(blocks, plain)
-    at = torch.randn_like(plain)
-    for ours, theirs in zip(*(torch.autograd.grad(y, leaves, at) for y in (blocks, plain)), strict=True):
+    weights = torch.randn_like(plain)
+    for ours, theirs in zip(*(torch.autograd.grad(y, leaves, weights) for y in (blocks, plain)), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -260,20 +262,20 @@ def test_a_fit_leaves_nothing_to_the_garbage_collector(name, monkeypatch):
         "unet": RIDETrace(network=UNet(filters=[4, 4]), iterations=2),
         "oag": OAGTrace(network=Generator(kernel=3, filters=4), image_steps=1),
     }
-    kept: list[weakref.ref] = []
+    references: list[weakref.ref] = []
     make = engine.Networks.__init__
 
     def noted(self, *args, **words):
         make(self, *args, **words)
-        kept.extend(weakref.ref(parameter) for parameter in self.parameters.values())
+        references.extend(weakref.ref(parameter) for parameter in self.parameters.values())
 
     monkeypatch.setattr(engine.Networks, "__init__", noted)
     gc.collect()
     gc.disable()
     try:
         traces[name].stream(random_images(2, 16), [0, 1], 3, lambda step, images: None)
-        assert len(kept) > 2
-        assert [ref() for ref in kept if ref() is not None] == []
+        assert len(references) > 2
+        assert [ref() for ref in references if ref() is not None] == []
     finally:
         gc.enable()
 
@@ -337,7 +339,7 @@ def test_all_fits_share_one_side_stream(monkeypatch):
 def test_memory_that_ends_while_a_graph_is_captured_is_told_from_other_errors(monkeypatch):
     FakeCUDA(monkeypatch, memory_ends=True)
     on_fake_cuda(monkeypatch)
-    with pytest.raises(RuntimeError, match="previous error") as raised:
+    with pytest.raises(RuntimeError, match="previous error") as error:
         trajectory(NETWORKS["small"], random_images(1, 16), [0], engine.WARM_UP + 3)
-    assert memory_ran_out(raised.value)
+    assert memory_ran_out(error.value)
     engine._side_stream.cache_clear()

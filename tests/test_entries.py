@@ -32,13 +32,13 @@ def test_a_purifier_is_attacked_as_its_traits_allow_and_named_by_its_paper(
     config = config_of(name)
     of_transfer = {"victim@knowledge.victims.first": "resnet20"}
     words = ["n=64", *(f"{key}={value}" for key, value in of_transfer.items())]
-    made = [dict(word.split("=") for word in sweep) for sweep in entries.sweeps(name, config, words)]
-    assert {sweep["n"] for sweep in made} == {"64"}
-    assert [of_transfer.items() <= sweep.items() for sweep in made] == [
-        sweep.get("knowledge") == "transfer" for sweep in made
+    settings = [dict(word.split("=") for word in sweep) for sweep in entries.sweeps(name, config, words)]
+    assert {sweep["n"] for sweep in settings} == {"64"}
+    assert [of_transfer.items() <= sweep.items() for sweep in settings] == [
+        sweep.get("knowledge") == "transfer" for sweep in settings
     ], "settings of the classifiers that a transfer attack knows go to it alone"
-    assert {sweep["purifier"] for sweep in made} == {name}
-    assert [f"{sweep['attack']} {sweep.get('knowledge', 'none')}" for sweep in made] == expected
+    assert {sweep["purifier"] for sweep in settings} == {name}
+    assert [f"{sweep['attack']} {sweep.get('knowledge', 'none')}" for sweep in settings] == expected
     monkeypatch.setattr(
         entries.RecordFile, "read", lambda path: {"weights": {"purifier": {"sha256": "a" * 64}}}
     )

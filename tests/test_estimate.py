@@ -24,9 +24,9 @@ from runners.store.store import Store
 def test_what_is_only_to_be_scored_is_within_any_budget(tmp_path):
     expected, _ = run(tmp_path, CELLS[2:4], estimated=True)
     shutil.rmtree(tmp_path / "records")
-    results, said = run(tmp_path, CELLS[2:4], estimated=True, budget_hours=1e-9)
+    results, output = run(tmp_path, CELLS[2:4], estimated=True, budget_hours=1e-9)
     same(results, expected)
-    assert "estimate" in said
+    assert "estimate" in output
     for stage in ("records", "purified"):
         shutil.rmtree(tmp_path / stage)
     with pytest.raises(InputError, match="above budget_hours=1e-09"):
@@ -45,11 +45,11 @@ def task(tmp_path):
     worker = Worker(store, torch.device("cpu"), "float32")
 
     def make(*words: str, draws: int = 1, broken: str | None = None) -> tuple[Worker, Purifying]:
-        of = cell(*words, purifier=broken)
-        victim = load_or_train(of.configs["victim"], store)
-        spec = load_or_train(of.configs["purifier"], store)
+        own_cell = cell(*words, purifier=broken)
+        victim = load_or_train(own_cell.configs["victim"], store)
+        spec = load_or_train(own_cell.configs["purifier"], store)
         chunk = DigitsPhotos().load("evaluation").take([0, 1])
-        crafting = Crafting(chunk, victim, *attacker(of), None, (), 0, "float32")
+        crafting = Crafting(chunk, victim, *attacker(own_cell), None, (), 0, "float32")
         return worker, Purifying(crafting, (spec,), draws)
 
     return make
@@ -138,11 +138,11 @@ def test_a_fit_under_attack_is_priced_at_its_full_length(task, clock):
     """The attack is tried on 12 steps of a fit of 24; each pass takes as long again for the other 12."""
     words = ["attack=pgd", "attack.steps=3", "knowledge=bpda"]
     worker, _ = task("purifier=none")
-    of = cell(*words, "purifier=dip", "purifier.steps=24")
+    fit_cell = cell(*words, "purifier=dip", "purifier.steps=24")
     store = worker.store
-    victim, seen = (load_or_train(of.configs[part], store) for part in ("victim", "purifier"))
+    victim, known_purifier = (load_or_train(fit_cell.configs[part], store) for part in ("victim", "purifier"))
     chunk = DigitsPhotos().load("evaluation").take([0, 1])
-    crafting = Crafting(chunk, victim, *attacker(of), seen, (), 0, "float32")
+    crafting = Crafting(chunk, victim, *attacker(fit_cell), known_purifier, (), 0, "float32")
     estimator = Estimator(worker)
     estimator._purifying = lambda *parts: 4.0
     assert estimator.seconds(crafting) == pytest.approx(2 * 3 * (1.5 + 2.0))
@@ -204,17 +204,17 @@ def test_on_cuda_only_replayed_steps_are_multiplied(monkeypatch, device, steps, 
 
 def test_a_trial_that_does_not_fit_into_memory_is_halved_as_the_run_would_be(task, monkeypatch):
     worker, purifying = task("attack=clean", "purifier=dip", "purifier.steps=12")
-    asked, together = [], estimator.purify_together
+    sizes, together = [], estimator.purify_together
 
     def short(purifiers, images, **words):
-        asked.append(len(images))
+        sizes.append(len(images))
         if len(images) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return together(purifiers, images, **words)
 
     monkeypatch.setattr(estimator, "purify_together", short)
     assert Estimator(worker).seconds(purifying) is not None
-    assert asked[:3] == [2, 1, 1]
+    assert sizes[:3] == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +232,6 @@ def test_a_trial_that_does_not_fit_into_memory_is_halved_as_the_run_would_be(tas
 def test_long_work_names_what_takes_longest(expected, parts, longest):
     long = Estimate({"": expected}, 1, expected, parts=parts)
     assert long.longest == longest
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError) as error:
         long.check(types.SimpleNamespace(budget_hours=1e-3, n=8))
-    assert str(raised.value).endswith(f" ({longest})" if longest else "raise budget_hours")
+    assert str(error.value).endswith(f" ({longest})" if longest else "raise budget_hours")

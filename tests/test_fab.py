@@ -20,9 +20,9 @@ def test_the_nearest_point_of_a_plane_is_that_of_a_solver(norm, share):
     point[..., 1] = 1.0
     slope = torch.randn(1, 1, 1, 6, generator=draws)
     slope[..., 0] = 0.0
-    for way in (1, -1):
-        room = torch.where(way * slope > 0, 1 - point, point)
-        offset = ((slope * point).sum() + way * share * (slope.abs() * room).sum()).view(1)
+    for sign in (1, -1):
+        room = torch.where(sign * slope > 0, 1 - point, point)
+        offset = ((slope * point).sum() + sign * share * (slope.abs() * room).sum()).view(1)
         change = fab.nearest_on_plane(point, slope, offset, norm=norm)
         torch.testing.assert_close((slope * (point + change)).sum().view(1), offset, atol=1e-5, rtol=0)
         assert (point + change).min() >= -1e-6
@@ -37,8 +37,8 @@ def solved(point, slope, offset, norm: str) -> float:
     on_plane = {"type": "eq", "fun": lambda z: w @ (p + z[:6]) - b[0]}
     bounds = [(-x, 1 - x) for x in p]
     if norm == "l2":
-        found = minimize(lambda z: z @ z, 0 * p, bounds=bounds, constraints=[on_plane], tol=1e-10)
-        return found.fun**0.5
+        solution = minimize(lambda z: z @ z, 0 * p, bounds=bounds, constraints=[on_plane], tol=1e-10)
+        return solution.fun**0.5
     within = {"type": "ineq", "fun": lambda z: [*(z[6] - z[:6]), *(z[6] + z[:6])]}
     start = [*(0 * p), 1.0]
     bounds.append((0, 1))
@@ -55,14 +55,14 @@ def test_a_plane_out_of_reach_is_approached_as_far_as_the_border():
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.004), ("l2", 0.08)])
 def test_fab_finds_a_linear_boundary_within_one_percent(linear, norm, eps):
     victim, data = linear
-    way = victim.margin(data.images).abs() / (
+    distance = victim.margin(data.images).abs() / (
         victim.weight.abs().sum() if norm == "linf" else victim.weight.norm()
     )
     rows, settings = rows_of(victim, len(data)), {"norm": norm, "steps": 6}
-    found = fab.approach(rows, data.images, data.labels, 1 - data.labels, eps=eps, **settings)
-    assert 8 < found.fell.sum() < 56, "a test that could not fail"
-    assert found.fell[way < 0.99 * eps].all()
-    assert not found.fell[way > eps].any()
-    assert (victim(found.images).argmax(1) != data.labels).equal(found.fell)
+    result = fab.approach(rows, data.images, data.labels, 1 - data.labels, eps=eps, **settings)
+    assert 8 < result.fell.sum() < 56, "a test that could not fail"
+    assert result.fell[distance < 0.99 * eps].all()
+    assert not result.fell[distance > eps].any()
+    assert (victim(result.images).argmax(1) != data.labels).equal(result.fell)
     order = 2 if norm == "l2" else torch.inf
-    assert ((found.images - data.images).flatten(1).norm(order, dim=1) <= eps * (1 + 1e-5)).all()
+    assert ((result.images - data.images).flatten(1).norm(order, dim=1) <= eps * (1 + 1e-5)).all()

@@ -56,7 +56,7 @@ def test_a_fault_inside_a_library_is_told_at_the_users_line(tmp_path, monkeypatc
         "from own_parts import bend\n\n\nclass Mine:\n    def purify(self, x):\n        return bend(x)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    mine = importlib.import_module("own_purifier").Mine()
-    error = caught(lambda: mine.purify(torch.zeros(2)))
-    found = reason_of(error, [{"_target_": "own_purifier.Mine"}])
-    assert found.startswith(f"{tmp_path}/own_parts.py line 5: TypeError: ")
+    purifier = importlib.import_module("own_purifier").Mine()
+    error = caught(lambda: purifier.purify(torch.zeros(2)))
+    reason = reason_of(error, [{"_target_": "own_purifier.Mine"}])
+    assert reason.startswith(f"{tmp_path}/own_parts.py line 5: TypeError: ")

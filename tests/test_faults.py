@@ -133,12 +133,12 @@ def test_a_full_file_system_is_a_clear_error_and_nothing_is_lost(calm, tmp_path)
         assert "No space left on device" in err
         assert "finished work is kept" in err
         assert "Traceback" not in err
-        kept = {path: path.stat().st_mtime_ns for path in artefacts(tmp_path, "purified")}
-        assert kept
+        times = {path: path.stat().st_mtime_ns for path in artefacts(tmp_path, "purified")}
+        assert times
         remount(tmp_path / "store", "size=64m")
         status, _, err = run(table(tmp_path))
         assert status == 0, err
-        assert kept == {path: path.stat().st_mtime_ns for path in kept}, "finished chunks were made again"
+        assert times == {path: path.stat().st_mtime_ns for path in times}, "finished chunks were made again"
         same(tmp_path, calm)
 
 
@@ -169,16 +169,16 @@ def test_clocks_that_differ(calm, tmp_path, hours):
     shutil.copytree(calm / "store", tmp_path / "store")
     for path in artefacts(tmp_path, "records")[::2]:
         path.unlink()
-    then = time.time() + 3600 * hours
+    file_time = time.time() + 3600 * hours
     for path in (tmp_path / "store").rglob("*"):
-        os.utime(path, (then, then))
+        os.utime(path, (file_time, file_time))
     manifest = json.loads(artefacts(tmp_path, "manifests")[0].read_bytes().partition(b"\n")[2])
     claims = tmp_path / "store" / "claims"
     claims.mkdir(exist_ok=True)
     for chunks in manifest["cells"].values():
         claim = claims / f"{chunks[0][1]}.0"
         claim.write_text(json.dumps({"host": "gone", "place": "elsewhere", "pid": 1}))
-        os.utime(claim, (then, then))
+        os.utime(claim, (file_time, file_time))
     start_ = time.monotonic()
     status, _, err = run(table(tmp_path), STALE_SECONDS="10")
     assert status == 0, err
@@ -212,8 +212,8 @@ def test_a_data_folder_that_disappears(tmp_path):
     link = tmp_path / "data"
 
     def command(folder: Path) -> list[str]:
-        kept = [w for w in words(folder) if not w.startswith("victim.")]
-        return [*kept, "dataset=cifar10", "victim=resnet20", f"data_dir={link}"]
+        common_words = [w for w in words(folder) if not w.startswith("victim.")]
+        return [*common_words, "dataset=cifar10", "victim=resnet20", f"data_dir={link}"]
 
     link.symlink_to(real)
     expected = tmp_path / "calm"
@@ -260,6 +260,6 @@ def test_a_worker_that_the_kernel_kills_for_memory_is_a_failed_cell(calm, tmp_pa
     assert set(records(tmp_path).purifier) == {"none", "dip"}
     assert len(records(tmp_path)) == 2 * 2 * 4, "the other cells are whole"
     assert "oom_kill 0" not in (group / "memory.oom_control").read_text(), "nothing was killed"
-    told = run([command[0], "-m", "runners.store", "--store", f"{tmp_path}/store", "status"])[1]
-    assert "4 failed" in told
+    status_text = run([command[0], "-m", "runners.store", "--store", f"{tmp_path}/store", "status"])[1]
+    assert "4 failed" in status_text
     group.rmdir()

@@ -112,14 +112,14 @@ def test_tvm_finds_the_minimum(drop):
     """No other image has less energy: neither neighbours of the result nor scikit-image's answer."""
     images, weight = smooth_images().double(), 10.0
     kept = torch.rand(images.shape, generator=torch.Generator().manual_seed(2)) >= drop
-    found = inpaint(images, kept, weight=weight, iterations=300, sweeps=10)
-    least = energy(found, images, kept, weight)
+    result = inpaint(images, kept, weight=weight, iterations=300, sweeps=10)
+    least = energy(result, images, kept, weight)
     generator = torch.Generator().manual_seed(3)
     for size in (1e-3, 1e-2):
         for _ in range(20):
             step = torch.randn(images.shape, generator=generator, dtype=torch.float64)
             other = nn.functional.avg_pool2d(step, 3, 1, 1) * size
-            assert (energy(found + other, images, kept, weight) >= least - 1e-6).all()
+            assert (energy(result + other, images, kept, weight) >= least - 1e-6).all()
     if drop == 0:
         theirs = [
             denoise_tv_bregman(x.permute(1, 2, 0).numpy(), weight=weight, eps=1e-6, max_num_iter=1000)
@@ -143,8 +143,8 @@ def test_arts_tvm_lowers_what_it_minimises_and_leaves_numpys_numbers_alone():
     assert (np.random.get_state()[1] == before).all()
     assert (objective(smooth) < 0.6 * objective(images)).all()
     large = 2**40  # seeds have 63 bits: all of them count
-    drawn = [TVMArt()(images[:1], seeds=[seed]) for seed in (1, 1 + large)]
-    assert not torch.equal(*drawn)
+    results = [TVMArt()(images[:1], seeds=[seed]) for seed in (1, 1 + large)]
+    assert not torch.equal(*results)
 
 
 def test_tvm_restores_what_is_dropped():

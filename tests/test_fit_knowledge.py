@@ -23,23 +23,23 @@ SEEDS = [1, 2]
 
 
 def slope(target, images, direction):
-    asked = images.clone().requires_grad_()
-    logits = target(asked)
-    return torch.autograd.grad((logits * direction).sum(), asked)[0], logits.detach()
+    inputs = images.clone().requires_grad_()
+    logits = target(inputs)
+    return torch.autograd.grad((logits * direction).sum(), inputs)[0], logits.detach()
 
 
 def test_the_gradient_along_a_fit_is_the_mean_of_the_victims_at_its_reconstructions():
     victim, images, purifier = RowByRow(), inner_images(2), DIP(trace=TRACE, steps=9)
-    direction, seen = torch.tensor([[1.0, -1, 0, 2, 0]]), {}
+    direction, iterates = torch.tensor([[1.0, -1, 0, 2, 0]]), {}
     knowledge = AlongFit(points=4, known_draw=True)
-    found, logits = slope(knowledge.target(victim, purifier, [], seeds=SEEDS), images, direction)
+    gradient, logits = slope(knowledge.target(victim, purifier, [], seeds=SEEDS), images, direction)
     assert torch.equal(logits, victim(purifier(images, seeds=SEEDS)))
-    purifier.trace.stream(images, SEEDS, 9, lambda step, made: seen.update({step: made}))
+    purifier.trace.stream(images, SEEDS, 9, lambda step, made: iterates.update({step: made}))
     expected = torch.zeros_like(images)
     for step in (2, 4, 6, 8):
-        at = seen[step].clone().requires_grad_()
-        expected += torch.autograd.grad((victim(at) * direction).sum(), at)[0] / 4
-    torch.testing.assert_close(found, expected)
+        reconstruction = iterates[step].clone().requires_grad_()
+        expected += torch.autograd.grad((victim(reconstruction) * direction).sum(), reconstruction)[0] / 4
+    torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("similarity", [-1, 1], ids=["crossings", "none"])
@@ -47,11 +47,11 @@ def test_crossings_of_ddip_are_aimed_at_and_its_result_where_there_are_none(simi
     purifier = DDIP(trace=TRACE, steps=8, maps=8, warmup=0, similarity=similarity)
     victim, images = TwoClasses(), inner_images(2)
     knowledge = AlongFit(of="crossings", points=3, known_draw=True)
-    found, logits = slope(
+    gradient, logits = slope(
         knowledge.target(victim, purifier, [], seeds=SEEDS), images, torch.tensor([[1.0, 0]])
     )
     assert torch.equal(logits, victim(purifier(images, seeds=SEEDS, victim=victim)))
-    assert found.flatten(1).any(1).all()
+    assert gradient.flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_a_surrogate_is_attacked_in_the_place_of_the_defense(knowledge, cheaper)
     direction = torch.tensor([[1.0, 0, 0, -1, 0]])
     ours = slope(knowledge.target(victim, purifier, [], seeds=SEEDS), images, direction)
     expected = slope(BPDA().target(victim, cheaper, [], seeds=SEEDS), images, direction)
-    for one, other in zip(ours, expected, strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(ours, expected, strict=True):
+        assert torch.equal(first, second)
 
 
 def test_square_goes_on_after_an_image_has_fallen():
-    victim, images, asked = RowByRow(), inner_images(3), []
+    victim, images, queries = RowByRow(), inner_images(3), []
     labels = victim(images).argmax(1)
-    rows = rows_of(lambda x: asked.append(len(x)) or victim(x), 3)
-    found = square.random_search(rows, images, labels, eps=0.05, norm="linf", queries=40, early_stop=False)
-    assert asked == [3] * 40
-    assert found.found.fell.all()
+    rows = rows_of(lambda x: queries.append(len(x)) or victim(x), 3)
+    result = square.random_search(rows, images, labels, eps=0.05, norm="linf", queries=40, early_stop=False)
+    assert queries == [3] * 40
+    assert result.found.fell.all()
     stopped = square.random_search(rows_of(victim, 3), images, labels, eps=0.05, norm="linf", queries=40)
-    assert (found.margins < stopped.margins).all()
-    torch.testing.assert_close(found.margins, -LOSSES["cw"](victim(found.found.images), labels))
+    assert (result.margins < stopped.margins).all()
+    torch.testing.assert_close(result.margins, -LOSSES["cw"](victim(result.found.images), labels))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_without_an_early_stop_images_that_seem_to_have_fallen_are_attacked_too(
     victim, images = RowByRow(), inner_images(2)
     labels = victim(images).argmin(1)
     target = Full(eot=2).target(victim, Noise(sigma=1e-3), [], seeds=SEEDS)
-    made = attack(target, images, labels, seeds=SEEDS).images
+    adversarial = attack(target, images, labels, seeds=SEEDS).images
     assert all(count.forward == 2 * attack.forward for count in target.counts)
-    assert (LOSSES["cw"](victim(made), labels) > LOSSES["cw"](victim(images), labels)).all()
+    assert (LOSSES["cw"](victim(adversarial), labels) > LOSSES["cw"](victim(images), labels)).all()
     assert not attack.stops_early

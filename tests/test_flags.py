@@ -72,8 +72,8 @@ def evidence(
 
 def seen(first: float, second: float, n: int = 64) -> torch.Tensor:
     """Return the result of a probe in which these shares of the two columns were misled."""
-    at = torch.arange(n) / n
-    return torch.stack([at < first, at < second], 1)
+    shares = torch.arange(n) / n
+    return torch.stack([shares < first, shares < second], 1)
 
 
 ALONE = {
@@ -142,10 +142,13 @@ def test_a_config_of_another_name_is_the_kind_that_its_class_declares():
 
 
 def test_an_adaptive_attack_of_the_standard_budget_completes_a_row():
-    blind, whole = evidence(purifier=JPEG()), Adaptive()
-    for attack, seen in ((whole, []), (Adaptive(budget=500), ["without transfer, bpda, a query attack"] * 2)):
+    blind, standard = evidence(purifier=JPEG()), Adaptive()
+    for attack, texts in (
+        (standard, []),
+        (Adaptive(budget=500), ["without transfer, bpda, a query attack"] * 2),
+    ):
         rows = of_row([blind, evidence(attack=attack, knowledge=Everything(), purifier=JPEG())])
-        assert [flag.seen for flags in rows for flag in flags if flag.name == "incomplete"] == seen
+        assert [flag.seen for flags in rows for flag in flags if flag.name == "incomplete"] == texts
 
 
 def test_the_bare_victim_must_fall_to_attacks_without_a_bound():

@@ -86,10 +86,10 @@ def places(data: Any, path: tuple = ()) -> Iterator[tuple]:
 
 def edited(facts: dict[str, Any], place: tuple, edit: Callable[[Any, Any], None]) -> dict[str, Any]:
     facts = copy.deepcopy(facts)
-    inside = facts
+    parent = facts
     for name in place[:-1]:
-        inside = inside[name]
-    edit(inside, place[-1])
+        parent = parent[name]
+    edit(parent, place[-1])
     return facts
 
 
@@ -99,9 +99,9 @@ def put(value: Any) -> Callable[[Any, Any], None]:
 
 def holding(of: RecordFile, facts: Any, **metadata: bytes) -> pa.Table:
     """Return the records with another provenance; NaN and lone surrogates are written as they are."""
-    held = {**of.records.schema.metadata, PROVENANCE: json.dumps(facts).encode()}
-    held |= {name.encode(): value for name, value in metadata.items()}
-    return of.records.replace_schema_metadata(held)
+    metadata_of_file = {**of.records.schema.metadata, PROVENANCE: json.dumps(facts).encode()}
+    metadata_of_file |= {name.encode(): value for name, value in metadata.items()}
+    return of.records.replace_schema_metadata(metadata_of_file)
 
 
 def written(of: RecordFile, facts: Any, path: Path, **metadata: bytes) -> Path:
@@ -135,16 +135,16 @@ def plants(marker: Path) -> dict[str, Callable[[Any, Any], None]]:
 
 
 def test_a_record_is_refused_wherever_anything_is_planted(made, marker, tmp_path):
-    of = RecordFile.read(made[1])
-    every = list(places(of.provenance))
+    record = RecordFile.read(made[1])
+    every = list(places(record.provenance))
     assert len(every) > 150
     assert {len(place) for place in every} >= {1, 2, 3, 4, 5}
     for name, plant in plants(marker).items():
         for place in every:
-            facts = json.loads(json.dumps(edited(of.provenance, place, plant)))
-            with pytest.raises(InputError) as refused:
-                admitted(of, facts)
-            assert "\n" not in str(refused.value), (name, place)
+            facts = json.loads(json.dumps(edited(record.provenance, place, plant)))
+            with pytest.raises(InputError) as error:
+                admitted(record, facts)
+            assert "\n" not in str(error.value), (name, place)
     assert not marker.exists()
 
 
@@ -169,10 +169,10 @@ RUN = {  # the words that people type
     ],
 )
 def test_commands_answer_in_one_line_and_execute_nothing(made, command, marker, tmp_path, what, place, plant):
-    of, (main, more) = RecordFile.read(made[1]), RUN[what]
-    facts = edited(of.provenance, place, plants(marker)[plant])
-    path = written(of, facts, tmp_path / "planted.parquet")
-    words = [str(path), f"store={made[0]}", f"traces={tmp_path}/traces", *more]
+    record, (main, arguments) = RecordFile.read(made[1]), RUN[what]
+    facts = edited(record.provenance, place, plants(marker)[plant])
+    path = written(record, facts, tmp_path / "planted.parquet")
+    words = [str(path), f"store={made[0]}", f"traces={tmp_path}/traces", *arguments]
     code, _, err = command(
         main, what, *replay.words([w for w in words if what == "trace" or "traces" not in w])
     )
@@ -182,8 +182,10 @@ def test_commands_answer_in_one_line_and_execute_nothing(made, command, marker, 
 
 
 def test_text_in_the_files_other_metadata_is_refused(made, marker, tmp_path):
-    of = RecordFile.read(made[1])
-    path = written(of, of.provenance, tmp_path / "planted.parquet", note=interpolation(marker).encode())
+    record = RecordFile.read(made[1])
+    path = written(
+        record, record.provenance, tmp_path / "planted.parquet", note=interpolation(marker).encode()
+    )
     with pytest.raises(InputError, match="metadata b'note': expected plain text, got an interpolation"):
         RecordFile.read(path)
 
@@ -216,31 +218,31 @@ def test_every_single_edit_of_a_record_is_answered_by_a_replay(made, tmp_path, m
 
     monkeypatch.setattr(Evaluator, "evaluate", checked)
     monkeypatch.setattr(replay, "ready_weights", lambda *args, **more: [])
-    of, path = RecordFile.read(made[1]), tmp_path / "edited.parquet"
+    record, path = RecordFile.read(made[1]), tmp_path / "edited.parquet"
     config = {"record": str(path), "records": str(tmp_path), "store": str(made[0]), "data_dir": str(tmp_path)}
     config = OmegaConf.create({**config, "device": "cpu", "workers": 1})
-    refused = 0
+    refusals = 0
     for name, edit in EDITS.items():
-        for place in places(of.provenance):
-            table = holding(of, edited(of.provenance, place, edit))
+        for place in places(record.provenance):
+            table = holding(record, edited(record.provenance, place, edit))
             monkeypatch.setattr(pq, "read_table", lambda path, table=table: table)
             with pytest.raises(InputError) as answer:
                 replay.main(config)
             assert len(str(answer.value).splitlines()) == 1, (name, place)
-            refused += not isinstance(answer.value, NotRunError)
-    assert refused > 1000
+            refusals += not isinstance(answer.value, NotRunError)
+    assert refusals > 1000
 
 
 @pytest.mark.parametrize(
     "raw", [b"[" * 10**5, b'{"a":' * 10**5, b'{"a": ' + b"9" * 5000 + b"}", b"\xff", b"", b"{}", b"[1]"]
 )
 def test_a_provenance_that_is_no_object_of_ours_is_one_line(made, tmp_path, raw):
-    of = RecordFile.read(made[1])
-    held = {**of.records.schema.metadata, PROVENANCE: raw}
-    pq.write_table(of.records.replace_schema_metadata(held), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"x\.parquet: provenance") as refused:
+    record = RecordFile.read(made[1])
+    metadata = {**record.records.schema.metadata, PROVENANCE: raw}
+    pq.write_table(record.records.replace_schema_metadata(metadata), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet: provenance") as error:
         RecordFile.read(tmp_path / "x.parquet")
-    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["records", "store", "data_dir"])
@@ -255,16 +257,16 @@ def artefact(folder: Path, made_from: dict, content: bytes, header: dict) -> tup
     store = Store(folder)
     store.put(Artifact.read(made_from), content)
     path = store.path(Artifact.read(made_from))
-    told = json.loads(path.read_bytes().partition(b"\n")[0]) | header
-    return str(path.relative_to(folder)), json.dumps(told).encode() + b"\n" + content
+    head = json.loads(path.read_bytes().partition(b"\n")[0]) | header
+    return str(path.relative_to(folder)), json.dumps(head).encode() + b"\n" + content
 
 
 def archived(path: Path, *members: tuple[str, bytes], pax: dict[str, str] | None = None) -> Path:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in members:
-            told = tarfile.TarInfo(name)
-            told.size, told.pax_headers = len(content), pax or {}
-            archive.addfile(told, io.BytesIO(content))
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(content), pax or {}
+            archive.addfile(member, io.BytesIO(content))
     return path
 
 
@@ -301,15 +303,15 @@ def test_a_malformed_manifest_breaks_no_command_and_is_named(tmp_path, caplog, n
         (store_command.main, "export", "ddip/table1", tmp_path / "a.tar"),
         (store_command.main, "status"),
     ):
-        code, told = said(main, "--store", store.root, *words)
-        assert code == 0, told
+        code, output = said(main, "--store", store.root, *words)
+        assert code == 0, output
     assert str(path) in caplog.text
     member = f"manifests/{path.parent.name}/{path.name}", path.read_bytes()
-    code, told = said(
+    code, output = said(
         store_command.main, "--store", tmp_path / "other", "import", archived(tmp_path / "b.tar", member)
     )
     assert code == 2
-    assert len(told.splitlines()) == 1
+    assert len(output.splitlines()) == 1
     assert not files(tmp_path / "other")
 
 
@@ -332,10 +334,10 @@ def test_an_archive_is_read_before_it_is_kept(tmp_path, content, header, expecte
     made_from = {"stage": "records", "of": "x"}
     member = artefact(tmp_path / "theirs", made_from, content or parquet.getvalue(), header)
     archive = archived(tmp_path / "a.tar", member)
-    code, told = said(store_command.main, "--store", tmp_path / "store", "import", archive)
+    code, output = said(store_command.main, "--store", tmp_path / "store", "import", archive)
     assert code == 2
-    assert expected in told
-    assert len(told.splitlines()) == 1
+    assert expected in output
+    assert len(output.splitlines()) == 1
     assert not files(tmp_path / "store")
 
 
@@ -344,9 +346,9 @@ def test_an_archive_is_read_before_it_is_kept(tmp_path, content, header, expecte
 )
 def test_an_archive_asks_for_no_more_memory_than_it_has_bytes(tmp_path, pax):
     archive = archived(tmp_path / "a.tar", ("records/ab/" + "ab" * 32, b"x"), pax=pax)
-    code, told = said(store_command.main, "--store", tmp_path / "store", "import", archive)
+    code, output = said(store_command.main, "--store", tmp_path / "store", "import", archive)
     assert code == 2
-    assert len(told.splitlines()) == 1
+    assert len(output.splitlines()) == 1
 
 
 def test_what_an_imported_chunk_says_of_its_maker_reaches_no_record(made, tmp_path):
@@ -354,9 +356,9 @@ def test_what_an_imported_chunk_says_of_its_maker_reaches_no_record(made, tmp_pa
     (entry,) = store.files("purified")
     path, raw = Path(entry.path), Path(entry.path).read_bytes()
     head, _, content = raw.partition(b"\n")
-    told = json.loads(head)
-    told["made_by"]["commit"] = interpolation(tmp_path / "executed")
-    path.write_bytes(json.dumps(told).encode() + b"\n" + content)
+    facts = json.loads(head)
+    facts["made_by"]["commit"] = interpolation(tmp_path / "executed")
+    path.write_bytes(json.dumps(facts).encode() + b"\n" + content)
     try:
         with pytest.raises(InputError, match=r"made_by: commit: expected plain text, got an interpolation"):
             Evaluator(settings_of(made[0]), Console(file=io.StringIO())).evaluate([CELL])
@@ -385,9 +387,9 @@ def changed_table(table: Path, folder: Path, **columns: str) -> Path:
         frame.loc[0, name] = value
     frame.to_csv(csv, index=False)
     beside = csv.with_suffix(".json")  # someone who forges a table also forges its checksums
-    told = json.loads(beside.read_text())
-    told["files"][csv.name] = sha256(csv.read_bytes()).hexdigest()
-    beside.write_text(json.dumps(told))
+    facts = json.loads(beside.read_text())
+    facts["files"][csv.name] = sha256(csv.read_bytes()).hexdigest()
+    beside.write_text(json.dumps(facts))
     return folder
 
 

@@ -20,8 +20,8 @@ GRADIENT = [name for name in ATTACKS if class_of("attack", name).needs == "gradi
 
 def slope(target, images, direction):
     """Return the gradient of direction . logits."""
-    asked = images.clone().requires_grad_()
-    return torch.autograd.grad((target(asked) * direction).sum(), asked)[0]
+    inputs = images.clone().requires_grad_()
+    return torch.autograd.grad((target(inputs) * direction).sum(), inputs)[0]
 
 
 class Doubled(Purifier):
@@ -57,26 +57,26 @@ def test_bpda_is_the_victims_gradient_at_the_purified_image(network, purifier):
         target.view,
         lambda rows, seeds: purified.append(purifier(rows, seeds=seeds)) or view(rows, seeds),
     )
-    found = slope(target, images, direction)
-    at = purified[0].detach().requires_grad_()
-    (expected,) = torch.autograd.grad((network(at) * direction).sum(), at)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(again(images), network(at), msg="the forward pass is not the defense's")
+    gradient = slope(target, images, direction)
+    inputs = purified[0].detach().requires_grad_()
+    (expected,) = torch.autograd.grad((network(inputs) * direction).sum(), inputs)
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(again(images), network(inputs), msg="the forward pass is not the defense's")
 
 
 def test_a_substitutes_transposed_jacobian_comes_before_the_victims_gradient(network):
     images, direction = random_images(2), torch.randn(2, 10, generator=torch.Generator().manual_seed(0))
     target = BPDA(substitute=GaussianBlur(kernel=5, sigma=1.5)).target(network, JPEG(), [], seeds=[1, 2])
-    found = slope(target, images, direction)
-    at = JPEG()(images, seeds=[1, 2]).requires_grad_()
-    (onward,) = torch.autograd.grad((network(at) * direction).sum(), at)
+    gradient = slope(target, images, direction)
+    inputs = JPEG()(images, seeds=[1, 2]).requires_grad_()
+    (onward,) = torch.autograd.grad((network(inputs) * direction).sum(), inputs)
     jacobian = (
         torch.autograd.functional.jacobian(GaussianBlur(kernel=5, sigma=1.5), images[:1])
         .flatten(4)
         .flatten(0, 3)
     )
-    torch.testing.assert_close(found.flatten(1), onward.flatten(1) @ jacobian)
-    assert not torch.allclose(found, onward, atol=1e-3)
+    torch.testing.assert_close(gradient.flatten(1), onward.flatten(1) @ jacobian)
+    assert not torch.allclose(gradient, onward, atol=1e-3)
 
 
 def test_each_stage_of_a_chain_of_wrappers_is_given_its_own_input(network):
@@ -84,20 +84,22 @@ def test_each_stage_of_a_chain_of_wrappers_is_given_its_own_input(network):
         BPDAWrapper(f, forwardsub=g) for f, g in ((torch.round, torch.sin), (torch.floor, torch.exp))
     )
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(3).requires_grad_()
-    (found,) = torch.autograd.grad(second(first(x)).sum(), x)
-    torch.testing.assert_close(found, torch.exp(torch.round(x)) * torch.cos(x))
+    (gradient,) = torch.autograd.grad(second(first(x)).sum(), x)
+    torch.testing.assert_close(gradient, torch.exp(torch.round(x)) * torch.cos(x))
 
 
 @pytest.mark.parametrize("substitute", [None, nn.Upsample(scale_factor=2)], ids=["default", "named"])
 def test_a_purifier_that_enlarges_gives_a_gradient_of_the_images_shape(substitute):
     images, victim, direction = random_images(2), RowByRow(32), torch.tensor([[0.0, 1, 0, 0, 0]])
-    found = slope(BPDA(substitute=substitute).target(victim, Doubled(), [], seeds=[1, 2]), images, direction)
+    gradient = slope(
+        BPDA(substitute=substitute).target(victim, Doubled(), [], seeds=[1, 2]), images, direction
+    )
     onward = victim.weight[1].float().view(1, 3, 32, 32)
     like = images.clone().requires_grad_()
     enlarged = F.interpolate(like, scale_factor=2, mode="nearest" if substitute else "bilinear")
     (expected,) = torch.autograd.grad((enlarged * onward).sum(), like)
-    assert found.shape == images.shape
-    torch.testing.assert_close(found, expected)
+    assert gradient.shape == images.shape
+    torch.testing.assert_close(gradient, expected)
 
 
 EXACT = [
@@ -119,21 +121,23 @@ def test_full_is_the_exact_gradient_of_the_whole_defense(purifier):
     victim = nn.Sequential(nn.Flatten(), linear, nn.Tanh()).requires_grad_(False)
     linear.weight /= 30
     direction = torch.tensor([[1.0, -2.0, 0.5, 0.0]])
-    drawn = []
+    used_seeds = []
     target = Full().target(victim, purifier, [], seeds=[1, 2])
-    view, target.view = target.view, lambda rows, seeds: drawn.extend(seeds) or view(rows, seeds)
-    found = slope(target, images, direction)
-    asked = images.clone().requires_grad_()
-    defended = victim(purifier(asked, seeds=drawn))
-    torch.testing.assert_close(found, torch.autograd.grad((defended * direction).sum(), asked)[0])
-    exactly, victim = images.double(), victim.double()
+    view, target.view = target.view, lambda rows, seeds: used_seeds.extend(seeds) or view(rows, seeds)
+    gradient = slope(target, images, direction)
+    inputs = images.clone().requires_grad_()
+    defended = victim(purifier(inputs, seeds=used_seeds))
+    torch.testing.assert_close(gradient, torch.autograd.grad((defended * direction).sum(), inputs)[0])
+    in_float64, victim = images.double(), victim.double()
     for k in range(4):
-        along = torch.randn(images.shape, generator=torch.Generator().manual_seed(k)).double()
-        both = [
-            (victim(purifier.purify(exactly + step * along, drawn, None)) * direction).sum()
+        step_direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(k)).double()
+        sides = [
+            (victim(purifier.purify(in_float64 + step * step_direction, used_seeds, None)) * direction).sum()
             for step in (1e-5, -1e-5)
         ]
-        assert (found * along).sum().item() == pytest.approx((both[0] - both[1]).item() / 2e-5, rel=1e-3)
+        assert (gradient * step_direction).sum().item() == pytest.approx(
+            (sides[0] - sides[1]).item() / 2e-5, rel=1e-3
+        )
 
 
 @pytest.mark.parametrize("purifier", EXACT[:2] + EXACT[3:], ids=lambda p: type(p).__name__)
@@ -141,10 +145,10 @@ def test_full_is_the_exact_gradient_of_the_whole_defense(purifier):
 def test_black_and_white_pixels_have_their_gradient(purifier, colour):
     """They can move into the range; a gradient of 0 would spare every image with a plain background."""
     images = torch.full((1, 3, 32, 32), colour)
-    found = slope(Full().target(nn.Flatten(), purifier, [], seeds=[1]), images, torch.ones(1))
+    gradient = slope(Full().target(nn.Flatten(), purifier, [], seeds=[1]), images, torch.ones(1))
     inward = 0.5 - colour
     moved = Full().target(nn.Flatten(), purifier, [], seeds=[1])(images + 0.1 * inward)
     still = Full().target(nn.Flatten(), purifier, [], seeds=[1])(images)
     expected = (moved - still).double().sum().item() / (0.1 * inward)
     assert expected > 1000
-    assert found.sum().item() == pytest.approx(expected, rel=1e-3)
+    assert gradient.sum().item() == pytest.approx(expected, rel=1e-3)

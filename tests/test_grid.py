@@ -102,8 +102,8 @@ def undisturbed(tmp_path_factory) -> tuple[Path, list[CellResult]]:
 @pytest.fixture
 def store(undisturbed, tmp_path) -> Path:
     """Return a store that holds only the trained victim, and that the components have passed their checks."""
-    for kept in ("weights", "traits"):
-        subprocess.run(["cp", "-r", str(undisturbed[0] / kept), str(tmp_path)], check=True)
+    for stage in ("weights", "traits"):
+        subprocess.run(["cp", "-r", str(undisturbed[0] / stage), str(tmp_path)], check=True)
     return tmp_path
 
 
@@ -134,8 +134,8 @@ def test_adversarial_examples_are_crafted_once_for_all_purifiers(undisturbed):
 def test_a_second_run_computes_nothing(undisturbed):
     store, expected = undisturbed
     before = {p: p.stat().st_mtime_ns for p in store.rglob("*")}
-    results, said = run(store)
-    assert "nothing to compute" in said
+    results, output = run(store)
+    assert "nothing to compute" in output
     assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*")}
     same(results, expected)
 
@@ -253,10 +253,10 @@ def table_records(folder: Path, kill_after: float | None = None) -> pd.DataFrame
 def test_killed_at_any_moment_and_started_again_gives_the_same_records(tmp_path):
     start = time.perf_counter()
     expected = table_records(tmp_path / "calm")
-    whole = time.perf_counter() - start
+    duration = time.perf_counter() - start
     moments, killed = random.Random(7), 0
     while killed < 3:
-        if table_records(tmp_path / "stormy", moments.uniform(0.4, 0.9) * whole) is not None:
+        if table_records(tmp_path / "stormy", moments.uniform(0.4, 0.9) * duration) is not None:
             break
         killed += 1
     assert killed >= 1, "no run was killed: this tests nothing"

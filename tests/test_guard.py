@@ -93,11 +93,11 @@ def test_an_exit_outside_of_any_cell_is_status_1(monkeypatch, command):
 
 def test_a_network_that_is_loaded_when_the_attack_asks_it_changes_nothing(tmp_path):
     """A process that has not built the purifier yet builds it then, which draws initial weights."""
-    of = cell("attack=pgd", "attack.steps=1", "knowledge=bpda", "purifier=comdefend")
+    attacked_cell = cell("attack=pgd", "attack.steps=1", "knowledge=bpda", "purifier=comdefend")
     store = Store(tmp_path)
-    victim, purifier = (load_or_train(of.configs[part], store) for part in ("victim", "purifier"))
+    victim, purifier = (load_or_train(attacked_cell.configs[part], store) for part in ("victim", "purifier"))
     chunk = DigitsPhotos().load("evaluation").take([0, 1])
-    attack, knowledge = Component(of.configs["attack"]), Component(of.knowledge)
+    attack, knowledge = Component(attacked_cell.configs["attack"]), Component(attacked_cell.knowledge)
     task = Crafting(chunk, victim, attack, knowledge, purifier, (), 0, "float32")
-    made = Worker(store, torch.device("cpu"), "float32").adversarial(task)
-    assert made["images"].shape == chunk.images.shape
+    examples = Worker(store, torch.device("cpu"), "float32").adversarial(task)
+    assert examples["images"].shape == chunk.images.shape

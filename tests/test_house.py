@@ -38,13 +38,13 @@ FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.spli
 
 def imported(path: Path) -> set[str]:
     """Return the modules that a file imports, also within functions; `from a import b` gives a.b as well."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -61,7 +61,7 @@ def floor(room: str) -> int:
 
 
 def test_the_rooms_of_runners_import_from_floors_below():
-    seen = set()
+    pairs = set()
     for path in (ROOT / "runners").rglob("*.py"):
         room = path.relative_to(ROOT / "runners").with_suffix("").parts[0]
         room = f"{room}.__main__" if path.name == "__main__.py" else room  # a command, whatever its folder
@@ -72,8 +72,8 @@ def test_the_rooms_of_runners_import_from_floors_below():
                 continue
             both_commands = floor(other) == floor(room) == len(ROOMS)
             assert floor(other) < floor(room) or both_commands, f"{path} imports {name}"
-            seen.add((room, other))
-    assert {("evaluation", "store"), ("table", "evaluator")} <= seen
+            pairs.add((room, other))
+    assert {("evaluation", "store"), ("table", "evaluator")} <= pairs
     packages = {path.name for path in (ROOT / "runners").iterdir() if (path / "__init__.py").is_file()}
     assert packages <= {*FLOOR, "vision_api", "leaderboard"}, "these two are commands that are packages"
 

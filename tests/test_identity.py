@@ -113,13 +113,13 @@ def trained(tmp_path_factory):
 
 def own_cell(part: str):
     """Return a cell of which one part is the user's own."""
-    made = cell("attack=clean", "purifier=none")
+    result = cell("attack=clean", "purifier=none")
     rest = {"label_space": "digits"} if part == "victim" else {}
-    made.configs[part] = {"_target_": f"mine.{TARGETS[part]}", **rest}
-    made.names[part] = "mine"
+    result.configs[part] = {"_target_": f"mine.{TARGETS[part]}", **rest}
+    result.names[part] = "mine"
     if part == "victim":
-        made.configs[part]["label_space"] = get_object(made.configs["dataset"]["_target_"]).label_space
-    return made
+        result.configs[part]["label_space"] = get_object(result.configs["dataset"]["_target_"]).label_space
+    return result
 
 
 def named_components() -> set[str]:
@@ -130,10 +130,10 @@ def named_components() -> set[str]:
 
 
 def test_every_component_declares_its_version_and_has_a_name_of_its_own():
-    found = {target: get_object(target) for target in named_components()}
-    assert len(found) > 60
-    assert [name for name, target in found.items() if not declares_version(target)] == []
-    named = Counter(target.__name__ for target in found.values())
+    components = {target: get_object(target) for target in named_components()}
+    assert len(components) > 60
+    assert [name for name, target in components.items() if not declares_version(target)] == []
+    named = Counter(target.__name__ for target in components.values())
     assert [name for name, count in named.items() if count > 1] == []
 
 
@@ -170,16 +170,16 @@ def test_edited_code_never_meets_older_results(tmp_path, trained, mine, part, ch
     shutil.copytree(trained, store)
     first, _ = run(store, [own_cell(part)], audit="off")
     assert first[0].failed is None
-    again, said = run(store, [own_cell(part)], audit="off")
-    assert "nothing to compute" in said
+    again, output = run(store, [own_cell(part)], audit="off")
+    assert "nothing to compute" in output
     assert again[0].provenance["key"] == first[0].provenance["key"]
     mine(**changed)
-    after, said = run(store, [own_cell(part)], audit="off")
-    assert "nothing to compute" not in said
+    after, output = run(store, [own_cell(part)], audit="off")
+    assert "nothing to compute" not in output
     assert after[0].failed is None
     assert after[0].provenance["key"] != first[0].provenance["key"]
-    seen = ["clean_label", "confidence", "ssim"]
-    assert not after[0].records[seen].equals(first[0].records[seen])
+    columns = ["clean_label", "confidence", "ssim"]
+    assert not after[0].records[columns].equals(first[0].records[columns])
 
 
 def test_files_that_are_not_imported_do_not_matter(mine):
@@ -258,20 +258,20 @@ def test_state_from_a_path_in_the_code_is_part_of_the_identity(tmp_path, mine, p
     file = tmp_path / "weights.pt"
     mine(weighed=WEIGHED.format(file=str(file), load=load))
     name = {"purifier": "Scaled", "attack": "Moved"}[part]
-    found = []
+    identities = []
     for value in (1.0, 1.0, 2.0):
         torch.save({"weight": torch.full((1, 2), value), "bias": torch.zeros(1)}, file)
-        found.append(own_state(get_object(f"mine.weighed.{name}")()))
-    assert found[0] == found[1] != found[2]
+        identities.append(own_state(get_object(f"mine.weighed.{name}")()))
+    assert identities[0] == identities[1] != identities[2]
     config = {"_target_": f"mine.weighed.{name}"}
     if part == "purifier":
-        assert load_or_train(config, Store(tmp_path)).identity["weights_sha256"] == found[2]
+        assert load_or_train(config, Store(tmp_path)).identity["weights_sha256"] == identities[2]
     else:
-        of = own_cell("attack")
+        attack_cell = own_cell("attack")
         chunk = DigitsPhotos().load("evaluation").take([0])
-        victim, knowledge = Component(of.configs["victim"]), Component(of.knowledge)
+        victim, knowledge = Component(attack_cell.configs["victim"]), Component(attack_cell.knowledge)
         crafting = Crafting(chunk, victim, Component(config), knowledge, None, (), 0, "float32")
-        assert crafting.artifact.inputs["attack_state"] == found[2]
+        assert crafting.artifact.inputs["attack_state"] == identities[2]
 
 
 def test_components_that_declare_a_version_are_not_built_for_their_state():

@@ -20,8 +20,8 @@ from runners.store.store import Store
 def sent(command, tmp_path, monkeypatch):
     """Return a function that evaluates a cell with these words; tasks of jobs are done in this process."""
     monkeypatch.setattr(pool, "_is_of_joblib", lambda: True)
-    where = [f"store={tmp_path}/store", f"records={tmp_path}/records", f"hydra.sweep.dir={tmp_path}/sweep"]
-    small = ["n=2", "chunk=1", "attack=clean", "purifier=none", *where]
+    folders = [f"store={tmp_path}/store", f"records={tmp_path}/records", f"hydra.sweep.dir={tmp_path}/sweep"]
+    small = ["n=2", "chunk=1", "attack=clean", "purifier=none", *folders]
     return lambda *words: command(evaluate.main, "evaluate", *small, *words)
 
 
@@ -44,8 +44,8 @@ def test_jobs_fill_the_store_and_the_same_command_without_them_renders(sent, tri
     assert len(tried) == len(set(tried)) == 4, "two chunks, each crafted and purified by one of the jobs"
     assert "accuracy" not in out
     assert not list((tmp_path / "records").glob("*.parquet"))
-    (of,) = manifests(Store(tmp_path / "store"))
-    assert not [word for word in of.words if "shard" in word]
+    (manifest,) = manifests(Store(tmp_path / "store"))
+    assert not [word for word in manifest.words if "shard" in word]
     status, out, _ = sent()
     assert status == 0
     assert "nothing to compute" in out
@@ -75,13 +75,13 @@ def test_a_job_without_a_multirun_is_one_job_too(sent, tried, tmp_path):
 def test_without_workers_the_results_are_what_the_store_holds(tmp_path):
     bad, good = cell("attack=clean", purifier="Raises"), CELLS[0]
     (first, whole), _ = evaluated(tmp_path, [bad, good])
-    (failed, read), told = evaluated(tmp_path, [bad, good], workers=0)
-    assert "estimate" not in told
+    (failed, read), output = evaluated(tmp_path, [bad, good], workers=0)
+    assert "estimate" not in output
     same([read], [whole])
     assert "ZeroDivisionError: on purpose" in failed.failed
     assert failed.failed == first.failed
-    (missing,), told = evaluated(tmp_path, [CELLS[1]], workers=0)
-    assert "estimate" not in told
+    (missing,), output = evaluated(tmp_path, [CELLS[1]], workers=0)
+    assert "estimate" not in output
     assert missing.failed == UNFINISHED
 
 

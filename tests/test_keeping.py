@@ -62,8 +62,8 @@ def test_records_are_the_same_whatever_is_kept(store, whole, monkeypatch, rule, 
         part.unlink()
     results, _ = run(store, QUICK, keep_purified=rule)
     same(results, whole[1])
-    elsewhere = results[0].provenance["made_elsewhere"]
-    assert "unknown" not in [each["by"] for each in elsewhere], "images that are not kept were made by nobody"
+    entries = results[0].provenance["made_elsewhere"]
+    assert "unknown" not in [entry["by"] for entry in entries], "images that are not kept were made by nobody"
 
 
 def test_images_that_were_not_kept_are_made_again_when_all_are_wanted(store, whole):
@@ -81,8 +81,8 @@ def test_images_that_were_not_kept_are_made_again_when_all_are_wanted(store, who
 
 
 def test_a_table_is_the_same_request_whatever_it_keeps():
-    asked = [Manifest("runners.table", "x", ("n=5", *words)) for words in ((), ("keep_purified=none",))]
-    assert asked[0].artifact == asked[1].artifact
+    requests = [Manifest("runners.table", "x", ("n=5", *words)) for words in ((), ("keep_purified=none",))]
+    assert requests[0].artifact == requests[1].artifact
 
 
 def test_a_rule_that_there_is_not(tmp_path):

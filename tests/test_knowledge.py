@@ -105,8 +105,8 @@ def test_transfer_is_the_mean_of_the_others_and_the_victim_has_no_part(network):
     others[1].weight.data *= -0.3
     target = Transfer().target(refuses, refuses, others, seeds=[1, 2])
     torch.testing.assert_close(target(images), (others[0](images) + others[1](images)) / 2)
-    one = crafted(FGSM(), Transfer(), refuses, refuses, images, torch.tensor([0, 1]), others=others[:1])
-    assert torch.equal(one, crafted(FGSM(), Blind(), others[0], None, images, torch.tensor([0, 1])))
+    from_one = crafted(FGSM(), Transfer(), refuses, refuses, images, torch.tensor([0, 1]), others=others[:1])
+    assert torch.equal(from_one, crafted(FGSM(), Blind(), others[0], None, images, torch.tensor([0, 1])))
     with pytest.raises(InputError, match=r"knowledge\.victims"):
         Transfer().target(network, None, [], seeds=[1])
 
@@ -115,11 +115,11 @@ def test_transfer_is_the_mean_of_the_others_and_the_victim_has_no_part(network):
 def test_a_purifier_that_trains_runs_inside_any_knowledge(small_trace, knowledge):
     """The purifier needs its own gradient even if the attack wants none, or another one."""
     purifier, victim, images = DIP(trace=small_trace, steps=4), RowByRow(), random_images(2)
-    given = []
+    used_seeds = []
     target = knowledge.target(victim, purifier, [], seeds=[1, 2])
-    view, target.view = target.view, lambda rows, seeds: given.extend(seeds) or view(rows, seeds)
+    view, target.view = target.view, lambda rows, seeds: used_seeds.extend(seeds) or view(rows, seeds)
     answer = target(images.clone().requires_grad_())
-    expected = victim(purifier(images, seeds=given))
+    expected = victim(purifier(images, seeds=used_seeds))
     assert torch.equal(answer.argmax(1), expected.argmax(1))
     if not isinstance(knowledge, Decision):
         assert torch.equal(answer, expected)

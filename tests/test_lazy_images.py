@@ -19,9 +19,9 @@ SIZE = 3 * 16 * 16 * 4  # bytes of an image
 def reads(monkeypatch):
     """Yield a list to which the ids of each read are added; no images are held at first."""
     LazyImages.held.clear()
-    seen, take = [], Listing.take
-    monkeypatch.setattr(Listing, "take", lambda self, which: seen.append(self.ids) or take(self, which))
-    yield seen
+    ids, take = [], Listing.take
+    monkeypatch.setattr(Listing, "take", lambda self, which: ids.append(self.ids) or take(self, which))
+    yield ids
     LazyImages.held.clear()
 
 
@@ -74,23 +74,23 @@ def test_one_that_is_larger_than_the_room_is_held_alone(listing, reads, monkeypa
 def test_a_process_is_sent_their_names_and_reads_them_once(listing, reads):
     chunk = listing.take_lazy(range(12))
     digest, expected = chunk.digest, chunk.images
-    sent = pickle.dumps(chunk)
-    assert len(sent) < 12 * SIZE / 8
+    message = pickle.dumps(chunk)
+    assert len(message) < 12 * SIZE / 8
     LazyImages.held.clear()  # as in another process
     reads.clear()
     for _ in range(5):  # one task each
-        got = pickle.loads(sent)
-        assert got.digest == digest
-        assert torch.equal(got.images, expected)
+        received = pickle.loads(message)
+        assert received.digest == digest
+        assert torch.equal(received.images, expected)
     assert reads == [chunk.ids]
     assert len(LazyImages.held) == 1
 
 
 def sent_elsewhere(chunk: LazyImages) -> LazyImages:
     """Return the chunk as another process has it, which has read nothing."""
-    sent = pickle.dumps(chunk)
+    message = pickle.dumps(chunk)
     LazyImages.held.clear()
-    return pickle.loads(sent)
+    return pickle.loads(message)
 
 
 def test_files_that_change_while_a_run_lasts_end_it(listing, reads, tmp_path):

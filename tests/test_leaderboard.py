@@ -31,14 +31,17 @@ KINDS = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Make a folder with the record files of two entries."""
-    where = tmp_path_factory.mktemp("made")
-    cells = [(name, kind, one) for name, of in KINDS.items() for kind, one in of.items()]
-    results, _ = run(where / "store", [one for *_, one in cells], n=4)
+    folder = tmp_path_factory.mktemp("made")
+    cells = [
+        (name, kind, each_cell) for name, cells_of in KINDS.items() for kind, each_cell in cells_of.items()
+    ]
+    results, _ = run(folder / "store", [each_cell for *_, each_cell in cells], n=4)
     paths = {
-        (name, kind): save_records(r, where / name) for (name, kind, _), r in zip(cells, results, strict=True)
+        (name, kind): save_records(r, folder / name)
+        for (name, kind, _), r in zip(cells, results, strict=True)
     }
     return SimpleNamespace(
-        where=where, files={n: [p for (m, _), p in paths.items() if m == n] for n in KINDS}
+        where=folder, files={n: [p for (m, _), p in paths.items() if m == n] for n in KINDS}
     )
 
 
@@ -46,8 +49,8 @@ def made(tmp_path_factory):
 def add(made, command, tmp_path):
     def call(files, card=CARD, **settings):
         (tmp_path / "card.yaml").write_text(card if isinstance(card, str) else yaml.safe_dump(card))
-        given = {"name": "mine", "sample": 2, "workers": 1} | settings
-        words = [f"{name}={value}" for name, value in given.items()]
+        arguments = {"name": "mine", "sample": 2, "workers": 1} | settings
+        words = [f"{name}={value}" for name, value in arguments.items()]
         words += [f"card={tmp_path}/card.yaml", f"files=[{','.join(map(str, files))}]"]
         words += [f"store={made.where}/store", f"leaderboard={tmp_path}/board"]
         return command(leaderboard.main, "leaderboard", "action=add", *words)
@@ -192,8 +195,8 @@ def test_memory_is_the_most_that_is_held_at_once():
 
     def work():
         for _ in range(3):
-            held = torch.zeros(1000, dtype=torch.float32)
-            held = held + 1
+            tensor = torch.zeros(1000, dtype=torch.float32)
+            tensor = tensor + 1
 
     assert bytes_taken(work, torch.device("cpu")) == 8000
 

@@ -66,30 +66,30 @@ def test_what_one_holds_no_other_can_take(tmp_path):
 )  # fmt: skip
 def test_a_claim_is_taken_over_when_its_holder_is_gone(tmp_path, holder, age, dead):
     path = held_by(tmp_path, holder, age=age)
-    mine = Leases(tmp_path)
-    assert ("x" not in mine.alive()) == dead
-    assert mine.take("x", "a chunk") == dead
-    mine.release("x")
+    own_leases = Leases(tmp_path)
+    assert ("x" not in own_leases.alive()) == dead
+    assert own_leases.take("x", "a chunk") == dead
+    own_leases.release("x")
     assert path.exists() == (not dead)
 
 
 def test_a_claim_of_the_future_is_dead_once_nobody_renews_it(tmp_path, monkeypatch):
     """After a clock was set back, a claim's age says nothing, but that it never changes does."""
     path = held_by(tmp_path, ELSEWHERE, age=-3600)
-    mine = Leases(tmp_path)
-    assert not mine.take("x", "a chunk")
+    own_leases = Leases(tmp_path)
+    assert not own_leases.take("x", "a chunk")
     monkeypatch.setattr(leases, "STALE", 0.05)
     time.sleep(0.1)
     os.utime(path, (time.time() + 7200,) * 2)
-    assert not mine.take("x", "a chunk"), "it was renewed"
+    assert not own_leases.take("x", "a chunk"), "it was renewed"
     time.sleep(0.1)
-    assert mine.take("x", "a chunk")
+    assert own_leases.take("x", "a chunk")
 
 
 def test_a_living_claim_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "BEAT", 0.02)
-    mine = Leases(tmp_path)
-    mine.take("x", "a chunk")
+    own_leases = Leases(tmp_path)
+    own_leases.take("x", "a chunk")
     path = tmp_path / "x.0"
     os.utime(path, (0, 0))
     for _ in range(100):
@@ -125,10 +125,10 @@ def test_who_was_taken_over_removes_nothing(tmp_path):
 
 
 def _take(folder: str, start, won) -> None:
-    mine = Leases(Path(folder))
+    own_leases = Leases(Path(folder))
     start.wait()
     for i in range(50):
-        if mine.take(str(i), "a chunk"):
+        if own_leases.take(str(i), "a chunk"):
             won.put((i, os.getpid()))
     start.wait()
 

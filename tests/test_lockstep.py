@@ -43,8 +43,8 @@ def test_in_step_or_by_rows_is_alone_bit_for_bit_in_whatever_order(name):
     together = crafted(attack, Noise(), images, labels, SEEDS)
     assert not torch.equal(together.images, images), "nothing was done"
     order = [2, 0, 3, 1]
-    turned = crafted(attack, Noise(), images[order], labels[order], [SEEDS[i] for i in order])
-    assert torch.equal(turned.images, together.images[order])
+    reordered = crafted(attack, Noise(), images[order], labels[order], [SEEDS[i] for i in order])
+    assert torch.equal(reordered.images, together.images[order])
     for i in (0, 3):
         alone = crafted(attack, Noise(), images[i : i + 1], labels[i : i + 1], SEEDS[i : i + 1])
         assert torch.equal(alone.images[0], together.images[i])
@@ -85,14 +85,14 @@ def test_the_worlds_random_numbers_are_left_as_they_were(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_worlds_random_numbers_do_not_matter(name):
     images = random_images(2)
-    labels, made = RowByRow()(images).argmax(1), []
+    labels, results = RowByRow()(images).argmax(1), []
     for seed in (0, 1):
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
-        made.append(crafted(small_attack(name), Noise(), images, labels, SEEDS[:2]))
-    assert torch.equal(made[0].images, made[1].images)
-    assert made[0].paths == made[1].paths
+        results.append(crafted(small_attack(name), Noise(), images, labels, SEEDS[:2]))
+    assert torch.equal(results[0].images, results[1].images)
+    assert results[0].paths == results[1].paths
 
 
 class Reseeds(Attack):
@@ -189,16 +189,16 @@ def test_images_that_ask_differently_many_rows_each_get_their_own():
     target = Target(lambda rows, seeds: victim(rows), seeds=SEEDS[:3])
 
     def work(model, i):
-        asked = images[i : i + 1].repeat(i + 1, 1, 1, 1).mul(torch.rand(i + 1, 1, 1, 1)).requires_grad_()
-        logits = model(asked)
+        inputs = images[i : i + 1].repeat(i + 1, 1, 1, 1).mul(torch.rand(i + 1, 1, 1, 1)).requires_grad_()
+        logits = model(inputs)
         for _ in range(i):
             model(images[:1])
-        gradient = torch.autograd.grad(logits[:, i].sum(), asked)[0] if i != 1 else None
-        return asked.detach(), logits.detach(), gradient
+        gradient = torch.autograd.grad(logits[:, i].sum(), inputs)[0] if i != 1 else None
+        return inputs.detach(), logits.detach(), gradient
 
-    for i, (asked, logits, gradient) in enumerate(lockstep(work, target, SEEDS[:3])):
-        assert len(asked) == i + 1
-        assert torch.equal(logits, victim(asked))
+    for i, (inputs, logits, gradient) in enumerate(lockstep(work, target, SEEDS[:3])):
+        assert len(inputs) == i + 1
+        assert torch.equal(logits, victim(inputs))
         if i != 1:
             expected = victim.weight[i].float().view(1, *images.shape[1:]).expand(i + 1, -1, -1, -1)
             assert torch.equal(gradient, expected)
@@ -211,9 +211,9 @@ def test_a_second_gradient_of_one_answer_is_refused():
     target = Target(lambda rows, seeds: RowByRow()(rows), seeds=SEEDS[:2])
 
     def work(model, i):
-        asked = random_images(1).requires_grad_()
-        logits = model(asked)
-        return [torch.autograd.grad(logits[0, c], asked, retain_graph=True)[0] for c in range(2)]
+        inputs = random_images(1).requires_grad_()
+        logits = model(inputs)
+        return [torch.autograd.grad(logits[0, c], inputs, retain_graph=True)[0] for c in range(2)]
 
     with pytest.raises(RuntimeError, match="expected one gradient of an answer"):
         lockstep(work, target, SEEDS[:2])
@@ -231,5 +231,5 @@ def test_one_image_that_fails_fails_the_attack():
 def test_results_are_in_order_and_nothing_need_be_asked():
     target = Target(lambda rows, seeds: rows.flatten(1), seeds=SEEDS)
     assert lockstep(lambda model, i: i * i, target, SEEDS) == [0, 1, 4, 9]
-    made = Blind().target(RowByRow(), None, [], seeds=[])
-    assert lockstep(lambda model, i: i, made, []) == []
+    bare_target = Blind().target(RowByRow(), None, [], seeds=[])
+    assert lockstep(lambda model, i: i, bare_target, []) == []

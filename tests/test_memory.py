@@ -29,11 +29,11 @@ def squares(limit: int, error: Exception, seen: list[int]):
     ids=lambda error: type(error).__name__,
 )
 def test_what_does_not_fit_is_halved_and_what_is_done_stays_done(error, caplog):
-    seen: list[int] = []
+    sizes: list[int] = []
     with caplog.at_level(logging.WARNING):
-        parts, batch = within_memory(squares(3, error, seen), 11, 8)
+        parts, batch = within_memory(squares(3, error, sizes), 11, 8)
     assert [i for part in parts for i in part] == [i * i for i in range(11)]
-    assert (batch, seen) == (2, [8, 4, 2, 2, 2, 2, 2, 1])
+    assert (batch, sizes) == (2, [8, 4, 2, 2, 2, 2, 2, 1])
     assert "8 images at once: going on with 4" in caplog.text
 
 
@@ -43,10 +43,10 @@ def test_one_image_too_many_is_an_error():
 
 
 def test_other_errors_are_not_taken_for_it():
-    seen: list[int] = []
+    sizes: list[int] = []
     with pytest.raises(RuntimeError, match="shapes"):
-        within_memory(squares(0, RuntimeError("shapes differ"), seen), 4, 4)
-    assert seen == [4]
+        within_memory(squares(0, RuntimeError("shapes differ"), sizes), 4, 4)
+    assert sizes == [4]
     assert not memory_ran_out(ValueError("no memory of it"))
 
 
@@ -100,7 +100,7 @@ def test_memory_that_ends_in_a_graphs_capture_is_seen_through_what_the_capture_r
 
 def test_memory_in_reference_cycles_is_given_back_before_the_next_attempt(monkeypatch):
     """The cache can only return memory that is not in use, so a later collection would be too late."""
-    seen, alive = [], []
+    survivors, alive = [], []
 
     class Cycle:
         def __init__(self) -> None:
@@ -113,10 +113,10 @@ def test_memory_in_reference_cycles_is_given_back_before_the_next_attempt(monkey
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append([ref() for ref in alive]))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: survivors.append([ref() for ref in alive]))
     gc.disable()
     try:
         within_memory(work, 2, 2)
     finally:
         gc.enable()
-    assert seen == [[None]]
+    assert survivors == [[None]]

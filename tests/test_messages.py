@@ -31,9 +31,9 @@ def test_a_target_that_cannot_be_loaded(target, expected, tmp_path, monkeypatch)
     (tmp_path / "import_of_mine.py").write_text("import no_such_package\n")
     (tmp_path / "fault_of_mine.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=f"^_target_: {target} cannot be loaded: .*{expected}") as raised:
+    with pytest.raises(InputError, match=f"^_target_: {target} cannot be loaded: .*{expected}") as error:
         build({"_target_": target})
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -66,19 +66,19 @@ def test_a_config_without_a_target(text, got, tmp_path, command):
     [(8, "linf", "8/255"), (16.0, "linf", "16/255"), (1.5, "linf", ""), (2000, "l2", "")],
 )
 def test_an_eps_in_units_of_pixels(eps, norm, meant):
-    with pytest.raises(InputError, match=r"^attack\.eps: expected 0 < eps <= ") as raised:
+    with pytest.raises(InputError, match=r"^attack\.eps: expected 0 < eps <= ") as error:
         check_eps(eps, norm)
-    assert str(raised.value).endswith(f"got {eps} (did you mean {meant}?)" if meant else f"got {eps}")
+    assert str(error.value).endswith(f"got {eps} (did you mean {meant}?)" if meant else f"got {eps}")
 
 
 def test_weights_of_another_network_are_counted_and_not_listed():
     victim = Victim(network=MnistCNN(), label_space="mnist", mean=[0], std=[1], weights=None)
     state = victim.network.state_dict()
-    with pytest.raises(InputError, match=r"do not fit the network: tensors: \d+ missing") as raised:
+    with pytest.raises(InputError, match=r"do not fit the network: tensors: \d+ missing") as error:
         victim.load_frozen({"other": torch.zeros(1)})
-    assert f"{len(state)} missing (" in str(raised.value)
-    assert "1 unexpected (other)" in str(raised.value)
-    assert len(str(raised.value)) < 250
+    assert f"{len(state)} missing (" in str(error.value)
+    assert "1 unexpected (other)" in str(error.value)
+    assert len(str(error.value)) < 250
 
 
 def test_weights_that_are_another_file_name_the_setting(tmp_path):

@@ -49,13 +49,13 @@ def pair(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, 
     ],
 )
 def test_mcnemar_is_the_sign_test_on_the_images_that_differ(first, second, p):
-    found = metrics.mcnemar(*pair(11, first, second, 4))
+    p_value = metrics.mcnemar(*pair(11, first, second, 4))
     n, rarer = first + second, min(first, second)
     closed_form = min(1.0, 2 * sum(math.comb(n, k) for k in range(rarer + 1)) / 2**n)
-    assert found == pytest.approx(p)
-    assert found == pytest.approx(closed_form)
-    assert found == metrics.mcnemar(*reversed(pair(11, first, second, 4))), "symmetric"
-    assert found == metrics.mcnemar(*pair(0, first, second, 900)), "images on which they agree do not count"
+    assert p_value == pytest.approx(p)
+    assert p_value == pytest.approx(closed_form)
+    assert p_value == metrics.mcnemar(*reversed(pair(11, first, second, 4))), "symmetric"
+    assert p_value == metrics.mcnemar(*pair(0, first, second, 900)), "images on which they agree do not count"
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_the_interval_of_shares_is_agresti_and_coulls_where_all_are_0_or_1(right
     size = n + metrics.Z**2
     centre = (right + metrics.Z**2 / 2) / size
     half = metrics.Z * math.sqrt(centre * (1 - centre) / size)
-    found = metrics.share_interval(np.arange(n) < right)
-    assert found == pytest.approx((max(centre - half, 0), centre + half))
-    assert found[0] <= metrics.wilson(right, n)[0]
-    assert found[1] >= metrics.wilson(right, n)[1]
+    interval = metrics.share_interval(np.arange(n) < right)
+    assert interval == pytest.approx((max(centre - half, 0), centre + half))
+    assert interval[0] <= metrics.wilson(right, n)[0]
+    assert interval[1] >= metrics.wilson(right, n)[1]
 
 
 @pytest.mark.parametrize("values", [[], [0.5, 1.1], [-0.1], [float("nan")]], ids=str)

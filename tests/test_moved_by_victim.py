@@ -44,19 +44,19 @@ def staged() -> Stages:
 
 def test_the_anti_adversary_of_a_linear_victim_is_known():
     victim, images = gentle(), inner_images(6)
-    found = AntiAdversary(steps=2, size=STEP)(images, seeds=range(6), victim=victim)
+    result = AntiAdversary(steps=2, size=STEP)(images, seeds=range(6), victim=victim)
     surer = (victim.margin(images) > 0).float().mul(2).sub(1).view(-1, 1, 1, 1)
     expected = images + 2 * STEP * surer * victim.weight.sign().view(1, 3, 16, 16)
-    torch.testing.assert_close(found, expected)
-    assert torch.equal(victim(found).argmax(1), victim(images).argmax(1))
+    torch.testing.assert_close(result, expected)
+    assert torch.equal(victim(result).argmax(1), victim(images).argmax(1))
 
 
 def test_a_step_of_the_anti_adversary_is_in_units_of_the_victims_input():
     victim, images = gentle(), inner_images(2)
     victim.register_buffer("std", torch.tensor([0.1, 0.2, 0.4]).view(1, 3, 1, 1))
-    moved = AntiAdversary(steps=1, size=0.1)(images, seeds=[0, 1], victim=victim) - images
+    change = AntiAdversary(steps=1, size=0.1)(images, seeds=[0, 1], victim=victim) - images
     torch.testing.assert_close(
-        moved.abs(), torch.tensor([0.01, 0.02, 0.04]).view(1, 3, 1, 1).expand_as(moved)
+        change.abs(), torch.tensor([0.01, 0.02, 0.04]).view(1, 3, 1, 1).expand_as(change)
     )
 
 
@@ -68,20 +68,20 @@ def test_an_attack_that_knows_the_anti_adversary_needs_no_more_than_without_it(k
     labels = victim(images).argmax(1)
     purifier, seeds = AntiAdversary(size=STEP), range(5)
     for i in range(5):
-        one, label = images[i : i + 1], labels[i : i + 1]
-        eps = share * (victim.margin(one).abs() / victim.weight.abs().sum()).item()
+        image, label = images[i : i + 1], labels[i : i + 1]
+        eps = share * (victim.margin(image).abs() / victim.weight.abs().sum()).item()
         attack = small_attack("pgd", eps=eps, alpha=eps, steps=4)
-        made = crafted(attack, knowledge, victim, purifier, one, label)
-        defended = victim(purifier(made, seeds=seeds[:1], victim=victim)).argmax(1)
+        adversarial = crafted(attack, knowledge, victim, purifier, image, label)
+        defended = victim(purifier(adversarial, seeds=seeds[:1], victim=victim)).argmax(1)
         assert (defended == label).float().mean() == left
 
 
 def test_a_blind_example_that_misleads_the_victim_misleads_the_anti_adversary():
     victim, images = gentle(), inner_images(5)
     labels = victim(images).argmax(1)
-    made = crafted(small_attack("pgd", eps=0.2), Blind(), victim, None, images, labels)
-    misled = victim(made).argmax(1) != labels
-    defended = victim(AntiAdversary(size=STEP)(made, seeds=range(5), victim=victim)).argmax(1)
+    adversarial = crafted(small_attack("pgd", eps=0.2), Blind(), victim, None, images, labels)
+    misled = victim(adversarial).argmax(1) != labels
+    defended = victim(AntiAdversary(size=STEP)(adversarial, seeds=range(5), victim=victim)).argmax(1)
     assert misled.any()
     assert torch.equal(defended != labels, misled)
 
@@ -89,22 +89,22 @@ def test_a_blind_example_that_misleads_the_victim_misleads_the_anti_adversary():
 def test_hedge_moves_a_linear_victim_away_from_its_boundary_and_stays_in_the_ball():
     """The sum of the cross-entropies of two classes grows with the distance from the boundary."""
     victim, images = gentle(), inner_images(6)
-    found = Hedge(steps=20, size=4 / 255, eps=8 / 255)(images, seeds=range(6), victim=victim)
+    result = Hedge(steps=20, size=4 / 255, eps=8 / 255)(images, seeds=range(6), victim=victim)
     surer = (victim.margin(images) > 0).float().mul(2).sub(1).view(-1, 1, 1, 1)
     corner = images + 8 / 255 * surer * victim.weight.sign().view(1, 3, 16, 16)
-    far = victim.margin(images).abs() > 0.05
-    assert far.any()
-    torch.testing.assert_close(found[far], corner[far])
-    assert (found - images).abs().max() < 8 / 255 + 1e-6
+    is_far = victim.margin(images).abs() > 0.05
+    assert is_far.any()
+    torch.testing.assert_close(result[is_far], corner[is_far])
+    assert (result - images).abs().max() < 8 / 255 + 1e-6
 
 
 def test_stages_are_the_last_features_of_each_shape(staged):
     images = random_images(2)
-    found = stages(staged, images)
+    all_stages = stages(staged, images)
     first = staged.first(images)
-    assert [tuple(features.shape) for features in found] == [(2, 4, 16, 16), (2, 6, 8, 8)]
-    torch.testing.assert_close(found[0], first)
-    torch.testing.assert_close(found[1], staged.second(first))
+    assert [tuple(features.shape) for features in all_stages] == [(2, 4, 16, 16), (2, 6, 8, 8)]
+    torch.testing.assert_close(all_stages[0], first)
+    torch.testing.assert_close(all_stages[1], staged.second(first))
     assert not any(module._forward_hooks for module in staged.modules())
 
 
@@ -121,15 +121,15 @@ def test_hooks_are_taken_off_where_the_victim_fails(staged):
 
 def test_zeropur_brings_the_features_nearer_to_those_of_the_blurred_image(staged):
     images, purifier = random_images(3), ZeroPur(eps=10 / 255, shift_steps=10, projection_steps=10)
-    goal = stages(staged, smooth(images, gaussian(5, name="kernel")))[-1].mean((2, 3))
+    blurred_features = stages(staged, smooth(images, gaussian(5, name="kernel")))[-1].mean((2, 3))
 
     def likeness(images):
-        return F.cosine_similarity(stages(staged, images)[-1].mean((2, 3)), goal)
+        return F.cosine_similarity(stages(staged, images)[-1].mean((2, 3)), blurred_features)
 
     shifted = purifier._shifted(images, staged)
     assert (likeness(shifted) > likeness(images)).all()
-    found = purifier(images, seeds=range(3), victim=staged)
-    assert (found - images).abs().max() < 10 / 255 + 1e-6
+    result = purifier(images, seeds=range(3), victim=staged)
+    assert (result - images).abs().max() < 10 / 255 + 1e-6
 
 
 def test_where_the_projection_weighs_nothing_the_image_stays(staged):

@@ -34,19 +34,19 @@ def plain_oag(trace: OAGTrace, image: torch.Tensor, seed: int, network_steps: in
     """Return the result of Algorithm 1, written down line by line."""
     reference = (image.unsqueeze(0) - 0.5) * trace.scale
     model, draws = Plain(trace.network, image.shape, seed).double(), Draws([seed], torch.device("cpu"))
-    made = torch.zeros_like(reference)
+    sample = torch.zeros_like(reference)
     for _ in range(network_steps):
         for _ in range(trace.image_steps):
-            made.requires_grad_()
-            slope = torch.autograd.grad(model(made).sum(), made)[0]
+            sample.requires_grad_()
+            slope = torch.autograd.grad(model(sample).sum(), sample)[0]
             noise = draws.normal((1, *image.shape))[0].double()
-            made = (made - trace.noise**2 / 2 * (made - slope) + trace.noise * noise).detach()
+            sample = (sample - trace.noise**2 / 2 * (sample - slope) + trace.noise * noise).detach()
         up = torch.autograd.grad(model(reference).sum(), list(model.parameters()))
-        down = torch.autograd.grad(model(made).sum(), list(model.parameters()))
+        down = torch.autograd.grad(model(sample).sum(), list(model.parameters()))
         with torch.no_grad():
             for p, a, b in zip(model.parameters(), up, down, strict=True):
                 p += trace.lr * (a - b)
-    return (made[0] / trace.scale + 0.5).clamp(0, 1)
+    return (sample[0] / trace.scale + 0.5).clamp(0, 1)
 
 
 @pytest.mark.parametrize("activation", ["middle", "last"])
@@ -72,9 +72,9 @@ def test_an_image_does_not_depend_on_its_batch(purifiers):
     images, seeds = random_images(11), list(range(11))
     for purifier in purifiers:
         together = purifier(images, seeds=seeds)
-        turned = purifier(images.flip(0), seeds=seeds[::-1]).flip(0)
+        flipped = purifier(images.flip(0), seeds=seeds[::-1]).flip(0)
         assert torch.equal(together[4:5], purifier(images[4:5], seeds=[4]))
-        assert torch.equal(together, turned)
+        assert torch.equal(together, flipped)
 
 
 def test_the_autoencoder_learns_its_image():

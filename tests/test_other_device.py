@@ -63,17 +63,17 @@ FITS = [name for name in NAMES if name not in OTHERS and "imagenet" not in name]
 def test_an_optimisation_stays_on_its_device_and_never_waits(device, name):
     trace, images = purifier(name).trace, IMAGES.double()  # float64 hides differences of rounding
     images = images[:, :1, :28, :28] if name.endswith("mnist") else images
-    waits, made = [], []
+    waits, results = [], []
 
     def observe(step, reconstructions):
         waits.append(len(device.waits))
-        made.append(reconstructions)
+        results.append(reconstructions)
 
     trace.stream(device.put(images), [1, 2], 2, observe)
     assert waits[0] == waits[1], device.waits[waits[0] :]
     on_cpu = []
     trace.stream(images, [1, 2], 2, lambda step, x: on_cpu.append(x))
-    for ours, theirs in zip(made, on_cpu, strict=True):
+    for ours, theirs in zip(results, on_cpu, strict=True):
         assert ours.device == DEVICE
         torch.testing.assert_close(ours.held, theirs, atol=1e-6, rtol=0)
 
@@ -81,19 +81,19 @@ def test_an_optimisation_stays_on_its_device_and_never_waits(device, name):
 @pytest.mark.parametrize("name", ["ddip", "ddip-singh"])
 def test_ddips_last_step_waits_as_often_for_many_images_as_for_few(device, name):
     """It asks about all their pairs at once; if it asked image by image, each image would wait."""
-    victim, asked = linear_victim(32), []
+    victim, batches = linear_victim(32), []
     victim.weight = torch.nn.Parameter(device.put(victim.weight), requires_grad=False)
     waits = {}
     for count in (2, 6):
         images = device.put(random_images(count, 32))
-        readout = purifier(name).readout(images, lambda x: (asked.append(len(x)), victim(x))[1])
+        readout = purifier(name).readout(images, lambda x: (batches.append(len(x)), victim(x))[1])
         for step in range(12):  # every label changes at every step
-            seen = images if step % 2 else 1 - images
-            readout.see(ddip.Iterate(step, seen, images, victim))
-        before, asked[:] = len(device.waits), []
+            iterate = images if step % 2 else 1 - images
+            readout.see(ddip.Iterate(step, iterate, images, victim))
+        before, batches[:] = len(device.waits), []
         assert readout.result().device == DEVICE
         waits[count] = len(device.waits) - before
-        assert len(asked) <= 1
+        assert len(batches) <= 1
     assert waits[2] == waits[6]
 
 
@@ -105,9 +105,9 @@ def test_a_purifier_stays_on_its_images_device(device, name):
         method.iterations = 3
     on_cpu = method.purify(images.clone(), [1, 2], victim)
     victim.weight = torch.nn.Parameter(device.put(victim.weight), requires_grad=False)
-    made = method.purify(device.put(images), [1, 2], victim)
-    assert made.device == DEVICE
-    assert method.per_image_optimization or (made.held - on_cpu).abs().mean() < 1e-3
+    result = method.purify(device.put(images), [1, 2], victim)
+    assert result.device == DEVICE
+    assert method.per_image_optimization or (result.held - on_cpu).abs().mean() < 1e-3
 
 
 # Foolbox, which makes ddn, takes no tensor of a class that it does not know.
@@ -124,12 +124,12 @@ def test_an_attack_stays_on_its_images_device(device, name, monkeypatch):
     attack, victim = small_attack(name), RowByRow(32)
     kind = {"decision": Decision, "score": Score, "everything": Everything}.get(attack.needs, Full)
     results = []
-    for put in (lambda x: x, device.put):
-        images, weight = put(IMAGES), put(victim.weight.data)
+    for place in (lambda x: x, device.put):
+        images, weight = place(IMAGES), place(victim.weight.data)
         victim.weight = torch.nn.Parameter(weight, requires_grad=False)
         labels = victim(images).argmax(1)
         target = kind().target(victim, Noise(sigma=1e-4), [], seeds=[1, 2], device=images.device)
         results.append(attack(target, images, labels, seeds=[3, 4]).images)
-    on_cpu, made = results
-    assert made.device == DEVICE
-    assert (made.held - on_cpu).abs().mean() < 1e-3
+    on_cpu, adversarial = results
+    assert adversarial.device == DEVICE
+    assert (adversarial.held - on_cpu).abs().mean() < 1e-3

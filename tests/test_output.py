@@ -39,9 +39,9 @@ def test_ctrl_c_during_the_imports_is_one_line():
     )
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "stopped before any work began\n"
+    assert errors == "stopped before any work began\n"
 
 
 IGNORES = """
@@ -73,8 +73,8 @@ def test_work_goes_on_when_its_output_is_closed(command, tmp_path):
     process = subprocess.Popen(words, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.close()
-    said = process.stderr.read()
-    assert (process.wait(), said) == (0, "")
+    errors = process.stderr.read()
+    assert (process.wait(), errors) == (0, "")
     assert (tmp_path / "done").read_text() == "24\n"
 
 

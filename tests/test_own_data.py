@@ -36,10 +36,10 @@ def seeded():
 
 
 def test_a_model_of_robustbench(monkeypatch, tmp_path):
-    asked = []
+    requests = []
 
     def load_model(name, **more):
-        asked.append((name, more))
+        requests.append((name, more))
         return seeded()
 
     stub(monkeypatch, "robustbench.utils", load_model=load_model)
@@ -49,17 +49,17 @@ def test_a_model_of_robustbench(monkeypatch, tmp_path):
     path = tmp_path / "cifar10" / "Linf" / "Standard.pt"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
-    found = hashlib.sha256(b"weights").hexdigest()
-    with pytest.raises(MissingError, match=rf"set victim.sha256={found[:16]}"):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    with pytest.raises(MissingError, match=rf"set victim.sha256={digest[:16]}"):
         build(config("victim", *words))
-    with pytest.raises(InputError, match=rf"expected sha256 0123456789abcdef, got {found}"):
+    with pytest.raises(InputError, match=rf"expected sha256 0123456789abcdef, got {digest}"):
         build(config("victim", *words, "victim.sha256=0123456789abcdef"))
-    assert asked == [], "RobustBench read a file that was not verified"
-    words.append(f"victim.sha256={found}")
+    assert requests == [], "RobustBench read a file that was not verified"
+    words.append(f"victim.sha256={digest}")
     component = load_or_train(config("victim", *words), Store(tmp_path / "store"))
     assert component.weights_sha256 is not None
     assert component.load(Store(tmp_path / "store"))(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-    assert asked[0] == (
+    assert requests[0] == (
         "Standard",
         {"model_dir": str(tmp_path), "dataset": "cifar10", "threat_model": "Linf"},
     )
@@ -69,12 +69,12 @@ def test_a_model_of_robustbench(monkeypatch, tmp_path):
     "words", [["victim.name=Standard_R50", "victim.dataset=imagenet"], ["victim.name=Mine-2024"]]
 )
 def test_a_model_that_robustbench_would_download_is_refused(monkeypatch, tmp_path, words):
-    asked = []
-    stub(monkeypatch, "robustbench.utils", load_model=lambda *given, **more: asked.append(given))
+    requests = []
+    stub(monkeypatch, "robustbench.utils", load_model=lambda *given, **more: requests.append(given))
     monkeypatch.setattr("timm.is_model", lambda name: name == "mine_2024_cifar10_linf")
     with pytest.raises(InputError, match=r"it downloads those of '\S+' by itself"):
         build(config("victim", "victim=own/robustbench", f"victim.model_dir={tmp_path}", *words))
-    assert asked == []
+    assert requests == []
 
 
 def test_a_classifier_of_transformers(monkeypatch, tmp_path):

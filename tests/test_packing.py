@@ -64,9 +64,9 @@ def test_a_store_packs_images_reads_what_is_not_packed_and_refuses_newer_forms(t
     store.put_tensors(RECIPE, images, pack=True)
     assert store.path(RECIPE).stat().st_size < 0.7 * plain
     assert torch.equal(store.get_tensors(RECIPE)["images"], images["images"])
-    head, _, held = store.path(RECIPE).read_bytes().partition(b"\n")
+    head, _, content = store.path(RECIPE).read_bytes().partition(b"\n")
     newer = json.dumps(json.loads(head) | {"packed": packing.VERSION + 1}).encode()
-    store.path(RECIPE).write_bytes(newer + b"\n" + held)
+    store.path(RECIPE).write_bytes(newer + b"\n" + content)
     with pytest.raises(InputError, match="reads form 1; use the newer version, or another store"):
         store.get(RECIPE)
     assert store.has(RECIPE), "another version's work was removed"
