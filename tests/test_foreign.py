@@ -99,9 +99,9 @@ def put(value: Any) -> Callable[[Any, Any], None]:
 
 def holding(of: RecordFile, facts: Any, **metadata: bytes) -> pa.Table:
     """Return the records with another provenance; NaN and lone surrogates are written as they are."""
-    metadata_of_file = {**of.records.schema.metadata, PROVENANCE: json.dumps(facts).encode()}
-    metadata_of_file |= {name.encode(): value for name, value in metadata.items()}
-    return of.records.replace_schema_metadata(metadata_of_file)
+    schema_metadata = {**of.records.schema.metadata, PROVENANCE: json.dumps(facts).encode()}
+    schema_metadata |= {name.encode(): value for name, value in metadata.items()}
+    return of.records.replace_schema_metadata(schema_metadata)
 
 
 def written(of: RecordFile, facts: Any, path: Path, **metadata: bytes) -> Path:

@@ -32,9 +32,7 @@ KINDS = {
 def made(tmp_path_factory):
     """Make a folder with the record files of two entries."""
     folder = tmp_path_factory.mktemp("made")
-    cells = [
-        (name, kind, each_cell) for name, cells_of in KINDS.items() for kind, each_cell in cells_of.items()
-    ]
+    cells = [(name, kind, each_cell) for name, kinds in KINDS.items() for kind, each_cell in kinds.items()]
     results, _ = run(folder / "store", [each_cell for *_, each_cell in cells], n=4)
     paths = {
         (name, kind): save_records(r, folder / name)

@@ -35,7 +35,7 @@ def _configs():
 
 def cells(**values: np.ndarray) -> dict:
     """Return cells of the column PGD 8, by the paper's word for the defense."""
-    return {(ROWS[name], "PGD", 8.0): of for name, of in values.items()}
+    return {(ROWS[name], "PGD", 8.0): answers for name, answers in values.items()}
 
 
 def test_there_are_claims_of_every_paper():
@@ -125,10 +125,10 @@ def test_several_claims_of_a_paper_are_corrected(tmp_path):
     made(tmp_path, cells(ddip=right(36, 60), dipdefend=right(30, 60)))
     assert verdicts_of([ORDER], tmp_path)[0].verdict == "holds"
     several = verdicts_of([replace(ORDER, id=str(i)) for i in range(4)], tmp_path)
-    assert [one.verdict for one in several] == ["undetermined"] * 4
+    assert [outcome.verdict for outcome in several] == ["undetermined"] * 4
     assert several[0].p == pytest.approx(4 * 2 * 0.5**6)
     papers = verdicts_of([ORDER, replace(ORDER, paper="oag")], tmp_path)
-    assert [one.verdict for one in papers] == ["holds"] * 2
+    assert [outcome.verdict for outcome in papers] == ["holds"] * 2
 
 
 def test_holm_by_hand():
@@ -144,8 +144,10 @@ def test_the_number_of_images_decides_when_it_is_there(tmp_path):
     assert (outcome.verdict, outcome.needs) == ("undetermined", 450)
     draws, decided = np.random.default_rng(0), {}
     for n in (450, 110):
-        drawn = [draws.integers(60, size=n) for _ in range(200)]
-        decided[n] = np.mean([2 * p_above(ours[one], theirs[one], shares=True) <= 0.05 for one in drawn])
+        samples = [draws.integers(60, size=n) for _ in range(200)]
+        decided[n] = np.mean(
+            [2 * p_above(ours[sample], theirs[sample], shares=True) <= 0.05 for sample in samples]
+        )
     assert 0.7 < decided[450] < 0.9
     assert decided[110] < 0.35
 
@@ -180,8 +182,8 @@ def test_a_claim_that_no_table_tells_is_not_run(tmp_path):
     made(tmp_path, cells(none=right(3, 10)))
     untested = Claim("ddip", "c", "Table 1", "A claim.", not_tested="nobody can tell")
     outcomes = verdicts_of([ORDER, untested, replace(ORDER, table="ddip/fig4")], tmp_path)
-    assert [one.verdict for one in outcomes] == ["not run"] * 3
-    assert [one.reason for one in outcomes] == [
+    assert [outcome.verdict for outcome in outcomes] == ["not run"] * 3
+    assert [outcome.reason for outcome in outcomes] == [
         "ddip-table1-cifar10-resnet50 has no records of DDIP as printed, PGD 8; DIPDefend, PGD 8",
         "nobody can tell",
         "no such table is finished",
@@ -189,8 +191,8 @@ def test_a_claim_that_no_table_tells_is_not_run(tmp_path):
 
 
 def test_what_departs_from_the_paper_stands_beside_the_verdict(tmp_path):
-    said = {"note": "ours: trained here; the paper: a misprint", "flags": "small_n attack_weak"}
-    made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60)), entry=said)
+    notes = {"note": "ours: trained here; the paper: a misprint", "flags": "small_n attack_weak"}
+    made(tmp_path, cells(ddip=right(40, 60), dipdefend=right(20, 60)), entry=notes)
     (outcome,) = verdicts_of([ORDER], tmp_path)
     assert outcome.departs == (
         "DDIP as printed: trained here",
@@ -198,9 +200,9 @@ def test_what_departs_from_the_paper_stands_beside_the_verdict(tmp_path):
         "DIPDefend: trained here",
         "DIPDefend, PGD 8: the attack is weaker than the paper's (attack_weak)",
     )
-    told = shown.markdown([outcome])
-    assert "| cifar10, resnet50, n = 60 | a, b, c, d |" in told
-    assert "* a: DDIP as printed: trained here" in told
+    text = shown.markdown([outcome])
+    assert "| cifar10, resnet50, n = 60 | a, b, c, d |" in text
+    assert "* a: DDIP as printed: trained here" in text
     assert "DDIP as printed: trained here; " in claims_page([outcome])
 
 
@@ -235,15 +237,15 @@ def test_of_equally_near_tables_one_with_all_rows_is_taken(tmp_path):
 def test_no_claim_is_decided_by_chance_more_often_than_allowed(kind, monkeypatch):
     """Of families of six claims without any difference, at most about one in twenty has a decided claim."""
     monkeypatch.setattr(paired, "RESAMPLES", 999)
-    draws, wrong = np.random.default_rng(1), 0
+    draws, decided = np.random.default_rng(1), 0
     for _ in range(60):
         p = []
         for _ in range(6):
-            one, other = draws.random((2, 30)) if kind != "decisions" else draws.random((2, 30)) < 0.5
-            sides = [p_above(a, b, shares=kind != "ssim") for a, b in ((one, other), (other, one))]
+            first, second = draws.random((2, 30)) if kind != "decisions" else draws.random((2, 30)) < 0.5
+            sides = [p_above(a, b, shares=kind != "ssim") for a, b in ((first, second), (second, first))]
             p.append(min(1.0, 2 * min(sides)))
-        wrong += holm(np.array(p)).min() <= 0.05
-    assert wrong <= 7
+        decided += holm(np.array(p)).min() <= 0.05
+    assert decided <= 7
 
 
 CLEAN = "\n    columns: Clean\n    more: ddip\n    than: nrp"

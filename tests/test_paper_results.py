@@ -31,7 +31,7 @@ def tables() -> dict:
 @pytest.fixture(scope="module")
 def claimed() -> pd.Series:
     """Return the cells that claim each figure, by paper and line; each cell claims at most one figure."""
-    found = {}
+    claims = {}
     for name, table in tables().items():
         if name in TWICE:
             continue
@@ -41,13 +41,15 @@ def claimed() -> pd.Series:
             rows, columns = (on(e, panel.dataset, panel.victim) for e in (table.rows, table.columns))
             for row in rows:
                 for column in [*columns, *ends]:
-                    mine = figure_of(figures, row, column, table.metric)
-                    assert len(mine) <= 1, f"{name}: {row.label} / {column.label} claims {len(mine)} figures"
-                    for line in mine.index:
-                        found.setdefault((table.paper, line), []).append(
+                    claimed_figures = figure_of(figures, row, column, table.metric)
+                    assert len(claimed_figures) <= 1, (
+                        f"{name}: {row.label} / {column.label} claims {len(claimed_figures)} figures"
+                    )
+                    for line in claimed_figures.index:
+                        claims.setdefault((table.paper, line), []).append(
                             f"{name}: {row.label}/{column.label}"
                         )
-    return pd.Series(found)
+    return pd.Series(claims)
 
 
 @cache
@@ -90,11 +92,11 @@ def test_figures_are_read_with_types(paper, count):
 def test_a_misprint_is_noted():
     """DIPDefend's average in DDIP's Table 1 is not the average of its entries."""
     figures = figures_of("ddip")
-    mine = figures[
+    rows = figures[
         (figures.table == "table1") & (figures.defense == "dipdefend") & (figures.victim == "resnet50")
     ]
-    entries = mine[mine.attack != "average"]
-    average = mine[mine.attack == "average"].iloc[0]
+    entries = rows[rows.attack != "average"]
+    average = rows[rows.attack == "average"].iloc[0]
     assert len(entries) == 15
     assert average.value == 71.5
     assert entries.value.mean() == pytest.approx(72.45, abs=0.01)
@@ -196,10 +198,10 @@ def test_a_table_that_no_paper_prints_has_no_settings_and_no_figures():
 
 
 def test_rows_are_added_by_the_names_of_purifiers():
-    given = OmegaConf.create(
+    config = OmegaConf.create(
         ["jpeg", "jpeg quality=50", {"label": "J", "defense": "ddip", "cell": ["purifier=jpeg"]}]
     )
-    assert [(row.label, list(row.cell), "defense" in row) for row in added(given)] == [
+    assert [(row.label, list(row.cell), "defense" in row) for row in added(config)] == [
         ("jpeg (added)", ["purifier=jpeg"], False),
         ("jpeg quality=50 (added)", ["purifier=jpeg", "purifier.quality=50"], False),
         ("J (added)", ["purifier=jpeg"], False),
@@ -227,8 +229,12 @@ def test_what_differs_on_a_data_set_or_victim_is_merged():
 
 def test_rows_are_chosen_by_label_and_the_bare_victim_stays():
     rows = [OmegaConf.create({"label": x, "cell": [f"purifier={x}"]}) for x in ("jpeg", "ddip")]
-    own = "purifier._target_=purifiers.identity.Identity"  # as a config of the user's own would name it
-    rows.insert(0, OmegaConf.create({"label": "Bare", "cell": ["purifier=mean", own, "~purifier.kernel"]}))
+    own_purifier = (
+        "purifier._target_=purifiers.identity.Identity"  # as a config of the user's own would name it
+    )
+    rows.insert(
+        0, OmegaConf.create({"label": "Bare", "cell": ["purifier=mean", own_purifier, "~purifier.kernel"]})
+    )
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("table", ["table=ddip/table1"], return_hydra_config=True)
         composer = Composer(config, config.hydra.runtime.choices, [])
@@ -242,11 +248,11 @@ def test_rows_are_chosen_by_label_and_the_bare_victim_stays():
 @pytest.fixture
 def compositions(monkeypatch) -> list[list[str]]:
     """Return a list to which the words of each composition of a table are added."""
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        layout, "compose", lambda name, words, **more: asked.append(words) or compose(name, words, **more)
+        layout, "compose", lambda name, words, **more: calls.append(words) or compose(name, words, **more)
     )
-    return asked
+    return calls
 
 
 def test_a_table_takes_as_many_compositions_as_it_has_rows_or_columns(compositions):

@@ -26,13 +26,13 @@ def test_a_pixel_is_known_from_those_before_it_only(network, place):
     row, column = place
     images = random_images(1, 9).requires_grad_()
     network(images)[0, :, row, column].square().sum().backward()
-    seen = images.grad[0].abs().sum(0)
+    influence = images.grad[0].abs().sum(0)
     later = torch.zeros(9, 9, dtype=torch.bool)
     later[row, column:] = later[row + 1 :] = True
-    assert (seen[later] == 0).all()
+    assert (influence[later] == 0).all()
     if place == (3, 4):
         for dy, dx in [(0, -1), (-1, -1), (-1, 0), (-1, 1), (-1, 2)]:
-            assert seen[row + dy, column + dx] > 0
+            assert influence[row + dy, column + dx] > 0
 
 
 def test_a_pixel_sees_no_further_up_than_reach(network):
@@ -60,15 +60,17 @@ def test_decoding_takes_the_likeliest_level_in_the_ball(network):
     """Every value of the finished image must be the best under the distribution of that image."""
     images = (random_images(2, 7) * 255).round() / 255
     out = purifier(network, 9)(images, seeds=[0, 1])
-    levels, given = (out * 255).round().long(), (images * 255).round().long()
-    assert (levels - given).abs().max() <= 9
-    assert (levels != given).any()
+    levels, original_levels = (out * 255).round().long(), (images * 255).round().long()
+    assert (levels - original_levels).abs().max() <= 9
+    assert (levels != original_levels).any()
     with torch.no_grad():
-        known = network(levels / (LEVELS - 1))
+        features = network(levels / (LEVELS - 1))
         for channel in range(3):
-            logits = network.logits(known, channel, levels)
-            far = (torch.arange(LEVELS).view(1, -1, 1, 1) - given[:, channel : channel + 1]).abs() > 9
-            best = logits.masked_fill(far, -torch.inf).argmax(1)
+            logits = network.logits(features, channel, levels)
+            outside = (
+                torch.arange(LEVELS).view(1, -1, 1, 1) - original_levels[:, channel : channel + 1]
+            ).abs() > 9
+            best = logits.masked_fill(outside, -torch.inf).argmax(1)
             assert torch.equal(best, levels[:, channel])
 
 

@@ -35,29 +35,31 @@ def made(tmp_path_factory) -> tuple[Path, Path]:
 
 def test_a_record_file_says_all_that_it_takes_to_make_it_again(made):
     store, path = made
-    told = json.loads(pq.read_schema(path).metadata[PROVENANCE])
-    assert set(NEEDED) <= set(told)
-    assert {"python", *PACKAGES} == set(told["versions"])
-    assert path.stem.endswith(told["key"][:8])
-    assert told["configs"] == CELL.configs
-    assert told["names"] == CELL.names
-    assert [told["settings"][name] for name in ("n", "seed", "split", "chunk")] == [3, 0, "evaluation", 2]
-    assert [told["precision"], told["threads"], told["device"]["type"]] == ["float32", 1, "cpu"]
-    assert told["command_line"] == shlex.join(sys.orig_argv)
-    assert told["time"].endswith("+00:00")
+    facts = json.loads(pq.read_schema(path).metadata[PROVENANCE])
+    assert set(NEEDED) <= set(facts)
+    assert {"python", *PACKAGES} == set(facts["versions"])
+    assert path.stem.endswith(facts["key"][:8])
+    assert facts["configs"] == CELL.configs
+    assert facts["names"] == CELL.names
+    assert [facts["settings"][name] for name in ("n", "seed", "split", "chunk")] == [3, 0, "evaluation", 2]
+    assert [facts["precision"], facts["threads"], facts["device"]["type"]] == ["float32", 1, "cpu"]
+    assert facts["command_line"] == shlex.join(sys.orig_argv)
+    assert facts["time"].endswith("+00:00")
     ids = from_parquet(path.read_bytes()).id
-    assert told["image_ids_sha256"] == sha256("\n".join(ids).encode()).hexdigest()
+    assert facts["image_ids_sha256"] == sha256("\n".join(ids).encode()).hexdigest()
     (weights,) = files(store, "weights")
-    assert told["weights"]["victim"]["sha256"] == sha256(weights.read_bytes().partition(b"\n")[2]).hexdigest()
-    assert told["weights"]["purifier"]["sha256"] is None
-    assert told["component_versions"]["victim.weights.dataset"] == "1.1"
-    assert told["made_elsewhere"] == []
+    assert (
+        facts["weights"]["victim"]["sha256"] == sha256(weights.read_bytes().partition(b"\n")[2]).hexdigest()
+    )
+    assert facts["weights"]["purifier"]["sha256"] is None
+    assert facts["component_versions"]["victim.weights.dataset"] == "1.1"
+    assert facts["made_elsewhere"] == []
 
 
 def test_provenance_is_beside_the_records_not_in_them(made):
-    whole = RecordFile.read(made[1])
+    record = RecordFile.read(made[1])
     plain = from_parquet(made[1].read_bytes())
-    pd.testing.assert_frame_equal(plain, from_parquet(to_parquet(plain, whole.provenance)))
+    pd.testing.assert_frame_equal(plain, from_parquet(to_parquet(plain, record.provenance)))
     assert PROVENANCE not in pq.read_schema(pa.BufferReader(to_parquet(plain))).metadata
 
 
@@ -103,8 +105,8 @@ def test_chunks_that_another_commit_made_are_told_and_are_the_same(monkeypatch, 
         {"stage": stage, "chunks": 1, "by": {"commit": "a"}}
         for stage in ("adversarial", "purified", "records")
     ]
-    kept = from_parquet(made[1].read_bytes())
-    assert second.records.purified[:2].tolist() == kept.purified[:2].tolist(), "no name depends on the maker"
+    frame = from_parquet(made[1].read_bytes())
+    assert second.records.purified[:2].tolist() == frame.purified[:2].tolist(), "no name depends on the maker"
     for path in files(tmp_path, "records"):
         header = json.loads(path.read_bytes().partition(b"\n")[0])
         path.write_bytes(json.dumps({k: v for k, v in header.items() if k != "made_by"}).encode()
@@ -125,8 +127,8 @@ def test_every_figure_of_a_table_has_its_record_file(command, tmp_path, made):
     cells = figures[figures.command.notna()]
     assert len(cells) == 2
     for key in cells.record:
-        found = find(key, tmp_path / "records")
-        assert RecordFile.read(found)["settings"]["n"] == 2
+        path = find(key, tmp_path / "records")
+        assert RecordFile.read(path)["settings"]["n"] == 2
 
 
 @pytest.mark.parametrize(
@@ -147,9 +149,9 @@ def test_equal_means_to_the_bit(was, now, equal):
 
 
 def test_a_column_of_one_side_only_is_a_difference():
-    more, fewer = pa.table({"id": ["a"], "flag": [1]}), pa.table({"id": ["a"]})
-    assert [d.column for d in differences.of_records(more, fewer)] == ["flag"]
-    assert [d.column for d in differences.of_records(fewer, more)] == ["flag"]
+    with_flag, without_flag = pa.table({"id": ["a"], "flag": [1]}), pa.table({"id": ["a"]})
+    assert [d.column for d in differences.of_records(with_flag, without_flag)] == ["flag"]
+    assert [d.column for d in differences.of_records(without_flag, with_flag)] == ["flag"]
 
 
 def test_of_a_long_path_the_place_is_shown():

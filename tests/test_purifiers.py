@@ -111,9 +111,9 @@ def test_one_broken_readout_leaves_the_others(small_trace):
         def readout(self, targets, victim):
             return type("R", (), {"see": lambda s, i: None, "result": lambda s: targets * float("nan")})()
 
-    good, spoilt = DIP(trace=small_trace, steps=5), Spoilt(trace=small_trace, steps=5)
+    good, broken_purifier = DIP(trace=small_trace, steps=5), Spoilt(trace=small_trace, steps=5)
     images = random_images(2)
-    results = purify_together([spoilt, good], images, seeds=[0, 1])
+    results = purify_together([broken_purifier, good], images, seeds=[0, 1])
     assert isinstance(results[0], PurifierError)
     assert torch.equal(results[1], good(images, seeds=[0, 1]))
 

@@ -65,8 +65,8 @@ def test_names_give_the_records_of_the_command_line(call, command, tmp_path):
     )
     assert ours.flags["small_n"] == "3 images"
     assert ours.accuracy.low < ours.accuracy.value <= ours.accuracy.high
-    for told in ("accuracy", "[", "without the purifier", "! small_n"):
-        assert told in str(ours)
+    for text in ("accuracy", "[", "without the purifier", "! small_n"):
+        assert text in str(ours)
     assert "fgsm/blind/jpeg" in repr(ours)
 
 
@@ -182,10 +182,10 @@ class Wide(nn.Module):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_bad_input_is_one_line_and_gives_no_figure(call, given, error, expected):
-    with pytest.raises(error) as raised:
+    with pytest.raises(error) as caught:
         call(given.pop("purifier", "jpeg"), **given)
-    assert expected in str(raised.value)
-    assert len(str(raised.value).splitlines()) == 1
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -202,7 +202,8 @@ def test_fingerprints_tell_objects_by_code_and_content():
     assert fingerprint(net, "x") == fingerprint(Net().eval().requires_grad_(False), "x")
     assert fingerprint(Power(2), "x") == fingerprint(Power(2), "x")
     assert (
-        len({fingerprint(one, "x") for one in (Power(2), Power(3), Power(torch.ones(1)), net, blurred)}) == 5
+        len({fingerprint(item, "x") for item in (Power(2), Power(3), Power(torch.ones(1)), net, blurred)})
+        == 5
     )
     round_about = Power(2)
     round_about.me = round_about
@@ -224,12 +225,12 @@ def test_purify_cleans_tensors(call):
     cleaned = purifybench.purify(images, "jpeg", overrides=["purifier.quality=50"])
     expected = JPEG(quality=50)(images, seeds=range(4))
     assert torch.equal(cleaned, expected)
-    for bad, said in (
+    for bad, message in (
         (images[0], "float32 of shape"),
         (2 * images, "values in"),
         (images[:0], "at least one"),
     ):
-        with pytest.raises(app.InputError, match=said):
+        with pytest.raises(app.InputError, match=message):
             purifybench.purify(bad, "jpeg")
 
 
@@ -239,23 +240,23 @@ def test_purify_cleans_a_folder_and_tells_what_it_could_not(command, tmp_path, m
     (source / "deep").mkdir(parents=True)
     for name, size in (("a.png", 16), ("b.JPG", 16), ("deep/c.png", 24)):
         Image.new("RGB", (size, size), (200, 10, 60)).save(source / name)
-    typed = placed([str(source), str(out), "purifier=jpeg", "chunk=2"], ("images", "out"))
-    status, said, err = command(purify.main, "purify", *typed)
+    arguments = placed([str(source), str(out), "purifier=jpeg", "chunk=2"], ("images", "out"))
+    status, output, err = command(purify.main, "purify", *arguments)
     assert status == 0, err
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == ["a.png", "b.png", "deep/c.png"]
     assert Image.open(out / "deep/c.png").size == (24, 24)
     (source / "broken.png").write_bytes(b"no image")
-    status, said, err = command(purify.main, "purify", *typed)
+    status, output, err = command(purify.main, "purify", *arguments)
     assert status == 1
     assert "3 of 4 images cleaned; first fault: " in err
-    for words, said in (
+    for words, message in (
         ([f"images={source}", f"out={source}/deep"], "so that no image is overwritten"),
         ([f"images={tmp_path}/none", f"out={out}"], "expected a folder of images"),
         ([f"images={source}", f"out={out}", "chunk=0"], "chunk: expected at least 1 image"),
     ):
         status, _, err = command(purify.main, "purify", *words)
         assert status == 2
-        assert said in err
+        assert message in err
 
 
 OUTSIDE = """

@@ -33,21 +33,21 @@ def smallest(victim, images, norm):
 def test_hopskipjump_approaches_the_known_distance_with_queries(linear, norm, factors):
     victim, data = linear
     picked, ends = data.take(list(range(6))), []
-    known = smallest(victim, picked.images, norm)
+    shortest = smallest(victim, picked.images, norm)
     for queries, factor in zip((200, 2000), factors, strict=True):
-        made, target = ask(HopSkipJump(queries=queries, norm=norm), victim, picked.images, picked.labels)
-        ends.append(torch.tensor([path[-1][1] for path in made.paths]))
-        assert (ends[-1] >= known * (1 - 1e-4)).all(), "below the known minimum"
-        assert (ends[-1] <= known * factor).all(), f"{ends[-1] / known}"
-        assert (victim(made.images).argmax(1) != picked.labels).all()
+        result, target = ask(HopSkipJump(queries=queries, norm=norm), victim, picked.images, picked.labels)
+        ends.append(torch.tensor([path[-1][1] for path in result.paths]))
+        assert (ends[-1] >= shortest * (1 - 1e-4)).all(), "below the known minimum"
+        assert (ends[-1] <= shortest * factor).all(), f"{ends[-1] / shortest}"
+        assert (victim(result.images).argmax(1) != picked.labels).all()
         order = 2 if norm == "l2" else float("inf")
-        found = (made.images - picked.images).flatten(1).norm(order, dim=1)
-        torch.testing.assert_close(found, ends[-1])
-        for path, count in zip(made.paths, target.counts, strict=True):
-            asked, distances = zip(*path, strict=True)
-            assert list(asked) == sorted(set(asked))
+        sizes = (result.images - picked.images).flatten(1).norm(order, dim=1)
+        torch.testing.assert_close(sizes, ends[-1])
+        for path, count in zip(result.paths, target.counts, strict=True):
+            queries_taken, distances = zip(*path, strict=True)
+            assert list(queries_taken) == sorted(set(queries_taken))
             assert list(distances) == sorted(set(distances), reverse=True)
-            assert asked[-1] <= count.queries <= queries
+            assert queries_taken[-1] <= count.queries <= queries
     assert (ends[1] < 0.6 * ends[0]).all(), "more queries bring it hardly nearer"
 
 
@@ -86,13 +86,13 @@ def test_within_a_radius_the_nearest_is_the_result_else_the_image_itself(linear)
 
 def test_an_image_that_is_misclassified_is_its_own_adversarial_example_at_once(linear):
     victim, data = linear
-    wrong = 1 - data.labels[:3]
-    made, target = ask(HopSkipJump(queries=300), victim, data.images[:3], wrong)
-    assert made.paths == [[(1, 0.0)]] * 3
-    assert torch.equal(made.images, data.images[:3])
+    wrong_labels = 1 - data.labels[:3]
+    result, target = ask(HopSkipJump(queries=300), victim, data.images[:3], wrong_labels)
+    assert result.paths == [[(1, 0.0)]] * 3
+    assert torch.equal(result.images, data.images[:3])
     assert [count.queries for count in target.counts] == [1, 1, 1]
-    made, target = ask(Square(queries=300), victim, data.images[:3], wrong, knowledge=Score)
-    assert torch.equal(made.images, data.images[:3])
+    result, target = ask(Square(queries=300), victim, data.images[:3], wrong_labels, knowledge=Score)
+    assert torch.equal(result.images, data.images[:3])
     assert [count.queries for count in target.counts] == [1, 1, 1]
 
 
@@ -113,7 +113,7 @@ def test_an_attack_that_cannot_begin_says_nothing_about_robustness(settings):
 @pytest.mark.parametrize("queries", [1, 2, 37])
 def test_square_uses_its_budget_and_no_more(norm, queries):
     images = random_images(2)
-    made, target = ask(
+    result, target = ask(
         Square(eps=0.01, norm=norm, queries=queries),
         Constant(),
         images,
@@ -122,27 +122,27 @@ def test_square_uses_its_budget_and_no_more(norm, queries):
     )
     assert [count.queries for count in target.counts] == [queries, queries]
     assert (
-        (made.images - images).flatten(1).norm(2 if norm == "l2" else torch.inf, dim=1) <= 0.01 + 1e-6
+        (result.images - images).flatten(1).norm(2 if norm == "l2" else torch.inf, dim=1) <= 0.01 + 1e-6
     ).all()
 
 
 def test_square_hands_out_the_smallest_margin_that_it_saw(linear):
     """This is not the last image, nor the clean one if nothing falls."""
     victim, data = linear
-    picked, seen = data.take([0, 1, 2, 3]), []
+    picked, answers = data.take([0, 1, 2, 3]), []
 
     def watched(images):
-        seen.append((images, victim(images)))
-        return seen[-1][1]
+        answers.append((images, victim(images)))
+        return answers[-1][1]
 
-    made, _ = ask(Square(eps=1e-4, queries=60), watched, picked.images, picked.labels, knowledge=Score)
-    images, logits = (torch.cat(part) for part in zip(*seen, strict=True))
+    attacked, _ = ask(Square(eps=1e-4, queries=60), watched, picked.images, picked.labels, knowledge=Score)
+    images, logits = (torch.cat(part) for part in zip(*answers, strict=True))
     for i in range(4):
-        own = (images - picked.images[i]).flatten(1).abs().amax(1) <= 1.1e-4
-        assert own.sum() == 60
+        of_image = (images - picked.images[i]).flatten(1).abs().amax(1) <= 1.1e-4
+        assert of_image.sum() == 60
         label = picked.labels[i]
-        margins = logits[own, label] - logits[own, 1 - label]
-        result = victim(made.images[i : i + 1])[0]
+        margins = logits[of_image, label] - logits[of_image, 1 - label]
+        result = victim(attacked.images[i : i + 1])[0]
         assert torch.isclose(result[label] - result[1 - label], margins.min(), atol=1e-5)
         assert margins.min() > 0, "a test that could not fail"
 
@@ -162,11 +162,11 @@ def test_square_agrees_with_arts(network):
     )
     theirs = torch.from_numpy(attack.generate(images.numpy(), nn.functional.one_hot(labels, 10).numpy()))
     np.random.set_state(before)
-    standing = [int((network(made).argmax(1) == labels).sum()) for made in (ours, theirs)]
+    standing = [int((network(adversarial).argmax(1) == labels).sum()) for adversarial in (ours, theirs)]
     assert 4 < standing[0] < n - 4, "a test that could not fail"
-    for one, other in (standing, standing[::-1]):
-        low, high = wilson(other, n)
-        assert low <= one / n <= high, f"{standing} of {n}"
+    for count, other_count in (standing, standing[::-1]):
+        low, high = wilson(other_count, n)
+        assert low <= count / n <= high, f"{standing} of {n}"
 
 
 @pytest.mark.parametrize(

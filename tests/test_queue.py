@@ -91,26 +91,26 @@ def test_no_task_is_a_queue_too():
 def test_examples_come_first_and_images_when_their_examples_are_there(store):
     first, second = craft("first"), craft("second")
     group = purify("group", first)
-    mine = turns(store, [group, first, second])
-    assert mine.next() is first
-    assert mine.next() is second
-    assert mine.next() is None
+    queue = turns(store, [group, first, second])
+    assert queue.next() is first
+    assert queue.next() is second
+    assert queue.next() is None
     make(store, first)
-    mine.finished(first, None)
-    assert mine.next() is group
+    queue.finished(first, None)
+    assert queue.next() is group
     make(store, group)
-    mine.finished(group, None)
+    queue.finished(group, None)
     make(store, second)
-    mine.finished(second, None)
-    assert not mine.left
+    queue.finished(second, None)
+    assert not queue.left
     assert not store.leases.held
 
 
 def test_what_others_hold_or_have_done_is_left_to_them(store, tmp_path, monkeypatch):
     tasks = [craft("a"), craft("b"), craft("c")]
     other = Store(tmp_path)
-    told = []
-    mine = turns(store, tasks, done=lambda task, reason: told.append((task.name, reason)))
+    outcomes = []
+    mine = turns(store, tasks, done=lambda task, reason: outcomes.append((task.name, reason)))
     theirs = turns(other, tasks)
     assert theirs.next() is tasks[0]
     assert mine.next() is tasks[1]
@@ -126,7 +126,7 @@ def test_what_others_hold_or_have_done_is_left_to_them(store, tmp_path, monkeypa
     monkeypatch.setattr("time.monotonic", lambda: 1e9)
     assert mine.next() is None
     assert not mine.left
-    assert sorted(told) == [("a", None), ("b", None), ("c", None)]
+    assert sorted(outcomes) == [("a", None), ("b", None), ("c", None)]
 
 
 def test_a_job_leaves_what_others_hold_unless_something_waits_for_it(store, tmp_path):
@@ -145,22 +145,22 @@ def test_a_job_leaves_what_others_hold_unless_something_waits_for_it(store, tmp_
 def test_a_failure_is_kept_and_what_needs_it_fails_with_it(store):
     first = craft("first")
     group, free = purify("group", first), purify("free", craft("there already"))
-    mine = turns(store, [first, group, free])
-    assert mine.next() is first
-    mine.finished(first, Failure("ValueError: no", "Traceback ..."))
-    assert mine.next() is free
-    assert set(mine.reasons.values()) == {"ValueError: no"}
-    assert mine.reasons.keys() == {first.key, group.records(SPEC).key}
-    kept = failure_of(store, first.key)
-    assert (kept.reason, kept.traceback, kept.launch) == ("ValueError: no", "Traceback ...", "run")
-    assert "a/0 to a/1" in kept.path.read_text()
+    queue = turns(store, [first, group, free])
+    assert queue.next() is first
+    queue.finished(first, Failure("ValueError: no", "Traceback ..."))
+    assert queue.next() is free
+    assert set(queue.reasons.values()) == {"ValueError: no"}
+    assert queue.reasons.keys() == {first.key, group.records(SPEC).key}
+    stored = failure_of(store, first.key)
+    assert (stored.reason, stored.traceback, stored.launch) == ("ValueError: no", "Traceback ...", "run")
+    assert "a/0 to a/1" in stored.path.read_text()
 
 
 def test_the_same_launch_does_not_try_again_and_the_next_does(store):
     first = craft("first")
-    mine = turns(store, [first])
-    mine.next()
-    mine.finished(first, Failure("ValueError: no"))
+    queue = turns(store, [first])
+    queue.next()
+    queue.finished(first, Failure("ValueError: no"))
     sibling = turns(store, [first])
     assert sibling.next() is None
     assert sibling.reasons == {first.key: "ValueError: no"}
@@ -173,11 +173,11 @@ def test_the_same_launch_does_not_try_again_and_the_next_does(store):
 
 def test_what_is_given_up_is_free_for_others(store, tmp_path):
     first = craft("first")
-    mine = turns(store, [first])
-    assert mine.next() is first
+    queue = turns(store, [first])
+    assert queue.next() is first
     other = turns(Store(tmp_path), [first])
     assert other.next() is None
-    mine.release()
+    queue.release()
     assert turns(Store(tmp_path), [first]).next() is first
 
 

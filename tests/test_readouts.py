@@ -28,14 +28,14 @@ def readout_of(p: TracePurifier, trace: torch.Tensor, targets: torch.Tensor, v=N
 
 def test_dip_keeps_the_last_of_its_steps(small_trace):
     images = random_images(2)
-    seen = []
+    recorded = []
     probe = DIP(trace=small_trace, steps=9)
     probe.readout = lambda *_: type(
-        "R", (), {"see": lambda s, i: seen.append(i), "result": lambda s: images}
+        "R", (), {"see": lambda s, i: recorded.append(i), "result": lambda s: images}
     )()
     probe(images, seeds=[0, 1])
-    assert [i.step for i in seen] == list(range(9))
-    assert torch.equal(DIP(trace=small_trace, steps=9)(images, seeds=[0, 1]), seen[-1].images)
+    assert [i.step for i in recorded] == list(range(9))
+    assert torch.equal(DIP(trace=small_trace, steps=9)(images, seeds=[0, 1]), recorded[-1].images)
 
 
 def smoothed_peak(psnr: np.ndarray, weight: float) -> int:
@@ -210,20 +210,20 @@ def test_ddip_asks_about_the_pairs_of_many_images_at_once_where_that_is_allowed(
     """On a CPU it asks image by image, so that the victim's rounding is each image's own."""
     v, targets = linear_victim(16), 0.4 + 0.2 * random_images(5)
     trace = line_trace(v, [1.0, 1.0, -1.0, 3.0, -3.0, 1.0], targets)
-    made, asked = {}, {}
+    results, batches = {}, {}
     points = 21 if crossings is None else 42  # per image in one question, at 20 sections per line
     for most in (0, 3 * points * 16 * 16, 2**22):
         monkeypatch.setitem(ddip_module.AT_ONCE, "cpu", most)
-        asked[most] = sizes = []
+        batches[most] = sizes = []
         readout = ddip(small_trace, grid=20, crossings=crossings).readout(targets, v)
         monkeypatch.setattr(readout, "victim", lambda x, sizes=sizes: (sizes.append(len(x)), v(x))[1])
         for iterate in iterates(trace, targets, v):
             readout.see(iterate)
-        made[most] = readout.result()
-    one, three, all_of_them = asked.values()
+        results[most] = readout.result()
+    one, three, all_of_them = batches.values()
     rounds = 4 if crossings is None else 1  # without a K each step asks about its pairs
     assert one == [points] * 5 * rounds
     assert three == [3 * points, 2 * points] * rounds
     assert all_of_them == [5 * points] * rounds
-    for result in made.values():
-        torch.testing.assert_close(result, made[0])
+    for result in results.values():
+        torch.testing.assert_close(result, results[0])

@@ -78,14 +78,14 @@ def test_without_new_parameters_training_is_version_2_to_the_bit():
         for _ in range(3):
             order = torch.randperm(12, generator=generator)
             for step in range(3):
-                picked = order[step * 4 : step * 4 + 4]
-                padded = F.pad(data.images[picked], (2, 2, 2, 2), mode="reflect")
+                rows = order[step * 4 : step * 4 + 4]
+                padded = F.pad(data.images[rows], (2, 2, 2, 2), mode="reflect")
                 offsets = torch.randint(5, (4, 2), generator=generator).tolist()
                 images = torch.stack(
                     [p[:, y : y + 10, x : x + 12] for p, (y, x) in zip(padded, offsets, strict=True)]
                 )
                 images = images.contiguous(memory_format=torch.channels_last)
-                loss = F.cross_entropy(v(images), data.labels[picked])
+                loss = F.cross_entropy(v(images), data.labels[rows])
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -97,16 +97,16 @@ def test_without_new_parameters_training_is_version_2_to_the_bit():
 @pytest.mark.parametrize("after", [1, 5, 6])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(schedule, after, monkeypatch):
     monkeypatch.setattr(recipe, "SECONDS", -1)  # a checkpoint after each step
-    how = {"schedule": schedule, "shift": 1, "flip": True}
-    whole, notes = fit(victim(**how)), Notes()
+    settings = {"schedule": schedule, "shift": 1, "flip": True}
+    whole, notes = fit(victim(**settings)), Notes()
 
     def stop(share):
         if notes.saved is not None and int(notes.saved["step"]) == after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(victim(**how), checkpoint=notes, progress=stop)
-    resumed = victim(**how)
+        fit(victim(**settings), checkpoint=notes, progress=stop)
+    resumed = victim(**settings)
     assert same(whole, fit(resumed, checkpoint=notes))
     assert len(resumed.network.seen) == 9 - after
 
@@ -126,26 +126,30 @@ def test_the_cosine_rises_for_three_tenths_of_the_steps_and_falls_to_nothing(mon
 
 
 def test_the_constant_schedule_with_plain_momentum_is_plain_sgd(monkeypatch):
-    seen, step = [], torch.optim.SGD.step
+    groups, step = [], torch.optim.SGD.step
     monkeypatch.setattr(
-        torch.optim.SGD, "step", lambda self: (seen.append(dict(self.param_groups[0])), step(self))[1]
+        torch.optim.SGD,
+        "step",
+        lambda self: (groups.append(dict(self.param_groups[0])), step(self))[1],
     )
     fit(victim(schedule="constant", nesterov=False, momentum=0.5, lr=0.01, epochs=20))
-    assert len(seen) == 60
-    assert {(group["lr"], group["momentum"], group["nesterov"]) for group in seen} == {(0.01, 0.5, False)}
+    assert len(groups) == 60
+    assert {(group["lr"], group["momentum"], group["nesterov"]) for group in groups} == {(0.01, 0.5, False)}
 
 
 def test_images_are_mirrored_half_of_the_time_and_moved_over_black():
-    mirrored, moved = victim(flip=True, epochs=20), victim(shift=3, border="black", epochs=20)
-    for v in (mirrored, moved):
+    mirrored, shifted = victim(flip=True, epochs=20), victim(shift=3, border="black", epochs=20)
+    for v in (mirrored, shifted):
         fit(v)
     originals = Labelled().load("train").images
-    shown = torch.cat(mirrored.network.seen)
-    plain_ = sum(any(torch.equal(image, original) for original in originals) for image in shown)
-    turned = sum(any(torch.equal(image, original.flip(2)) for original in originals) for image in shown)
-    assert plain_ + turned == len(shown) == 240
-    assert 90 < turned < 150
-    edges = torch.cat(moved.network.seen)[:, :, :, :3].eq(0).all(1).all(1)  # columns that are black
+    inputs = torch.cat(mirrored.network.seen)
+    plain_ = sum(any(torch.equal(image, original) for original in originals) for image in inputs)
+    mirrored_count = sum(
+        any(torch.equal(image, original.flip(2)) for original in originals) for image in inputs
+    )
+    assert plain_ + mirrored_count == len(inputs) == 240
+    assert 90 < mirrored_count < 150
+    edges = torch.cat(shifted.network.seen)[:, :, :, :3].eq(0).all(1).all(1)  # columns that are black
     assert edges.any(0).all()
     assert not edges.all(0).any()
 
@@ -157,26 +161,26 @@ def test_a_training_begins_from_given_weights_but_for_the_last_layer(tmp_path):
         network = Torchvision(name="shufflenet_v2_x0_5", classes=classes)
         return Victim(network=network, label_space="waves", mean=[0.0] * 3, std=[1.0] * 3, weights=weights)
 
-    given = mobile(1000).network.state_dict()
+    state = mobile(1000).network.state_dict()
     path = tmp_path / "given.safetensors"
-    safetensors.torch.save_file(given, path)
+    safetensors.torch.save_file(state, path)
     start = WeightFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
     begun = fit(mobile(3, start))  # one step with a rate of 0
     parameters = [name for name, _ in mobile(3).network.model.named_parameters()]
-    assert {n for n in parameters if not torch.equal(begun[n], given[n])} == {"fc.weight", "fc.bias"}
+    assert {n for n in parameters if not torch.equal(begun[n], state[n])} == {"fc.weight", "fc.bias"}
     assert len(begun["fc.bias"]) == 3
     head = fit(mobile(3, start, epochs=4, head_only=True))
-    assert {n for n in given if not torch.equal(head[n], given[n])} == {"fc.weight", "fc.bias"}
+    assert {n for n in state if not torch.equal(head[n], state[n])} == {"fc.weight", "fc.bias"}
     assert not torch.equal(head["fc.weight"], begun["fc.weight"])
     scratch = fit(mobile(3))
-    assert not torch.equal(scratch["conv1.0.weight"], given["conv1.0.weight"])
+    assert not torch.equal(scratch["conv1.0.weight"], state["conv1.0.weight"])
     assert torch.equal(scratch["fc.weight"], fit(mobile(3))["fc.weight"]), "drawn from the seed"
     with pytest.raises(MissingError, match="do not exist"):
         fit(mobile(3, WeightFile(str(tmp_path / "none.pt"), "0" * 8)))
     for change in ({"odd": torch.ones(1)}, {"conv1.0.weight": torch.ones(1)}, None):
-        wrong = {k: v for k, v in given.items() if change or k != "conv1.0.weight"} | (change or {})
+        changed_state = {k: v for k, v in state.items() if change or k != "conv1.0.weight"} | (change or {})
         with pytest.raises(InputError, match=r"weights\.start does not fit: .*(odd|conv1\.0)"):
-            mobile(3).network.begin_from(wrong)
+            mobile(3).network.begin_from(changed_state)
 
 
 @pytest.mark.parametrize(

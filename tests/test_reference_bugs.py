@@ -130,8 +130,10 @@ def an_exception_is_counted_as_a_robust_image(store, images, monkeypatch):
 
 def the_last_partial_batch_is_dropped(store, images, monkeypatch):
     result = evaluated(store, "attack=clean", "purifier=none")
-    kept = [i for batch in DataLoader(range(N), batch_size=CHUNK, drop_last=True) for i in batch.tolist()]
-    assert len(kept) == N - 1, "the bug drops nothing here"
+    positions = [
+        i for batch in DataLoader(range(N), batch_size=CHUNK, drop_last=True) for i in batch.tolist()
+    ]
+    assert len(positions) == N - 1, "the bug drops nothing here"
     assert result.records.id.tolist() == list(images.ids)
     assert entry_of(result).n == N
 
@@ -142,8 +144,8 @@ def eight_bits_are_cut_off_instead_of_rounded(store, images, monkeypatch):
     levels = torch.arange(256) / 255
     assert torch.equal(rounded(levels), levels), "8-bit images are their own rounding"
     for key in records.purified.unique():
-        made = artefact(store, "purified", key)
-        attacked, in_8_bits = 255 * made["images"], 255 * made["of_8_bit"]
+        tensors = artefact(store, "purified", key)
+        attacked, in_8_bits = 255 * tensors["images"], 255 * tensors["of_8_bit"]
         cut = (attacked + 1e-3).floor()
         assert (cut - attacked).abs().max() > 0.55, "the bug is not seen here"
         assert (in_8_bits - attacked).abs().max() < 0.5 + 1e-3
@@ -162,24 +164,24 @@ def workers_are_never_seeded_again(store, images, monkeypatch):
             done.append(Worker(worker.store, worker.device, worker.precision).do(task))
             queue.finished(task, None)
 
-    drawn, done = [], []
+    samples, done = [], []
     for part in images.chunks(CHUNK):
         torch.manual_seed(0)
-        drawn.append(broken.TorchGlobal().purify(0 * part.images[:1] + 0.5, [], None))
-    assert torch.equal(drawn[0], drawn[1]), "the bug is not seen here"
+        samples.append(broken.TorchGlobal().purify(0 * part.images[:1] + 0.5, [], None))
+    assert torch.equal(samples[0], samples[1]), "the bug is not seen here"
     words = "attack=pgd", "attack.steps=1", "purifier=randomization"
-    one = evaluated(store, *words)
+    result = evaluated(store, *words)
     monkeypatch.setattr(pool, "run", workers)
-    same([evaluated(store.parent / "workers", *words)], [one])
+    same([evaluated(store.parent / "workers", *words)], [result])
     assert len(done) == 6, "three chunks, crafted and purified"
-    assert one.records.seed.is_unique
+    assert result.records.seed.is_unique
 
 
 def a_resumed_run_differs_from_an_uninterrupted_one(store, images, monkeypatch):
     through, resumed = broken.OneStream(), broken.OneStream()
     first, second = list(images.chunks(CHUNK))[:2]
     through.purify(first.images, [1, 2], None)
-    theirs = [one.purify(second.images, [3, 4], None) for one in (through, resumed)]
+    theirs = [instance.purify(second.images, [3, 4], None) for instance in (through, resumed)]
     assert not torch.equal(*theirs), "the bug is not seen here"
     words = "attack=pgd", "attack.steps=2", "purifier=randomization"
     whole, done, purify = evaluated(store, *words), [], Worker.purify

@@ -56,8 +56,8 @@ HEADING = render.Heading(title="A table", note="a note", setting="dataset cifar1
 def configs_of(*, purifier: str = "x", knowledge: str = "Blind") -> dict[str, dict]:
     """Return the configs of a cell; the purifier "none" changes nothing."""
     target = "purifiers.identity.Identity" if purifier == "none" else "purifiers.jpeg.JPEG"
-    known = {"_target_": f"attacks.knowledge.{knowledge}"}
-    return {"attack": {}, "knowledge": known, "purifier": {"_target_": target}}
+    knowledge_config = {"_target_": f"attacks.knowledge.{knowledge}"}
+    return {"attack": {}, "knowledge": knowledge_config, "purifier": {"_target_": target}}
 
 
 def result(right: int, n: int = 20, purifier: str = "x", **changes) -> CellResult:
@@ -160,15 +160,15 @@ def test_the_console_prints_defenses_below_one_another_with_interval_and_the_pap
 
 def test_the_compact_form_keeps_the_largest_eps_of_each_attack_and_names_the_others(frame):
     weaker = frame[frame.column == "PGD"].assign(eps_255=2.0)
-    more = pd.concat([frame, weaker], ignore_index=True)
-    compact, whole = printed(more), printed(more, show="full")
-    head, full_head = (text.splitlines()[2].split() for text in (compact, whole))
+    both = pd.concat([frame, weaker], ignore_index=True)
+    compact, full = printed(both), printed(both, show="full")
+    head, full_head = (text.splitlines()[2].split() for text in (compact, full))
     assert (head, full_head) == (
         ["Defense", "Clean", "PGD", "8", "Average"],
         ["Defense", "Clean", "PGD", "8", "Average", "PGD", "2"],
     )
     assert "Not shown: PGD 2. Set show=full to print all columns." in compact
-    assert "Not shown" not in whole
+    assert "Not shown" not in full
 
 
 def test_an_eps_of_a_row_is_compared_within_the_row_only(frame):
@@ -178,8 +178,8 @@ def test_an_eps_of_a_row_is_compared_within_the_row_only(frame):
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_columns_that_do_not_fit_are_printed_in_a_block_below(frame, width):
-    many = pd.concat([frame.assign(column=frame.column + f" {i}") for i in range(4)])
-    tables = console.blocks(many, width)
+    wide = pd.concat([frame.assign(column=frame.column + f" {i}") for i in range(4)])
+    tables = console.blocks(wide, width)
     assert sum(len(table.columns) - 1 for table in tables) == 4 * 3
     assert {table.row_count for table in tables} == {4}
     output = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -226,8 +226,8 @@ def test_decision_attacks_are_read_off_their_paths():
     column = OmegaConf.create({"label": "HSJ", "eps": 8, "queries": 200, "attack": "hopskipjump"})
     records = pd.DataFrame({"id": list("abcd"), "path": paths, "correct": [False] * 4})
     table.columns, table.rows, table.average = [column], table.rows[:1], None
-    one = table.rows[0], table.columns[0], CellResult(cells[0][2].cell, records)
-    frame = frame_of(table, [one], panel=PANEL, comparable=False)
+    entry = table.rows[0], table.columns[0], CellResult(cells[0][2].cell, records)
+    frame = frame_of(table, [entry], panel=PANEL, comparable=False)
     assert frame.value.tolist() == [75.0]
 
 
@@ -265,9 +265,9 @@ def test_ssim_from_the_same_records():
 )
 def test_a_verdict_needs_the_papers_own_setting(choices, n, subset, note):
     config = OmegaConf.create({"n": n, "subset": subset, "split": "evaluation"})
-    said = comparability(PANEL, choices, config)
-    assert note in said
-    assert bool(said) == bool(note)
+    reason = comparability(PANEL, choices, config)
+    assert note in reason
+    assert bool(reason) == bool(note)
 
 
 @pytest.mark.parametrize(
@@ -280,21 +280,21 @@ def test_a_verdict_needs_the_papers_own_setting(choices, n, subset, note):
 )
 def test_words_that_change_the_victim_or_the_table_forbid_verdicts(typed, note):
     config = OmegaConf.create({"n": 20, "subset": "random", "split": "evaluation"})
-    said = comparability(PANEL, {"dataset": "cifar10", "victim": "resnet50"}, config, typed)
-    assert said == (f"differs from the paper: {note}; no verdict" if note else "")
+    reason = comparability(PANEL, {"dataset": "cifar10", "victim": "resnet50"}, config, typed)
+    assert reason == (f"differs from the paper: {note}; no verdict" if note else "")
 
 
 def test_a_number_of_images_that_no_paper_prints_is_not_said_to_be_its():
     config = OmegaConf.create({"n": 16, "subset": "random", "split": "evaluation"})
     panel = replace(PANEL, n=1000, n_unsaid=True)
-    said = comparability(panel, {"dataset": "cifar10", "victim": "resnet50"}, config)
-    assert "n=16 images (the paper: unsaid, 1,000 taken)" in said
+    reason = comparability(panel, {"dataset": "cifar10", "victim": "resnet50"}, config)
+    assert "n=16 images (the paper: unsaid, 1,000 taken)" in reason
 
 
 def test_images_of_another_split_get_no_verdict():
     config = OmegaConf.create({"n": 20, "subset": "random", "split": "tuning"})
-    said = comparability(PANEL, {"dataset": "cifar10", "victim": "resnet50"}, config)
-    assert said == "differs from the paper: split tuning (the paper: evaluation); no verdict"
+    reason = comparability(PANEL, {"dataset": "cifar10", "victim": "resnet50"}, config)
+    assert reason == "differs from the paper: split tuning (the paper: evaluation); no verdict"
 
 
 def test_a_purifier_that_is_not_the_papers_gets_no_verdict_and_it_is_said():
@@ -305,10 +305,10 @@ def test_a_purifier_that_is_not_the_papers_gets_no_verdict_and_it_is_said():
         for row, column, x in cells
     ]  # fmt: skip
     frame = frame_of(table, cells, panel=PANEL, comparable=True)
-    mine, bare = frame[frame.row == "DIPDefend"], frame[frame.row == "No defense"]
-    assert mine.paper.notna().all()
-    assert not mine.verdict.any()
-    assert mine.note.str.startswith("ours: its criterion read off another optimisation").all()
+    rows, bare = frame[frame.row == "DIPDefend"], frame[frame.row == "No defense"]
+    assert rows.paper.notna().all()
+    assert not rows.verdict.any()
+    assert rows.note.str.startswith("ours: its criterion read off another optimisation").all()
     assert bare.verdict.all()
     assert "DIPDefend: ours: its criterion" in render.markdown(frame, HEADING)
 
@@ -318,9 +318,9 @@ def purifier_of(*words: str) -> dict:
 
 
 def test_departures_are_of_components_that_there_are():
-    known = departures()
-    assert known
-    for rule in known:
+    by_component = departures()
+    assert by_component
+    for rule in by_component:
         assert get_class(rule.component)
 
 
@@ -380,9 +380,9 @@ def test_a_lucky_draw_on_a_path_earns_no_verdict(words, verdicts):
     table.columns = [{"label": "HSJ", "eps": 8, "queries": 200, "attack": "hopskipjump"}]
     cell = result(15).cell
     cell = replace(cell, configs=cell.configs | {"purifier": purifier_of(*words)})
-    told = result(15)
-    records = told.records.assign(path=[[(200, 0.05)]] * 20)
-    cells = [(table.rows[0], table.columns[0], replace(told, cell=cell, records=records))]
+    cell_result = result(15)
+    records = cell_result.records.assign(path=[[(200, 0.05)]] * 20)
+    cells = [(table.rows[0], table.columns[0], replace(cell_result, cell=cell, records=records))]
     frame = frame_of(table, cells, panel=PANEL, comparable=True)
     assert frame.paper.notna().all()
     assert (frame.verdict != "").sum() == verdicts
@@ -419,8 +419,8 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
     timed = [x if x.records is None else CellResult(x.cell, x.records.assign(purify_seconds=0.0123))
              for *_, x in cells]  # fmt: skip
     pairs = [(row, column) for row in table.rows for column in table.columns]
-    shown = [(row, column, x) for (row, column), x in zip(pairs, timed, strict=True)]
-    text = render.markdown(frame_of(table, shown, panel=PANEL, comparable=False), HEADING)
+    results = [(row, column, x) for (row, column), x in zip(pairs, timed, strict=True)]
+    text = render.markdown(frame_of(table, results, panel=PANEL, comparable=False), HEADING)
     assert "| Defense |  | Clean | s/image |" in text
     assert "| DIPDefend | ours | 85.0~* | 0.0123* |" in text
     assert "|  | 95 % | 64–95 |  |" in text
@@ -432,14 +432,16 @@ def test_a_column_of_another_metric_has_its_own_decimals_and_interval():
 )
 def test_a_column_of_parameters_is_told_by_what_was_composed(name, millions):
     """Table 2 of the supplement of NCIS prints 0.40, 16.6 and 1.70 M."""
-    made = result(17, purifier=name)
-    made.cell.configs["purifier"] = config_of("purifier", name)
+    cell_result = result(17, purifier=name)
+    cell_result.cell.configs["purifier"] = config_of("purifier", name)
     table = OmegaConf.create(
         {"paper": "ncis", "printed": "supp-table2", "metric": "accuracy", "rows": [{"label": name}],
          "columns": [{"label": "Parameters (M)", "metric": "parameters"}]}
     )  # fmt: skip
     panel = PaperSetting("imagenet", "imagenet/resnet152", 20)
-    entry = frame_of(table, [(table.rows[0], table.columns[0], made)], panel=panel, comparable=True).iloc[0]
+    entry = frame_of(
+        table, [(table.rows[0], table.columns[0], cell_result)], panel=panel, comparable=True
+    ).iloc[0]
     if millions is None:
         assert entry.status == "absent"
         assert pd.isna(entry.value)

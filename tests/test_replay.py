@@ -50,8 +50,8 @@ def again(made, command):
     places = [f"store={made[0]}/store", f"records={made[0]}/records", "workers=1"]
 
     def call(record: str | Path, *words: str) -> tuple[int, str, str]:
-        typed = replay.words([str(record), *places, *words])
-        status, out, err = command(replay.main, "replay", *typed)
+        arguments = replay.words([str(record), *places, *words])
+        status, out, err = command(replay.main, "replay", *arguments)
         return status, " ".join(out.replace("│", " ").split()), err
 
     return call
@@ -68,10 +68,12 @@ def changed(path: Path, folder: Path, *, records=None, told=None, metadata=None)
     facts = json.loads(json.dumps(file.provenance))
     if told is not None:
         told(facts)
-    held = {**pa.Table.from_pandas(frame).schema.metadata, PROVENANCE: json.dumps(facts).encode()}
-    held = held if metadata is None else metadata(held)
+    schema_metadata = {**pa.Table.from_pandas(frame).schema.metadata, PROVENANCE: json.dumps(facts).encode()}
+    schema_metadata = schema_metadata if metadata is None else metadata(schema_metadata)
     copy = folder / "changed.parquet"
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(held), copy)
+    pq.write_table(
+        pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(schema_metadata), copy
+    )
     return copy
 
 
@@ -142,8 +144,8 @@ def test_other_versions_are_told_and_decisions_compared(
             facts["made_elsewhere"] = [{"stage": "records", "chunks": 2, "by": {"versions.torch": "1.0"}}]
 
     copy = changed(made[1]["blind"], tmp_path, records=nudged(column, 0, value), told=told)
-    got, out, err = again(copy)
-    assert got == status, err
+    code, out, err = again(copy)
+    assert code == status, err
     assert said in out
     assert f"differs {column}" in out
     assert ("versions.torch 1.0 ->" if why == "versions" else "2 chunks of the recorded run") in out
@@ -258,13 +260,13 @@ def test_every_config_names_components_that_a_replay_accepts():
 
 def test_files_are_taken_from_where_they_lie_now(made, tmp_path):
     file = RecordFile.read(made[1]["blind"])
-    elsewhere = tmp_path / "elsewhere.pt"
-    moved = tmp_path / "new" / "weights" / "w.pt"
-    moved.parent.mkdir(parents=True)
-    for path in (elsewhere, moved):
+    outside = tmp_path / "elsewhere.pt"
+    moved_path = tmp_path / "new" / "weights" / "w.pt"
+    moved_path.parent.mkdir(parents=True)
+    for path in (outside, moved_path):
         path.touch()
     file.provenance["configs"]["purifier"] |= {
-        "path": str(elsewhere),
+        "path": str(outside),
         "start": {"path": str(tmp_path / "new" / ".." / "elsewhere.pt")},
         "weights": {"path": "/old/weights/w.pt"},
     }
@@ -273,7 +275,7 @@ def test_files_are_taken_from_where_they_lie_now(made, tmp_path):
     for path in (configs["purifier"]["path"], configs["purifier"]["start"]["path"]):
         assert Path(path).is_relative_to(tmp_path / "new"), "nothing outside data_dir is opened"
         assert ".." not in Path(path).parts
-    assert configs["purifier"]["weights"]["path"] == str(moved)
+    assert configs["purifier"]["weights"]["path"] == str(moved_path)
     assert configs["dataset"]["root"] == str(tmp_path / "new")
 
 

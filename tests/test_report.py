@@ -36,9 +36,9 @@ def made(tmp_path_factory) -> Path:
 
 def reported(made: Path, to: Path, *words: str) -> Path:
     """Make the report, and return its folder."""
-    own = [f"tables={made}/tables", f"store={made}/store", f"report={to}", f"traces={to}/none"]
+    places = [f"tables={made}/tables", f"store={made}/store", f"report={to}", f"traces={to}/none"]
     with initialize_config_dir(str(app.CONFIGS), version_base="1.3"):
-        report.main(compose("report", [*own, *words]))
+        report.main(compose("report", [*places, *words]))
     return to
 
 
@@ -61,9 +61,11 @@ def test_a_figure_has_its_facts_and_images_failures_first(made, tmp_path):
     data = told(reported(made, tmp_path, "images=4") / "ddip-table1.html")
     records = pd.read_parquet(made / "tables" / "ddip-table1-records.parquet")
     figure = data["figures"][1]
-    mine = records[records.command == dict((n, v) for n, v, _ in figure["facts"])["evaluate this cell alone"]]
+    own_records = records[
+        records.command == dict((n, v) for n, v, _ in figure["facts"])["evaluate this cell alone"]
+    ]
     right = [picture["correct"] for picture in figure["pictures"]]
-    assert right == sorted(mine.correct)[:4]
+    assert right == sorted(own_records.correct)[:4]
     assert all(name in data["images"] for picture in figure["pictures"] for name in picture["views"])
     assert data["kinds"] == list(KINDS)
 
@@ -85,26 +87,26 @@ def test_without_records_and_heading_the_table_is_there(made, tmp_path):
 
 def test_a_damaged_chunk_is_left_out_and_said(made, tmp_path, caplog):
     records = pd.read_parquet(made / "tables" / "ddip-table1-records.parquet")
-    one = records[records.command == records.command.iloc[0]]
-    chunk = next((made / "store" / "purified").rglob(one.purified.iloc[0]))
-    whole = chunk.read_bytes()
-    chunk.write_bytes(whole[:-9] + b"\0" + whole[-8:])
+    cell_records = records[records.command == records.command.iloc[0]]
+    chunk = next((made / "store" / "purified").rglob(cell_records.purified.iloc[0]))
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:-9] + b"\0" + content[-8:])
     try:
-        found = Pictures(made / "store").of(one, 10)
+        pictures = Pictures(made / "store").of(cell_records, 10)
     finally:
-        chunk.write_bytes(whole)
-    assert len(found) == 10 - 4
+        chunk.write_bytes(content)
+    assert len(pictures) == 10 - 4
     assert "damaged" in caplog.text
 
 
 def test_a_page_grows_no_larger_than_it_may(made):
     records = pd.read_parquet(made / "tables" / "ddip-table1-records.parquet")
     album, pictures = EmbeddedImages(), Pictures(made / "store")
-    figures = [[album.add(one) for one in pictures.of(part, 8)] for _, part in records.groupby("command")]
-    whole = sum(map(len, album.used(figures, 8).values()))
-    count = album.fitting(figures, 8, whole // 2)
+    figures = [[album.add(image) for image in pictures.of(part, 8)] for _, part in records.groupby("command")]
+    size = sum(map(len, album.used(figures, 8).values()))
+    count = album.fitting(figures, 8, size // 2)
     assert 0 < count < 8
-    assert sum(map(len, album.used(figures, count).values())) <= whole // 2
+    assert sum(map(len, album.used(figures, count).values())) <= size // 2
 
 
 def test_a_label_that_looks_like_markup_stays_text(made, tmp_path):
@@ -168,11 +170,11 @@ def test_a_damaged_table_is_one_line(made, tmp_path, name, content):
 
 
 def test_cells_and_images_are_counted_as_chunks_get_done():
-    found = RunProgress([{"a0": 8, "shared": 4}, {"b0": 8, "shared": 4}], {"b0"})
-    assert found.text("purifying") == "purifying 0/2 cells, 8/24 images"
+    counted = RunProgress([{"a0": 8, "shared": 4}, {"b0": 8, "shared": 4}], {"b0"})
+    assert counted.text("purifying") == "purifying 0/2 cells, 8/24 images"
     for key in ("shared", "shared", "b0"):  # what is done already counts once
-        found.finish(key)
-        assert found.text("purifying") == "purifying 1/2 cells, 16/24 images"
+        counted.finish(key)
+        assert counted.text("purifying") == "purifying 1/2 cells, 16/24 images"
 
 
 def test_progress_is_lines_without_a_terminal_and_a_bar_with_one(monkeypatch):
@@ -185,10 +187,10 @@ def test_progress_is_lines_without_a_terminal_and_a_bar_with_one(monkeypatch):
             deadline = time.monotonic() + 20
             while not terminal and "%" not in console.file.getvalue() and time.monotonic() < deadline:
                 time.sleep(0.005)  # one step of the work, longer than the time between two lines
-        said = console.file.getvalue()
-        assert "1/2 cells, 12/24 images" in said
-        assert ("\x1b[" in said) == terminal
-        assert ("25 %, " in said) != terminal
+        output = console.file.getvalue()
+        assert "1/2 cells, 12/24 images" in output
+        assert ("\x1b[" in output) == terminal
+        assert ("25 %, " in output) != terminal
 
 
 @pytest.mark.parametrize(

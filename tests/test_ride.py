@@ -15,10 +15,10 @@ SMALL = FCN(filters=[8, 8], dropout=[1])
 
 def plain_fcn(network: FCN, shape, seed: int) -> nn.Sequential:
     """Return the same network built of ordinary modules, without dropout."""
-    drawn = network.initialise(tuple(shape), torch.Generator().manual_seed(seed))
+    parameters = network.initialise(tuple(shape), torch.Generator().manual_seed(seed))
     layers: list[nn.Module] = []
     for i in range(1, len(network.filters) + 2):
-        weight, bias = drawn[f"conv{i}.weight"], drawn[f"conv{i}.bias"]
+        weight, bias = parameters[f"conv{i}.weight"], parameters[f"conv{i}.bias"]
         conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
         conv.weight.data, conv.bias.data = weight, bias
         layers += [conv, nn.ReLU()]
@@ -70,21 +70,21 @@ def test_an_image_does_not_depend_on_its_batch(network):
     images, seeds = random_images(11), list(range(11))
     together = RIDE(trace=trace, checkpoints=2)(images, seeds=seeds)
     alone = RIDE(trace=trace, checkpoints=2)(images[4:5], seeds=[4])
-    turned = RIDE(trace=trace, checkpoints=2)(images.flip(0), seeds=seeds[::-1])
+    flipped = RIDE(trace=trace, checkpoints=2)(images.flip(0), seeds=seeds[::-1])
     assert torch.equal(together[4:5], alone)
-    assert torch.equal(together, turned.flip(0))
+    assert torch.equal(together, flipped.flip(0))
 
 
 def test_the_image_moves_by_equation_9_or_not_at_all():
     """With alpha 0 the second block fits the first estimate, with alpha 1 it fits the image."""
     image = random_images(1)
-    seen = {}
+    iterates = {}
     for alpha in (0.0, 1.0):
         trace = RIDETrace(network=FCN(filters=[8]), iterations=300, sigma=0.01, alpha=alpha, lr=1e-2)
-        trace.stream(image, [0], 601, lambda step, x, a=alpha: seen.__setitem__((a, step), x.clone()))
-    assert torch.equal(seen[0.0, 300], seen[1.0, 300])
-    gap = {a: (seen[a, 600] - seen[a, 300]).square().mean().item() for a in (0.0, 1.0)}
-    to_image = {a: (seen[a, 600] - image).square().mean().item() for a in (0.0, 1.0)}
+        trace.stream(image, [0], 601, lambda step, x, a=alpha: iterates.__setitem__((a, step), x.clone()))
+    assert torch.equal(iterates[0.0, 300], iterates[1.0, 300])
+    gap = {a: (iterates[a, 600] - iterates[a, 300]).square().mean().item() for a in (0.0, 1.0)}
+    to_image = {a: (iterates[a, 600] - image).square().mean().item() for a in (0.0, 1.0)}
     assert gap[0.0] < to_image[0.0], "fits its own estimate"
     assert to_image[1.0] < to_image[0.0], "goes on fitting the image"
 

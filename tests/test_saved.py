@@ -23,10 +23,10 @@ SUFFIXES = (".md", ".csv", ".tex", ".json", saved.RECORDS)
 
 def committed() -> list[Path]:
     """Return the tables that are part of the repository; others may lie beside them."""
-    listed = subprocess.run(
+    listing = subprocess.run(
         ["git", "ls-files", "*.csv"], cwd=FOLDER, capture_output=True, text=True, check=False
     )
-    return sorted(FOLDER / name for name in listed.stdout.split())
+    return sorted(FOLDER / name for name in listing.stdout.split())
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def agrees(csv: Path) -> None:
     grid = render.grid(table.frame)
     rows = ["| " + " | ".join(row) + " |" for row in grid.to_numpy()]
     assert [line for line in text.splitlines() if line.startswith("| ")][2:] == rows
-    told = [*([f"**{table.note}**"] if table.note else []), *(f"- {line}" for line in table.legend)]
-    assert [line for line in text.splitlines() if line.startswith(("**", "- "))] == told
-    drawn = render.latex(table.frame, heading).partition("\\midrule")[2]
-    assert tex.partition("\\midrule")[2] == drawn
-    said = table.setting.partition("n=")[2].split(" ")[0]
-    assert not said or {float(said)} == set(table.frame.n.dropna())
+    lines = [*([f"**{table.note}**"] if table.note else []), *(f"- {line}" for line in table.legend)]
+    assert [line for line in text.splitlines() if line.startswith(("**", "- "))] == lines
+    latex = render.latex(table.frame, heading).partition("\\midrule")[2]
+    assert tex.partition("\\midrule")[2] == latex
+    number = table.setting.partition("n=")[2].split(" ")[0]
+    assert not number or {float(number)} == set(table.frame.n.dropna())
     if len(table.records):
         recomputed(table)
 
@@ -62,13 +62,13 @@ def recomputed(table: Table) -> None:
     done = table.frame[(table.frame.status == "done") & (table.frame.command != "")]
     assert set(records) == set(done.command)
     for _, entry in done.iterrows():
-        mine = records[entry.command]
+        rows = records[entry.command]
         values = (
-            mine[METRICS[entry.metric]]
+            rows[METRICS[entry.metric]]
             if pd.isna(entry.queries)
-            else survived(mine.path, eps=entry.eps_255 / 255, queries=entry.queries)
+            else survived(rows.path, eps=entry.eps_255 / 255, queries=entry.queries)
         )
-        assert entry.n == len(mine)
+        assert entry.n == len(rows)
         assert entry.value == pytest.approx(values.mean() * (100 if entry.metric == "accuracy" else 1))
 
 
@@ -122,12 +122,12 @@ def test_records_of_an_earlier_run_do_not_stay(made, tmp_path):
 
 def test_files_that_belong_together_are_written_all_or_none(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("old")
-    whole = Path.write_bytes
+    write = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
         if path.name.startswith(".b"):
             raise OSError(28, "No space left on device")
-        return whole(path, content)
+        return write(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="b: cannot write"):
@@ -153,6 +153,6 @@ def test_a_table_of_other_rows_has_files_of_another_name(changes, only, added, s
 
 
 def test_many_rows_make_no_name_too_long():
-    names = {saved.stem_of(CHOICES, only=[f"purifier {i}" for i in range(many)]) for many in (50, 51)}
+    names = {saved.stem_of(CHOICES, only=[f"purifier {i}" for i in range(count)]) for count in (50, 51)}
     assert len(names) == 2
     assert max(map(len, names)) < 100

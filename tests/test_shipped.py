@@ -129,10 +129,10 @@ def test_a_training_done_again_is_as_accurate_as_is_stated(name):
     """The accuracies agree within four standard errors, since other kinds of CPU round otherwise."""
     config = composed(NAMES[name], name)
     stated = json.loads((WEIGHTS / f"{name}.json").read_text())
-    right, of = right_on_tuning(NAMES[name], config, trained(name, config)[0])
-    share = stated["tuning_images_right"] / of
-    assert of == stated["tuning_images"]
-    assert abs(right / of - share) < 4 * (2 * share * (1 - share) / of) ** 0.5
+    right, count = right_on_tuning(NAMES[name], config, trained(name, config)[0])
+    share = stated["tuning_images_right"] / count
+    assert count == stated["tuning_images"]
+    assert abs(right / count - share) < 4 * (2 * share * (1 - share) / count) ** 0.5
 
 
 def test_every_shipped_file_belongs_to_a_config():

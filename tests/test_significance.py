@@ -23,19 +23,19 @@ def right(count: int, n: int = 40) -> list[int]:
     ],
 )
 def test_ties_share_the_mark_and_one_purifier_has_none(answers, marked):
-    found = best_of({name: pd.Series(np.array(of, bool)) for name, of in answers.items()})
-    assert {name: p for name, (best, p) in found.items() if best} == marked
+    marks = best_of({name: pd.Series(np.array(row, bool)) for name, row in answers.items()})
+    assert {name: p for name, (best, p) in marks.items() if best} == marked
 
 
 def test_the_highest_must_pass_against_every_other_one_not_only_the_next():
     """y is below z, but x and y are wrong on different images, so they cannot be told apart."""
     x, z = right(30), right(24)
     y = [0] * 17 + [1] * 23  # 13 with x, 10 without
-    found = best_of({name: pd.Series(np.array(of, bool)) for name, of in enumerate([x, y, z])})
-    assert found[2] == (False, 2 / 2**6)
-    assert found[1][0]
-    assert found[0] == (True, found[1][1])
-    assert found[0][1] > ALPHA
+    marks = best_of({name: pd.Series(np.array(row, bool)) for name, row in enumerate([x, y, z])})
+    assert marks[2] == (False, 2 / 2**6)
+    assert marks[1][0]
+    assert marks[0] == (True, marks[1][1])
+    assert marks[0][1] > ALPHA
 
 
 def test_luck_seldom_makes_a_winner_of_one_of_equal_purifiers():
@@ -44,6 +44,6 @@ def test_luck_seldom_makes_a_winner_of_one_of_equal_purifiers():
         wins = 0
         for _ in range(200):
             answers = draws.random((purifiers, 150)) < 0.6
-            found = best_of({i: pd.Series(answers[i]) for i in range(purifiers)})
-            wins += any(best and p < ALPHA for best, p in found.values())
+            marks = best_of({i: pd.Series(answers[i]) for i in range(purifiers)})
+            wins += any(best and p < ALPHA for best, p in marks.values())
         assert wins <= 0.05 * 200

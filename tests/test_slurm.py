@@ -84,19 +84,19 @@ def working(folder: Path, process: subprocess.Popen) -> list[str]:
     """Return the running jobs once they have stored purified images."""
     for _ in range(3000):
         assert process.poll() is None, process.communicate()
-        found = queued("-t", "RUNNING")
-        if found and len(list((folder / "store" / "purified").rglob("*"))) > 2:
-            return found
+        jobs = queued("-t", "RUNNING")
+        if jobs and len(list((folder / "store" / "purified").rglob("*"))) > 2:
+            return jobs
         time.sleep(0.1)
     raise AssertionError("no job began to work in five minutes")
 
 
 def kill_hard(folder: Path) -> None:
     """Send SIGKILL to a job that holds claims; scancel --signal=KILL would ask it to end first."""
-    here = [holder.pid for _, holder in Leases(folder / "store" / "claims").all() if holder.lives()]
-    if not here:
+    pids = [holder.pid for _, holder in Leases(folder / "store" / "claims").all() if holder.lives()]
+    if not pids:
         pytest.skip("the jobs run on another machine, where they cannot be killed from here")
-    os.kill(here[0], signal.SIGKILL)
+    os.kill(pids[0], signal.SIGKILL)
 
 
 def test_a_table_through_slurm_is_that_of_one_process(slurm, calm, tmp_path):

@@ -35,12 +35,12 @@ TRACES = {
 def test_both_ways_take_the_same_steps(name, size, monkeypatch):
     """They are equal to 1e-9 over six steps in float64, which hides differences of rounding."""
     images = random_images(3, 18)[:, :, : size[0], : size[1]].double()
-    made = {}
+    trajectories = {}
     for way in (Stack, ProductStack):
         monkeypatch.setitem(STACKS, "cpu", way)
-        seen = made[way] = []
+        seen = trajectories[way] = []
         TRACES[name].stream(images, [5, 6, 7], 6, lambda _, x, seen=seen: seen.append(x.clone()))
-    ours, theirs = (torch.stack(made[way]) for way in (ProductStack, Stack))
+    ours, theirs = (torch.stack(trajectories[way]) for way in (ProductStack, Stack))
     assert not torch.equal(ours[0], ours[-1]), "the network has learnt nothing"
     torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
 
@@ -51,8 +51,8 @@ def test_padding_and_its_gradient_are_those_of_pytorch(mode, near, far):
     x = torch.rand(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
     ours, theirs = padded(x, near, far, mode), F.pad(x, (near, far, near, far), mode=mode)
     assert torch.equal(ours, theirs)
-    at = torch.rand_like(ours)
-    (a,), (b,) = (torch.autograd.grad(y, x, at) for y in (ours, theirs))
+    weights = torch.rand_like(ours)
+    (a,), (b,) = (torch.autograd.grad(y, x, weights) for y in (ours, theirs))
     torch.testing.assert_close(a, b)
     assert torch.autograd.gradgradcheck(lambda x: padded(x, near, far, mode), x, fast_mode=True)
 
@@ -63,8 +63,8 @@ def test_doubling_is_bilinear_enlargement(size):
     draws = Draws([0, 1], torch.device("cpu"))
     ours, theirs = (way(2, draws).doubled(x) for way in (ProductStack, Stack))
     torch.testing.assert_close(ours, theirs)
-    at = torch.rand_like(ours)
-    (a,), (b,) = (torch.autograd.grad(y, x, at) for y in (ours, theirs))
+    weights = torch.rand_like(ours)
+    (a,), (b,) = (torch.autograd.grad(y, x, weights) for y in (ours, theirs))
     torch.testing.assert_close(a, b)
 
 

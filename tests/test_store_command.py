@@ -61,44 +61,44 @@ def files(folder: Path) -> set[str]:
 
 
 def test_status_tells_what_is_done_and_what_failed_and_why(folder):
-    code, told = said(store_command.main, "--store", folder, "status")
+    code, output = said(store_command.main, "--store", folder, "status")
     assert code == 0
-    assert "ddip/table1 chunk=2 n=5: 6 of 9 chunks done, 3 failed" in told
-    assert "Raises, eps 8/255, chunk 0 and 2 more: " in told
-    assert "ZeroDivisionError: on purpose" in told
-    path = Path(re.search(r"traceback: (\S+)", told)[1])
+    assert "ddip/table1 chunk=2 n=5: 6 of 9 chunks done, 3 failed" in output
+    assert "Raises, eps 8/255, chunk 0 and 2 more: " in output
+    assert "ZeroDivisionError: on purpose" in output
+    path = Path(re.search(r"traceback: (\S+)", output)[1])
     assert path.is_file()
 
 
 def test_status_tells_what_runs_where_and_what_is_missing(folder):
     store = Store(folder)
-    (of,) = manifests(store)
-    first, second = (chunks for label, chunks in of.cells.items() if "Raises" not in label)
+    (manifest,) = manifests(store)
+    first, second = (chunks for label, chunks in manifest.cells.items() if "Raises" not in label)
     for chunks, i in ((first, 0), (first, 1), (second, 2)):
         (folder / "records" / chunks[i][3][:2] / chunks[i][3]).unlink()
     assert store.leases.take(first[0][1], "Identity: a/0 to a/1")
-    seen = status_of(store, of)
-    assert (seen.done, seen.in_hand, seen.missing, len(seen.failed), seen.total) == (3, 1, 2, 3, 9)
-    assert not seen.complete
-    told = said(store_command.main, "--store", folder, "status")[1]
-    assert re.search(rf"running  Identity: a/0 to a/1: \S+, process {os.getpid()}, for \d+ s", told)
+    state = status_of(store, manifest)
+    assert (state.done, state.in_hand, state.missing, len(state.failed), state.total) == (3, 1, 2, 3, 9)
+    assert not state.complete
+    output = said(store_command.main, "--store", folder, "status")[1]
+    assert re.search(rf"running  Identity: a/0 to a/1: \S+, process {os.getpid()}, for \d+ s", output)
     store.leases.release(first[0][1])
 
 
 def test_time_left_is_of_the_work_that_is_left(folder):
     store = Store(folder)
-    (of,) = manifests(store)
-    chunks = next(iter(of.cells.values()))
+    (manifest,) = manifests(store)
+    chunks = next(iter(manifest.cells.values()))
     for chunk in chunks[:2]:
         (folder / "records" / chunk[3][:2] / chunk[3]).unlink()
     seconds = {chunk[1]: 100.0 for chunk in chunks}
-    assert status_of(store, replace(REQUEST, cells=of.cells, seconds=seconds)).left == 200.0
+    assert status_of(store, replace(REQUEST, cells=manifest.cells, seconds=seconds)).left == 200.0
 
 
 def test_status_of_nothing(tmp_path):
-    code, told = said(store_command.main, "--store", tmp_path / "none", "status")
+    code, output = said(store_command.main, "--store", tmp_path / "none", "status")
     assert code == 2
-    assert "expected a folder, got none; choose one with --store" in told
+    assert "expected a folder, got none; choose one with --store" in output
     Store(tmp_path / "empty")
     assert (
         "no table has been requested yet"
@@ -107,23 +107,30 @@ def test_status_of_nothing(tmp_path):
 
 
 def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
-    asked = []
+    commands = []
 
     def failing(words: list[str]) -> SimpleNamespace:
-        asked.append(words[1:])
+        commands.append(words[1:])
         return SimpleNamespace(returncode=1)
 
     monkeypatch.setattr(status.subprocess, "run", failing)
-    code, told = said(store_command.main, "--store", folder, "retry", "hydra/launcher=slurm")
+    code, output = said(store_command.main, "--store", folder, "retry", "hydra/launcher=slurm")
     assert code == 1
-    here = f"store={folder}"
-    assert asked == [["-m", "runners.table", "n=5", "chunk=2", here, "hydra/launcher=slurm"]]
-    assert f"again: python -m runners.table n=5 chunk=2 {here} hydra/launcher=slurm" in told
+    place = f"store={folder}"
+    assert commands == [["-m", "runners.table", "n=5", "chunk=2", place, "hydra/launcher=slurm"]]
+    assert f"again: python -m runners.table n=5 chunk=2 {place} hydra/launcher=slurm" in output
     said(store_command.main, "--store", folder, "retry", "hydra/launcher=slurm", "shard=range(8)")
-    assert asked[1][2:] == ["n=5", "chunk=2", here, "hydra/launcher=slurm", "shard=range(8)", "--multirun"]
-    assert asked[2][2:] == ["n=5", "chunk=2", here, "hydra/launcher=slurm", "workers=0"]
+    assert commands[1][2:] == [
+        "n=5",
+        "chunk=2",
+        place,
+        "hydra/launcher=slurm",
+        "shard=range(8)",
+        "--multirun",
+    ]
+    assert commands[2][2:] == ["n=5", "chunk=2", place, "hydra/launcher=slurm", "workers=0"]
     said(store_command.main, "--store", folder, "retry", "store=elsewhere")
-    assert asked[3] == ["-m", "runners.table", "n=5", "chunk=2", "store=elsewhere"]
+    assert commands[3] == ["-m", "runners.table", "n=5", "chunk=2", "store=elsewhere"]
     shutil.rmtree(folder / "failures")
     assert "nothing has failed" in said(store_command.main, "--store", folder, "retry")[1]
 
@@ -145,8 +152,8 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
 def test_a_manifest_of_someone_else_runs_no_command_of_theirs(folder, word):
     """Archives bring manifests, so `retry` repeats only words that set parameters."""
     store = Store(folder)
-    (of,) = manifests(store)
-    Manifest("runners.table", "evil", (word,), cells=of.cells).write(store)
+    (manifest,) = manifests(store)
+    Manifest("runners.table", "evil", (word,), cells=manifest.cells).write(store)
     with pytest.raises(ValueError, match="is not repeated"):
         _ = next(m for m in manifests(store) if m.name == "evil").command()
     with pytest.raises(ValueError, match="got an interpolation"):
@@ -157,23 +164,23 @@ def test_a_manifest_of_someone_else_runs_no_command_of_theirs(folder, word):
 
 def test_list_tells_sizes_by_table_and_kind(folder):
     Store(folder).put(Artifact("records", {"of": "nothing"}), b"x" * 3 * 2**20)
-    code, told = said(store_command.main, "--store", folder, "list")
+    code, output = said(store_command.main, "--store", folder, "list")
     assert code == 0
-    assert re.search(r"ddip/table1\s+│ chunk=2 n=5\s+│ \d+\s+│ 0\.\d\s+│ 3 ", told)
-    assert re.search(r"no table\s+│\s+│ 1\s+│ 3\.0", told)
+    assert re.search(r"ddip/table1\s+│ chunk=2 n=5\s+│ \d+\s+│ 0\.\d\s+│ 3 ", output)
+    assert re.search(r"no table\s+│\s+│ 1\s+│ 3\.0", output)
 
 
 def test_verify_names_what_is_damaged_or_misplaced(folder):
     assert said(store_command.main, "--store", folder, "verify")[0] == 0
     first, second = sorted(path for path in (folder / "purified").rglob("*") if path.is_file())[:2]
     first.write_bytes(first.read_bytes()[:-1])
-    moved = second.with_name(second.name[:-1] + ("0" if second.name[-1] != "0" else "1"))
-    second.rename(moved)
-    code, told = said(store_command.main, "--store", folder, "verify")
+    misplaced = second.with_name(second.name[:-1] + ("0" if second.name[-1] != "0" else "1"))
+    second.rename(misplaced)
+    code, output = said(store_command.main, "--store", folder, "verify")
     assert code == 1
-    assert f"damaged, its checksum differs: {first}" in told
-    assert f"misplaced, its name is not that of its recipe: {moved}" in told
-    assert "2 damaged" in told
+    assert f"damaged, its checksum differs: {first}" in output
+    assert f"misplaced, its name is not that of its recipe: {misplaced}" in output
+    assert "2 damaged" in output
 
 
 def test_gc_removes_what_no_table_needs_and_only_when_told(folder, table):
@@ -183,9 +190,9 @@ def test_gc_removes_what_no_table_needs_and_only_when_told(folder, table):
     old = store.path(Artifact("purified", {"of": "nothing"}))
     os.utime(old, (0, 0))
     store.put(Artifact("purified", {"of": "a run that has just begun"}), b"young")
-    code, told = said(store_command.main, "--store", folder, "gc")
+    code, output = said(store_command.main, "--store", folder, "gc")
     assert code == 0
-    assert told.startswith("1 files")
+    assert output.startswith("1 files")
     assert old.exists(), "a dry run removed something"
     assert said(store_command.main, "--store", folder, "gc", "--yes")[0] == 0
     assert not old.exists()
@@ -198,36 +205,36 @@ def test_gc_removes_what_no_table_needs_and_only_when_told(folder, table):
 
 
 def test_gc_forgets_a_table_when_told(folder):
-    code, told = said(store_command.main, "--store", folder, "gc", "--drop", "ddip/table9")
+    code, output = said(store_command.main, "--store", folder, "gc", "--drop", "ddip/table9")
     assert code == 2
-    assert "there are ddip/table1" in told
+    assert "there are ddip/table1" in output
     assert said(store_command.main, "--store", folder, "gc", "--drop", "ddip/table1", "--yes")[0] == 0
     left = {path.split("/")[0] for path in files(folder)}
     assert left == {"weights"}, "weights may have been trained alone, and take long"
-    code, told = said(store_command.main, "--store", folder, "gc", "--yes")
+    code, output = said(store_command.main, "--store", folder, "gc", "--yes")
     assert code == 2, "without any manifest it would remove everything"
 
 
 def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
     archive, elsewhere = tmp_path / "a.tar", tmp_path / "elsewhere"
     assert said(store_command.main, "--store", folder, "export", "ddip/table1", archive)[0] == 0
-    code, told = said(store_command.main, "--store", elsewhere, "import", archive)
-    assert code == 0, told
+    code, output = said(store_command.main, "--store", elsewhere, "import", archive)
+    assert code == 0, output
     results, printed = run(elsewhere, CELLS[:2])
     assert "nothing to compute" in printed
     same(results, table[1][:2])
     assert "existed already" in said(store_command.main, "--store", elsewhere, "import", archive)[1]
-    code, told = said(store_command.main, "--store", folder, "export", "oag/table1", archive)
+    code, output = said(store_command.main, "--store", folder, "export", "oag/table1", archive)
     assert code == 2
-    assert "there are ddip/table1" in told
+    assert "there are ddip/table1" in output
 
 
 def _archive(path: Path, *members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
     with tarfile.open(path, "w") as archive:
         for name, content in members:
-            told = tarfile.TarInfo(name)
-            told.size, told.type, told.linkname = len(content), kind, "/etc/passwd"
-            archive.addfile(told, io.BytesIO(content))
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(content), kind, "/etc/passwd"
+            archive.addfile(member, io.BytesIO(content))
     return path
 
 
@@ -261,9 +268,9 @@ def _archive(path: Path, *members: tuple[str, bytes], kind: bytes = tarfile.REGT
 def test_an_archive_with_anything_else_in_it_is_refused(tmp_path, name, kind):
     archive = _archive(tmp_path / "a.tar", (name, b"x\ny" if kind == tarfile.REGTYPE else b""), kind=kind)
     before = {path for path in tmp_path.parent.rglob("*") if "elsewhere" not in str(path)}
-    code, told = said(store_command.main, "--store", tmp_path / "elsewhere", "import", archive)
-    assert code == 2, told
-    assert name in told
+    code, output = said(store_command.main, "--store", tmp_path / "elsewhere", "import", archive)
+    assert code == 2, output
+    assert name in output
     assert not files(tmp_path / "elsewhere")
     assert before == {path for path in tmp_path.parent.rglob("*") if "elsewhere" not in str(path)}
 
@@ -275,17 +282,17 @@ def test_an_artefact_under_another_recipes_name_is_refused(tmp_path):
     raw = store.path(Artifact("records", {"of": "one"})).read_bytes()
     key = Artifact("records", {"of": "another"}).key
     archive = _archive(tmp_path / "a.tar", (f"records/{key[:2]}/{key}", raw))
-    code, told = said(store_command.main, "--store", tmp_path / "elsewhere", "import", archive)
+    code, output = said(store_command.main, "--store", tmp_path / "elsewhere", "import", archive)
     assert code == 2
-    assert "its name is not that of its recipe" in told
+    assert "its name is not that of its recipe" in output
 
 
 @pytest.mark.parametrize("content", [b"no archive", b""], ids=["text", "empty"])
 def test_what_is_no_archive(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
-    code, told = said(store_command.main, "--store", tmp_path / "elsewhere", "import", tmp_path / "a.tar")
+    code, output = said(store_command.main, "--store", tmp_path / "elsewhere", "import", tmp_path / "a.tar")
     assert code == 2
-    assert "cannot read" in told
+    assert "cannot read" in output
 
 
 def test_ten_thousand_chunks_are_listed_in_less_than_a_second(tmp_path):
@@ -295,7 +302,7 @@ def test_ten_thousand_chunks_are_listed_in_less_than_a_second(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     store = Store(tmp_path)
-    of = replace(REQUEST, cells={"cell": [["c", "p", "i", key] for key in keys]})
+    manifest = replace(REQUEST, cells={"cell": [["c", "p", "i", key] for key in keys]})
     begin = time.perf_counter()
-    assert status_of(store, of).done == 10_000
+    assert status_of(store, manifest).done == 10_000
     assert time.perf_counter() - begin < 1

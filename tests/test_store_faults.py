@@ -43,12 +43,12 @@ def housekept(store: Store, *words: str) -> tuple[int, str]:
 
 def test_chunks_that_were_exchanged_are_noticed_and_made_again(store, caplog):
     """Each is whole and matches its own checksum; only its recipe shows that it is in another's place."""
-    one, other = store.path(FIRST), store.path(SECOND)
-    first, second = one.read_bytes(), other.read_bytes()
-    one.write_bytes(second)
-    other.write_bytes(first)
-    row = {"id": "a", "correct": True, "row": 0} | dict.fromkeys(("clean", "adversarial"), other.name)
-    assert Pictures(store.root).of(pd.DataFrame([row | {"purified": one.name}]), 1) == []
+    path, other_path = store.path(FIRST), store.path(SECOND)
+    first, second = path.read_bytes(), other_path.read_bytes()
+    path.write_bytes(second)
+    other_path.write_bytes(first)
+    row = {"id": "a", "correct": True, "row": 0} | dict.fromkeys(("clean", "adversarial"), other_path.name)
+    assert Pictures(store.root).of(pd.DataFrame([row | {"purified": path.name}]), 1) == []
     assert "its name is not that of its recipe" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -76,9 +76,9 @@ def test_what_is_no_file_is_one_line_and_waits_for_nothing(store, make, reason):
         store.get(FIRST)
     assert store.made_by(FIRST) is None
     assert Pictures(store.root)._chunk("purified", path.name) is None
-    code, told = housekept(store, "verify")
+    code, output = housekept(store, "verify")
     assert code == 2
-    assert str(path) in told
+    assert str(path) in output
 
 
 def test_a_pipe_for_a_claim_is_waited_for_no_longer_than_any_other(tmp_path):
@@ -111,10 +111,10 @@ def test_gc_without_permission_is_one_line(store, monkeypatch):
     for recipe in (FIRST, SECOND):
         os.utime(store.path(recipe), (0, 0))
     refusing(monkeypatch, errno.EACCES)
-    code, told = housekept(store, "gc", "--yes")
+    code, output = housekept(store, "gc", "--yes")
     assert code == 2
-    assert "gc: cannot remove" in told
-    assert "Permission denied" in told
+    assert "gc: cannot remove" in output
+    assert "Permission denied" in output
 
 
 def test_a_folder_that_may_not_be_read_is_one_line(store, monkeypatch):
@@ -122,25 +122,25 @@ def test_a_folder_that_may_not_be_read_is_one_line(store, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(maintenance, "opened", refused)
-    code, told = housekept(store, "verify")
+    code, output = housekept(store, "verify")
     assert code == 2
-    assert f"{store.path(FIRST)}: Permission denied" in told
+    assert f"{store.path(FIRST)}: Permission denied" in output
 
 
 def test_a_store_whose_path_looks_like_markup_is_listed(store):
     (store.root.parent / "store[").mkdir()
-    moved = store.root.rename(store.root.parent / "store[" / "b]")
-    code, told = housekept(Store(moved), "list")
+    root = store.root.rename(store.root.parent / "store[" / "b]")
+    code, output = housekept(Store(root), "list")
     assert code == 0
-    assert "store[/b]" in told
+    assert "store[/b]" in output
 
 
 def test_a_message_that_no_file_can_hold_is_kept_with_escapes(store):
     failure = Failure("ValueError: \ud800", "Traceback: \udcff", "launch")
     assert failure.reason == "ValueError: \\ud800"
     keep_failure(store, "key", failure, images="a/0 to a/1")
-    kept = failure_of(store, "key")
-    assert (kept.reason, kept.traceback) == ("ValueError: \\ud800", "Traceback: \\udcff")
+    stored = failure_of(store, "key")
+    assert (stored.reason, stored.traceback) == ("ValueError: \\ud800", "Traceback: \\udcff")
 
 
 @pytest.mark.parametrize(

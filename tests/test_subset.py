@@ -85,12 +85,12 @@ def test_a_rule_does_not_depend_on_how_many_are_asked_at_once(batch, monkeypatch
 
 def test_a_victim_is_asked_no_more_than_it_takes(monkeypatch):
     monkeypatch.setattr(subset, "BATCH", 4)
-    asked: list[int] = []
-    chosen("two-correct-per-class", 3, answers=lambda batch: [asked.append(i) or True for i in batch])
-    assert len(asked) == 4
-    asked.clear()
-    chosen("two-correct-per-class", 10, answers=lambda batch: [asked.append(i) or True for i in batch])
-    assert len(asked) == len(set(asked)) < 40, "none of a class that has its two"
+    positions: list[int] = []
+    chosen("two-correct-per-class", 3, answers=lambda batch: [positions.append(i) or True for i in batch])
+    assert len(positions) == 4
+    positions.clear()
+    chosen("two-correct-per-class", 10, answers=lambda batch: [positions.append(i) or True for i in batch])
+    assert len(positions) == len(set(positions)) < 40, "none of a class that has its two"
 
 
 FEW = Labels(torch.tensor([0, 0, 0, 1, 2, 2, 3]))
@@ -125,8 +125,8 @@ def test_classes_with_fewer_than_two_images_are_said_and_the_rule_goes_on(caplog
 
 def test_a_listing_reads_only_what_a_rule_picks(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(200)]
-    picked = chosen("two-per-class", 10)
-    for i in picked:
+    taken = chosen("two-per-class", 10)
+    for i in taken:
         picture(paths[i], seed=i)
     listing = Listing(INDEX.ids, INDEX.labels, tuple(paths), size=8, resize=None)
     images = listing.take(chosen("two-per-class", 10, index=listing))
@@ -152,20 +152,20 @@ def test_the_images_of_two_correct_per_class_are_correct_and_named(made):
     assert (records.clean_label == records.label).all()
     assert records.label.value_counts().max() <= 2
     assert set(records["subset"]) == {"two-correct-per-class, seed 5"}
-    told = RecordFile.read(path)
-    assert (told["settings"]["subset"], told["settings"]["seed"]) == ("two-correct-per-class", 5)
-    assert set(records.image_ids_sha256) == {told["image_ids_sha256"]}
+    record = RecordFile.read(path)
+    assert (record["settings"]["subset"], record["settings"]["seed"]) == ("two-correct-per-class", 5)
+    assert set(records.image_ids_sha256) == {record["image_ids_sha256"]}
 
 
 def test_the_choice_is_kept_and_does_not_depend_on_chunks_or_more_images(made, monkeypatch):
     folder, expected, _ = made
     assert len(files(folder / "store", "subset")) == 1, "two cells, one choice"
-    more, _ = run(folder / "store", CELLS, **(RULE | {"n": 9, "chunk": 4}))
-    assert len(more[0].records) == 9
-    assert more[0].records.id.tolist()[:7] == expected[0].records.id.tolist()
+    with_more, _ = run(folder / "store", CELLS, **(RULE | {"n": 9, "chunk": 4}))
+    assert len(with_more[0].records) == 9
+    assert with_more[0].records.id.tolist()[:7] == expected[0].records.id.tolist()
     monkeypatch.setattr(subset, "sample_subset", None)  # a second run asks nothing
-    results, said = run(folder / "store", CELLS, **RULE)
-    assert "nothing to compute" in said
+    results, output = run(folder / "store", CELLS, **RULE)
+    assert "nothing to compute" in output
     same(results, expected)
 
 
@@ -201,9 +201,9 @@ def again(made, command):
 
 
 def test_a_replay_chooses_again_and_is_equal(made, again):
-    status, said = again(made[2])
-    assert status == 0, said
-    assert "result │ equal" in said
+    status, output = again(made[2])
+    assert status == 0, output
+    assert "result │ equal" in output
 
 
 def test_a_record_that_names_another_rule_cannot_be_replayed(made, again, tmp_path):
@@ -211,10 +211,10 @@ def test_a_record_that_names_another_rule_cannot_be_replayed(made, again, tmp_pa
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[b"purifybench"])
     facts["settings"]["subset"] = "random"
-    held = table.schema.metadata | {b"purifybench": json.dumps(facts).encode()}
+    metadata = table.schema.metadata | {b"purifybench": json.dumps(facts).encode()}
     copy = tmp_path / "copy.parquet"
-    pq.write_table(table.replace_schema_metadata(held), copy)
+    pq.write_table(table.replace_schema_metadata(metadata), copy)
     assert isinstance(from_parquet(copy.read_bytes()), pd.DataFrame)
-    status, said = again(copy)
+    status, output = again(copy)
     assert status == 2
-    assert "expected image ids of sha256" in said
+    assert "expected image ids of sha256" in output

@@ -96,15 +96,15 @@ def test_edsr_has_the_names_of_the_public_checkpoint():
 
 def test_edsr_adds_the_mean_colour_it_took_away():
     network = EDSR(blocks=1)
-    seen = []
-    network.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network_inputs = []
+    network.head.register_forward_pre_hook(lambda module, inputs: network_inputs.append(inputs[0]))
     with torch.no_grad():
         network.tail[1].weight.zero_()
         network.tail[1].bias.fill_(25.5)
         mean = torch.tensor(MEAN).view(1, 3, 1, 1)
         out = network(mean.expand(1, 3, 4, 4))
     torch.testing.assert_close(out, (mean + 0.1).expand(1, 3, 8, 8))
-    torch.testing.assert_close(seen[0], torch.zeros(1, 3, 4, 4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(network_inputs[0], torch.zeros(1, 3, 4, 4), atol=1e-4, rtol=0)
 
 
 @pytest.mark.skipif("DATA_DIR" not in os.environ, reason="needs CIFAR-10 and IMDN's weights in DATA_DIR")

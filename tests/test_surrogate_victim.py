@@ -28,9 +28,9 @@ def victim_of(seed: int) -> LinearVictim:
 
 def test_it_is_the_purifier_with_the_other_classifier():
     images, other, victim = random_images(3), victim_of(1), victim_of(2)
-    made = SurrogateVictim(purifier=ddip(), victim=other)(images, seeds=[1, 2, 3], victim=victim)
-    assert torch.equal(made, ddip()(images, seeds=[1, 2, 3], victim=other))
-    assert not torch.equal(made, ddip()(images, seeds=[1, 2, 3], victim=victim))
+    result = SurrogateVictim(purifier=ddip(), victim=other)(images, seeds=[1, 2, 3], victim=victim)
+    assert torch.equal(result, ddip()(images, seeds=[1, 2, 3], victim=other))
+    assert not torch.equal(result, ddip()(images, seeds=[1, 2, 3], victim=victim))
 
 
 def test_the_victim_is_not_asked():

@@ -17,19 +17,19 @@ from victims.victim import Victim
 def test_the_share_that_survives_is_the_one_that_was_put_there(share):
     images = random_images(3)
     perturbation = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) / 50
-    made = random_images(3).flip(0)
+    purified = random_images(3).flip(0)
     other = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)) / 50
     across = other - survived(0 * other, other, 0 * images, perturbation).view(-1, 1, 1, 1) * perturbation
-    shares = survived(made, made + share * perturbation + across, images, images + perturbation)
+    shares = survived(purified, purified + share * perturbation + across, images, images + perturbation)
     torch.testing.assert_close(shares, torch.full((3,), share), rtol=0, atol=1e-4)
 
 
 def test_all_steps_are_read_off_one_run_and_equal_seeds_give_equal_images():
     trace = OAGTrace(network=Generator(kernel=3, filters=4), image_steps=1)
     image = random_images(1)
-    made = along(trace, torch.cat([image, image]), [5, 5], 120)
-    assert list(made) == [50, 100, 120]
-    for first, second in made.values():
+    results = along(trace, torch.cat([image, image]), [5, 5], 120)
+    assert list(results) == [50, 100, 120]
+    for first, second in results.values():
         assert torch.equal(first, second)
 
 

@@ -86,10 +86,10 @@ def test_autoattack_declares_what_ten_classes_take(norm, steps, classes):
     attack = small_attack("autoattack", eps=1e-3, norm=norm, steps=steps)
     target = Blind().target(victim, None, [], seeds=[1])
     attack(target, images, victim(images).argmax(1), seeds=[1])
-    made, declared = target.counts[0], (attack.forward - 4, attack.backward)
-    assert ((made.forward, made.backward) == declared) == (classes >= 10)
-    assert made.forward <= declared[0]
-    assert made.backward <= declared[1]
+    counted, declared = target.counts[0], (attack.forward - 4, attack.backward)
+    assert ((counted.forward, counted.backward) == declared) == (classes >= 10)
+    assert counted.forward <= declared[0]
+    assert counted.backward <= declared[1]
 
 
 class Greedy(Attack):
@@ -148,14 +148,14 @@ def test_a_decision_of_several_draws_is_that_of_most():
 def test_an_answer_is_the_mean_of_its_draws_and_so_is_its_gradient():
     images, victim, purifier = random_images(2), RowByRow(), Noise()
     target = Full(eot=3).target(victim, purifier, [], seeds=[5, 6])
-    asked = images.clone().requires_grad_()
-    logits = target(asked)
-    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), asked)
+    inputs = images.clone().requires_grad_()
+    logits = target(inputs)
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), inputs)
     expected, slopes = torch.zeros(2, 5), torch.zeros_like(images)
     for draw in range(3):
-        one = images.clone().requires_grad_()
-        part = victim(purifier(one, seeds=[draw_seed(5, draw), draw_seed(6, draw)]))
-        slopes += torch.autograd.grad(part[:, 1].sum(), one)[0] / 3
+        same_inputs = images.clone().requires_grad_()
+        part = victim(purifier(same_inputs, seeds=[draw_seed(5, draw), draw_seed(6, draw)]))
+        slopes += torch.autograd.grad(part[:, 1].sum(), same_inputs)[0] / 3
         expected += part.detach() / 3
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(gradient, slopes)
@@ -208,13 +208,13 @@ def test_an_attack_that_picks_among_its_images_must_say_so():
 def test_what_leaves_the_range_by_rounding_is_clipped_and_what_leaves_it_is_refused():
     images = random_images(1)
     images[0, 0, 0, :4] = torch.tensor([1 + 2e-7, -3e-8, 0.0, 1.0])
-    asked = images.clone().requires_grad_()
-    answer = Full().target(RowByRow(), Identity(), [], seeds=[1])(asked)
+    inputs = images.clone().requires_grad_()
+    answer = Full().target(RowByRow(), Identity(), [], seeds=[1])(inputs)
     assert torch.equal(answer, RowByRow()(images.clamp(0, 1)))
-    (gradient,) = torch.autograd.grad(answer[:, 0].sum(), asked)
+    (gradient,) = torch.autograd.grad(answer[:, 0].sum(), inputs)
     assert torch.equal(gradient.flatten(), RowByRow().weight[0].float())
-    for far in (1 + 1e-5, -1e-5, float("nan")):
-        images[0, 0, 0, 0] = far
+    for value in (1 + 1e-5, -1e-5, float("nan")):
+        images[0, 0, 0, 0] = value
         with pytest.raises(AttackError, match="expected questions about images in"):
             Full().target(RowByRow(), Identity(), [], seeds=[1])(images)
 
@@ -262,12 +262,12 @@ class Short(nn.Module):
 def test_questions_that_memory_cannot_answer_at_once_are_split(gives):
     """The answers stay the same to the bit, and every row is counted once."""
     images, victim = random_images(6), Short(2, in_backward=False)
-    made = []
+    answers = []
     for model in (victim.network, victim):
         target = Target(lambda x, seeds, model=model: model(x), seeds=range(6), gives=gives)
-        made.append(target(images.clone().requires_grad_()))
+        answers.append(target(images.clone().requires_grad_()))
         assert [count.forward for count in target.counts] == [1] * 6
-    assert torch.equal(*made)
+    assert torch.equal(*answers)
     assert (victim.asked, target.batch) == ([6, 3, 1, 1, 1, 1, 1, 1], 1)
     target(images)
     assert victim.asked[8:] == [1] * 6, "the batch that fits is kept"
@@ -293,7 +293,7 @@ def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(tmp_path, c
     """Its examples and its counts are those of an attack with enough memory."""
     images, victim = random_images(6), Short(2, in_backward=True)
     labels, attack = victim.network(images).argmax(1), small_attack("pgd")
-    made, task = [], types.SimpleNamespace(key="a" * 64)
+    results, task = [], types.SimpleNamespace(key="a" * 64)
     for model in (victim.network, victim):
         asked = []
 
@@ -303,10 +303,10 @@ def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(tmp_path, c
 
         worker = types.SimpleNamespace(target=target, store=Store(tmp_path))
         crafted, last = Worker._crafted(worker, task, attack, images, labels, list(range(6)))
-        made.append((crafted.images, [(count.forward, count.backward) for count in last.counts]))
+        results.append((crafted.images, [(count.forward, count.backward) for count in last.counts]))
     assert asked == [(6, False), (3, True), (1, True)]
-    assert torch.equal(made[0][0], made[1][0])
-    assert made[0][1] == made[1][1]
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
     assert "it starts again with gradients of 3 rows" in caplog.text
     victim.limit = 0
     with pytest.raises(torch.OutOfMemoryError):

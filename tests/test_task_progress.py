@@ -41,12 +41,12 @@ def test_the_share_is_that_of_the_declared_passes_of_an_image_that_still_stands(
 
 def test_a_report_can_be_read_while_the_task_runs_and_is_removed_after_it(tmp_path, monkeypatch):
     monkeypatch.setattr(task_progress, "EVERY", 0.001)
-    store, said = Store(tmp_path), Reached(0.25, "Square on 3 images")
-    with reported(store, "a" * 64, lambda: said):
+    store, report = Store(tmp_path), Reached(0.25, "Square on 3 images")
+    with reported(store, "a" * 64, lambda: report):
         deadline = time.monotonic() + 20
         while reached_of(store, "a" * 64) == Reached() and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert reached_of(store, "a" * 64) == said
+        assert reached_of(store, "a" * 64) == report
     assert reached_of(store, "a" * 64) == Reached()
 
 

@@ -35,39 +35,39 @@ def test_the_result_is_the_purifiers_own_to_the_bit(ddip, network):
 def test_confidences_crossings_and_boundaries_are_written_down(ddip, records):
     victim = RowByRow()  # unlike the network of the fixture, it is undecided
     watch, final = watched(ddip, random_images(2), SEEDS, victim)
-    told, arrays = written(watch, final, records, victim, ddip)
-    assert told["steps"] == list(range(0, 40, 2))
+    facts, arrays = written(watch, final, records, victim, ddip)
+    assert facts["steps"] == list(range(0, 40, 2))
     decided = arrays["confidence"].argmax(2)
     assert np.allclose(arrays["confidence"].sum(2), 1, atol=1e-5)
     for i in range(2):
-        changes = [told["steps"][k] for k in range(2, 20) if decided[i, k] != decided[i, k - 1]]
-        assert told["crossings"][i] == changes
-        assert told["used"][i] == changes[-3:]
-        assert len(arrays[f"boundary{i}"]) == len(told["on_boundary"][i]) == min(len(changes), 3)
-    assert sum(map(len, told["crossings"])) > 0, "nothing crossed: this tests nothing"
-    assert len(told["says"][0]) == len(told["kept"]) == arrays["strip"].shape[1]
+        changes = [facts["steps"][k] for k in range(2, 20) if decided[i, k] != decided[i, k - 1]]
+        assert facts["crossings"][i] == changes
+        assert facts["used"][i] == changes[-3:]
+        assert len(arrays[f"boundary{i}"]) == len(facts["on_boundary"][i]) == min(len(changes), 3)
+    assert sum(map(len, facts["crossings"])) > 0, "nothing crossed: this tests nothing"
+    assert len(facts["says"][0]) == len(facts["kept"]) == arrays["strip"].shape[1]
 
 
 def test_any_purifier_that_fits_a_network_can_be_watched(small_trace, network, records):
     dip = DIP(trace=small_trace, steps=12)
     watch, final = watched(dip, random_images(2), SEEDS, network)
-    told, arrays = written(watch, final, records, network, dip)
-    assert told["crossings"] == [[], []]
+    facts, arrays = written(watch, final, records, network, dip)
+    assert facts["crossings"] == [[], []]
     assert arrays["last"].shape == (2, 16, 16, 3)
     assert final.equal(dip.purify(random_images(2), SEEDS, network))
 
 
 def test_a_traced_cell_is_shown_with_its_strip_and_plots(ddip, network, records, tmp_path):
     watch, final = watched(ddip, random_images(2), SEEDS, network)
-    told, arrays = written(watch, final, records, network, ddip)
+    facts, arrays = written(watch, final, records, network, ddip)
     with (tmp_path / "1a2b3c4d.npz").open("wb") as file:
-        np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)
+        np.savez_compressed(file, told=np.array(json.dumps(facts)), **arrays)
     entry = {"row": "DDIP", "column": "PGD", "eps_255": 8.0, "knowledge_kind": "blind"}
     frame = pd.DataFrame([{**entry, "record": "1a2b3c4d"}, {**entry, "record": ""}])
-    (shown,) = traces.shown(frame, tmp_path, tmp_path, "t")
-    assert shown["title"] == "Decision trace: DDIP, PGD 8"
-    assert shown["images"][0]["strip"][0]["says"].startswith("iteration 0: class ")
-    assert shown["images"][0]["strip"][-1]["says"].startswith("result: class ")
+    (page,) = traces.shown(frame, tmp_path, tmp_path, "t")
+    assert page["title"] == "Decision trace: DDIP, PGD 8"
+    assert page["images"][0]["strip"][0]["says"].startswith("iteration 0: class ")
+    assert page["images"][0]["strip"][-1]["says"].startswith("result: class ")
     assert (tmp_path / "t-trace-1a2b3c4d-1.pdf").is_file()
 
 

@@ -120,16 +120,16 @@ def test_a_cell_trains_its_purifier_once(tmp_path):
     words = ["purifier.weights.steps=3", "purifier.filters=4", "purifier.layers=2"]
     learned = cell("attack=clean", "purifier=ncis", *words)
     once = cell("attack=clean", "purifier=ncis", *words, "purifier.iterations=1")
-    inside = ["purifier=dynamic", "purifier@purifier.purifier=ncis"]
-    inside += [word.replace("purifier.", "purifier.purifier.") for word in words]
+    inner_words = ["purifier=dynamic", "purifier@purifier.purifier=ncis"]
+    inner_words += [word.replace("purifier.", "purifier.purifier.") for word in words]
     first, _ = run(tmp_path, [learned])
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "weights").rglob("*") if path.is_file()}
-    again, _ = run(tmp_path, [learned, once, cell("attack=clean", *inside)])
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "weights").rglob("*") if path.is_file()}
+    again, _ = run(tmp_path, [learned, once, cell("attack=clean", *inner_words)])
     assert all(result.records is not None for result in again), [result.failed for result in again]
     assert first[0].records.purified.tolist() == again[0].records.purified.tolist()
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "weights").rglob("*") if path.is_file()}
-    assert len(kept) == 2, "a victim and a purifier"
-    assert now == kept, "not for a second run, nor for what only purifying reads, nor inside another"
+    assert len(times) == 2, "a victim and a purifier"
+    assert now == times, "not for a second run, nor for what only purifying reads, nor inside another"
 
 
 class Seen(NCIS):
@@ -145,15 +145,15 @@ class Seen(NCIS):
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 12), (0.5, 6), (0.34, 4)])
 def test_a_share_of_the_images_is_trained_on(share, expected):
     weights = training(steps=12, share=share)
-    made = Seen(weights=weights, filters=8, layers=3, smoothing_kernel=5)
-    weights.fit(made)
-    assert len({tuple(image.flatten().tolist()) for image in made.seen}) == expected
+    model = Seen(weights=weights, filters=8, layers=3, smoothing_kernel=5)
+    weights.fit(model)
+    assert len({tuple(image.flatten().tolist()) for image in model.seen}) == expected
 
 
 def test_crops_and_flips_show_other_squares_of_the_same_images():
     weights = training(steps=60, crop=7, flip=True)
-    made = Seen(weights=weights, filters=4, layers=2, smoothing_kernel=5)
-    weights.fit(made)
+    model = Seen(weights=weights, filters=4, layers=2, smoothing_kernel=5)
+    weights.fit(model)
     whole = Waves().load("train").images
     ways = [
         square.flip(axes)
@@ -161,9 +161,9 @@ def test_crops_and_flips_show_other_squares_of_the_same_images():
         for axes in ([], [1], [2], [1, 2])
     ]
     possible = {tuple(square.flatten().tolist()) for square in ways}
-    seen = [tuple(square.flatten().tolist()) for square in made.seen]
-    assert set(seen) <= possible
-    assert len(set(seen)) > len(whole), "more than one square of an image"
+    squares = [tuple(square.flatten().tolist()) for square in model.seen]
+    assert set(squares) <= possible
+    assert len(set(squares)) > len(whole), "more than one square of an image"
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_the_learning_rate_falls_as_it_is_set(settings, rates, monkeypatch):
 
 def test_an_average_of_the_weights_is_returned():
     decay, steps = 0.8, 6
-    shown = [(p := purifier(steps=n, halve_every=99)).weights.fit(p) for n in range(1, steps + 1)]
-    expected = shown[0]
-    for state in shown[1:]:
+    states = [(p := purifier(steps=n, halve_every=99)).weights.fit(p) for n in range(1, steps + 1)]
+    expected = states[0]
+    for state in states[1:]:
         expected = {n: decay * value + (1 - decay) * state[n] for n, value in expected.items()}
     averaged = (p := purifier(steps=steps, halve_every=99, average=decay)).weights.fit(p)
     for name, value in averaged.items():
@@ -206,13 +206,13 @@ class Listed(Waves):
         raise AssertionError("the whole data set was read")
 
     def index(self, split):
-        whole, asked = Waves.load(self, split), self.asked
+        whole, sizes = Waves.load(self, split), self.asked
 
         class Lazy:
             ids, labels = whole.ids, whole.labels
 
             def take(self, indices):
-                asked.append(len(indices))
+                sizes.append(len(indices))
                 return whole.take(indices)
 
         return Lazy()
@@ -239,7 +239,7 @@ class Counted(NCIS):
 def test_threads_are_those_of_the_training_and_put_back_after():
     before = torch.get_num_threads()
     weights = training(steps=2, threads=before + 1)
-    made = Counted(weights=weights, filters=4, layers=2, smoothing_kernel=5)
-    weights.fit(made)
-    assert made.threads == [before + 1] * 2
+    model = Counted(weights=weights, filters=4, layers=2, smoothing_kernel=5)
+    weights.fit(model)
+    assert model.threads == [before + 1] * 2
     assert torch.get_num_threads() == before

@@ -123,8 +123,8 @@ def test_deflection_chooses_pixels_and_offsets_uniformly():
 
 def test_of_several_deflections_of_one_pixel_the_last_counts(monkeypatch):
     p, images = PixelDeflection(deflections=3, window=2), ramp(1, 1, 5)
-    given = iter([[0, 0, 0], [2, 2, 4], [0, 0, 0], [0, 3, 1]])  # y, x, source y, source x from its lowest
-    monkeypatch.setattr(Draws, "below", lambda self, bound, shape: torch.tensor(next(given)).view(1, 1, 3))
+    draws = iter([[0, 0, 0], [2, 2, 4], [0, 0, 0], [0, 3, 1]])  # y, x, source y, source x from its lowest
+    monkeypatch.setattr(Draws, "below", lambda self, bound, shape: torch.tensor(next(draws)).view(1, 1, 3))
     moved = p.deflect(images, Draws([0], CPU))
     assert (moved[0, 2, 0] * 5).round().tolist() == [0, 1, 3, 3, 3]
 

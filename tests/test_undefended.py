@@ -97,12 +97,12 @@ def test_only_the_papers_own_setting_is_held_against_it(monkeypatch, tmp_path, w
     words += [f"tables={tmp_path}", f"records={tmp_path}"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("table", words, return_hydra_config=True)
-        held = []
+        comparisons = []
         monkeypatch.setattr(table, "printed", lambda *_: PAPER)
         monkeypatch.setattr(
             Evaluator, "evaluate", lambda self, cells, request: [CellResult(c, failed="x") for c in cells]
         )
-        monkeypatch.setattr(table, "flag_weak", lambda *given: held.append(given))
+        monkeypatch.setattr(table, "flag_weak", lambda *given: comparisons.append(given))
         with pytest.raises(table.app.FailedCellsError):
             table.make(config, config.hydra.runtime.choices, [], Launch())
-    assert bool(held) == flagged
+    assert bool(comparisons) == flagged

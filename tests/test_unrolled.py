@@ -43,10 +43,12 @@ class TwoClasses(nn.Module):
 
 def gradient_of(purifier, images, weight, victim=None, seeds=SEEDS, **settings):
     """Return the gradient of weight . result, the diagnosis that was told, and the result."""
-    asked, told = images.clone().requires_grad_(), []
+    inputs, diagnoses = images.clone().requires_grad_(), []
     unrolling = Unrolling(**{"steps": None} | settings)
-    made = unrolled(purifier, asked, seeds=seeds, victim=victim, unrolling=unrolling, tell=told.append)
-    return torch.autograd.grad((made * weight).sum(), asked)[0], told[0], made.detach()
+    result = unrolled(
+        purifier, inputs, seeds=seeds, victim=victim, unrolling=unrolling, tell=diagnoses.append
+    )
+    return torch.autograd.grad((result * weight).sum(), inputs)[0], diagnoses[0], result.detach()
 
 
 def difference(purifier, images, weight, along, victim=None):
@@ -79,22 +81,24 @@ def normal(like, seed):
 def test_the_gradient_through_all_steps_is_that_of_central_differences(purifier, uses_victim):
     images, victim = inner_images(2).double(), TwoClasses() if uses_victim else None
     weight = normal(images, 5)
-    found, _, made = gradient_of(purifier, images, weight, victim)
-    assert torch.equal(made, purifier.purify(images, SEEDS, victim)), "not the defense's own answer"
+    gradient, _, result = gradient_of(purifier, images, weight, victim)
+    assert torch.equal(result, purifier.purify(images, SEEDS, victim)), "not the defense's own answer"
     for seed in range(2):
-        along = normal(images, seed)
-        expected = difference(purifier, images, weight, along, victim)
-        assert (found * along).sum().item() == pytest.approx(expected, rel=1e-4)
+        step_direction = normal(images, seed)
+        expected = difference(purifier, images, weight, step_direction, victim)
+        assert (gradient * step_direction).sum().item() == pytest.approx(expected, rel=1e-4)
     assert abs(expected) > 1e-3, "a test that could not fail"
 
 
 def test_ddips_gradient_is_that_of_images_on_a_boundary(monkeypatch):
     """The test above would say nothing about Eq. 4 to 6 if no decision changed along the trace."""
-    kept = []
-    monkeypatch.setattr("purifiers.ddip._Crossings._keep", lambda self, rows, *_: kept.extend(rows.tolist()))
+    crossings = []
+    monkeypatch.setattr(
+        "purifiers.ddip._Crossings._keep", lambda self, rows, *_: crossings.extend(rows.tolist())
+    )
     purifier = DDIP(trace=DIPTrace(network=NETWORK), steps=8, maps=8, warmup=0, similarity=-1)
     purifier.purify(inner_images(2).double(), SEEDS, TwoClasses())
-    assert len(kept) > 2
+    assert len(crossings) > 2
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,13 @@ class Late(FitTrace):
     def fit(self, images, seeds):
         networks, taken = Networks(NETWORK, images, seeds=seeds), []
         shape = (NETWORK.depth, *images.shape[2:])
-        given = networks.drawn_once(lambda generator: torch.rand(shape, generator=generator))
+        network_input = networks.drawn_once(lambda generator: torch.rand(shape, generator=generator))
         targets = networks.stack.beside(networks.images)
 
         def loss():
             taken.append(None)
             reference = targets if len(taken) > self.since else torch.full_like(targets, 0.5)
-            output = networks(given)
+            output = networks(network_input)
             error = networks.stack.apart((output - reference).square())
             return networks.stack.apart(output)[:, 0], error.flatten(1).mean(1)
 
@@ -123,17 +127,17 @@ class Late(FitTrace):
 def test_the_last_steps_see_the_images_and_those_before_them_do_not(steps):
     """The central differences are of a fit that starts to look at the images with the last m updates."""
     images, total = inner_images(2).double(), 8
-    weight, along = normal(images, 5), normal(images, 6)
+    weight, step_direction = normal(images, 5), normal(images, 6)
     late = DIP(trace=Late(since=total - 1 - steps), steps=total)
     # The forward pass runs `late` itself; the backward pass takes steps anew, all of which see the images.
     run = module._Run(late, SEEDS, None, Unrolling(steps=steps), lambda diagnosis: None)
     fits = [late.trace.fit, Late(since=-1).fit]
     run._fit = lambda given: fits.pop(0)(given, SEEDS)
-    asked = images.clone().requires_grad_()
-    made = module._Through.apply(asked, run)
-    (found,) = torch.autograd.grad((made * weight).sum(), asked)
-    expected = difference(late, images, weight, along)
-    assert (found * along).sum().item() == pytest.approx(expected, rel=1e-4)
+    inputs = images.clone().requires_grad_()
+    result = module._Through.apply(inputs, run)
+    (gradient,) = torch.autograd.grad((result * weight).sum(), inputs)
+    expected = difference(late, images, weight, step_direction)
+    assert (gradient * step_direction).sum().item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_blocks_of_a_trace_that_is_read_in_many_places():
@@ -141,43 +145,43 @@ def test_blocks_of_a_trace_that_is_read_in_many_places():
     images = inner_images(1).double()
     weight, trace = normal(images, 5), DIPTrace(network=NETWORK)
     mean = DDIP(trace=trace, steps=6, maps=6, warmup=99, crossings=6)  # no crossing counts: the mean of all
-    found, *_ = gradient_of(mean, images, weight, TwoClasses(), seeds=[1], steps=2)
+    gradient, *_ = gradient_of(mean, images, weight, TwoClasses(), seeds=[1], steps=2)
     parts = [
         gradient_of(DIP(trace=trace, steps=last + 1), images, weight, seeds=[1], steps=depth)[0]
         for last, depth in ((5, 2), (4, 1), (3, 2), (2, 1), (1, 1))  # blocks end at 5, 3 and 1
     ]
-    torch.testing.assert_close(found, torch.stack(parts).sum(0) / 6)
+    torch.testing.assert_close(gradient, torch.stack(parts).sum(0) / 6)
 
 
 def test_checkpoints_change_nothing(monkeypatch):
     images = inner_images(2).double()
     weight, purifier = normal(images, 5), DIP(trace=DIPTrace(network=NETWORK), steps=10)
-    expected, told, _ = gradient_of(purifier, images, weight)
+    expected, diagnosis, _ = gradient_of(purifier, images, weight)
     for segment in (2, 4, 9):
         monkeypatch.setattr(module, "segment_of", lambda steps, segment=segment: segment)
-        found, again, _ = gradient_of(purifier, images, weight)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(again.adjoint, told.adjoint, rtol=1e-6, atol=1e-9)
+        gradient, again, _ = gradient_of(purifier, images, weight)
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(again.adjoint, diagnosis.adjoint, rtol=1e-6, atol=1e-9)
 
 
 def test_an_image_has_the_same_gradient_alone_and_among_others():
     images, purifier = inner_images(3), DIP(trace=DIPTrace(network=NETWORK), steps=5)
     weight = normal(images, 5).float()
-    together, told, _ = gradient_of(purifier, images, weight, seeds=[1, 2, 3])
+    together, diagnosis, _ = gradient_of(purifier, images, weight, seeds=[1, 2, 3])
     alone, _, _ = gradient_of(purifier, images[1:2], weight[1:2], seeds=[2])
     assert torch.equal(together[1:2], alone)
-    assert told.adjoint.shape == told.cosine.shape == (3, 4)
+    assert diagnosis.adjoint.shape == diagnosis.cosine.shape == (3, 4)
 
 
 def test_what_is_told_of_a_gradient():
     images, purifier = inner_images(2).double(), DIP(trace=DIPTrace(network=NETWORK), steps=6)
     weight = normal(images, 5)
     for steps in (1, 3, 5):
-        found, told, _ = gradient_of(purifier, images, weight, steps=steps)
-        cosine = torch.nn.functional.cosine_similarity(found.flatten(1), weight.flatten(1))
-        assert told.adjoint.shape == (2, steps)
-        assert (told.adjoint > 0).all()
-        torch.testing.assert_close(told.cosine[:, -1], cosine)
+        gradient, diagnosis, _ = gradient_of(purifier, images, weight, steps=steps)
+        cosine = torch.nn.functional.cosine_similarity(gradient.flatten(1), weight.flatten(1))
+        assert diagnosis.adjoint.shape == (2, steps)
+        assert (diagnosis.adjoint > 0).all()
+        torch.testing.assert_close(diagnosis.cosine[:, -1], cosine)
 
 
 def test_a_detached_second_moment_gives_another_gradient():
@@ -191,7 +195,7 @@ def test_a_detached_second_moment_gives_another_gradient():
 
 
 def test_memory_grows_with_the_square_root_of_the_steps(monkeypatch):
-    kept, graphs, images = [], [], inner_images(1)
+    kept_steps, graphs, images = [], [], inner_images(1)
     weight = normal(images, 5).float()
     keep, taken, back = module._Run._keep, adjoint.differentiable_step, adjoint.Sweep._back
     held = 0
@@ -207,14 +211,16 @@ def test_memory_grows_with_the_square_root_of_the_steps(monkeypatch):
         held -= 1
         back(*arguments)
 
-    monkeypatch.setattr(module._Run, "_keep", lambda run, fit, at: kept[-1].append(at) or keep(run, fit, at))
+    monkeypatch.setattr(
+        module._Run, "_keep", lambda run, fit, at: kept_steps[-1].append(at) or keep(run, fit, at)
+    )
     monkeypatch.setattr(adjoint, "differentiable_step", step)
     monkeypatch.setattr(adjoint.Sweep, "_back", gone_over)
     for steps in (17, 65):
-        kept.append([])
+        kept_steps.append([])
         graphs.append(0)
         gradient_of(DIP(trace=DIPTrace(network=NETWORK), steps=steps), images, weight, seeds=[1])
-    assert [len(of_run) for of_run in kept] == [8, 16]
+    assert [len(of_run) for of_run in kept_steps] == [8, 16]
     assert graphs == [3, 5], "the steps of one segment, and the last reconstruction"
 
 
@@ -222,12 +228,12 @@ def test_an_adjoint_that_grows_without_bound_is_cut_off_for_its_image_alone(monk
     images, purifier = inner_images(2).double(), DIP(trace=DIPTrace(network=NETWORK), steps=6)
     weight = normal(images, 5)
     weight[0] *= 1e-6
-    whole, told, _ = gradient_of(purifier, images, weight)
+    whole, diagnosis, _ = gradient_of(purifier, images, weight)
     short, *_ = gradient_of(purifier, images, weight, steps=1)
-    monkeypatch.setattr(adjoint, "LARGEST", 1e-3 * told.adjoint[1, 0].item())
-    found, cut, _ = gradient_of(purifier, images, weight)
-    assert torch.equal(found[0], whole[0])
-    torch.testing.assert_close(found[1], torch.zeros_like(found[1]))
+    monkeypatch.setattr(adjoint, "LARGEST", 1e-3 * diagnosis.adjoint[1, 0].item())
+    gradient, cut, _ = gradient_of(purifier, images, weight)
+    assert torch.equal(gradient[0], whole[0])
+    torch.testing.assert_close(gradient[1], torch.zeros_like(gradient[1]))
     assert (cut.adjoint[0] > 0).all()
     assert (cut.adjoint[1] == 0).all()
     assert short[1].any()
@@ -274,13 +280,13 @@ def test_settings_that_mean_nothing_are_refused(settings, said):
 def test_too_little_memory_says_what_is_needed_and_what_fits():
     purifier, images = DIP(trace=SMALL, steps=60), random_images(2)
     weight = torch.ones_like(images)
-    said = r"59 steps of a batch of 2 images needs ([\d.]+) GiB.* not even one step fits"
-    with pytest.raises(InputError, match=said) as refused:
+    message = r"59 steps of a batch of 2 images needs ([\d.]+) GiB.* not even one step fits"
+    with pytest.raises(InputError, match=message) as error:
         gradient_of(purifier, images, weight, memory=1e-5)
-    memory = 0.7 * float(re.search(said, str(refused.value))[1])
-    with pytest.raises(InputError, match=r"knowledge\.steps=\d+ fits") as refused:
+    memory = 0.7 * float(re.search(message, str(error.value))[1])
+    with pytest.raises(InputError, match=r"knowledge\.steps=\d+ fits") as error:
         gradient_of(purifier, images, weight, memory=memory)
-    fits = int(str(refused.value).split("knowledge.steps=")[1].split()[0])
+    fits = int(str(error.value).split("knowledge.steps=")[1].split()[0])
     assert 1 < fits < 59
     gradient_of(purifier, images, weight, memory=memory, steps=fits)
     with pytest.raises(InputError, match="needs"):
@@ -290,13 +296,13 @@ def test_too_little_memory_says_what_is_needed_and_what_fits():
 def test_the_knowledge_answers_as_the_defense_does_and_tells_of_its_gradients():
     purifier, victim, images = DIP(trace=SMALL, steps=5), RowByRow(), random_images(2)
     target = Unrolled(steps=3).target(victim, purifier, [], seeds=SEEDS)
-    given = []
-    view, target.view = target.view, lambda rows, seeds: given.extend(seeds) or view(rows, seeds)
-    asked = images.clone().requires_grad_()
-    logits = target(asked)
-    assert torch.equal(logits, victim(purifier(images, seeds=given)))
-    torch.autograd.grad(logits[:, 0].sum(), asked)
-    assert [len(told) for told in target.diagnoses] == [1, 1]
+    used_seeds = []
+    view, target.view = target.view, lambda rows, seeds: used_seeds.extend(seeds) or view(rows, seeds)
+    inputs = images.clone().requires_grad_()
+    logits = target(inputs)
+    assert torch.equal(logits, victim(purifier(images, seeds=used_seeds)))
+    torch.autograd.grad(logits[:, 0].sum(), inputs)
+    assert [len(diagnoses) for diagnoses in target.diagnoses] == [1, 1]
     adjoint, cosine = target.diagnoses[0][0]
     assert len(adjoint) == len(cosine) == 3
 
@@ -304,7 +310,7 @@ def test_the_knowledge_answers_as_the_defense_does_and_tells_of_its_gradients():
 def test_a_librarys_attack_goes_through_the_fit():
     """Such an attack draws torch's random numbers per image, also while a gradient is taken."""
     purifier, victim, images = DIP(trace=SMALL, steps=4), RowByRow(), random_images(2)
-    made = crafted(PGD(steps=2), Unrolled(steps=2), victim, purifier, images, torch.tensor([0, 1]))
-    assert not torch.equal(made, images)
+    adversarial = crafted(PGD(steps=2), Unrolled(steps=2), victim, purifier, images, torch.tensor([0, 1]))
+    assert not torch.equal(adversarial, images)
     alone = crafted(PGD(steps=2), Unrolled(steps=2), victim, purifier, images[:1], torch.tensor([0]))
-    assert torch.equal(made[:1], alone)
+    assert torch.equal(adversarial[:1], alone)

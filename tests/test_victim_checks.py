@@ -55,9 +55,9 @@ def test_weights_that_change_between_two_loads_are_refused(tmp_path):
     own_victims.written(path, seed=1)
     with pytest.raises(InputError, match="expected the same weights each time it is loaded, got others"):
         spec.load(store)
-    drawn = config_of({"_target_": "tests.own_victims.Drawn"})
+    config = config_of({"_target_": "tests.own_victims.Drawn"})
     with pytest.raises(InputError, match="expected the same weights each time"):
-        load_or_train(drawn, store).load(store)
+        load_or_train(config, store).load(store)
 
 
 def test_the_digest_is_of_the_content_alone():
@@ -91,18 +91,18 @@ BROKEN = [
 @pytest.mark.parametrize(("victim", "name", "came"), BROKEN, ids=[type(v).__name__ for v, *_ in BROKEN])
 def test_each_fault_of_a_victim_is_caught_by_its_name(images, victim, name, came):
     threads = torch.get_num_threads()
-    with pytest.raises(checks.VictimError) as caught:
+    with pytest.raises(checks.VictimError) as error:
         checks.check(victim, images, classes=10)
-    assert caught.value.check == name, str(caught.value)
-    assert came in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert error.value.check == name, str(error.value)
+    assert came in str(error.value)
+    assert "\n" not in str(error.value)
     assert torch.get_num_threads() == threads
 
 
 def test_a_victim_whose_answers_change_it_is_caught(images):
-    with pytest.raises(checks.VictimError) as caught:
+    with pytest.raises(checks.VictimError) as error:
         checks.check(own_victims.Trains(), images, classes=10)
-    assert caught.value.check in ("repeatable", "unchanged")
+    assert error.value.check in ("repeatable", "unchanged")
 
 
 def test_a_sound_victim_passes_and_is_as_it_was(images):

@@ -48,11 +48,11 @@ def classes_of(label_space: str) -> set[int]:
 def moved(network: nn.Module) -> nn.Module:
     """Move the network's parameters and buffers to the device `meta`; other tensors stay where they are."""
     for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
                 if tensor is not None:
-                    there = tensor.detach().to("meta")
-                    held[name] = nn.Parameter(there, False) if held is module._parameters else there
+                    on_meta = tensor.detach().to("meta")
+                    tensors[name] = nn.Parameter(on_meta, False) if tensors is module._parameters else on_meta
     return network
 
 
@@ -122,14 +122,14 @@ def test_super_resolution_shows_a_victim_of_a_fixed_size_its_double():
             return torch.nn.functional.interpolate(x, scale_factor=2)
 
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    seen: list[torch.Size] = []
-    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[2:]))
+    sizes: list[torch.Size] = []
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2:]))
     victim = Victim(network=network, label_space="", mean=[0] * 3, std=[1] * 3, weights=None, size=16)
     weights = WeightFile("none.pt", "0" * 64)
     for shrink in (True, False):
         purifier = SuperResolution(network=Double(), weights=weights, sigma=0, shrink=shrink).load_frozen({})
         victim(purifier(random_images(2, 16), seeds=[0, 1]))
-    assert seen == [(16, 16), (32, 32)]
+    assert sizes == [(16, 16), (32, 32)]
 
 
 def test_images_are_brought_to_the_victims_size_and_gradients_go_through():
@@ -220,20 +220,20 @@ def integers_by_hand(file: Path, image: np.ndarray) -> np.ndarray:
     The sums are over integers w - z, in float64.
     """
     archive = np.load(file, allow_pickle=False)
-    graph, made = json.loads(str(archive["graph"])), {}
-    made[graph["input"]] = image
+    graph, outputs = json.loads(str(archive["graph"])), {}
+    outputs[graph["input"]] = image
     for step in graph["ops"]:
-        x = made[step["ins"][0]]
+        x = outputs[step["ins"][0]]
         if step["op"] in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             x = convolved(archive, step, x)
         elif step["op"] == "ADD":
-            x = x + made[step["ins"][1]]
+            x = x + outputs[step["ins"][1]]
         elif step["op"] == "AVERAGE_POOL_2D":
             assert x.shape[:2] == (step["kh"], step["kw"])
             x = x.mean((0, 1), keepdims=True)
         elif step["op"] == "SOFTMAX":
             return x.ravel()
-        made[step["out"]] = np.clip(x, 0, 6) if step.get("act") == 3 else x
+        outputs[step["out"]] = np.clip(x, 0, 6) if step.get("act") == 3 else x
     raise AssertionError("no end")
 
 
@@ -277,9 +277,9 @@ def folded_checkpoint(network: Int8MobileNet) -> dict[str, torch.Tensor]:
         filters, inputs, *kernel = layer.weight.shape
         filters += filters == 17
         shape = (1, *kernel, filters) if layer.groups > 1 else (filters, *kernel, inputs)
-        drawn = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+        weights = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
         scale = 2 / 127 / layer.weight[0].numel() ** 0.5
-        state |= {f"w{i}": drawn, f"w{i}_scale": torch.tensor([scale]), f"w{i}_zp": torch.tensor([3])}
+        state |= {f"w{i}": weights, f"w{i}_scale": torch.tensor([scale]), f"w{i}_zp": torch.tensor([3])}
         state[f"b{i}"] = torch.randn(filters, generator=generator) / 10
     return state
 

@@ -43,9 +43,9 @@ class Scripted:
 def test_pairs_are_those_whose_labels_differ_entirely_in_the_order_of_the_candidates():
     asker = Scripted(["abc", "def", "abc", "dec", "ab", "def", "abc", "de", "xyz", "abc", "abc", "xyz"], 3)
     candidates = [(f"i{i}", 2 * i, 2 * i + 1) for i in range(6)]
-    found = find(candidates, asker, 2)
-    assert [p.id for p in found.pairs] == ["i0", "i4"]
-    assert (found.looked_at, found.shared, found.short) == (5, 1, 2)
+    result = find(candidates, asker, 2)
+    assert [p.id for p in result.pairs] == ["i0", "i4"]
+    assert (result.looked_at, result.shared, result.short) == (5, 1, 2)
     assert asker.asked == 9  # of i2 only the clean image, i5 not at all
     assert [p.id for p in find(candidates, asker, 9).pairs] == ["i0", "i4", "i5"]
 
@@ -68,8 +68,8 @@ def test_a_candidate_without_an_answer_is_not_passed_over():
     ],
 )
 def test_the_papers_metrics(clean, purified, expected):
-    made = score(LabelResponse(tuple(clean), ()), LabelResponse(tuple(purified), ()), 5)
-    assert tuple(made.values()) == pytest.approx(expected)
+    scores = score(LabelResponse(tuple(clean), ()), LabelResponse(tuple(purified), ()), 5)
+    assert tuple(scores.values()) == pytest.approx(expected)
 
 
 def test_figures_have_the_intervals_of_wilson_and_of_agresti_and_coull():

@@ -45,10 +45,10 @@ def test_expired_credentials_are_not_tried_again_nor_told(vision, vendor):
     client = vision.client(vendor, **({"key_variable": "LOCAL_KEY"} if vendor == "http" else {}))
     client.ask(corner_image())
     vision.labeller.faults = ["expired"]
-    with pytest.raises(RefusedError, match=f"{vendor}: credentials refused") as refused:
+    with pytest.raises(RefusedError, match=f"{vendor}: credentials refused") as error:
         client.ask(corner_image())
     assert client.calls.spent == 2
-    assert not any(secret in str(refused.value) for secret in SECRETS.values())
+    assert not any(secret in str(error.value) for secret in SECRETS.values())
 
 
 def test_an_expired_token_of_google_is_refused_too(vision):
@@ -226,8 +226,8 @@ def test_a_png_holds_the_nearest_8_bit_values(channels):
 
 
 def test_an_answer_has_each_label_once_and_equal_scores_in_their_order():
-    found = [("a", 0.2), ("b", 0.9), ("c", 0.9), ("b", 0.1), ("d", 0.1)]
-    assert LabelResponse.ranked(found, 3) == LabelResponse(("b", "c", "a"), (0.9, 0.9, 0.2))
+    labels = [("a", 0.2), ("b", 0.9), ("c", 0.9), ("b", 0.1), ("d", 0.1)]
+    assert LabelResponse.ranked(labels, 3) == LabelResponse(("b", "c", "a"), (0.9, 0.9, 0.2))
     assert LabelResponse.ranked([], 5) == LabelResponse((), ())
 
 

@@ -61,20 +61,25 @@ def table(command, tmp_path, trained, vision):
                 "victim@knowledge.victims.first=digits-resnet8", "service.labels=3",
                 "attack.targeted=false", "n=48", "chunk=16", "pairs=4", "validation=2",
                 *(f"knowledge.victims.first.{word}" for word in QUICK)]  # fmt: skip
-        typed = {named(word) for word in words}
-        base = [word for word in base if not {named(word), word.split(".")[0]} & typed]
-        if typed & {"knowledge", "table"}:
+        names_set = {named(word) for word in words}
+        base = [word for word in base if not {named(word), word.split(".")[0]} & names_set]
+        if names_set & {"knowledge", "table"}:
             base = [word for word in base if "knowledge." not in word]
-        made = [f"rows={rows}", f"store={store}", f"tables={tmp_path}/tables", f"records={tmp_path}/records"]
-        status, out, err = command(vision_api.main, "vision_api", *base, *words, *made)
+        places = [
+            f"rows={rows}",
+            f"store={store}",
+            f"tables={tmp_path}/tables",
+            f"records={tmp_path}/records",
+        ]
+        status, out, err = command(vision_api.main, "vision_api", *base, *words, *places)
         return status, out + err, tmp_path / "tables"
 
     return call
 
 
 def test_the_table_has_every_purifier_and_a_second_run_costs_nothing(table, vision):
-    status, said, folder = table()
-    assert status == 0, said
+    status, output, folder = table()
+    assert status == 0, output
     first = pd.read_csv(folder / "embedded-apis-http.csv")
     bare = first[first.row == "No defense"].set_index("images").value
     assert (bare["standard"] == 1).all()
@@ -83,8 +88,8 @@ def test_the_table_has_every_purifier_and_a_second_run_costs_nothing(table, visi
     assert first[["value", "low", "high"]].notna().all(axis=None)
     assert ((first.low <= first.value) & (first.value <= first.high) & (first.n == 4)).all()
     jpeg = first[(first.row == "JPEG") & (first.metric == "top5") & (first.images == "standard")]
-    assert "at most" in said
-    assert "calls=20000 is the cap" in said
+    assert "at most" in output
+    assert "calls=20000 is the cap" in output
     records = pd.read_parquet(folder / "embedded-apis-http-records.parquet")
     mine = records[(records.purifier == "jpeg") & (records.part == "test")]
     assert jpeg.value.item() == pytest.approx(mine.top5_clean.mean())
@@ -128,10 +133,10 @@ def test_a_fault_fails_what_needed_the_answer_and_the_next_run_mends_it(table, v
     whole, other = pd.read_csv(tmp_path / "tables/embedded-apis-http.csv"), tmp_path / "other"
     assert table(store=other, rows='[{label: No defense, cell: ["purifier=none"]}]')[0] == 0
     vision.labeller.faults = ["broken"]  # the first new call is of JPEG
-    status, said, folder = table("service.attempts=1", store=other)
+    status, output, folder = table("service.attempts=1", store=other)
     broken = pd.read_csv(folder / "embedded-apis-http.csv")
     assert status == 1
-    assert "no answer in 1 attempts; the last: 500" in said
+    assert "no answer in 1 attempts; the last: 500" in output
     assert broken[broken.row == "JPEG"].value.isna().all()
     assert (broken[broken.row == "JPEG"].status == "failed").all()
     assert broken[broken.row == "GS"].value.notna().all()
@@ -141,9 +146,9 @@ def test_a_fault_fails_what_needed_the_answer_and_the_next_run_mends_it(table, v
 
 def test_a_service_with_fewer_labels_than_count_gives_no_pairs_and_it_is_said(table, vision):
     vision.labeller.fewer = 18  # of the twenty that it would name
-    status, said, _ = table("n=16")
+    status, output, _ = table("n=16")
     assert status == 1
-    assert "0 kept a label, 16 have fewer than 3 labels" in " ".join(said.split())
+    assert "0 kept a label, 16 have fewer than 3 labels" in " ".join(output.split())
 
 
 @pytest.mark.parametrize(
@@ -183,19 +188,19 @@ def test_a_service_with_fewer_labels_than_count_gives_no_pairs_and_it_is_said(ta
 )
 def test_bad_input_is_one_line(table, monkeypatch, words, expected):
     monkeypatch.delenv("CLARIFAI_PAT")
-    status, said, _ = table(*words)
+    status, output, _ = table(*words)
     assert status == 2
-    assert expected in " ".join(said.split())
+    assert expected in " ".join(output.split())
 
 
 def test_a_purifier_that_asks_its_victim_is_skipped(table, tmp_path):
-    status, said, folder = table(
+    status, output, folder = table(
         rows=ROWS.replace('"purifier=jpeg"', '"purifier=ddip"').replace("[1, 3]", "[1]")
     )
     made = pd.read_csv(folder / "embedded-apis-http.csv")
     assert status == 0
     assert "JPEG: skipped: it needs its victim's logits, and a vision API answers with labels" in " ".join(
-        said.split()
+        output.split()
     )
     assert set(made[made.row == "JPEG"].status) == {"skipped"}
 

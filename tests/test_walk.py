@@ -27,16 +27,16 @@ def test_blocks_are_commands_files_and_expected_failures(tmp_path):
 
 def test_a_command_that_ends_otherwise_is_told(tmp_path, capsys):
     assert not walk.follow(walk.Step("page", "echo why >&2; exit 1\n"), tmp_path)
-    said = capsys.readouterr().out
-    assert "WRONG, status 1" in said
-    assert "why" in said
+    output = capsys.readouterr().out
+    assert "WRONG, status 1" in output
+    assert "why" in output
 
 
 def test_a_page_that_is_not_there_is_refused_with_those_that_are(capsys):
     with pytest.raises(SystemExit, match="2"):
         walk.main(["nowhere"])
-    assert "expected pages of" in (said := capsys.readouterr().err)
-    assert "test-your-purifier" in said
+    assert "expected pages of" in (output := capsys.readouterr().err)
+    assert "test-your-purifier" in output
 
 
 def test_start_and_the_short_tutorials_have_steps():

@@ -128,14 +128,14 @@ def cell(offline) -> tuple[dict, list[dict]]:
 
 
 def test_a_cell_is_a_run_of_its_key_with_its_parts_config_and_figures(cell):
-    told, lines = cell
+    content, lines = cell
     run = next(line["run"] for line in lines if line["type"] == "run")
     assert (run["run_group"], run["job_type"], run["project"]) == ("ddip/table1", "evaluate", "purifybench")
-    assert (told["run_id"], told["state"]) == (KEY, "finished")
-    assert told["tags"] == list(PARTS.values())
-    assert told["config"]["attack"]["eps"] == 0.5
-    assert told["config"]["provenance"]["commit"] == "c0"
-    summary = told["summary"]
+    assert (content["run_id"], content["state"]) == (KEY, "finished")
+    assert content["tags"] == list(PARTS.values())
+    assert content["config"]["attack"]["eps"] == 0.5
+    assert content["config"]["provenance"]["commit"] == "c0"
+    summary = content["summary"]
     assert (summary["accuracy"], summary["clean_accuracy"], summary["bare_accuracy"]) == (50, 100, 0)
     assert summary["accuracy_low"] < 50 < summary["accuracy_high"]
     assert (summary["n"], summary["purify_seconds"], summary["queries"]) == (6, 2, 2)
@@ -152,8 +152,8 @@ def test_its_table_of_images_has_failures_first(offline):
 
 def test_the_table_is_an_artifact_made_from_its_cells_record_files(offline, cell):
     (run,) = runs_in(offline, "*-table-ddip-table1")
-    told, lines = read(run)
-    assert told["config"]["cells"] == [KEY]
+    content, lines = read(run)
+    assert content["config"]["cells"] == [KEY]
     (used,) = [artifact for artifact in artifacts(lines) if artifact.get("use_after_commit")]
     (logged,) = [artifact for artifact in artifacts(cell[1]) if artifact["type"] == "records"]
     assert used["digest"] == logged["digest"]
@@ -369,8 +369,8 @@ class Broken(http.server.BaseHTTPRequestHandler):
     def asked(self) -> str:
         """Return the name of the operation."""
         content = self.rfile.read(int(self.headers.get("content-length") or 0)).decode(errors="replace")
-        found = re.search(r"(?:query|mutation) (\w+)", content)
-        return found[1] if found else self.path
+        match = re.search(r"(?:query|mutation) (\w+)", content)
+        return match[1] if match else self.path
 
     def reply(self, data: dict) -> None:
         content = json.dumps({"data": data}).encode()

@@ -33,8 +33,8 @@ def test_a_signal_to_all_processes_is_left_to_the_parent(process, number):
     """Slurm sends its signals to every process of a job."""
     pid = process.submit(os.getpid).result()
     assert pid != os.getpid()
-    for asked in (pid, _forkserver._forkserver_pid):
-        os.kill(asked, number)
+    for target in (pid, _forkserver._forkserver_pid):
+        os.kill(target, number)
     assert process.submit(os.getpid).result() == pid
     process.stop()
     assert process.submit(os.getpid).result() not in (pid, os.getpid())

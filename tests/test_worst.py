@@ -62,9 +62,9 @@ def frame_from(rows: Mapping[str, Answers], table=None) -> pd.DataFrame:
     """Return the frame of these rows; a row "none" is the bare victim."""
     table = table or table_with(list(rows))
     placed = [
-        (row, column, cell_of(of, purifier=row.label, knowledge=knowledge))
+        (row, column, cell_of(answers, purifier=row.label, knowledge=knowledge))
         for row in table.rows
-        for column, knowledge, of in zip(table.columns, KNOWN, rows[row.label], strict=True)
+        for column, knowledge, answers in zip(table.columns, KNOWN, rows[row.label], strict=True)
     ]
     return frame_from_cells(table, placed)
 
@@ -92,10 +92,10 @@ def said(frame: pd.DataFrame, tmp_path) -> dict[str, str]:
 
 def test_worst_is_the_and_of_all_columns_clean_too():
     frame = frame_from({"x": [[0, 1, 1, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 0, 1]]})
-    found = worst(frame).loc["x"]
-    assert (found.value, found.n, found.status) == (40.0, 5, "done")
-    assert (found.low, found.high) == pytest.approx([100 * end for end in wilson(2, 5)])
-    assert found.value < frame.value[:3].min() == 80.0, "not the lowest column"
+    entry = worst(frame).loc["x"]
+    assert (entry.value, entry.n, entry.status) == (40.0, 5, "done")
+    assert (entry.low, entry.high) == pytest.approx([100 * end for end in wilson(2, 5)])
+    assert entry.value < frame.value[:3].min() == 80.0, "not the lowest column"
 
 
 def test_images_are_matched_by_id():
@@ -304,9 +304,9 @@ def test_only_purifiers_that_faced_the_same_attack_are_compared(tmp_path):
 
 def test_a_smaller_budget_of_the_adaptive_attack_is_named_and_its_members_are_told():
     """Two of three images fall, one of them to the image itself; the protocol asks for a larger budget."""
-    whole = {"judged": 5, "budget": [544, 227], "planned": ["bpda eot", "square"], "members": []}
-    found = [("bpda eot", 1.0), ("the image itself", 1.0), ("", 0.2)]
-    notes = [json.dumps({"by": by, "misled": misled, **whole}) for by, misled in found]
+    common = {"judged": 5, "budget": [544, 227], "planned": ["bpda eot", "square"], "members": []}
+    outcomes = [("bpda eot", 1.0), ("the image itself", 1.0), ("", 0.2)]
+    notes = [json.dumps({"by": by, "misled": misled, **common}) for by, misled in outcomes]
     table = OmegaConf.create(
         {
             "title": "A table",
@@ -327,11 +327,11 @@ def test_a_smaller_budget_of_the_adaptive_attack_is_named_and_its_members_are_to
     frame = frame_from_cells(table, [(table.rows[0], column, cell) for column in table.columns])
     assert frame.column.tolist() == ["Adaptive (budget 600)", "Worst of 5 (budget 600)"]
     assert frame.value.tolist() == pytest.approx([100 / 3, 0])
-    for said in (
+    for text in (
         "a budget of 544 forward and 227 backward passes per image, and used 100 and 50 of them on average",
         "2 of 3 images misled all 5 judging draws; number of examples by member: the image itself 1, "
         "bpda eot 1",
         "a complete evaluation also needs: 500 images, a blind attack, a transfer attack, a query "
         "attack, other seeds",
     ):  # fmt: skip
-        assert said in frame.note[0]
+        assert text in frame.note[0]

@@ -79,12 +79,12 @@ class Vision:
     def client(self, vendor: str, *, calls: int = 100, **changed) -> Service:
         kind, library = KINDS[vendor]
         pytest.importorskip(library, reason=f"pip install -e .[{vendor}]")
-        where = {"url": f"{self.address}/labels"} if vendor == "http" else {"endpoint": self.address}
+        options = {"url": f"{self.address}/labels"} if vendor == "http" else {"endpoint": self.address}
         if vendor == "clarifai":
-            where = {"endpoint": self.clarifai}
-        made = kind(**{"timeout": 5, "per_second": 1e6, **where, **changed})
-        made.calls = Calls(calls)
-        return made
+            options = {"endpoint": self.clarifai}
+        service = kind(**{"timeout": 5, "per_second": 1e6, **options, **changed})
+        service.calls = Calls(calls)
+        return service
 
     def counted(self, vendor: str) -> int:
         return self.labeller.calls[vendor]
