@@ -137,7 +137,7 @@ def test_autoattacks_four_break_what_autoattack_breaks():
         AutoAttack(eps=eps, steps=10, queries_of_square=100), victim, Identity(), images, labels, Full()
     )
     ours, stands = (victim(attacked.images).argmax(1) == labels for attacked in (result, theirs))
-    assert 4 < stands.sum() < 20, "a test that could not fail"
+    assert 4 < stands.sum() < 20, "this test could not fail"
     assert torch.equal(ours, stands)
 
 

@@ -62,10 +62,10 @@ def test_who_shares_adversarial_examples(done):
     def made(name: str) -> list[str]:
         return records(done, name).adversarial.tolist()
 
-    assert made("blind none") == made("blind jpeg"), "blind: all purifiers"
-    assert made("clean") == made("clean bpda"), "an attack that asks nothing: all knowledge"
+    assert made("blind none") == made("blind jpeg"), "all purifiers share the examples of a blind attack"
+    assert made("clean") == made("clean bpda"), "an attack that asks nothing is the same under all knowledge"
     apart = [made(name)[0] for name in CELLS if not name.startswith(("blind", "clean"))]
-    assert len(set(apart)) == len(apart), "what depends on the purifier is its own"
+    assert len(set(apart)) == len(apart), "attacks that depend on the purifier share no examples"
     distinct = len(set(apart)) + 2  # plus blind and clean
     assert len(files(done[0], "adversarial")) == 2 * distinct
 
@@ -104,8 +104,10 @@ def test_draws_are_scored_and_a_known_draw_is_the_first_of_them(done):
     purifier = instantiate(configs.configs["purifier"])
     target = instantiate(configs.knowledge).target(torch.nn.Flatten(), purifier, [], seeds=[5, 6])
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(target(images), target(images)), "always the same draw"
-    assert torch.equal(target(images), purifier(images, seeds=[5, 6]).flatten(1)), "that of the seeds"
+    assert torch.equal(target(images), target(images)), "a known draw is the same each time"
+    assert torch.equal(target(images), purifier(images, seeds=[5, 6]).flatten(1)), (
+        "a known draw is that of the seeds"
+    )
 
 
 def test_what_an_attack_tells_is_recorded(done):

@@ -47,7 +47,7 @@ def test_linf_robust_accuracy_of_a_linear_victim_is_exact(linear, name):
     victim, data = linear
     adversarial = craft(LINF[name], victim, data.images, data.labels, seeds=seeds(len(data)))
     stands = victim.margin(data.images).abs() > EPS * victim.weight.abs().sum()
-    assert 0.1 < stands.float().mean() < 0.9, "a test that could not fail"
+    assert 0.1 < stands.float().mean() < 0.9, "this test could not fail"
     assert torch.equal(victim(adversarial).argmax(1) == data.labels, stands)
 
 
@@ -71,10 +71,12 @@ def test_fgsm_on_a_linear_victim_is_the_known_step(linear):
 def test_l2_robust_accuracy_of_a_linear_victim_is_exact(linear, attack):
     """An image falls if and only if the boundary is nearer than eps; no step meets the border of [0, 1]."""
     victim, data = linear
-    assert 0.08 < 0.3 <= min(data.images.min(), 1 - data.images.max()), "a step could meet the border"
+    assert 0.08 < 0.3 <= min(data.images.min(), 1 - data.images.max()), (
+        "a step could reach the border of [0, 1]"
+    )
     adversarial = craft(attack, victim, data.images, data.labels, seeds=seeds(len(data)))
     stands = victim.margin(data.images).abs() / victim.weight.norm() > 0.08
-    assert 0.1 < stands.float().mean() < 0.9, "a test that could not fail"
+    assert 0.1 < stands.float().mean() < 0.9, "this test could not fail"
     assert torch.equal(victim(adversarial).argmax(1) == data.labels, stands)
 
 
@@ -88,7 +90,7 @@ def test_l2_attacks_find_the_distance_to_a_linear_boundary(linear, attack, slack
     sizes = (adversarial - picked.images).flatten(1).norm(dim=1)
     distance = victim.margin(picked.images).abs() / victim.weight.norm()
     assert (victim(adversarial).argmax(1) != picked.labels).all()
-    assert (sizes >= distance * (1 - 1e-4)).all(), "below the known minimum"
+    assert (sizes >= distance * (1 - 1e-4)).all(), "an example is nearer than the known minimum"
     assert (sizes <= distance * (1 + slack) + 2e-3).all(), f"{sizes} against {distance}"
 
 
@@ -171,7 +173,7 @@ def test_targeted_fgsm_steps_towards_a_class_drawn_for_each_image():
         assert near[target] < 0.01
         assert target != label
         targets.add((target - label) % 5)
-    assert targets == {1, 2, 3, 4}, "not any of the others"
+    assert targets == {1, 2, 3, 4}, "the class is none of the others"
 
 
 @pytest.mark.parametrize("kind", [PGD, BIM, MIFGSM, DIFGSM])
@@ -182,7 +184,7 @@ def test_targeted_attacks_lead_to_another_class_drawn_for_each_image(kind):
     logits = victim(craft(attack, victim, images, labels, seeds=seeds(24)))
     reached = logits.argmax(1)
     assert (reached != labels).all()
-    assert len(set(((reached - labels) % 5).tolist())) == 4, "not any of the others"
+    assert len(set(((reached - labels) % 5).tolist())) == 4, "the class is none of the others"
     again = victim(craft(attack, victim, images, labels, seeds=list(range(24)))).argmax(1)
     assert (again != reached).any(), "the class does not follow the seed"
     untargeted = kind(eps=0.05, alpha=0.0125, steps=8)
@@ -201,7 +203,7 @@ def test_pgd_agrees_with_foolboxs(network):
         model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
         _, theirs, _ = attack(model, images, labels, epsilons=eps)
     standing = [int((network(adversarial).argmax(1) == labels).sum()) for adversarial in (ours, theirs)]
-    assert 4 < standing[0] < n - 4, "a test that could not fail"
+    assert 4 < standing[0] < n - 4, "this test could not fail"
     for count, other_count in (standing, standing[::-1]):
         low, high = wilson(other_count, n)
         assert low <= count / n <= high, f"{standing} of {n}"

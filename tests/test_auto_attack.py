@@ -75,7 +75,7 @@ def test_robust_accuracy_of_a_linear_victim_of_five_classes_is_exact(attack, nor
     settings = {"queries_of_square": 10} if attack is AutoAttack else {"loss": "cw", "restarts": 2}
     adversarial, _ = run(attack(eps=eps, norm=norm, steps=15, **settings), victim, images, labels)
     expected = standing_under(victim, images, labels, eps, norm)
-    assert 6 < expected.sum() < 26, "a test that could not fail"
+    assert 6 < expected.sum() < 26, "this test could not fail"
     assert torch.equal(victim(adversarial).argmax(1) == labels, expected)
 
 
@@ -96,7 +96,7 @@ def test_targeted_parts_alone_are_exact_too(norm, monkeypatch):
             patch.setattr(attack, missing, lambda classes: nothing)
             adversarial, _ = run(attack, victim, images, labels)
         assert torch.equal(victim(adversarial).argmax(1) == labels, expected), missing
-    assert 2 < expected.sum() < 14, "a test that could not fail"
+    assert 2 < expected.sum() < 14, "this test could not fail"
 
 
 def test_images_that_have_fallen_are_not_asked_about_again():
@@ -212,7 +212,7 @@ def test_the_library_leaves_the_same_images_standing(network, attack, differ):
     with torch.random.fork_rng():
         other = theirs(attack, network, data)
     ours, library = ((network(x).argmax(1) == data.labels) for x in (adversarial, other))
-    assert 4 < ours.sum() < 28, f"a test that could not fail: {ours.sum()}"
+    assert 4 < ours.sum() < 28, f"this test could not fail: {ours.sum()}"
     assert (ours != library).sum() <= differ, f"{ours.sum()} and {library.sum()}"
 
 

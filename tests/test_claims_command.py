@@ -56,7 +56,7 @@ def test_the_command_prints_and_writes_the_verdicts(tmp_path, command):
     assert "| **holds**, p = " in text
     assert "| cifar10, resnet50, n = 60 |" in text
     status, _, err = command(command_of.main, "claims", *words)
-    assert document.read_text() == text, "written again it is the same"
+    assert document.read_text() == text, "a second run writes the same"
 
 
 @pytest.mark.parametrize(

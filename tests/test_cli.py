@@ -234,7 +234,9 @@ def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
 
     status, out, err = run(table.main, "table", *words, "rows=['jpeg quality=50']", "only=[JPEG]")
     assert status == 0, err
-    assert {name: (folder / name).read_bytes() for name in contents} == contents, "the whole table stays"
+    assert {name: (folder / name).read_bytes() for name in contents} == contents, (
+        "the files of the whole table stay as they were"
+    )
     name = "mine-only-JPEG-with-jpeg-quality=50"
     assert pd.read_csv(folder / f"{name}.csv").row.unique().tolist() == [
         "No defense",
@@ -274,7 +276,7 @@ def test_a_sweep_goes_on_after_a_mistake(run, monkeypatch, tmp_path):
     for name in ("none", "jpeg"):
         assert re.search(r" \d+\.\d \[\d+\.\d, \d+\.\d\] +3 +\d+\.\d\d +\d+\.\d\d", rows[name])
     assert "small_n" in "".join(summary)
-    assert "fgsm" not in "".join(summary), "all cells have it"
+    assert "fgsm" not in "".join(summary), "the summary repeats what all cells share"
     assert len(err.strip().splitlines()) == 1
     assert "comdefend" in err
 

@@ -119,11 +119,11 @@ def test_a_lying_purifiers_cell_fails_by_the_checks_name_and_what_passed_is_not_
     assert peeks.failed.startswith("traits: clean image: expected the same result where a caller holds")
     assert len(sound.records) == 3
     assert [type(p).__name__ for p in tried] == ["Peeks", "JPEG"]
-    assert len(files(tmp_path, "traits")) == 2, "the victim's and JPEG's: what failed is not kept as passed"
+    assert len(files(tmp_path, "traits")) == 2, "only the passed checks of the victim and of JPEG are kept"
     assert not any(b"Peeks" in path.read_bytes() for path in files(tmp_path, "purified"))
     tried.clear()
     again, _ = run(tmp_path, [*cells, cell("attack=gaussian", "purifier=jpeg")], n=3)
-    assert [type(p).__name__ for p in tried] == ["Peeks"], "tried again: what had failed, nothing else"
+    assert [type(p).__name__ for p in tried] == ["Peeks"], "only what had failed is tried again"
     assert [result.failed is None for result in again] == [False, True, True]
 
 
@@ -136,7 +136,7 @@ def test_fits_that_differ_in_how_many_steps_they_take_are_tried_once(tmp_path, m
     monkeypatch.setattr(checks, "STEPS", 1)
     run(tmp_path, cells, n=2)
     assert len(tried) == 2
-    assert len(files(tmp_path, "traits")) == 4, "each has passed, and the victim"
+    assert len(files(tmp_path, "traits")) == 4, "each purifier has passed, and the victim too"
 
 
 def test_finished_cells_are_not_tried(tmp_path, monkeypatch):
@@ -154,4 +154,4 @@ def test_images_have_the_cells_shape(shape):
     images = ContractChecks(worker=None, console=None).images(shape)
     assert tuple(images.shape[1:]) == shape
     assert len(images) == (8 if shape[1] < 64 else 4)
-    assert len({image.numpy().tobytes() for image in images}) == len(images), "two are alike"
+    assert len({image.numpy().tobytes() for image in images}) == len(images), "two of the fits are alike"

@@ -40,7 +40,7 @@ def test_splits_hold_what_an_index_says_and_share_no_image(name, fake):
         assert index.take([]).ids == ()
         assert not seen & set(index.ids)
         seen |= set(index.ids)
-        assert source.index(split).ids == index.ids, "the same every time"
+        assert source.index(split).ids == index.ids, "reading the index again gives other ids"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,12 +83,14 @@ def test_images_are_brought_to_size_as_the_field_does(fake, tmp_path):
     wide.paste((0, 0, 255), (20, 20, 60, 40))
     wide.save(index.files[0], quality=100, subsampling=0)
     (image,) = index.take([0]).images
-    assert image[0, :4].min() > 0.9, "red above: the crop is of the middle, and rows are rows"
-    assert image[2, 6:].min() > 0.9, "blue below: channels are RGB, at half the size no side is seen"
-    assert torch.equal(*index.take([2]).images[0, :2]), "grey becomes RGB"
+    assert image[0, :4].min() > 0.9, "the top is red if the crop is of the middle and rows are not columns"
+    assert image[2, 6:].min() > 0.9, "the bottom is blue if channels are RGB and the sides are cut off"
+    assert torch.equal(*index.take([2]).images[0, :2]), "grey images become RGB"
     whole = dataset("neurips2017", fake_neurips(tmp_path), "dataset.size=299").load("evaluation")
     pixels = Image.open(tmp_path / "n" / "neurips2017" / "images" / "0c7a.png").getpixel((7, 3))
-    assert (whole.images[0, :, 3, 7] * 255).round().tolist() == list(pixels), "their own size is untouched"
+    assert (whole.images[0, :, 3, 7] * 255).round().tolist() == list(pixels), (
+        "images of this size stay as they are"
+    )
 
 
 def fake_neurips(tmp_path: Path) -> Path:

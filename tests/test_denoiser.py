@@ -143,7 +143,7 @@ def test_langevin_dynamics_has_its_known_mean_and_variance():
     factor = 1 - step**2 / 2 / (SPREAD**2 + level**2)
     mean = MEAN - factor**steps * MEAN
     variance = step**2 * (1 - factor ** (2 * steps)) / (1 - factor**2)
-    assert mean + 3 * variance**0.5 < 1, "next to nothing is clipped"
+    assert mean + 3 * variance**0.5 < 1, "too many values are clipped"
     assert samples.mean().item() == pytest.approx(mean, abs=0.01)
     assert samples.var().item() == pytest.approx(variance, rel=0.05)
 

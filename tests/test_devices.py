@@ -73,7 +73,7 @@ def test_a_local_job_whose_gpus_the_launcher_hides_fails_at_once(gpus, monkeypat
     gpus(0)
     monkeypatch.setattr(devices, "NVIDIA", tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert devices_of("auto") == [torch.device("cpu")], "whoever hides the GPUs by hand wants the CPU"
+    assert devices_of("auto") == [torch.device("cpu")], "a user who hides the GPUs wants the CPU"
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     with pytest.raises(InputError, match=r"hides this host's GPUs: set hydra.launcher.gpus_per_node"):
         devices_of("auto", shard=0)
@@ -167,7 +167,7 @@ def test_processes_share_the_devices_by_index(processes):
     turns = Turns(6)
     pool.run(turns, worker=processes, workers=6, devices=CUDA)
     assert [executor.place for executor in Executor.made] == [f"cuda:{i}" for i in (0, 1, 2, 3, 0, 1)]
-    assert processes.released == [0], "what this process holds of the GPU is given back before others start"
+    assert processes.released == [0], "this process releases its GPU memory before others start"
 
 
 @pytest.mark.parametrize("workers", [1, 0])

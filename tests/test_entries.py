@@ -36,7 +36,7 @@ def test_a_purifier_is_attacked_as_its_traits_allow_and_named_by_its_paper(
     assert {sweep["n"] for sweep in settings} == {"64"}
     assert [of_transfer.items() <= sweep.items() for sweep in settings] == [
         sweep.get("knowledge") == "transfer" for sweep in settings
-    ], "settings of the classifiers that a transfer attack knows go to it alone"
+    ], "only a transfer attack gets the settings of its classifiers"
     assert {sweep["purifier"] for sweep in settings} == {name}
     assert [f"{sweep['attack']} {sweep.get('knowledge', 'none')}" for sweep in settings] == expected
     monkeypatch.setattr(

@@ -60,7 +60,7 @@ def test_fab_finds_a_linear_boundary_within_one_percent(linear, norm, eps):
     )
     rows, settings = rows_of(victim, len(data)), {"norm": norm, "steps": 6}
     result = fab.approach(rows, data.images, data.labels, 1 - data.labels, eps=eps, **settings)
-    assert 8 < result.fell.sum() < 56, "a test that could not fail"
+    assert 8 < result.fell.sum() < 56, "this test could not fail"
     assert result.fell[distance < 0.99 * eps].all()
     assert not result.fell[distance > eps].any()
     assert (victim(result.images).argmax(1) != data.labels).equal(result.fell)

@@ -170,7 +170,7 @@ def test_every_flag_of_a_cell_has_a_case():
 def test_a_cell_raises_exactly_its_flag(name):
     flags = of_cell(ALONE[name])
     assert [flag.name for flag in flags] == [name]
-    assert any(character.isdigit() for character in flags[0].seen), "says what was seen"
+    assert any(character.isdigit() for character in flags[0].seen), "the flag does not say what was seen"
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -189,7 +189,7 @@ def test_accuracy_that_rises_with_eps():
     assert names_of_row(low, evidence(attack=PGD(eps=8 / 255), right=0.33), beside="incomplete") == [
         [],
         [],
-    ], "within 2 errors"
+    ], "the difference is within 2 standard errors"
     assert names_of_row(
         low, evidence(attack=PGD(eps=8 / 255), knowledge=Full(), right=0.4), beside="incomplete"
     ) == [[], []]
@@ -208,7 +208,7 @@ def test_a_black_box_that_breaks_more_than_the_white_box():
     )
     bare = evidence(purifier=Identity(), right=0.4, bare=0.05)
     assert names_of_row(bare, query, beside="incomplete") == [["blackbox_wins"], []], (
-        "but for the bare victim it is the white box"
+        "for the bare victim a blind attack is the white-box attack"
     )
 
 
@@ -227,8 +227,10 @@ def test_an_exact_gradient_that_was_not_followed_is_incomplete_too():
     assert names_of_row(blind, full) == [[], []]
     assert names_of_row(full) == [[]]
     others = [evidence(knowledge=knowledge) for knowledge in (Transfer(), BPDA(), Decision())]
-    assert names_of_row(blind, *others) == [[]] * 4, "attacked as one without a gradient is"
-    assert names_of_row(evidence(purifier=Identity())) == [[]], "for the bare victim blind is the white box"
+    assert names_of_row(blind, *others) == [[]] * 4, "the purifier is attacked like one without a gradient"
+    assert names_of_row(evidence(purifier=Identity())) == [[]], (
+        "for the bare victim a blind attack is the white-box attack"
+    )
 
 
 def test_nothing_is_read_off_a_path_that_is_missing():
@@ -262,9 +264,9 @@ def test_flags_stand_on_the_figures_with_a_legend():
     assert "| 0.0*w |" in text
     assert "75.0*† |" in text
     assert "- w attack_weak: The undefended victim keeps an accuracy of more than 10 %" in text
-    assert text.count("small_n") == 0, "read off n, and said once"
+    assert text.count("small_n") == 0, "the flag depends on n alone, and is raised once"
     assert set(MARKS) == {*CELL, *ROW}
-    assert [name for name, mark in MARKS.items() if not mark] == ["small_n"], "it is read off n"
+    assert [name for name, mark in MARKS.items() if not mark] == ["small_n"], "the flag depends on n alone"
     assert len(set(MARKS.values())) == len(MARKS)
 
 

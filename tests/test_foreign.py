@@ -73,7 +73,7 @@ def call(marker: Path) -> dict[str, str]:
 def test_the_planted_text_is_executed_where_nothing_refuses_it(marker):
     with pytest.raises(InputError):
         build({"_target_": "purifiers.jpeg.JPEG", "quality": interpolation(marker)})
-    assert marker.is_dir(), "else the tests below show nothing"
+    assert marker.is_dir(), "otherwise the tests below show nothing"
 
 
 def places(data: Any, path: tuple = ()) -> Iterator[tuple]:

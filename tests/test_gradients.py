@@ -39,7 +39,7 @@ def test_without_a_purifier_all_white_boxes_are_the_blind_one(network, name, kno
     images = random_images(3)
     labels, attack = network(images).argmax(1), small_attack(name, lr=0.1, init_epsilon=0.1)
     blind = crafted(attack, Blind(), network, None, images, labels)
-    assert not torch.equal(blind, images), "nothing was done"
+    assert not torch.equal(blind, images), "the purifier changed nothing"
     assert torch.equal(crafted(attack, knowledge, network, Identity(), images, labels), blind)
 
 

@@ -121,7 +121,9 @@ def test_records_hold_what_a_table_needs(undisturbed):
     assert (clean.linf == 0).all()
     assert (clean.ssim > 0.9999).all()
     assert attacked.linf.between(1e-6, 8 / 255 + 1e-6).all()
-    assert (attacked.adversarial_label == attacked.purified_label).all(), "no defense is the bare victim"
+    assert (attacked.adversarial_label == attacked.purified_label).all(), (
+        "a cell without a defense is the bare victim"
+    )
     assert attacked.id.tolist() == clean.id.tolist()
 
 

@@ -61,7 +61,7 @@ def test_what_failed_in_one_job_is_not_tried_in_another_but_in_the_next_multirun
     assert len(tried) == len(set(tried)) == 2, "two chunks"
     status, _, _ = sent(broken, "shard=range(3)", f"hydra.sweep.dir={tmp_path}/next", "-m")
     assert status == 1
-    assert len(tried) == 4, "both once more"
+    assert len(tried) == 4, "both chunks are tried once more"
 
 
 def test_a_job_without_a_multirun_is_one_job_too(sent, tried, tmp_path):
@@ -103,7 +103,7 @@ def test_a_signal_ends_a_process_after_it_has_cleaned_up(number):
             work()
         assert done == ["cleaned up", "as before"]
         os.kill(os.getpid(), number)
-        assert done[2:] == ["as before"], "the handler is the old one again"
+        assert done[2:] == ["as before"], "the old handler is not restored"
     finally:
         signal.signal(number, before)
 

@@ -63,7 +63,9 @@ def test_records_are_the_same_whatever_is_kept(store, whole, monkeypatch, rule, 
     results, _ = run(store, QUICK, keep_purified=rule)
     same(results, whole[1])
     entries = results[0].provenance["made_elsewhere"]
-    assert "unknown" not in [entry["by"] for entry in entries], "images that are not kept were made by nobody"
+    assert "unknown" not in [entry["by"] for entry in entries], (
+        "images that are not kept have an unknown maker"
+    )
 
 
 def test_images_that_were_not_kept_are_made_again_when_all_are_wanted(store, whole):

@@ -62,7 +62,7 @@ def test_a_sound_entry_is_taken_and_shown(add, made, tmp_path):
     assert "added mine" in out
     folder = tmp_path / "board" / "entries" / "mine"
     assert folder.stat().st_mode == (tmp_path / "board").stat().st_mode, (
-        "whoever reads the one reads the other"
+        "the entry has other permissions than the board"
     )
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
     card = yaml.safe_load((folder / "card.yaml").read_text())
@@ -74,7 +74,7 @@ def test_a_sound_entry_is_taken_and_shown(add, made, tmp_path):
         assert f"entries/mine/{path.name}" in page
     table = pd.read_csv(tmp_path / "board" / "leaderboard.csv").set_index("column")
     assert set(table.index) == {"clean", "blind", "bpda", "worst", "worst of draws"}
-    assert not table.complete.any(), "there is no query attack"
+    assert not table.complete.any(), "the entry has no query attack"
     right = [pd.read_parquet(path).set_index("id").correct for path in made.files["jpeg"]]
     assert table.value["worst"] == pytest.approx(100 * (right[0] & right[1] & right[2]).mean())
     assert (

@@ -41,7 +41,7 @@ def test_in_step_or_by_rows_is_alone_bit_for_bit_in_whatever_order(name):
     changes = {} if name == "hopskipjump" else {"eps": 0.02, "alpha": 0.005, "lr": 0.5}
     attack = small_attack(name, **changes)
     together = crafted(attack, Noise(), images, labels, SEEDS)
-    assert not torch.equal(together.images, images), "nothing was done"
+    assert not torch.equal(together.images, images), "the attack changed nothing"
     order = [2, 0, 3, 1]
     reordered = crafted(attack, Noise(), images[order], labels[order], [SEEDS[i] for i in order])
     assert torch.equal(reordered.images, together.images[order])

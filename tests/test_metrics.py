@@ -54,7 +54,7 @@ def test_mcnemar_is_the_sign_test_on_the_images_that_differ(first, second, p):
     closed_form = min(1.0, 2 * sum(math.comb(n, k) for k in range(rarer + 1)) / 2**n)
     assert p_value == pytest.approx(p)
     assert p_value == pytest.approx(closed_form)
-    assert p_value == metrics.mcnemar(*reversed(pair(11, first, second, 4))), "symmetric"
+    assert p_value == metrics.mcnemar(*reversed(pair(11, first, second, 4))), "the test is not symmetric"
     assert p_value == metrics.mcnemar(*pair(0, first, second, 900)), "images on which they agree do not count"
 
 

@@ -60,7 +60,7 @@ def test_a_store_packs_images_reads_what_is_not_packed_and_refuses_newer_forms(t
     store, images = Store(tmp_path), {"images": torch.from_numpy(MIXED)}
     store.put_tensors(RECIPE, images)
     plain = store.path(RECIPE).stat().st_size
-    assert torch.equal(store.get_tensors(RECIPE)["images"], images["images"]), "as older stores have it"
+    assert torch.equal(store.get_tensors(RECIPE)["images"], images["images"]), "older stores have this form"
     store.put_tensors(RECIPE, images, pack=True)
     assert store.path(RECIPE).stat().st_size < 0.7 * plain
     assert torch.equal(store.get_tensors(RECIPE)["images"], images["images"])

@@ -276,7 +276,7 @@ def test_a_mistake_in_an_added_row_is_told_before_the_table_is_composed(composit
         composer = Composer(config, config.hydra.runtime.choices, [])
         with pytest.raises(InputError, match="table: purifier=jpg: no purifier is called 'jpg'"):
             composer.cells(config.table, [*rows, *added(["jpg"])], columns)
-    assert len(compositions) <= 4, "all parts at once, then each alone"
+    assert len(compositions) <= 4, "all parts are composed at once, then each alone"
 
 
 def test_the_papers_files_are_all_there():

@@ -84,7 +84,7 @@ def test_training_lowers_bits_per_dimension():
     p = PixelDefend(weights=NOWHERE, network=PixelCNN(filters=16, blocks=2, dropout=0.0))
     images = nn.functional.interpolate(random_images(8, 3), size=(12, 12), mode="bilinear")
     bits = [loss / math.log(2) for loss in losses_of(p, images, steps=60, lr=3e-3)]
-    assert bits[0] == pytest.approx(8, abs=0.3), "nothing is known at first"
+    assert bits[0] == pytest.approx(8, abs=0.3), "nothing is known of the first pixel"
     assert bits[-1] < 7
 
 

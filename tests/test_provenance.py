@@ -71,22 +71,24 @@ def git(folder: Path, *words: str) -> str:
 
 def test_commit_and_changes_are_told(tmp_path):
     unknown = {"commit": "unknown", "dirty": "unknown"}
-    assert provenance.of_code(tmp_path) == unknown, "no repository"
+    assert provenance.of_code(tmp_path) == unknown, "the folder is no repository"
     git(tmp_path, "init", "-q")
-    assert provenance.of_code(tmp_path) == unknown, "no commit"
+    assert provenance.of_code(tmp_path) == unknown, "the repository has no commit"
     (tmp_path / "code.py").write_text("a = 1\n")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert provenance.of_code(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "new").mkdir()
-    assert provenance.of_code(tmp_path / "new") == unknown, "a folder in someone's repository is not one"
+    assert provenance.of_code(tmp_path / "new") == unknown, (
+        "a folder inside another repository is not a repository"
+    )
     (tmp_path / "new" / "purifier.py").touch()
-    assert provenance.of_code(tmp_path)["dirty"] is True, "a new file"
+    assert provenance.of_code(tmp_path)["dirty"] is True, "a new file makes the tree dirty"
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "second")
     (tmp_path / "code.py").write_text("a = 2\n")
-    assert provenance.of_code(tmp_path)["dirty"] is True, "a changed file"
+    assert provenance.of_code(tmp_path)["dirty"] is True, "a changed file makes the tree dirty"
 
 
 def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
@@ -106,7 +108,9 @@ def test_chunks_that_another_commit_made_are_told_and_are_the_same(monkeypatch, 
         for stage in ("adversarial", "purified", "records")
     ]
     frame = from_parquet(made[1].read_bytes())
-    assert second.records.purified[:2].tolist() == frame.purified[:2].tolist(), "no name depends on the maker"
+    assert second.records.purified[:2].tolist() == frame.purified[:2].tolist(), (
+        "no artefact's name depends on its maker"
+    )
     for path in files(tmp_path, "records"):
         header = json.loads(path.read_bytes().partition(b"\n")[0])
         path.write_bytes(json.dumps({k: v for k, v in header.items() if k != "made_by"}).encode()

@@ -73,7 +73,7 @@ def test_names_give_the_records_of_the_command_line(call, command, tmp_path):
 def test_objects_are_components_and_stay_as_they_are(call):
     net, threads = Net(), torch.get_num_threads()
     first = call(blurred, victim=net)
-    assert net.training, "it was copied"
+    assert net.training, "the caller's object was changed"
     assert all(weight.requires_grad for weight in net.parameters())
     assert torch.get_num_threads() == threads
     assert first.provenance["names"]["victim"] == "Net"
@@ -241,12 +241,12 @@ def test_purify_cleans_a_folder_and_tells_what_it_could_not(command, tmp_path, m
     for name, size in (("a.png", 16), ("b.JPG", 16), ("deep/c.png", 24)):
         Image.new("RGB", (size, size), (200, 10, 60)).save(source / name)
     arguments = placed([str(source), str(out), "purifier=jpeg", "chunk=2"], ("images", "out"))
-    status, output, err = command(purify.main, "purify", *arguments)
+    status, _, err = command(purify.main, "purify", *arguments)
     assert status == 0, err
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == ["a.png", "b.png", "deep/c.png"]
     assert Image.open(out / "deep/c.png").size == (24, 24)
     (source / "broken.png").write_bytes(b"no image")
-    status, output, err = command(purify.main, "purify", *arguments)
+    status, _, err = command(purify.main, "purify", *arguments)
     assert status == 1
     assert "3 of 4 images cleaned; first fault: " in err
     for words, message in (

@@ -37,7 +37,7 @@ def test_hopskipjump_approaches_the_known_distance_with_queries(linear, norm, fa
     for queries, factor in zip((200, 2000), factors, strict=True):
         result, target = ask(HopSkipJump(queries=queries, norm=norm), victim, picked.images, picked.labels)
         ends.append(torch.tensor([path[-1][1] for path in result.paths]))
-        assert (ends[-1] >= shortest * (1 - 1e-4)).all(), "below the known minimum"
+        assert (ends[-1] >= shortest * (1 - 1e-4)).all(), "an example is nearer than the known minimum"
         assert (ends[-1] <= shortest * factor).all(), f"{ends[-1] / shortest}"
         assert (victim(result.images).argmax(1) != picked.labels).all()
         order = 2 if norm == "l2" else float("inf")
@@ -48,7 +48,7 @@ def test_hopskipjump_approaches_the_known_distance_with_queries(linear, norm, fa
             assert list(queries_taken) == sorted(set(queries_taken))
             assert list(distances) == sorted(set(distances), reverse=True)
             assert queries_taken[-1] <= count.queries <= queries
-    assert (ends[1] < 0.6 * ends[0]).all(), "more queries bring it hardly nearer"
+    assert (ends[1] < 0.6 * ends[0]).all(), "more queries hardly bring the examples nearer"
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -144,7 +144,7 @@ def test_square_hands_out_the_smallest_margin_that_it_saw(linear):
         margins = logits[of_image, label] - logits[of_image, 1 - label]
         result = victim(attacked.images[i : i + 1])[0]
         assert torch.isclose(result[label] - result[1 - label], margins.min(), atol=1e-5)
-        assert margins.min() > 0, "a test that could not fail"
+        assert margins.min() > 0, "this test could not fail"
 
 
 def test_square_agrees_with_arts(network):
@@ -163,7 +163,7 @@ def test_square_agrees_with_arts(network):
     theirs = torch.from_numpy(attack.generate(images.numpy(), nn.functional.one_hot(labels, 10).numpy()))
     np.random.set_state(before)
     standing = [int((network(adversarial).argmax(1) == labels).sum()) for adversarial in (ours, theirs)]
-    assert 4 < standing[0] < n - 4, "a test that could not fail"
+    assert 4 < standing[0] < n - 4, "this test could not fail"
     for count, other_count in (standing, standing[::-1]):
         low, high = wilson(other_count, n)
         assert low <= count / n <= high, f"{standing} of {n}"

@@ -120,7 +120,7 @@ def test_what_others_hold_or_have_done_is_left_to_them(store, tmp_path, monkeypa
     make(store, tasks[1])
     mine.finished(tasks[1], None)
     assert mine.next() is None
-    assert mine.left, "it waits for what the other holds"
+    assert mine.left, "it waits for the task that the other queue holds"
     make(other, tasks[2])
     theirs.finished(tasks[2], None)
     monkeypatch.setattr("time.monotonic", lambda: 1e9)
@@ -168,7 +168,7 @@ def test_the_same_launch_does_not_try_again_and_the_next_does(store):
     assert later.next() is first
     make(store, first)
     later.finished(first, None)
-    assert failure_of(store, first.key) is None, "what was made has not failed"
+    assert failure_of(store, first.key) is None, "a task whose result exists has not failed"
 
 
 def test_what_is_given_up_is_free_for_others(store, tmp_path):

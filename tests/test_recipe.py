@@ -174,7 +174,9 @@ def test_a_training_begins_from_given_weights_but_for_the_last_layer(tmp_path):
     assert not torch.equal(head["fc.weight"], begun["fc.weight"])
     scratch = fit(mobile(3))
     assert not torch.equal(scratch["conv1.0.weight"], state["conv1.0.weight"])
-    assert torch.equal(scratch["fc.weight"], fit(mobile(3))["fc.weight"]), "drawn from the seed"
+    assert torch.equal(scratch["fc.weight"], fit(mobile(3))["fc.weight"]), (
+        "the last layer is drawn from the seed"
+    )
     with pytest.raises(MissingError, match="do not exist"):
         fit(mobile(3, WeightFile(str(tmp_path / "none.pt"), "0" * 8)))
     for change in ({"odd": torch.ones(1)}, {"conv1.0.weight": torch.ones(1)}, None):
@@ -247,7 +249,7 @@ class Folder(FileDataset):
 def test_weights_learnt_from_other_images_of_a_folder_are_others():
     assert _learnt_from(Folder("a", "b")) == _learnt_from(Folder("a", "b"))
     assert _learnt_from(Folder("a", "b")) != _learnt_from(Folder("a", "c"))
-    assert _learnt_from(DigitsPhotos()) == {}, "what is in it is known by its version"
+    assert _learnt_from(DigitsPhotos()) == {}, "the version of the data set describes its content"
 
 
 def test_nothing_is_evaluated_on_images_that_it_learnt():

@@ -92,7 +92,7 @@ def clean_images_are_scored_as_defended_ones(store, images, monkeypatch):
         path.unlink()
     assert theirs.confidence.is_unique, "the bug scores images that differ"
     assert (theirs.ssim > 0.999).all()
-    assert records.confidence.nunique() == 1, "ours are equally grey"
+    assert records.confidence.nunique() == 1, "our images are equally grey"
     assert (records.ssim < 0.6).all()
 
 
@@ -110,7 +110,7 @@ def ssim_has_the_constants_of_0_to_255(store, images, monkeypatch):
         structural_similarity(np.full_like(image, 0.5), image, data_range=255, channel_axis=0)
         for image in images.images.numpy()
     ]
-    assert min(theirs) > 0.85, "no threshold would bite"
+    assert min(theirs) > 0.85, "no threshold would have an effect"
     assert (ours < 0.6).all()
 
 
@@ -125,7 +125,7 @@ def an_exception_is_counted_as_a_robust_image(store, images, monkeypatch):
         assert result.records is None
         entry = entry_of(result)
         assert entry.status == "failed"
-        assert entry[["value", "low", "high", "n"]].isna().all(), "a number stands there"
+        assert entry[["value", "low", "high", "n"]].isna().all(), "the table shows a number"
 
 
 def the_last_partial_batch_is_dropped(store, images, monkeypatch):
@@ -173,7 +173,7 @@ def workers_are_never_seeded_again(store, images, monkeypatch):
     result = evaluated(store, *words)
     monkeypatch.setattr(pool, "run", workers)
     same([evaluated(store.parent / "workers", *words)], [result])
-    assert len(done) == 6, "three chunks, crafted and purified"
+    assert len(done) == 6, "three chunks are crafted and purified"
     assert result.records.seed.is_unique
 
 

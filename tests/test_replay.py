@@ -85,7 +85,7 @@ def test_a_replay_is_equal_to_the_bit_and_takes_only_weights_from_the_store(made
     assert status == 0, (out, err)
     assert "result equal" in out
     assert "3 chunks" not in out
-    assert "(2 chunks to craft, 2 to purify; " in out, "nothing came from a store"
+    assert "(2 chunks to craft, 2 to purify; " in out, "nothing was taken from a store"
     assert before == {p: p.stat().st_mtime_ns for p in made[0].rglob("*")}
 
 
@@ -233,7 +233,9 @@ def test_an_unknown_record_is_one_line_and_status_2(made, again, record, expecte
     assert status == 2
     assert expected in err
     assert len(err.strip().splitlines()) == 1
-    assert record.endswith("parquet") or made[1]["blind"].name in err, "it says which there are"
+    assert record.endswith("parquet") or made[1]["blind"].name in err, (
+        "the message does not name the existing files"
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 4, 3000])
@@ -273,7 +275,7 @@ def test_files_are_taken_from_where_they_lie_now(made, tmp_path):
     file.provenance["configs"]["dataset"] |= {"root": "/old"}
     configs = cell_of(file, tmp_path / "new").configs
     for path in (configs["purifier"]["path"], configs["purifier"]["start"]["path"]):
-        assert Path(path).is_relative_to(tmp_path / "new"), "nothing outside data_dir is opened"
+        assert Path(path).is_relative_to(tmp_path / "new"), "a file outside data_dir was opened"
         assert ".." not in Path(path).parts
     assert configs["purifier"]["weights"]["path"] == str(moved_path)
     assert configs["dataset"]["root"] == str(tmp_path / "new")

@@ -54,7 +54,7 @@ def test_a_page_an_index_and_plots_are_written(made, tmp_path):
         "ddip-table1-cost.pdf",
     }
     assert 'href="ddip-table1.html"' in (folder / "index.html").read_text()
-    assert not re.search(r'(?:src|href)="(?:https?:)?//', page), "nothing from outside"
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page), "the page loads something from outside"
 
 
 def test_a_figure_has_its_facts_and_images_failures_first(made, tmp_path):

@@ -85,8 +85,8 @@ def test_the_image_moves_by_equation_9_or_not_at_all():
     assert torch.equal(iterates[0.0, 300], iterates[1.0, 300])
     gap = {a: (iterates[a, 600] - iterates[a, 300]).square().mean().item() for a in (0.0, 1.0)}
     to_image = {a: (iterates[a, 600] - image).square().mean().item() for a in (0.0, 1.0)}
-    assert gap[0.0] < to_image[0.0], "fits its own estimate"
-    assert to_image[1.0] < to_image[0.0], "goes on fitting the image"
+    assert gap[0.0] < to_image[0.0], "with alpha 0 it does not fit its own estimate"
+    assert to_image[1.0] < to_image[0.0], "with alpha 1 it does not go on fitting the image"
 
 
 def test_the_released_update_takes_the_estimate_where_it_differs_least():

@@ -93,7 +93,7 @@ def test_a_training_done_again_makes_what_was_shipped(tiny, tmp_path):
     content = shipped_content(tiny, build(tiny))
     assert content == to_ship(trained("tiny", tiny)[0], recipe_of(tiny, NCIS.inference_only))
     used = shipped_content(tiny | {"iterations": 1}, build(tiny | {"iterations": 1}))
-    assert used == content, "how it purifies is no part of its training"
+    assert used == content, "parameters of purifying are no part of the training"
     assert load_or_train(tiny, Store(tmp_path / "store"), progress=refuse).weights_sha256
 
 

@@ -210,9 +210,9 @@ def test_gc_forgets_a_table_when_told(folder):
     assert "there are ddip/table1" in output
     assert said(store_command.main, "--store", folder, "gc", "--drop", "ddip/table1", "--yes")[0] == 0
     left = {path.split("/")[0] for path in files(folder)}
-    assert left == {"weights"}, "weights may have been trained alone, and take long"
+    assert left == {"weights"}, "weights may have been trained alone, and their training takes long"
     code, output = said(store_command.main, "--store", folder, "gc", "--yes")
-    assert code == 2, "without any manifest it would remove everything"
+    assert code == 2, "without any manifest gc would remove everything"
 
 
 def test_a_table_is_taken_to_another_store(folder, table, tmp_path):

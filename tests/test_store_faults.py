@@ -151,7 +151,7 @@ def test_a_process_that_proc_does_not_show_may_live(monkeypatch, error, lives):
     """With /proc mounted hidepid=2, other users' processes look as if they had ended."""
 
     def kill(pid: int, number: int) -> None:
-        assert number == 0, "only asked, never killed"
+        assert number == 0, "the process was sent a signal"
         if error is not None:
             raise error
 

@@ -90,7 +90,7 @@ def test_a_victim_is_asked_no_more_than_it_takes(monkeypatch):
     assert len(positions) == 4
     positions.clear()
     chosen("two-correct-per-class", 10, answers=lambda batch: [positions.append(i) or True for i in batch])
-    assert len(positions) == len(set(positions)) < 40, "none of a class that has its two"
+    assert len(positions) == len(set(positions)) < 40, "no image is asked about whose class has its two"
 
 
 FEW = Labels(torch.tensor([0, 0, 0, 1, 2, 2, 3]))
@@ -159,7 +159,7 @@ def test_the_images_of_two_correct_per_class_are_correct_and_named(made):
 
 def test_the_choice_is_kept_and_does_not_depend_on_chunks_or_more_images(made, monkeypatch):
     folder, expected, _ = made
-    assert len(files(folder / "store", "subset")) == 1, "two cells, one choice"
+    assert len(files(folder / "store", "subset")) == 1, "two cells share one choice of images"
     with_more, _ = run(folder / "store", CELLS, **(RULE | {"n": 9, "chunk": 4}))
     assert len(with_more[0].records) == 9
     assert with_more[0].records.id.tolist()[:7] == expected[0].records.id.tolist()

@@ -286,7 +286,7 @@ def test_a_gradient_is_computed_anew_batch_by_batch():
         gradients.append(torch.autograd.grad(target(rows).square().sum(), rows)[0])
         assert [(count.forward, count.backward) for count in target.counts] == [(1, 1)] * 6
     assert torch.equal(*gradients)
-    assert victim.asked == [2] * 6, "once for the answers, once for their gradient"
+    assert victim.asked == [2] * 6, "each batch runs once for its answers and once for their gradient"
 
 
 def test_an_attack_whose_gradient_needs_too_much_memory_begins_again(tmp_path, caplog):

@@ -77,6 +77,6 @@ def test_mended_and_lost_images_take_turns():
          "correct": [True, True, True, False, True, False]}
     )  # fmt: skip
     assert chosen(records, 4).id.tolist() == ["b", "d", "c", "f"]
-    assert chosen(records, 9).id.tolist()[-1] == "a", "one that misled nobody comes last"
+    assert chosen(records, 9).id.tolist()[-1] == "a", "an example that misled nobody comes last"
     with pytest.raises(InputError, match="images: expected at least 1, got 0"):
         chosen(records, 0)

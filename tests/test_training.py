@@ -128,8 +128,8 @@ def test_a_cell_trains_its_purifier_once(tmp_path):
     assert all(result.records is not None for result in again), [result.failed for result in again]
     assert first[0].records.purified.tolist() == again[0].records.purified.tolist()
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "weights").rglob("*") if path.is_file()}
-    assert len(times) == 2, "a victim and a purifier"
-    assert now == times, "not for a second run, nor for what only purifying reads, nor inside another"
+    assert len(times) == 2, "a victim and a purifier are trained"
+    assert now == times, "a second run, settings of purifying and a wrapper train nothing again"
 
 
 class Seen(NCIS):
@@ -163,7 +163,7 @@ def test_crops_and_flips_show_other_squares_of_the_same_images():
     possible = {tuple(square.flatten().tolist()) for square in ways}
     squares = [tuple(square.flatten().tolist()) for square in model.seen]
     assert set(squares) <= possible
-    assert len(set(squares)) > len(whole), "more than one square of an image"
+    assert len(set(squares)) > len(whole), "only one square of each image was shown"
 
 
 @pytest.mark.parametrize(

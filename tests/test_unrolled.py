@@ -82,12 +82,14 @@ def test_the_gradient_through_all_steps_is_that_of_central_differences(purifier,
     images, victim = inner_images(2).double(), TwoClasses() if uses_victim else None
     weight = normal(images, 5)
     gradient, _, result = gradient_of(purifier, images, weight, victim)
-    assert torch.equal(result, purifier.purify(images, SEEDS, victim)), "not the defense's own answer"
+    assert torch.equal(result, purifier.purify(images, SEEDS, victim)), (
+        "the result is not the defense's own answer"
+    )
     for seed in range(2):
         step_direction = normal(images, seed)
         expected = difference(purifier, images, weight, step_direction, victim)
         assert (gradient * step_direction).sum().item() == pytest.approx(expected, rel=1e-4)
-    assert abs(expected) > 1e-3, "a test that could not fail"
+    assert abs(expected) > 1e-3, "this test could not fail"
 
 
 def test_ddips_gradient_is_that_of_images_on_a_boundary(monkeypatch):
@@ -221,7 +223,7 @@ def test_memory_grows_with_the_square_root_of_the_steps(monkeypatch):
         graphs.append(0)
         gradient_of(DIP(trace=DIPTrace(network=NETWORK), steps=steps), images, weight, seeds=[1])
     assert [len(of_run) for of_run in kept_steps] == [8, 16]
-    assert graphs == [3, 5], "the steps of one segment, and the last reconstruction"
+    assert graphs == [3, 5], "memory holds more than the steps of one segment and the last reconstruction"
 
 
 def test_an_adjoint_that_grows_without_bound_is_cut_off_for_its_image_alone(monkeypatch):

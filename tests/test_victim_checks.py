@@ -64,12 +64,12 @@ def test_the_digest_is_of_the_content_alone():
     victim = own_victims.Broken()
     digest = state_digest(victim)
     again = own_victims.Broken().to(memory_format=torch.channels_last).train()
-    assert state_digest(again) == digest, "neither layout nor mode matters"
+    assert state_digest(again) == digest, "the layout or the mode changes the identity"
     victim.network.layers[1].running_var[0] += 1e-6
     assert state_digest(victim) != digest
     victim = own_victims.Broken()
     victim.register_buffer("own", torch.zeros(1), persistent=False)
-    assert state_digest(victim) != digest, "what state_dict leaves out counts too"
+    assert state_digest(victim) != digest, "tensors outside state_dict are ignored"
 
 
 BROKEN = [
@@ -132,7 +132,7 @@ def test_a_random_victim_has_no_figure_and_a_sound_one_is_tried_once(tmp_path, m
     other = cell("attack=gaussian", "purifier=none")
     other.configs["victim"] = own(path)
     assert len(run(tmp_path / "store", [sound, other], n=3)[0][1].records) == 3
-    assert len(tried) == 2, "what passed is remembered"
+    assert len(tried) == 2, "a check that passed is repeated"
     assert len(files(tmp_path / "store", "traits")) == 2, "the victim's, and that of the purifier with it"
 
 

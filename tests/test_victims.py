@@ -144,7 +144,7 @@ def test_images_are_brought_to_the_victims_size_and_gradients_go_through():
     images, resizing = random_images(2, 48).requires_grad_(), victim(16)
     resizing(images).sum().backward()
     assert resizing.network.seen.shape[2:] == (16, 16)
-    assert (images.grad > 0).all(), "antialiased: every pixel has a part"
+    assert (images.grad > 0).all(), "resizing is antialiased, so every pixel has a part"
     for same in (victim(48), victim(None), victim(24)):  # 24: super-resolution hands on double size
         same(images)
         assert torch.equal(same.network.seen, images)
@@ -266,7 +266,7 @@ def test_an_8_bit_mobilenet_equals_its_integer_source(name):
     theirs = integers_by_hand(file, 2 * image.permute(1, 2, 0).double().numpy() - 1)
     assert len(theirs) == 1001
     ours = victim(image[None])[0].double().numpy()
-    assert np.abs(ours).max() > 3, "an image that says nothing"
+    assert np.abs(ours).max() > 3, "the image does not test the network"
     np.testing.assert_allclose(ours, theirs[1:], rtol=0, atol=1e-4)
 
 
@@ -299,7 +299,7 @@ def test_batch_norm_that_is_put_back_changes_nothing_until_something_is_learnt(a
         expected = folded.eval()(images)
         before = unfolded.eval()(images)
         at_first = unfolded.train()(images)
-    assert expected.std() > 0.01, "logits that say nothing"
+    assert expected.std() > 0.01, "the logits do not test the network"
     torch.testing.assert_close(before, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(at_first, expected, rtol=0, atol=1e-4)
 

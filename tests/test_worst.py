@@ -95,7 +95,7 @@ def test_worst_is_the_and_of_all_columns_clean_too():
     entry = worst(frame).loc["x"]
     assert (entry.value, entry.n, entry.status) == (40.0, 5, "done")
     assert (entry.low, entry.high) == pytest.approx([100 * end for end in wilson(2, 5)])
-    assert entry.value < frame.value[:3].min() == 80.0, "not the lowest column"
+    assert entry.value < frame.value[:3].min() == 80.0, "the worst figure is not the lowest column"
 
 
 def test_images_are_matched_by_id():
@@ -218,7 +218,7 @@ def test_purifiers_that_may_be_equal_share_a_mark(tmp_path):
     assert "| y | ours | 77.5~* |" in texts[".md"]
     assert "| z | ours | 20.0* |" in texts[".md"]
     assert r"90.0$\sim$*" in texts[".tex"]
-    assert "~" not in texts[".tex"], "a space in LaTeX"
+    assert "~" not in texts[".tex"], "in LaTeX ~ is a space"
     assert "90.0~*" in texts["console"]
     for output, mark in ((".md", "~"), (".tex", r"$\sim$"), ("console", "~")):
         assert (
