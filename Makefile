@@ -68,7 +68,7 @@ smoke: $(READY)  ## one purifier on four embedded images (purifier=ddip)
 	@$(RUN) runners.evaluate purifier=$(purifier) n=4 chunk=4 \
 	  $(if $(filter ride%,$(purifier)),purifier.trace.iterations=50) $(ARGS)
 
-test: $(READY)   ## the tests, in six to seven minutes on two cores
+test: $(READY)   ## the tests, in five to six minutes on two cores
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(RUN) pytest -n 2 --dist worksteal
 
