@@ -184,7 +184,7 @@ def test_a_claim_that_no_table_tells_is_not_run(tmp_path):
     outcomes = verdicts_of([ORDER, untested, replace(ORDER, table="ddip/fig4")], tmp_path)
     assert [outcome.verdict for outcome in outcomes] == ["not run"] * 3
     assert [outcome.reason for outcome in outcomes] == [
-        "ddip-table1-cifar10-resnet50 has no records of DDIP as printed, PGD 8; DIPDefend, PGD 8",
+        "ddip/table1 on cifar10, resnet50 has no records of DDIP as printed, PGD 8; DIPDefend, PGD 8",
         "nobody can tell",
         "no such table is finished",
     ]

@@ -142,10 +142,11 @@ def _tested(claim: Claim, tables: Sequence[Finished]) -> _Tested | Outcome:
     if with_values := [test for test in tested if test.comparisons]:
         near = [test for test in with_values if test.evidence.nearness == with_values[0].evidence.nearness]
         return next((test for test in near if not test.lacking), near[0])
-    nearest = tested[0].evidence.table
-    if nearest.records.empty:
-        return Outcome(claim, "not run", reason=f"{nearest.stem} has no file of records")
-    reason = f"{nearest.stem} has no records of {_listed(tested[0].lacking)}"
+    nearest = tested[0].evidence
+    subject = f"{nearest.name} on {nearest.dataset}, {nearest.victim}"
+    if nearest.table.records.empty:
+        return Outcome(claim, "not run", reason=f"{subject} has no file of records")
+    reason = f"{subject} has no records of {_listed(tested[0].lacking)}"
     return Outcome(claim, "not run", reason=reason)
 
 
