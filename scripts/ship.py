@@ -1,7 +1,8 @@
 """Train the weights that come with the project: python -m scripts.ship digits-resnet8 comdefend
 
-Without a name all of them are trained. Each is written to results/weights/ as NAME.safetensors, with its
-recipe, its cost and its quality in NAME.json, and its new sha256 is written into its config.
+Without a name all of them are trained. The store keeps each training, so that one that was stopped continues
+and one that is finished is not done again. The weights are written to results/weights/ as NAME.safetensors,
+with their recipe, their cost and their quality in NAME.json, and their new sha256 is written into the config.
 """
 
 import hashlib
@@ -25,11 +26,14 @@ from runners.evaluation.component import Config, build, to_plain_dict
 from runners.evaluation.metrics import in_batches
 from runners.evaluation.progress import Bar
 from runners.evaluation.shipped import recipe_of, to_ship
+from runners.evaluation.weights import Training, load_or_train, trained_weights
 from runners.places import CONFIGS, WEIGHTS
+from runners.store.store import Store
 from victims.victim import Victim
 
 PARTS = ("victim", "denoiser", "purifier")  # in this order, since a purifier is measured with a victim
 LEVELS = (0.0125, 0.025, 0.05, 0.1, 0.25, 0.5)  # noise levels on images in [0, 1] that measure a denoiser
+DATASETS = {"cifar10-denoiser": ["dataset=cifar10"]}  # what is not trained on the embedded data
 SHA256 = re.compile(r"sha256: [0-9a-f]{64}")
 BATCH = 16  # images that are purified at once
 
@@ -46,19 +50,27 @@ def shipped_names() -> dict[str, str]:
 
 
 def composed(part: str, name: str) -> Config:
-    """Return the config of a victim, denoiser or purifier on the embedded data."""
+    """Return the config of a victim, denoiser or purifier on its data set, the embedded one unless stated."""
     word = f"+{part}={name}" if part == "denoiser" else f"{part}={name}"
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain_dict(compose("evaluate", [word])[part])
+        return to_plain_dict(compose("evaluate", [word, *DATASETS.get(name, [])])[part])
 
 
-def trained(name: str, config: Config) -> tuple[dict[str, Tensor], float]:
-    """Return the weights of one training, and its CPU seconds."""
-    component, before = build(config), os.times()
+def trained(name: str, config: Config, store: Store) -> tuple[dict[str, Tensor], int | None]:
+    """Return the weights of one training, and its CPU seconds, or None if the store had a part of it.
+
+    The weights that are shipped so far are ignored.
+    """
+    weights = {item: value for item, value in config["weights"].items() if item != "shipped"}
+    config = config | {"weights": weights}
+    training = Training(store, trained_weights(config, build(config)))
+    begun = store.get(training.weights) or store.get(training.checkpoint)
+    before = os.times()
     with Bar(console, f"training {name}") as bar:
-        state = component.weights.fit(component, progress=lambda share: bar.update(completed=share))
+        load_or_train(config, store, progress=lambda share: bar.update(completed=share))
     after = os.times()
-    return state, after.user + after.system - before.user - before.system
+    seconds = None if begun else round(after.user + after.system - before.user - before.system)
+    return store.get_tensors(training.weights), seconds
 
 
 def right_on_tuning(part: str, config: Config, state: dict[str, Tensor]) -> tuple[int, int]:
@@ -107,16 +119,16 @@ def shipped_victim() -> Victim:
     return victim.load_frozen(victim.weights.shipped.load())
 
 
-def ship(part: str, name: str) -> dict[str, Any]:
+def ship(part: str, name: str, store: Store) -> dict[str, Any]:
     """Train one component, write its files, and return the content of its JSON file."""
     config = composed(part, name)
-    state, seconds = trained(name, config)
+    state, seconds = trained(name, config, store)
     recipe = recipe_of(config, getattr(build(config), "inference_only", ()))
     content = to_ship(state, recipe)
     stated = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "recipe": json.loads(recipe),
-        "cpu_seconds": round(seconds),
+        "cpu_seconds": seconds,
         **quality(part, config, state),
         "torch": torch.__version__,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
@@ -134,8 +146,9 @@ def main(names: list[str]) -> None:
     known = shipped_names()
     if unknown := set(names) - set(known):
         raise InputError(f"ship: expected names of {', '.join(known)}; got {', '.join(sorted(unknown))}")
+    store = Store(OmegaConf.load(CONFIGS / "settings.yaml").store)
     for name in sorted(names or known, key=lambda name: (PARTS.index(known[name]), name)):
-        stated = ship(known[name], name)
+        stated = ship(known[name], name, store)
         console.print(f"{name}: {json.dumps({key: stated[key] for key in stated if key != 'recipe'})}")
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from data.errors import InputError
@@ -83,7 +84,9 @@ def tiny(tmp_path, monkeypatch):
     folder = tmp_path / "results" / "weights"
     folder.mkdir(parents=True)
     bare = TINY | {"weights": {name: item for name, item in TINY["weights"].items() if name != "shipped"}}
-    content = to_ship(trained("tiny", bare)[0], recipe_of(bare, NCIS.inference_only))
+    content = to_ship(
+        trained("tiny", bare, Store(tmp_path / "first"))[0], recipe_of(bare, NCIS.inference_only)
+    )
     (folder / "tiny.safetensors").write_bytes(content)
     named = TINY["weights"]["shipped"] | {"sha256": hashlib.sha256(content).hexdigest()}
     return TINY | {"weights": TINY["weights"] | {"shipped": named}}
@@ -91,7 +94,9 @@ def tiny(tmp_path, monkeypatch):
 
 def test_a_training_done_again_makes_what_was_shipped(tiny, tmp_path):
     content = shipped_content(tiny, build(tiny))
-    assert content == to_ship(trained("tiny", tiny)[0], recipe_of(tiny, NCIS.inference_only))
+    assert content == to_ship(
+        trained("tiny", tiny, Store(tmp_path / "again"))[0], recipe_of(tiny, NCIS.inference_only)
+    )
     used = shipped_content(tiny | {"iterations": 1}, build(tiny | {"iterations": 1}))
     assert used == content, "parameters of purifying are no part of the training"
     assert load_or_train(tiny, Store(tmp_path / "store"), progress=refuse).weights_sha256
@@ -106,6 +111,15 @@ def test_weights_that_were_trained_before_give_way_to_the_shipped_ones(tiny, tmp
     spec = load_or_train(tiny, store, progress=refuse)
     assert spec.weights_sha256 == hashlib.sha256(content).hexdigest() != trained_here.weights_sha256
     assert store.get(spec.trained) == content
+
+
+def test_a_training_in_the_store_is_shipped_without_a_new_one(tiny, tmp_path):
+    store = Store(tmp_path / "store")
+    state, seconds = trained("tiny", tiny, store)
+    again, none = trained("tiny", tiny, store)
+    assert seconds is not None
+    assert none is None, "the cost of a training that was done before is unknown"
+    assert all(torch.equal(state[name], again[name]) for name in state)
 
 
 def test_a_damaged_file_is_refused_and_a_missing_one_is_said(tiny, tmp_path, caplog):
@@ -125,11 +139,11 @@ def test_unknown_names_are_not_shipped():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits-resnet8", "comdefend"])
-def test_a_training_done_again_is_as_accurate_as_is_stated(name):
+def test_a_training_done_again_is_as_accurate_as_is_stated(name, tmp_path):
     """The accuracies agree within four standard errors, since other kinds of CPU round otherwise."""
     config = composed(NAMES[name], name)
     stated = json.loads((WEIGHTS / f"{name}.json").read_text())
-    right, count = right_on_tuning(NAMES[name], config, trained(name, config)[0])
+    right, count = right_on_tuning(NAMES[name], config, trained(name, config, Store(tmp_path))[0])
     share = stated["tuning_images_right"] / count
     assert count == stated["tuning_images"]
     assert abs(right / count - share) < 4 * (2 * share * (1 - share) / count) ** 0.5

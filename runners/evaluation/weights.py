@@ -88,9 +88,7 @@ def load_or_train(
     if isinstance(weights, WeightFile):
         component.load_frozen(weights.load())
         return Component(config, weights.digest())
-    inference_only = getattr(component, "inference_only", frozenset())
-    learnt = {name: item for name, item in config.items() if name not in inference_only}
-    trained = Artifact("weights", {"component": identity(learnt), **_learnt_from(weights.dataset)})
+    trained = trained_weights(config, component)
     content = shipped_content(config, component)
     if content is not None and store.get(trained) != content:
         store.put(trained, content)
@@ -105,6 +103,13 @@ def load_or_train(
         with store.leases.alone(trained.key, what, wait):
             content = store.get(trained) or _train(component, training, progress, device)
     return Component(config, hashlib.sha256(content).hexdigest(), trained)
+
+
+def trained_weights(config: Config, component: Any) -> Artifact:
+    """Return the weights that the training of a component makes, in the store or not."""
+    inference_only = getattr(component, "inference_only", frozenset())
+    learnt = {name: item for name, item in config.items() if name not in inference_only}
+    return Artifact("weights", {"component": identity(learnt), **_learnt_from(component.weights.dataset)})
 
 
 def _learnt_from(dataset: Dataset) -> dict[str, Any]:
