@@ -232,8 +232,9 @@ class Evaluator:
 
     def _audit(self, results: list[CellResult]) -> None:
         done = [result for result in results if result.records is not None]
+        cells = [(result.cell, result.records, result.tasks) for result in done]
         with self.console.status("auditing"):
-            raised = audit(self.worker, [(r.cell, r.records, r.tasks) for r in done], self.settings.audit)
+            raised = audit(self.worker, cells, self.settings.audit, split=self.settings.split)
         for result, flags in zip(done, raised, strict=True):
             result.flags = flags
             result.provenance["flags"] = {flag.name: flag.seen for flag in flags}

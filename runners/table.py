@@ -112,7 +112,8 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
         flag_weak(placed, printed(table, panel))
     note = comparability(panel, choices, config, typed)
     frame = frame_of(table, placed, panel=panel, comparable=not note)
-    records = [r.records for r in results if r.records is not None]
+    cells_done = {r.cell.command: r for r in results if r.records is not None}  # columns may share a cell
+    records = [result.records for result in cells_done.values()]
     all_records = pd.concat(records, ignore_index=True) if records else None
     heading = render.Heading(
         title=table.title,
@@ -125,7 +126,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     )
     stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
     files = saved.write(frame, heading, where / stem, all_records)
-    record_files = [save_records(result, records_in) for result in results if result.records is not None]
+    record_files = [save_records(result, records_in) for result in cells_done.values()]
     width = app.console.width if app.console.is_terminal else console.WIDTH
     app.console.print(console.for_console(frame, heading, show=config.show, width=width), width=width)
     app.tell("written: " + ", ".join(str(file) for file in files))

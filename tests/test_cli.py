@@ -246,6 +246,28 @@ def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
     assert f"{folder}/{name}.md, " in out, "paths are not wrapped"
 
 
+SHARED = """\
+columns:
+  - {label: Clean, cell: [attack=clean]}
+  - {label: SSIM, metric: ssim, cell: [attack=clean]}
+rows:
+  - {label: JPEG, cell: [purifier=jpeg]}
+"""
+
+
+def test_the_records_of_columns_that_share_a_cell_are_kept_once(run, tmp_path):
+    (tmp_path / "configs" / "table").mkdir(parents=True)
+    (tmp_path / "configs" / "table" / "shared.yaml").write_text(SHARED)
+    words = [f"--config-dir={tmp_path}/configs", "table=shared", "n=2", f"tables={tmp_path}/tables"]
+    status, _, err = run(table.main, "table", *words)
+    assert status == 0, err
+    frame = pd.read_csv(tmp_path / "tables" / "shared.csv")
+    assert frame.n.tolist() == [2, 2]
+    assert frame.command.nunique() == 1
+    records = pd.read_parquet(tmp_path / "tables" / "shared-records.parquet")
+    assert len(records) == records.id.nunique() == 2
+
+
 @pytest.mark.parametrize("path", ["/a [b] c/[/red]/x.md", "/long" * 40])
 def test_paths_are_printed_as_they_are(path, monkeypatch, capsys):
     monkeypatch.setattr(app, "console", Console(width=30))

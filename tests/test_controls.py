@@ -55,6 +55,13 @@ def test_a_victim_without_gradients_is_noticed_by_its_zeros_and_by_black_boxes(s
     assert names["clean"] == names["score"] == set()
 
 
+@pytest.mark.parametrize(("split", "names"), [("evaluation", {"clean_acc_off"}), ("tuning", set())])
+def test_a_published_accuracy_is_that_of_evaluation_images(store, split, names):
+    bare = cell("attack=clean", "purifier=none", "+victim.published={digits-photos: 20.0}")
+    (result,), _ = run(store, [bare], n=24, chunk=8, split=split)
+    assert {flag.name for flag in result.flags} - {"small_n"} == names
+
+
 def test_the_bare_victim_raises_none(store):
     assert flags(store, ["clean", "blind"], "purifier=none") == {"clean": set(), "blind": set()}
 

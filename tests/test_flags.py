@@ -99,6 +99,9 @@ SOUND = {
     "few zero gradients": evidence(zero_gradients=np.where(np.arange(N) < 6, 6, 0)),
     "no ball: zero where it succeeded": evidence(attack=DDN(), zero_gradients=9, backward_passes=10),
     "half of the gradients": evidence(zero_gradients=5),
+    "8 bits: 20 of 1,000 images are not more than 2 points": evidence(
+        n=1000, right=0.5, correct_8bit=pd.array(np.arange(1000) < 520, "boolean")
+    ),
     "8 bits not scored": evidence(correct_8bit=pd.array([None] * N, "boolean")),
     "a substitute": evidence(knowledge=BPDA(substitute=torch.nn.Identity()), moved=0.1),
     "moved, blind": evidence(moved=0.1),
@@ -206,7 +209,13 @@ def test_a_black_box_that_breaks_more_than_the_white_box():
     assert names_of_row(evidence(right=0.4), query, beside="incomplete") == [[], []], (
         "blind knows too little to be beaten"
     )
+    assert names_of_row(white, evidence(right=0.3), beside="incomplete") == [["blackbox_wins"], []], (
+        "an attacker who does not know the purifier breaks more than one who does"
+    )
     bare = evidence(purifier=Identity(), right=0.4, bare=0.05)
+    assert names_of_row(bare, evidence(purifier=Identity(), right=0.3), beside="incomplete") == [[], []], (
+        "two blind attacks on the bare victim are both white-box attacks"
+    )
     assert names_of_row(bare, query, beside="incomplete") == [["blackbox_wins"], []], (
         "for the bare victim a blind attack is the white-box attack"
     )

@@ -167,6 +167,36 @@ def test_complete_entries_rank_above_incomplete_ones(made):
     assert json.dumps(rows[0].draws) == "1"
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "expected"),
+    [
+        ("settings", "split", "tuning", "split"),
+        ("settings", "seed", 7, "seed"),
+        ("settings", "subset", "two-correct-per-class", "subset"),
+        ("victim", "size", 16, "victim"),
+        ("attack", "eps", 1 / 255, "norm and eps of the attacks"),
+    ],
+)
+def test_entries_that_cannot_be_compared_are_not_ranked_together(made, tmp_path, part, name, value, expected):
+    """An entry under a smaller eps, on other images or with another victim would take the first rank."""
+
+    def tell(facts):
+        if part == "settings":
+            facts["settings"][name] = value
+        elif part == "victim" or "eps" in facts["configs"]["attack"]:
+            facts["configs"][part][name] = value
+
+    files = []
+    for i, path in enumerate(made.files["jpeg"]):
+        (tmp_path / str(i)).mkdir()
+        within = (lambda frame: frame.assign(linf=0.0)) if part == "attack" else None
+        files.append(changed(path, tmp_path / str(i), records=within, told=tell))
+    card = CARD | {"records": {}, "replayed": [], "bytes_an_image": None}
+    entries = [Entry.of("none", card, made.files["none"]), Entry.of("jpeg", card, files)]
+    with pytest.raises(leaderboard.InputError, match=f"jpeg: expected the {expected} of none, beside which"):
+        board.boards(entries)
+
+
 def test_equally_robust_entries_share_a_rank_and_are_ordered_by_clean_accuracy():
     def row(name: str, *, clean: float, worst: float, complete: bool = True) -> SimpleNamespace:
         figures = {board.CLEAN: SimpleNamespace(figure=SimpleNamespace(value=clean))}

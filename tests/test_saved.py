@@ -110,6 +110,15 @@ def test_records_that_nothing_vouches_for_are_refused(made, tmp_path):
         saved.check(tmp_path / made.name)
 
 
+def test_records_that_hold_an_image_of_a_cell_twice_are_refused(made, tmp_path):
+    """Tests and intervals would take each copy for a further image."""
+    table = Table.read(made)
+    twice = pd.concat([table.records, table.records.head(3)], ignore_index=True)
+    saved.write(table.frame, render.Heading("t", "", "s"), tmp_path / "t", twice)
+    with pytest.raises(InputError, match=r"expected each image of a cell once, got 3 rows twice"):
+        Table.read(tmp_path / "t.csv")
+
+
 def test_records_of_an_earlier_run_do_not_stay(made, tmp_path):
     table = Table.read(made)
     heading = render.Heading("t", "", "s")

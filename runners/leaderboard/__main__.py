@@ -98,6 +98,7 @@ def add(config: DictConfig, where: Path) -> None:
     entry = Entry.of(name, card, [Path(str(path)) for path in config.files])
     check_weights(entry)
     row = board.row_of(entry)
+    board.boards([*board.entries_in(where / ENTRIES), entry])  # raises if they cannot be ranked together
     replayed = [again(file, config) for file in entry.files]
     contents = {key: card[key] for key in WRITTEN} | {
         "records": {file.path.name: digest_of(file.path) for file in entry.files},

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -127,11 +128,34 @@ def _standing(row: Row) -> tuple[bool, float]:
 
 
 def boards(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
-    """Return the ranked rows of each data set and victim."""
+    """Return the ranked rows of each data set and victim.
+
+    Raises InputError for an entry that differs from the others of its data set and victim in a term.
+    """
     by_setting: dict[tuple[str, str], list[Row]] = {}
     for entry in entries:
-        by_setting.setdefault(entry.setting, []).append(row_of(entry))
+        rows = by_setting.setdefault(entry.setting, [])
+        if rows:
+            first, terms = rows[0].entry, _terms(rows[0].entry)
+            differing = [name for name, term in _terms(entry).items() if term != terms[name]]
+            if differing:
+                raise InputError(
+                    f"{entry.name}: expected the {differing[0]} of {first.name}, beside which it is ranked, "
+                    "got another"
+                )
+        rows.append(row_of(entry))
     return {setting: ranked(rows) for setting, rows in sorted(by_setting.items())}
+
+
+def _terms(entry: Entry) -> dict[str, Any]:
+    """Return by name what entries must have in common to be ranked together.
+
+    The number of images is not among the terms: with one subset and seed, the images of the smaller number
+    are among those of the larger one.
+    """
+    attacks = [build(relocated(file["configs"]["attack"], "attack")) for file in entry.files]
+    balls = {(attack.norm, attack.eps) for attack in attacks if attack.eps is not None}
+    return {**entry.chosen, "norm and eps of the attacks": balls}
 
 
 def entries_in(folder: Path) -> list[Entry]:

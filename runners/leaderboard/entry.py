@@ -97,6 +97,13 @@ class Entry:
         names = self.files[0]["names"]
         return names["dataset"], names["victim"]
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The data set, the victim, and the settings that choose the images, by name."""
+        first = self.files[0]
+        parts = {"dataset": _part(first, "dataset"), "victim": _part(first, "victim")}
+        return parts | {name: first["settings"].get(name) for name in ("split", "subset", "seed")}
+
 
 def read_card(path: Path, *, taken: bool) -> dict[str, Any]:
     """Read a card as plain data. Raises InputError for anything else.

@@ -79,6 +79,10 @@ class Table:
             raise InputError(
                 f"{beside} or {parquet}: cannot be read ({error}); make the table again"
             ) from error
+        if "id" in records and (twice := int(records.duplicated(["command", "id"]).sum())):
+            raise InputError(
+                f"{parquet}: expected each image of a cell once, got {twice} rows twice; make the table again"
+            )
         untrusted.check_shape(
             stored, {name: kind for name, kind in HEADING.items() if name in stored}, str(beside)
         )

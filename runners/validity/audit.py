@@ -39,11 +39,15 @@ VERSION = 1
 Finished = tuple[Cell, pd.DataFrame, list[Purifying]]  # a cell, its records, its tasks
 
 
-def audit(worker: Worker, cells: Sequence[Finished], level: Level) -> list[list[Flag]]:
-    """Return the flags of each cell: those of its own records and probes, and those of its row."""
+def audit(worker: Worker, cells: Sequence[Finished], level: Level, *, split: str) -> list[list[Flag]]:
+    """Return the flags of each cell: those of its own records and probes, and those of its row.
+
+    The victim's published accuracy is one of evaluation images, so on another `split` it tells nothing: the
+    tuning split of ImageNet is of images that the victim was trained on.
+    """
     if level == "off":
         return [[] for _ in cells]
-    evidence = [_evidence(worker, *cell, level) for cell in cells]
+    evidence = [_evidence(worker, *cell, level, split) for cell in cells]
     raised = [flags.of_cell(entry) for entry in evidence]
     rows: dict[str, list[int]] = {}
     for i, (cell, *_) in enumerate(cells):
@@ -56,8 +60,9 @@ def audit(worker: Worker, cells: Sequence[Finished], level: Level) -> list[list[
 
 
 def _evidence(
-    worker: Worker, cell: Cell, records: pd.DataFrame, tasks: list[Purifying], level: Level
+    worker: Worker, cell: Cell, records: pd.DataFrame, tasks: list[Purifying], level: Level, split: str
 ) -> Evidence:
+    published = (cell.configs["victim"].get("published") or {}).get(cell.names["dataset"])
     plan = [task.crafting for task in tasks]
     attack: Attack = plan[0].attack.build()
     knowledge: Knowledge = plan[0].knowledge.object
@@ -78,7 +83,7 @@ def _evidence(
         attack=attack,
         knowledge=knowledge,
         purifier=purifier,
-        published=(cell.configs["victim"].get("published") or {}).get(cell.names["dataset"]),
+        published=published if split == "evaluation" else None,
         probes=probes,
         failed_probes=failed_probes,
     )

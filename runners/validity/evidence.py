@@ -30,7 +30,7 @@ class Evidence:
     attack: Attack
     knowledge: Knowledge
     purifier: Purifier
-    published: float | None  # the victim's clean accuracy in %
+    published: float | None  # the victim's clean accuracy in % on the split that was evaluated
     probes: Mapping[str, Tensor] = field(default_factory=dict)  # results of audit.py, a row per image
     failed_probes: Mapping[str, str] = field(default_factory=dict)  # the errors of failed probes
 

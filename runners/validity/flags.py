@@ -140,14 +140,15 @@ def unbounded_fails(evidence: Evidence) -> str | None:
 
 @row_flag(mark="b")
 def blackbox_wins(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
-    """A transfer or query attack with the same norm and eps breaks images that the white-box attack does not
-    break."""
+    """A blind, transfer or query attack with the same norm and eps breaks images that the white-box attack
+    does not break."""
     for i, ours in enumerate(row):
-        white = (*WHITE_BOX, *["blind"] * ours.purifier.changes_nothing)
+        bare = ours.purifier.changes_nothing
+        white, black = ((*WHITE_BOX, "blind"), BLACK_BOX) if bare else (WHITE_BOX, (*BLACK_BOX, "blind"))
         if not ours.attacked or ours.knowledge.kind not in white:
             continue
         for other in row:
-            if other.knowledge.kind not in BLACK_BOX or (stands := other.standing_in_ball_of(ours)) is None:
+            if other.knowledge.kind not in black or (stands := other.standing_in_ball_of(ours)) is None:
                 continue
             more = len(ours.standing - stands)
             if more >= max(2, 0.002 * len(ours.records)):
@@ -175,9 +176,9 @@ def quantisation_gap(evidence: Evidence) -> str | None:
     """Rounding the adversarial images to 8 bits changes the accuracy by more than 2 points and one image."""
     if evidence.records.correct_8bit.isna().any():
         return None
-    gap = 100 * (evidence.records.correct_8bit.astype(float).mean() - evidence.accuracy)
-    images = abs(gap) / 100 * len(evidence.records)
-    return f"8-bit rounding changes it by {gap:+.1f} points" if abs(gap) > 2 and images > 1.5 else None
+    n, more = len(evidence.records), int(evidence.records.correct_8bit.sum() - evidence.records.correct.sum())
+    gap = f"8-bit rounding changes it by {100 * more / n:+.1f} points"
+    return gap if abs(more) > max(1, n / 50) else None
 
 
 @cell_flag(mark="p")
