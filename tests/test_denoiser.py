@@ -17,6 +17,7 @@ from purifiers.ebm import EBM
 from purifiers.fitting.draws import Draws
 from purifiers.gdmp import GDMP
 from purifiers.networks.denoising_unet import DenoisingUNet
+from purifiers.networks.noise_schedule import variances
 from purifiers.scoreopt import ScoreOpt
 from runners.evaluation.component import build
 from runners.evaluation.weights import load_or_train
@@ -193,6 +194,20 @@ def test_guidance_keeps_the_image_nearer_to_the_given_one():
         for guidance in ("none", "mse")
     ]
     assert apart[1] < apart[0]
+
+
+def test_guidance_is_that_of_the_authors_code_for_a_batch_of_100():
+    """The code differentiates the mean squared error of the whole batch, with a strength of 60,000."""
+    images, goal, time = 2 * random_images(100) - 1, 2 * random_images(100, seed=1) - 1, 20
+    purifier, guides = on(GDMP, Normal(), guidance="mse", rounds=1), []
+    purifier.noised = lambda *_: goal
+    purifier.there_and_back = lambda x, draws, guide: guides.append(guide) or x
+    purifier.restore(images / 2 + 0.5, seeds=range(100))
+    inputs = images.clone().requires_grad_()
+    (uphill,) = torch.autograd.grad(-nn.functional.mse_loss(inputs, goal), inputs)
+    share = variances(1000)[1][time].item()
+    scale = (1 - share) ** 0.5 / (8 * 2 / 255 / 3 / 60_000 * share**0.5)
+    torch.testing.assert_close(guides[0](images, time), scale * uphill)
 
 
 def test_one_round_of_gdmp_is_diffpure():
