@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import losses_of, random_images
+from conftest import config_of, losses_of, random_images
 from torch import nn
 
 from data.errors import InputError
@@ -17,7 +17,9 @@ from purifiers.ebm import EBM
 from purifiers.fitting.draws import Draws
 from purifiers.gdmp import GDMP
 from purifiers.networks.denoising_unet import DenoisingUNet
+from purifiers.networks.noise_schedule import variances
 from purifiers.scoreopt import ScoreOpt
+from runners.evaluation.component import build
 from runners.evaluation.weights import load_or_train
 from runners.store.store import Store
 from scripts.ship import composed
@@ -108,6 +110,25 @@ def test_adps_step_is_the_share_of_the_way_to_the_score_that_vanishes():
     torch.testing.assert_close(p(images, seeds=[0, 1, 2]), images + 0.05 * (mode - images))
 
 
+def test_where_the_score_does_not_fall_adps_step_is_the_largest():
+    p, images = on(ADP, Normal()), random_images(2)
+    for rise in (0.0, 1.0):
+        p.direction = lambda images, rise=rise: 1 + rise * images
+        inputs = images.clone().requires_grad_()
+        step = p._step(inputs, p.direction(inputs))
+        torch.testing.assert_close(step, torch.full((2, 1, 1, 1), LARGEST))
+        assert torch.isfinite(torch.autograd.grad(step.sum(), inputs, allow_unused=True)[0]).all()
+
+
+def test_adp_takes_its_noise_out_of_every_image(tmp_path):
+    """Its noise of 0.25 is some 0.2 after clipping. In one step, the denoiser leaves an error of 0.06."""
+    store = Store(tmp_path)
+    p = load_or_train(config_of("purifier", "adp"), store).load(store)
+    images = build(config_of("dataset", "digits-photos")).load("tuning").subset(6, seed=0).images
+    error = (p(images, seeds=range(6)) - images).square().mean((1, 2, 3)).sqrt()
+    assert error.max() < 0.1
+
+
 def test_adps_direction_is_the_noise_of_the_level_that_is_estimated():
     images = random_images(2)
     level = 2 * noise_level(images).view(-1, 1, 1, 1)
@@ -173,6 +194,20 @@ def test_guidance_keeps_the_image_nearer_to_the_given_one():
         for guidance in ("none", "mse")
     ]
     assert apart[1] < apart[0]
+
+
+def test_guidance_is_that_of_the_authors_code_for_a_batch_of_100():
+    """The code differentiates the mean squared error of the whole batch, with a strength of 60,000."""
+    images, goal, time = 2 * random_images(100) - 1, 2 * random_images(100, seed=1) - 1, 20
+    purifier, guides = on(GDMP, Normal(), guidance="mse", rounds=1), []
+    purifier.noised = lambda *_: goal
+    purifier.there_and_back = lambda x, draws, guide: guides.append(guide) or x
+    purifier.restore(images / 2 + 0.5, seeds=range(100))
+    inputs = images.clone().requires_grad_()
+    (uphill,) = torch.autograd.grad(-nn.functional.mse_loss(inputs, goal), inputs)
+    share = variances(1000)[1][time].item()
+    scale = (1 - share) ** 0.5 / (8 * 2 / 255 / 3 / 60_000 * share**0.5)
+    torch.testing.assert_close(guides[0](images, time), scale * uphill)
 
 
 def test_one_round_of_gdmp_is_diffpure():

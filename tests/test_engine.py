@@ -213,14 +213,13 @@ def test_memory_does_not_grow_with_the_steps(small_trace):
     assert max(alive[30:]) <= max(alive[:30])
 
 
-def test_images_too_small_for_the_network():
-    with pytest.raises(InputError, match="at least 17 pixels with padding reflect, got 16x16"):
-        trajectory(
-            SkipNet(down=[8] * 4, up=[8] * 4, skip=[0] * 4, kernel_down=[3] * 4, kernel_up=[3] * 4),
-            random_images(1, 16),
-            [0],
-            1,
-        )
+@pytest.mark.parametrize("padding", ["reflect", "replicate", "constant"])
+def test_images_too_small_for_the_network(padding):
+    network = SkipNet(down=[8] * 4, up=[8] * 4, skip=[0] * 4, kernel_down=[3] * 4, kernel_up=[3] * 4,
+                      padding=padding)  # fmt: skip
+    assert len(trajectory(network, random_images(1, 17), [0], 1)) == 1
+    with pytest.raises(InputError, match=f"at least 17 pixels with padding {padding}, got 16x16"):
+        trajectory(network, random_images(1, 16), [0], 1)
 
 
 def test_it_learns():

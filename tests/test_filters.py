@@ -67,6 +67,17 @@ def test_total_variation_is_scikit_images(purifier, library):
     np.testing.assert_allclose(out, np.clip(np.stack(expected), 0, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("purifier", "library"), [(Bregman(), denoise_tv_bregman), (Chambolle(), denoise_tv_chambolle)]
+)
+def test_total_variation_takes_grey_images(purifier, library):
+    images = smooth_images()[:, :1]
+    settings = {"weight": purifier.weight, "max_num_iter": purifier.iterations, "eps": purifier.eps}
+    expected = np.stack([library(image[0].double().numpy(), **settings) for image in images])
+    out = purifier(images, seeds=SEEDS)
+    np.testing.assert_allclose(out[:, 0].numpy(), np.clip(expected, 0, 1), atol=1e-6)
+
+
 STD = [0.229, 0.224, 0.225]
 
 

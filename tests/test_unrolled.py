@@ -16,7 +16,7 @@ from purifiers.ddip import DDIP
 from purifiers.dip import DIP, DIPTrace
 from purifiers.dipdefend import DIPDefend
 from purifiers.dynamic import Dynamic
-from purifiers.fitting import adjoint
+from purifiers.fitting import adjoint, engine
 from purifiers.fitting import unrolled as module
 from purifiers.fitting.engine import Adam, Fit, Networks
 from purifiers.fitting.trace import FitTrace
@@ -173,6 +173,17 @@ def test_an_image_has_the_same_gradient_alone_and_among_others():
     alone, _, _ = gradient_of(purifier, images[1:2], weight[1:2], seeds=[2])
     assert torch.equal(together[1:2], alone)
     assert diagnosis.adjoint.shape == diagnosis.cosine.shape == (3, 4)
+
+
+@pytest.mark.parametrize("is_learnt", [False, True])
+def test_a_single_grey_image_has_its_gradient_where_no_batch_is_padded(is_learnt, monkeypatch):
+    """As on a GPU: the image's parameters of one channel have the length of a learnt input."""
+    purifier = DIP(trace=DIPTrace(network=NETWORK, optimise_input=is_learnt), steps=4)
+    image = inner_images(1)[:, :1].double()
+    padded, *_ = gradient_of(purifier, image, torch.ones_like(image), seeds=[1])
+    monkeypatch.setattr(engine, "FILL", 1)
+    alone, *_ = gradient_of(purifier, image, torch.ones_like(image), seeds=[1])
+    torch.testing.assert_close(alone, padded)
 
 
 def test_what_is_told_of_a_gradient():

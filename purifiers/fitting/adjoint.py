@@ -177,9 +177,7 @@ class Sweep:
 
 def _of_each(stacked: Tensor, size: int) -> Tensor:
     """Return the networks' parts (size, ...) of a parameter, or of a learnt input (1, size * C, H, W)."""
-    return (
-        stacked.squeeze(0).unflatten(0, (size, -1)) if len(stacked) == 1 else stacked.unflatten(0, (size, -1))
-    )
+    return (stacked.squeeze(0) if len(stacked) < size else stacked).unflatten(0, (size, -1))
 
 
 def differentiable_step(fit: Fit, state: State, *, attached: bool, update: bool) -> Step:
