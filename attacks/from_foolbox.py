@@ -4,6 +4,7 @@ import foolbox
 from torch import Tensor, nn
 
 from attacks.attack import Attack
+from attacks.scaled import Scaled
 from data.errors import InputError
 
 
@@ -34,7 +35,7 @@ class DDN(Attack):
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Take gradient steps on a sphere, whose radius shrinks after a success and grows after a failure."""
-        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+        wrapped = foolbox.PyTorchModel(Scaled(model), bounds=(0, 1), device=images.device)
         attack = foolbox.attacks.DDNAttack(init_epsilon=self.init_epsilon, steps=self.steps, gamma=self.gamma)
         raw, _, _ = attack(wrapped, images, labels, epsilons=None)
         return raw

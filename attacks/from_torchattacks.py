@@ -10,6 +10,8 @@ import torchattacks
 from torch import Tensor, nn
 
 from attacks.attack import Attack, check_eps
+from attacks.momentum import DiverseMomentum, Momentum
+from attacks.scaled import Scaled
 from data.errors import InputError
 
 Norm = Literal["linf", "l2"]
@@ -89,8 +91,8 @@ class PGD(_Steps):
         }
         if self.norm == "linf":
             attack = torchattacks.PGD(model, **options)
-        else:  # the loss is the batch's mean: the default 1e-10 would swamp gradients of confident victims
-            attack = torchattacks.PGDL2(model, **options, eps_for_division=1e-30)
+        else:
+            attack = torchattacks.PGDL2(Scaled(model), **options)
         return self.led(attack, model, images, labels)
 
 
@@ -171,9 +173,7 @@ class MIFGSM(_Steps):
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Take signed steps along the accumulated gradient."""
-        attack = torchattacks.MIFGSM(
-            model, eps=self.eps, alpha=self.alpha, steps=self.steps, decay=self.decay
-        )
+        attack = Momentum(model, eps=self.eps, alpha=self.alpha, steps=self.steps, decay=self.decay)
         return self.led(attack, model, images, labels)
 
 
@@ -210,7 +210,7 @@ class DIFGSM(_Steps):
 
     def craft(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Take signed steps along gradients of transformed images."""
-        attack = torchattacks.DIFGSM(
+        attack = DiverseMomentum(
             model,
             eps=self.eps,
             alpha=self.alpha,

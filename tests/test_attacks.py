@@ -312,6 +312,51 @@ def test_l2_steps_do_not_shrink_where_the_victim_is_sure():
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(eps=0.1, alpha=0.02, steps=4, random_start=False, norm="l2"), DDN(steps=20)],
+    ids=["pgd", "ddn"],
+)
+def test_l2_attacks_go_the_same_way_however_sure_the_victim_is(linear, attack):
+    """The gradients of the sure victim are 1e-35 times those of the other, and their squares are 0."""
+    victim, data = linear
+    picked = data.take(victim.margin(data.images).abs().topk(4).indices.tolist())
+    largest = victim.margin(picked.images).abs().max()
+
+    def examples(margin):
+        def scaled(rows):
+            logits = victim(rows)
+            return margin / largest * (logits - logits.mean(1, keepdim=True))
+
+        return craft(attack, scaled, picked.images, picked.labels, seeds=seeds(4))
+
+    calm, sure = examples(1.0), examples(85.0)
+    assert (calm - picked.images).flatten(1).norm(dim=1).min() > 0.05
+    torch.testing.assert_close(sure, calm, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+@pytest.mark.parametrize("kind", [MIFGSM, lambda **settings: DIFGSM(diversity=0.0, **settings)])
+def test_a_gradient_of_0_does_not_stop_the_later_steps(linear, kind, decay):
+    """The first answer has no gradient, so that four steps go as far as three on the victim itself."""
+    victim, data = linear
+    picked, asked = data.take(list(range(3))), []
+
+    def flat_at_first(rows, seeds):
+        asked.append(len(rows))
+        logits = victim(rows)
+        return logits * 0 + logits.detach() if len(asked) == 1 else logits
+
+    settings = {"eps": EPS, "alpha": EPS / 8, "decay": decay}
+    target = Target(flat_at_first, seeds=seeds(3))
+    attack = kind(steps=4, **settings)
+    adversarial = attack(target, picked.images, picked.labels, seeds=seeds(3)).images
+    assert [count.zero for count in target.counts] == [1, 1, 1]
+    expected = craft(kind(steps=3, **settings), victim, picked.images, picked.labels, seeds=seeds(3))
+    torch.testing.assert_close(adversarial, expected)
+    assert (adversarial - picked.images).abs().max() > EPS / 4
+
+
 class Undeclared(Attack):
     """An attack that asks twice, and declares as many passes as it is told to."""
 
