@@ -56,7 +56,7 @@ class APGD(Attack):
                 f"got steps={steps} restarts={restarts} loss={loss}"
             )
         self.steps, self.loss, self.restarts, self.rho = steps, loss, restarts, rho
-        self.early_stop = early_stop
+        self.early_stop, self.stops_early = early_stop, early_stop and restarts > 1
         self.forward = restarts * (steps + 1) + (1 if early_stop else restarts)
         self.backward = restarts * (steps + 1)
 

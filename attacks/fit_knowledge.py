@@ -26,7 +26,7 @@ class Unrolled(WholeDefense):
         eot: number of draws over which each gradient is averaged.
     """
 
-    version = 1
+    version = 2
     kind = "unrolled"
 
     def __init__(

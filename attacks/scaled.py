@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-MOST = 126  # largest exponent of a factor, so that the factor itself is a normal float32
+from data.scaling import exponents
 
 
 class Scaled(nn.Module):
@@ -32,5 +32,4 @@ class Scaled(nn.Module):
 
 def scaled(gradient: Tensor) -> Tensor:
     """Return (N, C, H, W) gradients, each times a power of 2 that brings its largest value into [1/2, 1)."""
-    largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
-    return torch.ldexp(gradient, -torch.frexp(largest).exponent.clamp(-MOST, MOST))
+    return torch.ldexp(gradient, -exponents(gradient))

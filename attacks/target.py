@@ -166,12 +166,12 @@ class Target(nn.Module):
     def told(self, owner: int) -> dict[str, list[float]]:
         """Return the mean diagnosis of the image's gradients through a fit; empty if there were none.
 
-        It has the adjoint norms and the cosines to BPDA's gradient, by the number of last steps.
+        It has the growth of the adjoint and the cosines to BPDA's gradient, by the number of last steps.
         """
         if not (pairs := self.diagnoses[owner]):
             return {}
-        adjoint, cosine = (torch.tensor([pair[i] for pair in pairs], dtype=torch.float64) for i in (0, 1))
-        means = {"adjoint": adjoint.mean(0), "cosine": cosine.nanmean(0).nan_to_num(0.0)}
+        growth, cosine = (torch.tensor([pair[i] for pair in pairs], dtype=torch.float64) for i in (0, 1))
+        means = {"growth": growth.mean(0), "cosine": cosine.nanmean(0).nan_to_num(0.0)}
         return {name: [float(f"{value:.4g}") for value in mean.tolist()] for name, mean in means.items()}
 
     def count_gradient(self, gradient: Tensor, owners: Sequence[int]) -> None:

@@ -152,7 +152,7 @@ def test_an_image_has_the_same_example_alone_and_among_others():
     assert torch.equal(together.images[2:3], alone.images)
     assert together.notes[2] == alone.notes[0]
     depths = [member for member in alone.notes[0]["members"] if "cosine" in member]
-    assert all(len(member["cosine"]) == len(member["adjoint"]) > 0 for member in depths)
+    assert all(len(member["cosine"]) == len(member["growth"]) > 0 for member in depths)
 
 
 class Rounding(Purifier):

@@ -114,7 +114,7 @@ def test_what_an_attack_tells_is_recorded(done):
     assert (records(done, "blind jpeg").notes == "").all()
     for text in records(done, "unrolled dip").notes:
         note = json.loads(text)
-        assert len(note["adjoint"]) == len(note["cosine"]) == 2
+        assert len(note["growth"]) == len(note["cosine"]) == 2
     rows = records(done, "adaptive dip")
     for row in rows.itertuples():
         note, seconds = json.loads(row.notes), json.loads(row.member_seconds or "{}")

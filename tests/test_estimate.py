@@ -116,6 +116,11 @@ def clock(monkeypatch):
         (["attack=pgd", "attack.steps=50"], 2 * 50 * 1.5, False),
         (["attack=ddn", "attack.steps=30"], 2 * 31 * 1.5, False),
         (["attack=cw", "attack.steps=40"], 2 * 40 * 1.5, False),
+        (
+            ["attack=apgd", "attack.steps=9", "attack.restarts=3", "attack.eps=1e-6"],
+            2 * (1 + 3 * 10) * 1.5,
+            True,  # a restart leaves out what has fallen
+        ),
         (["attack=square", "attack.queries=70", "attack.eps=1e-6"], 2 * 70 * 1.5, True),  # no image falls
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

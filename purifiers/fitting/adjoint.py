@@ -16,8 +16,10 @@ class Diagnosis:
     """A diagnosis of a gradient, with one row per image; column k belongs to the last k+1 steps.
 
     Attributes:
-        adjoint: (N, m) norms of the gradient with respect to the network's parameters before these steps. If
-            they grow from column to column, the fit is chaotic, and the gradient says little about it.
+        adjoint: (N, m) norms of the gradient with respect to the network's parameters before these steps,
+            for a gradient of length 1 with respect to the purifier's result. If they grow from column to
+            column, the fit is chaotic, and the gradient says little about it. They are 0 for steps after the
+            last reconstruction that the result depends on.
         cosine: (N, m) cosines between the gradient through these steps and that of BPDA, which treats the
             purifier as the identity. NaN if one of the gradients is 0.
     """
@@ -26,7 +28,7 @@ class Diagnosis:
     cosine: Tensor
 
 
-LARGEST = 1e15  # largest norm of an adjoint; its squares would exceed float32, so earlier steps are left out
+LARGEST = 1e15  # largest growth; beyond it, squares would exceed float32, so earlier steps are left out
 
 
 class State(NamedTuple):
@@ -55,7 +57,7 @@ class Step(NamedTuple):
 class Sweep:
     """A backward pass of the gradient from the last step to the first.
 
-    If an image's adjoint exceeds LARGEST, its gradient is that of the later steps only.
+    If an image's adjoint grows by more than LARGEST, its gradient is that of the later steps only.
 
     Args:
         fit: the fit, whose loss depends on `images`.
@@ -66,7 +68,7 @@ class Sweep:
         attached: whether a gradient passes through Adam's second moment.
         shown: gradients with respect to reconstructions, by their numbers.
         gradient: gradient that the images have already; the pass adds to it.
-        upstream: gradient with respect to the purifier's result.
+        upstream: gradient with respect to the purifier's result, neither very large nor very small.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Sweep:
         self.fit, self.images, self.last, self.block, self.attached = fit, images, last, block, attached
         self.shown, self.gradient, self.upstream = shown, gradient, upstream
         self.adjoint: list[Tensor] | None = None  # with respect to a step's state; None while it is 0
-        self.norms: list[Tensor] = []
-        self.cosines: list[Tensor] = []
+        lengths = upstream.flatten(1).norm(dim=1)
+        self.lengths = torch.ones(len(fit.networks.images)).to(lengths)  # batches are padded
+        self.lengths[: len(lengths)] = torch.where(lengths > 0, lengths, 1.0)
+        self.notes: dict[int, tuple[Tensor, Tensor]] = {}  # growths and cosines, by numbers of steps
 
     def segment(self, start: int, end: int, state: State) -> None:
         """Go back over the steps from `end` - 1 to `start`, which begins with `state`.
@@ -116,24 +120,27 @@ class Sweep:
             own = self._pass(step, [step.images], [filled])
             adjoint = own if adjoint is None else [a + b for a, b in zip(adjoint, own, strict=True)]
         self.adjoint = None if adjoint is None else self._bounded(adjoint)
-        if later is not None and len(self.norms) < self.block:
-            self._note(later)
+        if later is not None and number >= self.last - self.block:
+            self.notes[number] = self._diagnosed(later)
 
     def _bounded(self, adjoint: list[Tensor]) -> list[Tensor]:
-        """Return the adjoint, set to 0 for each image for which it is larger than LARGEST or not a number."""
-        outside = ~(self._sizes(adjoint) <= LARGEST)
+        """Return the adjoint, set to 0 for each image for which it grew by more than LARGEST or is NaN."""
+        outside = ~(self._growth(adjoint) <= LARGEST)
         for tensor in adjoint:
             _of_each(tensor, len(outside))[outside] = 0
         return adjoint
 
-    def _sizes(self, adjoint: list[Tensor]) -> Tensor:
-        """Return (networks,) norms of the part of an adjoint that belongs to the parameters."""
+    def _growth(self, adjoint: list[Tensor]) -> Tensor:
+        """Return (networks,) norms of the part of an adjoint that belongs to the parameters.
+
+        They are those for a gradient of length 1 with respect to the purifier's result.
+        """
         networks = self.fit.networks
         squares = [
             _of_each(tensor, len(networks.images)).square().flatten(1).sum(1)
             for tensor in adjoint[: len(networks.parameters)]
         ]
-        return torch.stack(squares).sum(0).sqrt()
+        return torch.stack(squares).sum(0).sqrt() / self.lengths
 
     def _pass(self, step: Step, outputs: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
         """Return the gradients with respect to a step's inputs, given those with respect to its outputs.
@@ -159,20 +166,23 @@ class Sweep:
             for tensor, slope in zip(inputs, adjoint, strict=True)
         ]
 
-    def _note(self, later: list[Tensor]) -> None:
-        self.norms.append(self._sizes(later)[: len(self.images)])
+    def _diagnosed(self, later: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the (N,) growths of the adjoint, and the (N,) cosines of the gradient so far to BPDA's."""
+        growth = self._growth(later)[: len(self.images)]
         ours, bpda = self.gradient.flatten(1), self.upstream.flatten(1)
         if ours.shape != bpda.shape:  # if a purifier enlarges, BPDA's substitute is not the identity
-            self.cosines.append(torch.full_like(self.norms[-1], torch.nan))
-            return
+            return growth, torch.full_like(growth, torch.nan)
         product = ours.norm(dim=1) * bpda.norm(dim=1)
-        self.cosines.append(torch.where(product > 0, (ours * bpda).sum(1) / product, torch.nan))
+        return growth, torch.where(product > 0, (ours * bpda).sum(1) / product, torch.nan)
 
     def diagnosis(self) -> Diagnosis:
-        """Return the diagnosis of the steps that the pass went over, the last step first."""
-        empty = self.gradient.new_zeros(len(self.images), 0)
-        both = [torch.stack(columns, 1) if columns else empty for columns in (self.norms, self.cosines)]
-        return Diagnosis(*(columns.detach().cpu() for columns in both))
+        """Return the diagnosis of the last block of steps, the last step first."""
+        growths = torch.zeros(len(self.images), self.block, dtype=self.gradient.dtype)
+        cosines = torch.full_like(growths, torch.nan)
+        for number, (growth, cosine) in self.notes.items():
+            column = self.last - 1 - number
+            growths[:, column], cosines[:, column] = growth.detach(), cosine.detach()
+        return Diagnosis(growths, cosines)
 
 
 def _of_each(stacked: Tensor, size: int) -> Tensor:

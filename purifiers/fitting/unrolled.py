@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from data.errors import InputError
+from data.scaling import exponents
 from purifiers.fitting.adjoint import Diagnosis, State, Sweep, differentiable_step
 from purifiers.fitting.engine import Fit
 from purifiers.fitting.trace import FitTrace, Iterate, TracePurifier
@@ -184,9 +185,15 @@ class _Run:
 
     @torch.enable_grad()
     def backward(self, upstream: Tensor) -> Tensor:
-        """Return the gradient with respect to the images, given that with respect to the result."""
+        """Return the gradient with respect to the images, given that with respect to the result.
+
+        The latter is scaled on the way, so that neither the size of an attack's loss nor the number of images
+        over which it takes a mean decides which adjoints are too large.
+        """
         fit = self._fit(self.images)
         self._check_memory(fit)
+        exponent = exponents(upstream)
+        upstream = torch.ldexp(upstream, -exponent)
         numbers = list(self.seen)
         direct, *read = torch.autograd.grad(
             self.result, [self.images, *self.seen.values()], upstream, allow_unused=True
@@ -208,7 +215,7 @@ class _Run:
             end = min(start + self.segment, self.last)
             sweep.segment(start, end, self.checkpoints.pop(start))
         self.tell(sweep.diagnosis())
-        return sweep.gradient
+        return torch.ldexp(sweep.gradient, exponent)
 
     def _check_memory(self, fit: Fit) -> None:
         """Raise InputError with the number of steps that fit if the graphs of a segment exceed the memory."""

@@ -136,10 +136,10 @@ COLUMNS: tuple[Column, ...] = (
            lambda s: s.paths),
     Column("notes", "str", "JSON", "measurement",
            "What the attack reports about the image; empty if it reports nothing. For gradients through a "
-           "fit: the mean norm of the adjoint and the mean cosine to BPDA's gradient, by the number of "
-           "unrolled steps. For the adaptive attack: the member that found the example, the share of "
-           "judging draws that it misled, the budget, and for each member that attacked the image its "
-           "passes and what it reached.",
+           "fit: the mean norm of the adjoint, for a gradient of length 1 with respect to the result "
+           "(`growth`), and the mean cosine to BPDA's gradient, by the number of unrolled steps. For the "
+           "adaptive attack: the member that found the example, the share of judging draws that it misled, "
+           "the budget, and for each member that attacked the image its passes and what it reached.",
            lambda s: s.told("notes")),
     Column("member_seconds", "str", "JSON, s", "cost",
            "Seconds per image that each member of the adaptive attack took, as the mean of the chunk; empty "
