@@ -182,7 +182,8 @@ def each(
         raise InputError(f"purifier.std: expected one for each of {images.shape[1]} channels, got {len(std)}")
     scale = 1.0 if std is None else np.array(std)
     arrays = images.permute(0, 2, 3, 1).cpu().double().numpy() / scale
-    denoised = [denoise(image).reshape(image.shape) * scale for image in arrays]  # which may lack C if it is 1
+    # scikit-image's split Bregman returns grey images without their channel.
+    denoised = [denoise(image).reshape(image.shape) * scale for image in arrays]
     return torch.from_numpy(np.stack(denoised)).permute(0, 3, 1, 2).clamp(0, 1).to(images)
 
 
