@@ -44,10 +44,14 @@ def gaussian(size: int, *, name: str) -> Tensor:
     """
     if not isinstance(size, int) or size < 3 or size % 2 == 0:
         raise InputError(f"{name}: expected an odd number of pixels, at least 3, got {size}")
-    sigma = (size - 1) / 6
-    place = torch.arange(size, dtype=torch.float64) - size // 2
-    weights = torch.exp(-0.5 * (place / sigma).square())
-    return (weights / weights.sum()).float()
+    return weights(sigma=(size - 1) / 6, reach=size // 2)
+
+
+def weights(*, sigma: float, reach: int) -> Tensor:
+    """Return the (2 x reach + 1,) weights of a Gaussian with this standard deviation, of sum 1."""
+    place = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    values = torch.exp(-0.5 * (place / sigma).square())
+    return (values / values.sum()).float()
 
 
 def smooth(images: Tensor, kernel: Tensor) -> Tensor:
@@ -63,7 +67,7 @@ def smooth(images: Tensor, kernel: Tensor) -> Tensor:
             f"smoothing with {len(kernel)} pixels reflects the border: expected sides of at least "
             f"{reach + 1} pixels, got {height}x{width}"
         )
-    weights = kernel.to(images)
+    line = kernel.to(images)
     planes = F.pad(images.reshape(-1, 1, height, width), (reach,) * 4, mode="reflect")
-    planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    planes = F.conv2d(F.conv2d(planes, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
     return planes.view(images.shape)

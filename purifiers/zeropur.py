@@ -3,6 +3,7 @@ https://arxiv.org/abs/2406.03143.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.images import clipped
-from purifiers.gaussian_smoothing import gaussian, smooth
+from purifiers.gaussian_smoothing import smooth, weights
 from purifiers.purifier import TRIAL_STEPS, Purifier
 from purifiers.victim_gradient import gradient_of
 
@@ -27,19 +28,20 @@ class ZeroPur(Purifier):
     change that the shift made in the last two stages, while its distance from the image stays small in all
     stages.
 
-    The victim's stages are found from what its modules return: see `stages`. The code of the authors does not
-    contain the blur, so it is one pass of the Gaussian kernel of `gs` here. In places their code takes the
-    momentum over all images of a batch; here each image is moved by itself.
+    The victim's stages are found from what its modules return: see `stages`. The authors' code blurs images
+    of 8 bits by Pillow; here they are not rounded. In places their code takes the momentum over all images of
+    a batch; here each image is moved by itself. Their code also takes the root of the distance, which
+    keeps the result nearer to the image.
 
     Args:
-        eps: largest change of a value.
+        eps: largest change of a value; 10/255 on CIFAR-10 and 6/255 on ImageNet in the authors' code.
         shift_steps, projection_steps: number of steps in each part; a step is eps divided by that number.
         projection: weight of the change that is followed.
         likeness: weight of the distance.
-        kernel: side of the Gaussian kernel in pixels.
+        blur: standard deviation of the Gaussian blur in pixels, as in the authors' code.
     """
 
-    version = 1
+    version = 2
     gradient: ClassVar = "bpda"
     uses_victim: ClassVar = True
 
@@ -51,16 +53,16 @@ class ZeroPur(Purifier):
         projection_steps: int = 50,
         projection: float = 1e-4,
         likeness: float = 1.0,
-        kernel: int = 5,
+        blur: float = 1.8,
     ) -> None:
-        if eps <= 0 or shift_steps < 1 or projection_steps < 1:
+        if eps <= 0 or shift_steps < 1 or projection_steps < 1 or not blur > 0:
             raise InputError(
-                "purifier: expected eps > 0, and shift_steps and projection_steps >= 1, "
-                f"got {eps}, {shift_steps} and {projection_steps}"
+                "purifier: expected eps and blur > 0, and shift_steps and projection_steps >= 1, "
+                f"got {eps}, {blur}, {shift_steps} and {projection_steps}"
             )
         self.eps, self.shift_steps, self.projection_steps = eps, shift_steps, projection_steps
         self.projection, self.likeness = projection, likeness
-        self.kernel = gaussian(kernel, name="purifier.kernel")
+        self.kernel = weights(sigma=blur, reach=math.ceil(3 * blur))
 
     def shortened(self, *, steps: int = TRIAL_STEPS) -> tuple[Purifier, float]:
         """Return a copy with one step in each part, and how many times longer this one takes.
@@ -117,15 +119,18 @@ class ZeroPur(Purifier):
 def stages(victim: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the last features of each shape that the victim's modules return, from first to last stage.
 
-    Features have several places, such as (N, C, H, W) with H x W > 1, or the tokens of a transformer. If a
-    victim has none, its logits are its only stage.
+    Features have several places: (N, C, H, W) with H x W > 1, or the T > 1 tokens of a transformer, which are
+    (N, T, C) there and (N, C, T) here. If a victim has none, its logits are its only stage.
     """
     latest: dict[torch.Size, Tensor] = {}
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim > 2 and output[0, 0].numel() > 1:
-            latest.pop(output.shape, None)
-            latest[output.shape] = output
+        if not isinstance(output, Tensor) or output.ndim < 3:
+            return
+        features = output.transpose(1, 2) if output.ndim == 3 else output
+        if features[0, 0].numel() > 1:
+            latest.pop(features.shape, None)
+            latest[features.shape] = features
 
     hooks = [part.register_forward_hook(note) for part in victim.modules()]
     try:

@@ -4,14 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import LinearVictim, crafted, inner_images, linear_victim, random_images, small_attack
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from attacks.knowledge import BPDA, Blind, Full
 from data.errors import InputError
 from purifiers.anti_adversary import AntiAdversary
-from purifiers.gaussian_smoothing import gaussian, smooth
+from purifiers.gaussian_smoothing import smooth
 from purifiers.hedge import Hedge
-from purifiers.zeropur import ZeroPur, stages
+from purifiers.zeropur import ZeroPur, _embedding, stages
 
 STEP = 0.02
 
@@ -121,7 +122,7 @@ def test_hooks_are_taken_off_where_the_victim_fails(staged):
 
 def test_zeropur_brings_the_features_nearer_to_those_of_the_blurred_image(staged):
     images, purifier = random_images(3), ZeroPur(eps=10 / 255, shift_steps=10, projection_steps=10)
-    blurred_features = stages(staged, smooth(images, gaussian(5, name="kernel")))[-1].mean((2, 3))
+    blurred_features = stages(staged, smooth(images, purifier.kernel))[-1].mean((2, 3))
 
     def likeness(images):
         return F.cosine_similarity(stages(staged, images)[-1].mean((2, 3)), blurred_features)
@@ -130,6 +131,30 @@ def test_zeropur_brings_the_features_nearer_to_those_of_the_blurred_image(staged
     assert (likeness(shifted) > likeness(images)).all()
     result = purifier(images, seeds=range(3), victim=staged)
     assert (result - images).abs().max() < 10 / 255 + 1e-6
+
+
+def test_zeropurs_blur_has_the_standard_deviation_of_the_authors_code():
+    images = random_images(2, 32)
+    expected = gaussian_filter(images.double().numpy(), 1.8, mode="mirror", radius=6, axes=(2, 3))
+    torch.testing.assert_close(smooth(images, ZeroPur().kernel), torch.from_numpy(expected).float())
+
+
+def test_tokens_are_places_and_their_features_channels():
+    """A transformer returns (N, T, C), whose mean over the channels is 0 after its last LayerNorm."""
+    tokens = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+
+    class Transformer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, images):
+            return self.head(self.norm(tokens)[:, 0])
+
+    victim, images = Transformer().requires_grad_(False), random_images(2)
+    normalised = victim.norm(tokens)
+    torch.testing.assert_close(stages(victim, images), [normalised.transpose(1, 2)])
+    torch.testing.assert_close(_embedding(victim, images), normalised.mean(1))
 
 
 def test_where_the_projection_weighs_nothing_the_image_stays(staged):
@@ -149,7 +174,12 @@ def test_neither_batch_nor_order_matters(staged, method):
 
 @pytest.mark.parametrize(
     "method",
-    [lambda: AntiAdversary(steps=0), lambda: Hedge(size=0.0), lambda: ZeroPur(eps=-1.0)],
+    [
+        lambda: AntiAdversary(steps=0),
+        lambda: Hedge(size=0.0),
+        lambda: ZeroPur(eps=-1.0),
+        lambda: ZeroPur(blur=0.0),
+    ],
 )
 def test_impossible_settings_are_refused(method):
     with pytest.raises(InputError, match="expected"):
