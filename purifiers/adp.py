@@ -41,7 +41,7 @@ class ADP(DenoiserPurifier):
 
     Args:
         denoiser: the shared denoiser.
-        sigma: standard deviation of the noise on images in [0, 1].
+        sigma: standard deviation of the noise on images in [0, 1]; 0 adds none.
         steps: largest number of steps.
         rate: share of the way to where the score would vanish.
         stop: step size at which an image stops.
@@ -66,6 +66,7 @@ class ADP(DenoiserPurifier):
             )
         super().__init__(denoiser=denoiser)
         self.sigma, self.steps, self.rate, self.stop = sigma, steps, rate, stop
+        self.stochastic = sigma > 0
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the images after their steps; each image stops by itself or takes all steps."""

@@ -129,6 +129,13 @@ def test_adp_takes_its_noise_out_of_every_image(tmp_path):
     assert error.max() < 0.1
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+def test_adp_draws_at_random_only_where_it_adds_noise(sigma):
+    p, images = on(ADP, Normal(), sigma=sigma, steps=2), random_images(1)
+    other = p(images, seeds=[1])
+    assert torch.equal(p(images, seeds=[0]), other) != p.stochastic
+
+
 def test_adps_direction_is_the_noise_of_the_level_that_is_estimated():
     images = random_images(2)
     level = 2 * noise_level(images).view(-1, 1, 1, 1)
