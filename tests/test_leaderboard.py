@@ -15,6 +15,7 @@ from runners.leaderboard import __main__ as leaderboard
 from runners.leaderboard import board, pages
 from runners.leaderboard.entry import Entry
 from runners.leaderboard.memory import bytes_taken
+from runners.validity.record_file import RecordFile
 
 CARD = {"purifier": "JPEG", "paper": "Das et al. 2017", "link": "https://arxiv.org/abs/1705.02900",
         "weights_sha256": None, "run_by": "somebody"}  # fmt: skip
@@ -165,6 +166,30 @@ def test_complete_entries_rank_above_incomplete_ones(made):
     assert "&lt;none&gt;" in page
     assert "<none>" not in page
     assert json.dumps(rows[0].draws) == "1"
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_an_image_that_differs_alone_is_run_again_with_its_chunk(made, monkeypatch, honest):
+    """The victim of this test decides differently about an image that is alone."""
+    file = RecordFile.read(made.files["jpeg"][0])
+    chunk, asked = file["settings"]["chunk"], []
+
+    def remade(file, config, *, only):
+        asked.append(len(only))
+        frame = pd.read_parquet(file.path)
+        frame = frame[frame.id.isin(only)]
+        if len(only) == 1 or not honest:
+            frame = frame.assign(purified_label=(frame.purified_label + 1) % 10)
+        return SimpleNamespace(records=frame), []
+
+    monkeypatch.setattr(leaderboard.replay, "remade", remade)
+    config = SimpleNamespace(sample=1)
+    if honest:
+        assert "1 of" in leaderboard.again(file, config)
+    else:
+        with pytest.raises(leaderboard.InputError, match=r"purified_label of .* but a replay gives"):
+            leaderboard.again(file, config)
+    assert asked == [1, min(chunk, len(pd.read_parquet(file.path)))]
 
 
 @pytest.mark.parametrize(

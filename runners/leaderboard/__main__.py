@@ -22,12 +22,15 @@ import random
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from omegaconf import DictConfig
 
 from data.errors import InputError
+from data.images import cut
 from runners import replay
 from runners.evaluation.component import build
 from runners.evaluation.devices import configure_torch
@@ -123,26 +126,42 @@ def check_weights(entry: Entry) -> None:
 def again(file: RecordFile, config: DictConfig) -> str:
     """Run a random sample of a record file's images again, and return what was compared, in words.
 
-    Raises InputError if a decision differs from the recorded one.
+    A victim rounds differently if other images are beside an image, and an attack can magnify this. So an
+    image whose decision differs is run again with all images of its chunk, as it was for the records.
+
+    Raises InputError if a decision still differs from the recorded one.
     """
     recorded = from_parquet(file.path.read_bytes()).set_index("id")
     sample = random.SystemRandom().sample(sorted(recorded.index), min(config.sample, len(recorded)))
-    result, _ = replay.remade(file, config, only=frozenset(sample))
+    if differing := set(_differences(file, recorded, sample, config).id):
+        chunks = [list(chunk) for chunk in cut(list(recorded.index), file["settings"]["chunk"])]
+        beside = [id_ for chunk in chunks if differing & set(chunk) for id_ in chunk]
+        remaining = _differences(file, recorded, beside, config)
+        if len(remaining):
+            first = remaining.iloc[0]
+            raise InputError(
+                f"{file.path}: {first.column} of {first.id}: the records say {first.was}, but a replay gives "
+                f"{first.now}; the entry is not added"
+            )
+    return f"{file.path.name}: {len(sample)} of {len(recorded)} images gave the same decisions"
+
+
+def _differences(
+    file: RecordFile, recorded: pd.DataFrame, ids: Sequence[str], config: DictConfig
+) -> pd.DataFrame:
+    """Run these images again, and return each decision that differs: its column, id, and both values."""
+    result, _ = replay.remade(file, config, only=frozenset(ids))
     now = result.records.set_index("id")
-    if set(now.index) != set(sample):
+    if set(now.index) != set(ids):
         raise InputError(
             f"{file.path}: expected the images that its settings choose, got others; it may have been edited"
         )
+    rows = []
     for column in ("label", "eps", *DECISIONS):
         was, is_ = recorded[column].loc[now.index], now[column]
-        differs = (was != is_) & ~(was.isna() & is_.isna())
-        if differs.fillna(True).any():
-            first = differs[differs.fillna(True)].index[0]
-            raise InputError(
-                f"{file.path}: {column} of {first}: the records say {was[first]}, but a replay gives "
-                f"{is_[first]}; the entry is not added"
-            )
-    return f"{file.path.name}: {len(sample)} of {len(recorded)} images gave the same decisions"
+        differs = ((was != is_) & ~(was.isna() & is_.isna())).fillna(True)
+        rows += [(column, id_, was[id_], is_[id_]) for id_ in differs[differs].index]
+    return pd.DataFrame(rows, columns=["column", "id", "was", "now"])
 
 
 def memory_of(file: RecordFile, config: DictConfig) -> int:
