@@ -1,6 +1,8 @@
 """Gradients through the steps of a fit, compared with central differences in float64, and refusals."""
 
+import functools
 import re
+import types
 from dataclasses import dataclass
 
 import pytest
@@ -26,6 +28,8 @@ from purifiers.networks.fcn import FCN
 from purifiers.networks.skipnet import SkipNet
 from purifiers.oag import OAG, Generator, OAGTrace
 from purifiers.ride import RIDE, RIDETrace
+from runners.evaluation.stages import Worker
+from runners.store.store import Store
 
 NETWORK = SkipNet(down=[8], up=[8], skip=[2], kernel_down=[3], kernel_up=[3])
 SEEDS = [1, 2]
@@ -347,6 +351,32 @@ def test_too_little_memory_says_what_is_needed_and_what_fits():
     gradient_of(purifier, images, weight, memory=memory, steps=fits)
     with pytest.raises(InputError, match="needs"):
         gradient_of(purifier, images, weight, memory=memory, steps=fits + 1)
+
+
+def test_an_attack_starts_again_with_fewer_images_where_their_gradients_need_more_than_is_free(
+    monkeypatch, tmp_path
+):
+    """A fit of nine images is padded to sixteen, one of four to eight."""
+    purifier, victim, images = DIP(trace=SMALL, steps=5), RowByRow(), random_images(9)
+    asked, task, seeds = [], types.SimpleNamespace(key="a" * 64), list(range(9))
+
+    def target(task, stage, *, batch, recompute):
+        asked.append(batch)
+        return Unrolled(steps=None).target(
+            victim, purifier, [], seeds=seeds, batch=batch, recompute=recompute
+        )
+
+    worker = types.SimpleNamespace(target=target, store=Store(tmp_path))
+    run = functools.partial(Worker._crafted, worker, task, PGD(steps=1), images, torch.zeros(9).long())
+    whole, _ = run(seeds)
+    weight = torch.ones_like(images)
+    with pytest.raises(InputError) as error:
+        gradient_of(purifier, images, weight, seeds=seeds, memory=1e-9)
+    needed = float(re.search(r"needs ([\d.e-]+) GiB", str(error.value))[1])
+    monkeypatch.setattr(module, "free_memory", lambda device: int(0.8 * needed * module.GIB))
+    again, _ = run(seeds)
+    assert asked == [9, 9, 4]
+    assert torch.equal(again.images, whole.images)
 
 
 def test_the_knowledge_answers_as_the_defense_does_and_tells_of_its_gradients():

@@ -86,7 +86,8 @@ def unrolled(
         victim: the victim, for purifiers that use it.
         tell: function that the backward pass calls with the diagnosis of the gradient.
 
-    Raises InputError if the memory is too small, PurifierError for a result that breaks the contract.
+    Raises PurifierError for a result that breaks the contract. The backward pass raises InputError if it
+    needs more than `unrolling.memory`, and MemoryError if it needs more than is free.
     """
     return _Through.apply(images, _Run(purifier, seeds, victim, unrolling, tell))
 
@@ -218,7 +219,10 @@ class _Run:
         return torch.ldexp(sweep.gradient, exponent)
 
     def _check_memory(self, fit: Fit) -> None:
-        """Raise InputError with the number of steps that fit if the graphs of a segment exceed the memory."""
+        """Raise an error that says how many steps fit if the graphs of a segment exceed the memory.
+
+        It is a MemoryError if no limit was set, so that an attack starts again with fewer images at once.
+        """
         allowed = self.unrolling.memory * GIB if self.unrolling.memory else free_memory(self.images.device)
         if allowed is None or self.begin == self.last:
             return
@@ -238,7 +242,7 @@ class _Run:
             advice = f"{type(self.purifier).__name__} reads the whole trace, so fewer steps need as much"
         else:
             advice = f"knowledge.steps={fitting} fits" if fitting else "not even one step fits"
-        raise InputError(
+        raise (InputError if self.unrolling.memory else MemoryError)(
             f"knowledge.memory: unrolling {steps} steps of a batch of {len(self.images)} images needs "
             f"{needed(steps) / GIB:.2g} GiB, expected at most {allowed / GIB:.2g}; {advice}, and a smaller "
             "chunk needs less"
