@@ -1,9 +1,9 @@
 """An attack that adapts itself to the defense: an ensemble whose members follow from the purifier's traits.
 
 It plays the role of AutoAttack for defenses that draw at random or are fitted at test time; for deterministic
-defenses with an exact gradient it uses AutoAttack's four members. The protocol follows Tramer et al. 2020
-(https://arxiv.org/abs/2002.08347) and Croce et al. 2022 (https://arxiv.org/abs/2202.13711): several estimates
-of the gradient, several losses, searches that need no gradient, and the worst case of each image.
+defenses with an exact gradient, AutoAttack's four members are among its own. The protocol follows Tramer et
+al. 2020 (https://arxiv.org/abs/2002.08347) and Croce et al. 2022 (https://arxiv.org/abs/2202.13711): several
+estimates of the gradient, several losses, searches that need no gradient, and the worst case of each image.
 """
 
 import time
@@ -41,7 +41,7 @@ class Adaptive(Attack):
             member; None for the standard budget. A table adds the budget to the name of the attack.
     """
 
-    version = 1
+    version = 2
     needs = "everything"
     by_rows = True
     stops_early = True

@@ -141,19 +141,26 @@ class Ensemble:
         if purifier.stochastic:
             return self._of_random(purifier, losses)
         if purifier.gradient == "exact" and logits.shape[1] > CLASSES_OF_DLR:
-            return self._auto_attack(logits, labels)
+            return self._of_exact(purifier, logits, labels)
         return self._of_masked(purifier, losses)
 
-    def _auto_attack(self, logits: Tensor, labels: Tensor) -> list[Member]:
-        """Return AutoAttack's four members, for a deterministic defense with an exact gradient."""
+    def _of_exact(self, purifier: Purifier, logits: Tensor, labels: Tensor) -> list[Member]:
+        """Return the members for a deterministic defense with an exact gradient.
+
+        They are AutoAttack's four and, unless there is no purifier, two that do not follow its gradient. It
+        may lead nowhere although it is exact: that of purifiers/anti_adversary.py does.
+        """
         attack = AutoAttack(
             eps=self.eps, norm=self.norm, steps=self._steps(100), queries_of_square=self._steps(5000)
         )
-        passes = attack.passes
-        return [
-            Member(name, Full(), *passes[name], _candidates(attempt))
+        first, *others = [
+            Member(name, Full(), *attack.passes[name], _candidates(attempt))
             for name, attempt in attack.parts(logits, labels).items()
         ]
+        if purifier.changes_nothing:
+            return [first, *others]
+        apart = [self.climb(f"{kind.kind} ce", kind(), "ce", 100) for kind in (BPDA, Blind)]
+        return [first, *apart, *others]
 
     def _of_masked(self, purifier: Purifier, losses: list[str]) -> list[Member]:
         """Return the members for a deterministic defense without an exact gradient, or with at most three

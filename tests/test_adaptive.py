@@ -15,6 +15,7 @@ from purifiers.ddip import DDIP
 from purifiers.dip import DIP, DIPTrace
 from purifiers.identity import Identity
 from purifiers.jpeg import JPEG
+from purifiers.median import Median
 from purifiers.networks.fcn import FCN
 from purifiers.networks.skipnet import SkipNet
 from purifiers.purifier import Purifier
@@ -37,6 +38,7 @@ def names(purifier, classes=10):
     ("purifier", "expected"),
     [
         (Identity(), AUTO),
+        (Median(), [AUTO[0], "bpda ce", "blind ce", *AUTO[1:]]),
         (JPEG(), ["bpda ce", "bpda cw", "bpda dlr", *END]),
         (
             Randomization(),
@@ -171,6 +173,24 @@ def test_what_only_masks_gradients_or_only_draws_is_broken(purifier):
     draws = [purifier(result.images, seeds=list(range(r, r + 8))) for r in range(100, 180, 8)]
     standing = torch.stack([victim(images).argmax(1) == labels for images in draws])
     assert standing.float().mean() < 0.1, [note["by"] for note in result.notes]
+
+
+class Misleading(Purifier):
+    """A purifier that changes no decision, and whose exact gradient is the opposite of the victim's."""
+
+    gradient = "exact"
+
+    def purify(self, images, seeds, victim):
+        return images.detach() - (images - images.detach())
+
+
+def test_an_exact_gradient_that_leads_nowhere_is_not_the_only_one_that_is_followed():
+    """Blind, the attack breaks every image; along the purifier's own gradient it breaks none."""
+    victim, images = RowByRow(), inner_images(4)
+    labels = victim(images).argmax(1)
+    result, _ = run(Adaptive(eps=0.02, budget=300), victim, Misleading(), images, labels)
+    assert (victim(result.images).argmax(1) != labels).all()
+    assert {note["by"] for note in result.notes} == {"bpda ce"}
 
 
 def test_it_needs_everything():
