@@ -68,7 +68,7 @@ class Unrolled(WholeDefense):
     ) -> Target:
         """Return the attack's target, which records a diagnosis of each image's gradients."""
         target = super().target(victim, purifier, others, **settings)
-        target.view = self._view(victim, purifier, target.note)
+        target.view, target.owner_of = self._view(victim, purifier, target.note), {}
         return target
 
     def _view(

@@ -79,7 +79,9 @@ class Target(nn.Module):
         self.counts = [Counts() for _ in self.seeds]
         # For each image, the adjoint norms and the cosines by steps of each gradient through a fit.
         self.diagnoses: list[list[tuple[list[float], list[float]]]] = [[] for _ in self.seeds]
-        self.owner_of: dict[int, int] = {}  # the image whose answer was drawn from a seed
+        # The image whose answer was drawn from a seed; None unless the view notes diagnoses, since an attack
+        # asks millions of times.
+        self.owner_of: dict[int, int] | None = None
         # Attack libraries read a model's device from its parameters.
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
         self.eval()
@@ -117,7 +119,8 @@ class Target(nn.Module):
             counts = self.counts[owner]
             own, first = self.seeds[owner], counts.forward
             drawn = [own if self.fixed else draw_seed(own, first + draw) for draw in range(self.eot)]
-            self.owner_of |= dict.fromkeys(drawn, owner)
+            if self.owner_of is not None:
+                self.owner_of |= dict.fromkeys(drawn, owner)
             seeds += drawn
             counts.queries += 1
             counts.forward += self.eot

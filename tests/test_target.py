@@ -59,6 +59,7 @@ def test_counts_are_the_rows_that_were_evaluated(name):
     assert sum(count.forward for count in target.counts) == victim.rows
     assert sum(count.backward for count in target.counts) == victim.gradients
     assert len(set(purifier.seen)) == len(purifier.seen), "a draw was given twice"
+    assert not target.owner_of, "each of millions of draws is kept, though nobody asks whose it was"
     forward = max(count.forward for count in target.counts)
     backward = max(count.backward for count in target.counts)
     assert forward <= attack.forward, "more than the attack declares"
