@@ -1,7 +1,7 @@
 """Train the weights that come with the project: python -m scripts.ship digits-resnet8 comdefend
 
-Without a name all of them are trained. The store keeps each training, so that one that was stopped continues
-and one that is finished is not done again. The weights are written to results/weights/ as NAME.safetensors,
+Without a name all of them are trained, those too that the store already has; a long training that was stopped
+continues. The weights are written to results/weights/ as NAME.safetensors,
 with their recipe, their cost and their quality in NAME.json, and their new sha256 is written into the config.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import load
 from torch import Tensor
 
 from data.errors import InputError
@@ -26,7 +27,7 @@ from runners.evaluation.component import Config, build, to_plain_dict
 from runners.evaluation.metrics import in_batches
 from runners.evaluation.progress import Bar
 from runners.evaluation.shipped import recipe_of, to_ship
-from runners.evaluation.weights import Training, load_or_train, trained_weights
+from runners.evaluation.weights import Training, train, trained_weights
 from runners.places import CONFIGS, WEIGHTS
 from runners.store.store import Store
 from victims.victim import Victim
@@ -57,20 +58,15 @@ def composed(part: str, name: str) -> Config:
 
 
 def trained(name: str, config: Config, store: Store) -> tuple[dict[str, Tensor], int | None]:
-    """Return the weights of one training, and its CPU seconds, or None if the store had a part of it.
-
-    The weights that are shipped so far are ignored.
-    """
-    weights = {item: value for item, value in config["weights"].items() if item != "shipped"}
-    config = config | {"weights": weights}
-    training = Training(store, trained_weights(config, build(config)))
-    begun = store.get(training.weights) or store.get(training.checkpoint)
-    before = os.times()
+    """Return the weights of a new training, and its CPU seconds (None if it continued a stopped one)."""
+    component = build(config)
+    training = Training(store, trained_weights(config, component))
+    continued, before = store.get(training.checkpoint) is not None, os.times()
     with Bar(console, f"training {name}") as bar:
-        load_or_train(config, store, progress=lambda share: bar.update(completed=share))
+        content = train(component, training, progress=lambda share: bar.update(completed=share))
     after = os.times()
-    seconds = None if begun else round(after.user + after.system - before.user - before.system)
-    return store.get_tensors(training.weights), seconds
+    seconds = round(after.user + after.system - before.user - before.system)
+    return load(content), None if continued else seconds
 
 
 def right_on_tuning(part: str, config: Config, state: dict[str, Tensor]) -> tuple[int, int]:

@@ -206,6 +206,13 @@ def test_thread_pools_are_told_not_to_spin_before_pytorch_reads_it():
         assert output.stdout.strip() == expected
 
 
+def own_table(folder, name, text):
+    """Write a table config of one's own, and return the words that run it with two images."""
+    (folder / "configs" / "table").mkdir(parents=True)
+    (folder / "configs" / "table" / f"{name}.yaml").write_text(text)
+    return [f"--config-dir={folder}/configs", f"table={name}", "n=2", f"tables={folder}/tables"]
+
+
 MINE = """\
 title: Mine
 columns:
@@ -219,9 +226,7 @@ average: {label: Average, attack: average}
 
 
 def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
-    (tmp_path / "configs" / "table").mkdir(parents=True)
-    (tmp_path / "configs" / "table" / "mine.yaml").write_text(MINE)
-    words = [f"--config-dir={tmp_path}/configs", "table=mine", "n=2", f"tables={tmp_path}/tables"]
+    words = own_table(tmp_path, "mine", MINE)
     status, out, err = run(table.main, "table", *words)
     assert status == 0, err
     folder = tmp_path / "tables"
@@ -256,9 +261,7 @@ rows:
 
 
 def test_the_records_of_columns_that_share_a_cell_are_kept_once(run, tmp_path):
-    (tmp_path / "configs" / "table").mkdir(parents=True)
-    (tmp_path / "configs" / "table" / "shared.yaml").write_text(SHARED)
-    words = [f"--config-dir={tmp_path}/configs", "table=shared", "n=2", f"tables={tmp_path}/tables"]
+    words = own_table(tmp_path, "shared", SHARED)
     status, _, err = run(table.main, "table", *words)
     assert status == 0, err
     frame = pd.read_csv(tmp_path / "tables" / "shared.csv")

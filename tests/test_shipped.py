@@ -9,10 +9,12 @@ from omegaconf import OmegaConf
 
 from data.errors import InputError
 from purifiers.ncis import NCIS
+from purifiers.training import Training
 from runners.evaluation import shipped
 from runners.evaluation.component import build
 from runners.evaluation.shipped import RECIPE, recipe_of, shipped_content, to_ship
-from runners.evaluation.weights import load_or_train
+from runners.evaluation.weights import Training as CheckpointedTraining
+from runners.evaluation.weights import load_or_train, trained_weights
 from runners.places import CONFIGS, WEIGHTS
 from runners.store.store import Store
 from scripts import ship
@@ -113,13 +115,24 @@ def test_weights_that_were_trained_before_give_way_to_the_shipped_ones(tiny, tmp
     assert store.get(spec.trained) == content
 
 
-def test_a_training_in_the_store_is_shipped_without_a_new_one(tiny, tmp_path):
+def test_weights_that_the_store_has_are_trained_again_to_be_shipped(tiny, tmp_path, monkeypatch):
+    store, fit, begun = Store(tmp_path / "store"), Training.fit, []
+    monkeypatch.setattr(Training, "fit", lambda *given, **named: begun.append(1) or fit(*given, **named))
+    load_or_train(tiny, store)
+    (first, cost), (second, again) = (trained("tiny", tiny, store) for _ in range(2))
+    assert len(begun) == 2, "the shipped weights need no training, and each call is one"
+    assert cost is not None
+    assert again is not None
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_cost_of_a_training_that_was_continued_is_unknown(tiny, tmp_path, monkeypatch):
     store = Store(tmp_path / "store")
-    state, seconds = trained("tiny", tiny, store)
-    again, none = trained("tiny", tiny, store)
-    assert seconds is not None
-    assert none is None, "the cost of a training that was done before is unknown"
-    assert all(torch.equal(state[name], again[name]) for name in state)
+    kept = CheckpointedTraining(store, trained_weights(tiny, build(tiny)))
+    kept.save({"step": torch.tensor(1)})
+    monkeypatch.setattr(Training, "fit", lambda *given, **named: {"weight": torch.zeros(1)})
+    assert trained("tiny", tiny, store)[1] is None
+    assert trained("tiny", tiny, store)[1] is not None
 
 
 def test_a_damaged_file_is_refused_and_a_missing_one_is_said(tiny, tmp_path, caplog):

@@ -57,9 +57,9 @@ class SkipNet:
     def initialise(self, shape: tuple[int, int, int], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the initial parameters of one network that makes images of shape (C, H, W)."""
         channels, *size = shape
-        reach = self.kernel_down[-1] // 2 if self.padding == "reflect" else 1
+        reach = max(self.kernel_down[-1] // 2, 1) if self.padding == "reflect" else 1
         # After all halvings, a side must exceed its reflected padding, and BatchNorm needs several pixels.
-        least = 2 ** len(self.down) * max(reach, 1) + 1
+        least = 2 ** len(self.down) * reach + 1
         if min(size) < least:
             raise InputError(
                 f"this network halves the image {len(self.down)} times: expected sides of at least "

@@ -101,7 +101,7 @@ def load_or_train(
             waiting(holder, reached_of(store, trained.key))
 
         with store.leases.alone(trained.key, what, wait):
-            content = store.get(trained) or _train(component, training, progress, device)
+            content = store.get(trained) or train(component, training, progress=progress, device=device)
     return Component(config, hashlib.sha256(content).hexdigest(), trained)
 
 
@@ -117,10 +117,14 @@ def _learnt_from(dataset: Dataset) -> dict[str, Any]:
     return {"images": dataset.index("train").fingerprint} if isinstance(dataset, FileDataset) else {}
 
 
-def _train(
-    component: Any, training: Training, progress: Callable[[float], None] | None, device: torch.device | None
+def train(
+    component: Any,
+    training: Training,
+    *,
+    progress: Callable[[float], None] | None = None,
+    device: torch.device | None = None,
 ) -> bytes:
-    """Train the component and store its weights."""
+    """Train the component, store its weights and return them; a training that was stopped continues."""
     store, weights = training.store, component.weights
     wanted = {"checkpoint": training} if getattr(component, "resumable", False) else {}
     if getattr(weights, "gpu", False) and device is not None:
