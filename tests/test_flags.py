@@ -229,14 +229,15 @@ def test_what_is_missing_for_a_defense_without_a_gradient():
     assert names_of_row(clean, blind, *others) == [[]] * 5
 
 
-def test_an_exact_gradient_that_was_not_followed_is_incomplete_too():
-    blind, full = evidence(), evidence(knowledge=Full())
-    assert names_of_row(blind) == [["incomplete"]]
-    assert of_row([blind])[0][0].seen == "without an attack through the exact gradient (full)"
-    assert names_of_row(blind, full) == [[], []]
-    assert names_of_row(full) == [[]]
-    others = [evidence(knowledge=knowledge) for knowledge in (Transfer(), BPDA(), Decision())]
-    assert names_of_row(blind, *others) == [[]] * 4, "the purifier is attacked like one without a gradient"
+def test_an_attack_through_an_exact_gradient_stands_for_bpda_and_for_nothing_else():
+    """The gradient of anti-adversary is exact and leads nowhere, while its blind attack succeeds."""
+    blind, full, transfer, query = evidence(), *(evidence(knowledge=k()) for k in (Full, Transfer, Decision))
+    assert (
+        of_row([blind, transfer, query])[0][0].seen == "without an attack through the exact gradient (full)"
+    )
+    assert of_row([full])[0][0].seen == "without blind, transfer, a query attack"
+    assert names_of_row(blind, full, transfer, query) == [[]] * 4
+    assert names_of_row(blind, evidence(knowledge=BPDA()), transfer, query) == [[]] * 4
     assert names_of_row(evidence(purifier=Identity())) == [[]], (
         "for the bare victim a blind attack is the white-box attack"
     )
@@ -245,7 +246,7 @@ def test_an_exact_gradient_that_was_not_followed_is_incomplete_too():
 def test_nothing_is_read_off_a_path_that_is_missing():
     white = evidence(knowledge=Full(), right=0.4)
     nearest = evidence(attack=HopSkipJump(norm="linf"), knowledge=Decision(), path=[[]] * N, queries=100)
-    assert names_of_row(white, nearest)[0] == []
+    assert names_of_row(white, nearest, beside="incomplete")[0] == []
 
 
 def test_every_flag_is_explained():
@@ -286,7 +287,7 @@ def test_a_decision_attack_that_looks_for_the_nearest_is_read_off_its_path():
         nearest = evidence(
             attack=HopSkipJump(norm="linf"), knowledge=Decision(), right=0.5, path=path, queries=100
         )
-        assert names_of_row(white, nearest)[0] == flags
+        assert names_of_row(white, nearest, beside="incomplete")[0] == flags
 
 
 def test_networks_that_do_not_say_how_many_classes_have_ten():

@@ -56,22 +56,21 @@ def small_n(evidence: Evidence) -> str | None:
 def incomplete(row: Sequence[Evidence]) -> Iterable[tuple[int, str]]:
     """The purifier was attacked neither by the adaptive attack with its standard budget nor by all of a
     blind, a transfer, a BPDA and a query attack. For a purifier that has an exact gradient and is not fitted
-    at test time, one attack through this gradient is enough."""
+    at test time, an attack through this gradient stands for BPDA."""
     if not row or row[0].purifier.changes_nothing:
         return
     known = {evidence.knowledge.kind for evidence in row if evidence.attacked}
     if any(e.attack.needs == "everything" and not e.attack.reduced for e in row):
         return
     exact = row[0].purifier.gradient == "exact" and not row[0].purifier.per_image_optimization
-    if exact and "full" in known:
-        return
-    lacking = [name for name in ("blind", "transfer", "bpda") if name not in known]
+    lacking = [name for name in ("blind", "transfer") if name not in known]
+    if not known & ({"bpda", "full"} if exact else {"bpda"}):
+        lacking.append("an attack through the exact gradient (full)" if exact else "bpda")
     lacking += [] if known & {"score", "decision"} else ["a query attack"]
     if lacking:
-        absent = "an attack through the exact gradient (full)" if exact else ", ".join(lacking)
         for i, evidence in enumerate(row):
             if evidence.attacked:
-                yield i, f"without {absent}"
+                yield i, f"without {', '.join(lacking)}"
 
 
 @cell_flag(mark="w")
