@@ -55,6 +55,7 @@ class ComDefend(Learned):
             for i in range(len(sizes) - 1):
                 network[f"{half}{i}"] = nn.Conv2d(sizes[i], sizes[i + 1], 3, padding=1)
         super().__init__(weights=weights, network=network)
+        self.channels = channels
         self.offset, self.patch = offset, patch
         self.noise, self.code_weight = noise, code_weight
 

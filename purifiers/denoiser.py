@@ -23,7 +23,7 @@ class Denoiser(TrainedNetwork):
     Args:
         weights: weights of the network.
         network: module that maps noisy images (N, C, H, W) and their noise levels (N,) to an estimate of
-            the clean images.
+            the clean images; C is its attribute `channels`.
         log_mean, log_std: mean and standard deviation of the normal distribution from which the training
             draws the logarithm of the noise level.
         spread: standard deviation of the values of clean images; it sets the weight of each noise level.
@@ -43,6 +43,7 @@ class Denoiser(TrainedNetwork):
         if log_std <= 0 or spread <= 0:
             raise InputError(f"denoiser: expected log_std and spread above 0, got {log_std} and {spread}")
         super().__init__(weights=weights, network=network)
+        self.channels = network.channels
         self.log_mean, self.log_std, self.spread = log_mean, log_std, spread
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,6 +68,7 @@ class DenoiserPurifier(Learned):
     def __init__(self, *, denoiser: Denoiser) -> None:
         super().__init__(weights=denoiser.weights, network=denoiser.network)
         self.denoiser = denoiser
+        self.channels = denoiser.channels
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return the training loss of the denoiser."""

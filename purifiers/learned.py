@@ -22,6 +22,7 @@ class TrainedNetwork(ABC):
     Attributes:
         inference_only: parameters on which the training does not depend.
         resumable: whether a checkpoint holds all state, because the objective keeps nothing between steps.
+        channels: channels of the images that the network takes.
 
     Args:
         weights: a verified file, or the training of the network. The caller loads or trains them.
@@ -34,6 +35,7 @@ class TrainedNetwork(ABC):
     def __init__(self, *, weights: WeightFile | Training, network: nn.Module) -> None:
         self.weights = weights
         self.network = network
+        self.channels = 3
         self.frozen = False
 
     @abstractmethod
@@ -42,6 +44,14 @@ class TrainedNetwork(ABC):
 
         It is differentiable in the network's parameters, and every random draw comes from `generator`.
         """
+
+    def check_channels(self, images: Tensor) -> None:
+        """Raise InputError for images with another number of channels than the network takes."""
+        if images.shape[1] != self.channels:
+            raise InputError(
+                f"{type(self).__name__}: expected images with the channels of its network, {self.channels}, "
+                f"got {images.shape[1]}"
+            )
 
     def load_frozen(self, state: Mapping[str, Tensor]) -> Self:
         """Load the network's weights, and fix them: evaluation mode, and no gradient to the weights.
@@ -71,10 +81,12 @@ class Learned(TrainedNetwork, Purifier):
         """Return the purified images in [0, 1]; the network is trained, and is on the images' device."""
 
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
-        """Return the images that `restore` makes; raise ValueError before `load_frozen`."""
+        """Return the images that `restore` makes; raise ValueError before `load_frozen`, and InputError for
+        images with another number of channels than the network takes."""
         if not self.frozen:
             raise ValueError(
                 f"{type(self).__name__} has no trained weights: expected load_frozen(state) first"
             )
+        self.check_channels(images)
         self.network.to(images.device)
         return self.restore(images, seeds)

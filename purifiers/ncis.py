@@ -58,6 +58,7 @@ class NCIS(Learned):
         seen = channels * patch**2
         network = BlindSpotNet(in_channels=seen, out_channels=seen, filters=filters, layers=layers)
         super().__init__(weights=weights, network=network)
+        self.channels = channels
         self.patch = patch
         self.iterations = iterations
         self.kernel = None

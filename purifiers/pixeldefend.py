@@ -50,8 +50,6 @@ class PixelDefend(Learned):
     @torch.no_grad()
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the images decoded within eps of the input."""
-        if images.shape[1] != 3:
-            raise InputError(f"PixelDefend: expected RGB images, got {images.shape[1]} channels")
         levels = _levels(images)
         decoded = levels.clone()
         for row in range(self.every // 2, images.shape[2], self.every):

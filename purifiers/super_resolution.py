@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.errors import InputError
 from data.images import resized
 from data.weights import WeightFile
 from purifiers.jpeg import JPEG
@@ -69,8 +68,6 @@ class SuperResolution(Learned):
 
     def restore(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Denoise, enlarge and shrink the images; map (N, 3, H, W) to (N, 3, scale H, scale W)."""
-        if images.shape[1] != 3:
-            raise InputError(f"super-resolution: expected RGB images, got {images.shape[1]} channels")
         small = denoise(images, self.sigma)
         if self.stored is not None:
             small = self.stored.purify(small, seeds, None)

@@ -96,7 +96,8 @@ class Training:
         """Train `purifier.network` from scratch, and return its state on the CPU.
 
         After each step, `progress` is called with the share of the steps that are done. Raises InputError if
-        the loss is not finite, or if the batch or the crop is larger than the data.
+        the loss is not finite, if the batch or the crop is larger than the data, or if the images have other
+        channels than the network takes.
         """
         device = device if self.gpu else CPU
         index = self.dataset.index("train")
@@ -119,6 +120,7 @@ class Training:
                 optimiser.param_groups[0]["lr"] = self._rate(step, epoch)
                 picked = used[self._picked(epoch, place, len(used))].tolist()
                 images = self._varied(index.take(picked).images, generator).to(device)
+                purifier.check_channels(images)
                 loss = purifier.objective(images, generator)
                 if not torch.isfinite(loss):
                     raise InputError(f"training: the loss is not finite at step {step}: lower its lr")

@@ -79,7 +79,7 @@ def test_a_blind_evaluation_of_jpeg_is_incomplete_and_a_complete_one_is_not(stor
 
 
 def test_a_sound_purifier_raises_none(store):
-    """The purifier is attacked blindly, from another classifier, by queries and through its exact gradient."""
+    """Its attacks are blind, from another classifier, by queries and through its exact gradient."""
     columns = ["clean", "blind", "transfer", "score", "full"]
     assert flags(store, columns, "purifier=gs") == {name: set() for name in columns}
 

@@ -70,6 +70,9 @@ def test_contract(name):
     out = p(images, seeds=seeds, victim=v)
     assert out.shape == images.shape
     assert out.dtype == torch.float32
+    if isinstance(p, Learned):
+        with pytest.raises(InputError, match="expected images with the channels of its network, 3, got 1"):
+            p(images[:, :1], seeds=seeds, victim=v)
 
 
 def test_bad_images_are_refused_by_every_call():

@@ -116,6 +116,12 @@ def test_bad_trainings_are_refused(settings, message):
         (p := purifier(**settings)).weights.fit(p)
 
 
+def test_a_network_learns_from_images_with_its_channels_only():
+    grey = NCIS(weights=training(steps=1), channels=1, filters=8, layers=3)
+    with pytest.raises(InputError, match="NCIS: expected images with the channels of its network, 1, got 3"):
+        grey.weights.fit(grey)
+
+
 def test_a_cell_trains_its_purifier_once(tmp_path):
     words = ["purifier.weights.steps=3", "purifier.filters=4", "purifier.layers=2"]
     learned = cell("attack=clean", "purifier=ncis", *words)

@@ -41,6 +41,7 @@ class DDPM(nn.Module):
         times: int = 1000,
     ) -> None:
         super().__init__()
+        self.channels = channels
         kept = variances(times)[1]
         self.register_buffer("levels", ((1 - kept) / kept).sqrt().float(), persistent=False)
         first, code = widths[0], 4 * widths[0]

@@ -38,10 +38,10 @@ class DenoisingUNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [width * multiple for multiple in multiples]
-        self.patch, self.width, self.spread = patch, width, spread
-        channels *= patch**2
+        self.channels, self.patch, self.width, self.spread = channels, patch, width, spread
+        seen = channels * patch**2
         self.level = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.first = nn.Conv2d(seen, width, 3, padding=1)
         self.down, self.smaller, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         inputs = width
         for i, outputs in enumerate(widths):
@@ -54,7 +54,7 @@ class DenoisingUNet(nn.Module):
             self.up.append(Block(inputs + outputs, outputs, 4 * width))
             inputs = outputs
         self.last = nn.Sequential(
-            nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, channels, 3, padding=1)
+            nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, seen, 3, padding=1)
         )
 
     def forward(self, noisy: Tensor, levels: Tensor) -> Tensor:
