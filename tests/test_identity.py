@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from enum import Enum
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from hydra.utils import get_object
 from test_grid import cell, run
 
 from data.digits_photos import DigitsPhotos
+from data.errors import InputError
 from runners.evaluation.component import Component
-from runners.evaluation.identity import declares_version, identity, version_of
+from runners.evaluation.identity import _plain_value, declares_version, identity, version_of
 from runners.evaluation.own_state import own_state, state_behind
 from runners.evaluation.tasks import Crafting
 from runners.evaluation.weights import load_or_train
@@ -22,6 +24,7 @@ from runners.places import CONFIGS
 from runners.store.store import Store
 from runners.untrusted import targets
 
+BPDA = "attacks.knowledge.BPDA"
 GAMMA = """
 from mine.powers import STRENGTH
 from purifiers.purifier import Purifier
@@ -276,3 +279,80 @@ def test_state_from_a_path_in_the_code_is_part_of_the_identity(tmp_path, mine, p
 
 def test_components_that_declare_a_version_are_not_built_for_their_state():
     assert state_behind({"_target_": "attacks.from_torchattacks.PGD", "no_such_argument": 1}) is None
+
+
+READS = """\
+import json, pathlib
+import torch
+from purifiers.purifier import Purifier
+
+class Gated(Purifier):
+    def __init__(self, purifier=None, files=(), file=pathlib.Path("{file}")):
+        self.purifier = purifier
+        self.gate = torch.tensor(json.loads(file.read_text())) if purifier else None
+
+    def purify(self, images, seeds, victim):
+        return images
+
+class Substitute(torch.nn.Conv2d):
+    def __init__(self):
+        super().__init__(1, 1, 1)
+        self.weight.data.fill_(json.loads(pathlib.Path("{file}").read_text()))
+        self.bias.data.zero_()
+"""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_target_": "mine.reads.Gated"},
+        {"_target_": "mine.reads.Gated", "files": ["FILE"]},
+        {"_target_": "mine.reads.Gated", "purifier": {"_target_": "purifiers.jpeg.JPEG"}},
+    ],
+    ids=["a path as default", "a list of files", "read beside an inner purifier"],
+)
+def test_what_a_file_holds_is_part_of_the_identity_wherever_it_is_named(tmp_path, mine, config):
+    file = tmp_path / "numbers.json"
+    mine(reads=READS.format(file=file))
+    if "files" in config:
+        config = config | {"files": [str(file)], "file": None}
+    identities = []
+    for value in (1.0, 1.0, 2.0):
+        file.write_text(str(value))
+        identities.append(load_or_train(config, Store(tmp_path)).identity)
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_the_state_of_a_substitute_is_known_and_must_be_the_same_each_time(tmp_path, mine):
+    file, states = tmp_path / "numbers.json", []
+    mine(reads=READS.format(file=file))
+    for value in (1.0, 2.0):
+        file.write_text(str(value))
+        states.append(state_behind({"_target_": BPDA, "substitute": {"_target_": "mine.reads.Substitute"}}))
+    assert None not in states
+    assert states[0] != states[1]
+    drawn = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 3, "kernel_size": 1}
+    with pytest.raises(InputError, match=r"torch.nn.Conv2d: expected the same weights each time"):
+        state_behind({"_target_": BPDA, "substitute": drawn})
+    assert state_behind({"_target_": BPDA}) is None
+
+
+def test_defaults_that_are_members_of_an_enumeration_differ():
+    class Mode(Enum):
+        FAST = 1
+        SLOW = 2
+
+    assert _plain_value(Mode.FAST) != _plain_value(Mode.SLOW)
+
+
+def test_trained_weights_that_changed_since_the_run_began_are_refused(tmp_path):
+    store = Store(tmp_path)
+    component = load_or_train(own_cell("attack").configs["victim"], store)
+    component.load(store)
+    state = store.get_tensors(component.trained)
+    store.put_tensors(component.trained, {name: value * 0 for name, value in state.items()})
+    with pytest.raises(InputError, match="the store has others now: run again"):
+        component.load(store)
+    store.remove(component.trained)
+    with pytest.raises(InputError, match="the store has none now: run again"):
+        component.load(store)

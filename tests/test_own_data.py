@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.errors import InputError, MissingError
 from runners.evaluation.component import build, to_plain_dict
-from runners.evaluation.weights import load_or_train
+from runners.evaluation.weights import load_or_train, trained_weights
 from runners.store.store import Store
 
 
@@ -173,3 +173,15 @@ def test_a_saved_dataset(monkeypatch, tmp_path):
         dataset.load("tuning")
     with pytest.raises(InputError, match="expected the column picture"):
         build(config("dataset", *words, "dataset.image=picture"))
+
+
+def test_weights_that_are_learnt_from_a_saved_dataset_are_those_of_its_content(monkeypatch, tmp_path):
+    stub(monkeypatch, "datasets", load_from_disk=lambda path: {"train": Saved()})
+    words = ["dataset=own/saved", f"dataset.path={tmp_path}", "dataset.size=8", "dataset.label_space=pets"]
+    learnt = {"_target_": "purifiers.ncis.NCIS", "weights": {"_target_": "purifiers.training.Training"}}
+    learnt["weights"]["dataset"] = config("dataset", *words)
+    keys = []
+    for fingerprint in ("f", "g"):
+        monkeypatch.setattr(Saved, "_fingerprint", fingerprint)
+        keys.append(trained_weights(learnt, build(learnt)).key)
+    assert keys[0] != keys[1]

@@ -156,6 +156,17 @@ def test_a_failure_is_kept_and_what_needs_it_fails_with_it(store):
     assert "a/0 to a/1" in stored.path.read_text()
 
 
+def test_a_failure_does_not_count_if_another_process_has_the_result(store):
+    first = craft("first")
+    group = purify("group", first)
+    queue = turns(store, [first, group])
+    assert queue.next() is first
+    make(store, first)
+    queue.finished(first, Failure("ValueError: no"))
+    assert queue.next() is group
+    assert queue.reasons == {}
+
+
 def test_the_same_launch_does_not_try_again_and_the_next_does(store):
     first = craft("first")
     queue = turns(store, [first])

@@ -13,12 +13,13 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load
 
 from data.errors import InputError
 from data.weights import WeightFile
 from runners.evaluation.identity import identity
 from runners.evaluation.locating import why_not_loaded
-from runners.evaluation.own_state import own_state
+from runners.evaluation.own_state import own_state, own_state_beside
 from runners.store.artifact import Artifact, key_of
 from runners.store.store import Store
 
@@ -111,9 +112,14 @@ class Component:
     def identity(self) -> Config:
         """Everything that results depend on: name, version, arguments, and the digest of the weights."""
         if self.weights_sha256 is None:
-            return identity(self.config)
-        rest = {name: item for name, item in self.config.items() if name != "weights"}
-        return {**identity(rest), "weights_sha256": self.weights_sha256}
+            known = identity(self.config)
+        else:
+            rest = {name: item for name, item in self.config.items() if name != "weights"}
+            known = {**identity(rest), "weights_sha256": self.weights_sha256}
+        inner = [part for part in INNER if part in self.config]
+        if inner and (beside := own_state_beside(inner, self.object)) is not None:
+            known["state"] = beside
+        return known
 
     @cached_property
     def key(self) -> str:
@@ -149,10 +155,13 @@ class Component:
         """Return a new object of the component with its weights loaded and frozen."""
         component = build(self.config)
         if self.trained is not None:
-            state = store.get_tensors(self.trained)
-            if state is None:
-                raise InputError("trained weights are not in the store any more: run again")
-            return component.load_frozen(state)
+            content = store.get(self.trained)
+            if content is None or hashlib.sha256(content).hexdigest() != self.weights_sha256:
+                raise InputError(
+                    f"{self.name}: expected the trained weights with which the run began, but the store has "
+                    f"{'none' if content is None else 'others'} now: run again"
+                )
+            return component.load_frozen(load(content))
         if (weights := weights_of(component)) is not None:
             return component.load_frozen(weights.load())
         own = own_state(component)

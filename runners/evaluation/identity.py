@@ -12,6 +12,7 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -76,24 +77,41 @@ def _defaults(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _plain_value(value: Any) -> Any:
-    """Return a default argument as JSON values; any other object is represented by a name."""
+    """Return a default argument as JSON values. A path is its text, a member of an enumeration has its name,
+    and any other object is represented by the name of its class."""
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, list | tuple):
         return [_plain_value(item) for item in value]
     if isinstance(value, dict):
         return {str(name): _plain_value(item) for name, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Enum):
+        return str(value)
     return getattr(value, "__name__", type(value).__name__)
 
 
 def _with_file_contents(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments with the digest of the content of each file that they name."""
+    """Return the arguments with the digest of the content of each file that they name, also in lists and
+    dictionaries."""
     digests = {
-        f"{name} (content)": hashlib.sha256(Path(value).read_bytes()).hexdigest()
-        for name, value in arguments.items()
-        if isinstance(value, str) and _is_file(value)
+        f"{name} (content)": hashlib.sha256(Path(text).read_bytes()).hexdigest()
+        for name, text in _texts("", arguments)
+        if _is_file(text)
     }
     return arguments | digests
+
+
+def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield every text in nested lists and dictionaries, with the names and places that lead to it."""
+    if isinstance(value, str):
+        yield name, value
+    elif (
+        isinstance(value, dict | list) and "component" not in value
+    ):  # a component has an identity of its own
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(f"{name}.{key}" if name else str(key), item)
 
 
 def _is_file(text: str) -> bool:

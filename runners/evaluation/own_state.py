@@ -1,13 +1,15 @@
 """The state that a component loads by itself, without a config that names its file."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
 
+from data.errors import InputError
 from data.frozen import digest_of, frozen, state_digest, state_of
 from runners.evaluation.identity import declares_version
 
@@ -30,14 +32,38 @@ def own_state(component: Any) -> str | None:
     return digest_of(tensors) if tensors else None
 
 
+def own_state_beside(inner: Sequence[str], component: Any) -> str | None:
+    """Return the digest of what a component that wraps others has loaded by itself, or None if its class
+    declares a version or holds nothing of its own.
+
+    Args:
+        inner: the names of the attributes that hold the others.
+    """
+    if declares_version(type(component)):
+        return None
+    held = dict(_held("", component.__dict__))
+    own = {name: value for name, value in held.items() if not set(name.split(".")[1:3]) & set(inner)}
+    return digest_of(own) if own else None
+
+
 def state_behind(config: dict[str, Any]) -> str | None:
-    """Return `own_state` of the component that a config names, or None if its class declares a version.
+    """Return `own_state` of the component that a config names, or None if its class declares a version and
+    those of its arguments do so too.
 
     A component without a version is built at each call, since the files that it loads may have changed.
+    Raises InputError if it is another one each time.
     """
-    if declares_version(get_class(config["_target_"])):
-        return None
-    return own_state(instantiate(config))
+    if declares_version(get_object(config["_target_"])):
+        named = [item for item in config.values() if isinstance(item, dict) and "_target_" in item]
+        states = [state for item in named if (state := state_behind(item)) is not None]
+        return hashlib.sha256("".join(states).encode()).hexdigest() if states else None
+    state = own_state(instantiate(config))
+    if state is not None and state != own_state(instantiate(config)):
+        raise InputError(
+            f"{config['_target_']}: expected the same weights each time it is built, got others: load them "
+            "from a file, or draw them from a fixed seed"
+        )
+    return state
 
 
 def _held(name: str, value: Any) -> Iterator[tuple[str, Any]]:

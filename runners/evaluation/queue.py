@@ -121,9 +121,11 @@ class TaskQueue:
                 self.store.remove(failure_artifact(key))
         else:
             failure = Failure(failure.reason, failure.traceback, self.launch.name)
-            for key in task.missing(self.store):
+            missing = task.missing(self.store)
+            for key in missing:
                 self.reasons[key] = failure.reason
                 keep_failure(self.store, key, failure, images=task.images)
+            failure = failure if missing else None  # another process has done the task meanwhile
         self.store.leases.release(task.key)
         self._drop(task, None if failure is None else failure.reason)
 

@@ -73,9 +73,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("correct", "bool", "", "decision", "Whether `purified_label` is the true label.",
            lambda s: s.right["purified"].tolist()),
     Column("correct_8bit", "boolean", "", "decision",
-           "Whether the defense is right on the adversarial image rounded to 8 bits. It is missing if the "
-           "purifier fits a network to each image, since this would double the cost.",
-           lambda s: s.right["purified 8-bit"].tolist() if "purified 8-bit" in s.right else None),
+           "Whether the defense is right on the adversarial image rounded to 8 bits. If the purifier fits a "
+           "network to each image, it is missing unless the rounding changes nothing, since it would double "
+           "the cost.",
+           lambda s: s.right_8_bit),
     Column("draws", "int64", "", "setting", "Scored draws of the purifier.", lambda s: len(s.draws)),
     Column("correct_mean", "float64", "share", "decision", "Share of the draws that are right.",
            lambda s: s.right_draws.float().mean(0).tolist()),

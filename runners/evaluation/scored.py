@@ -28,7 +28,8 @@ class Scored:
             examples, the UTF-8 bytes of JSON lists with an entry for each image ("notes", "member_seconds").
         made: purified "images"; "seconds" per image; how many were purified at once ("batch"); the victim's
             decisions under each draw of the purifier ("decided", (draws, N)); and, if they were made, the
-            purified 8-bit roundings of the adversarial images ("of_8_bit").
+            purified 8-bit roundings of the adversarial images ("of_8_bit"), and for which of the images that
+            is, if it is not for all ("has_8_bit", (N,)).
         precision: "float32" or "tf32".
         keys: the store's keys of the clean, the adversarial and the purified images.
         seeds: the seed of each image's purification.
@@ -52,10 +53,10 @@ class Scored:
         }
         if "of_8_bit" in self.made:
             given["purified 8-bit"] = self.made["of_8_bit"]
-        logits = {name: metrics.in_batches(self.victim, images).cpu() for name, images in given.items()}
-        for name, outputs in logits.items():
-            if not torch.isfinite(outputs).all():
-                raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
+        logits = {
+            name: finite(metrics.in_batches(self.victim, images), name).cpu()
+            for name, images in given.items()
+        }
         if probabilities(logits["clean"]):
             raise ArithmeticError("the victim answers with probabilities; expected logits, before a softmax")
         return logits
@@ -68,6 +69,14 @@ class Scored:
     def right(self) -> dict[str, Tensor]:
         """Whether the decisions on each kind of image are the true labels."""
         return {name: decided == self.labels for name, decided in self.decided.items()}
+
+    @property
+    def right_8_bit(self) -> list[bool | None]:
+        """Whether the defense is right on each image after rounding; None if that was not computed."""
+        nothing = torch.zeros(len(self.labels), dtype=torch.bool)
+        right = self.right.get("purified 8-bit", nothing)
+        known = self.made.get("has_8_bit", nothing | ("of_8_bit" in self.made))
+        return [bool(r) if k else None for r, k in zip(right, known, strict=True)]
 
     def confidence(self, name: str) -> list[float]:
         """Return the softmax confidence of the decisions on one kind of image."""
@@ -119,6 +128,14 @@ class Scored:
     def paths(self) -> list[list[list[float]]]:
         points = self.crafted["paths"].tolist()
         return [[point[1:] for point in points if point[0] == i] for i in range(len(self.labels))]
+
+
+def finite(logits: Tensor, name: str) -> Tensor:
+    """Return the victim's logits of images that messages call `name`; raise ArithmeticError if one is not
+    finite."""
+    if not torch.isfinite(logits).all():
+        raise ArithmeticError(f"the victim's logits of {name} images hold NaN or infinity")
+    return logits
 
 
 def majority_of(draws: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from runners.evaluation.keeping import Keeping
 from runners.evaluation.loaded_components import LoadedComponents
 from runners.evaluation.records import to_parquet
 from runners.evaluation.schema import rows_of
-from runners.evaluation.scored import Scored
+from runners.evaluation.scored import Scored, finite
 from runners.evaluation.task_progress import reached_by, reported
 from runners.evaluation.tasks import Crafting, Purifying, Task
 
@@ -171,8 +171,9 @@ class Worker(LoadedComponents):
     ) -> Iterator[tuple[Component, dict[str, Tensor] | PurifierError]]:
         """Yield each purifier with its purified images, or with its error.
 
-        The 8-bit roundings are purified too, unless the purifier fits a network to each image, which would
-        double the cost. For further draws, only the victim's decisions are kept.
+        The 8-bit roundings are purified too. If the purifier fits a network to each image, which would double
+        the cost, only those images have a result that the rounding leaves as they are. For further draws,
+        only the victim's decisions are kept.
         """
         if not specs:
             return
@@ -183,12 +184,13 @@ class Worker(LoadedComponents):
         self.finish()
         seconds = torch.tensor((time.perf_counter() - start) / len(attacked))
         eight_bit = rounded(attacked)
+        unchanged = (eight_bit == attacked).flatten(1).all(1)
         for spec, purifier, result in zip(specs, purifiers, results, strict=True):
             if isinstance(result, PurifierError):
                 yield spec, result
                 continue
             tensors = {"images": result.cpu(), "seconds": seconds, "batch": torch.tensor(batch)}
-            if torch.equal(eight_bit, attacked):
+            if unchanged.all():
                 tensors["of_8_bit"] = tensors["images"].clone()
             elif not purifier.per_image_optimization:
                 result_8_bit = self._batches([spec], [purifier], eight_bit, seeds, victim)[0][0]
@@ -196,13 +198,15 @@ class Worker(LoadedComponents):
                     yield spec, result_8_bit
                     continue
                 tensors["of_8_bit"] = result_8_bit.cpu()
+            elif unchanged.any():
+                tensors |= {"of_8_bit": tensors["images"].clone(), "has_8_bit": unchanged.cpu()}
             further = [self._batches([spec], [purifier], attacked, other, victim)[0][0] for other in fresh]
             if errors := [draw for draw in further if isinstance(draw, PurifierError)]:
                 yield spec, errors[0]
                 continue
             network = self.load(victim)
-            decided = [metrics.in_batches(network, images).argmax(1) for images in [result, *further]]
-            yield spec, tensors | {"decided": torch.stack(decided).cpu()}
+            logits = torch.stack([metrics.in_batches(network, images) for images in [result, *further]])
+            yield spec, tensors | {"decided": finite(logits, "purified").argmax(2).cpu()}
 
     def _batches(
         self,

@@ -41,8 +41,9 @@ class Crafting:
     @cached_property
     def artifact(self) -> Artifact:
         inputs = {"images": self.chunk.digest, "attack": self.attack.identity, "seed": self.seed}
-        if (state := state_behind(self.attack.config)) is not None:
-            inputs["attack_state"] = state
+        for name, part in (("attack", self.attack), ("knowledge", self.knowledge)):
+            if (state := state_behind(part.config)) is not None:
+                inputs[f"{name}_state"] = state
         if self.attack.declared.needs is not None:  # otherwise the attack asks nothing
             inputs["knowledge"] = self.knowledge.identity
             if self.knowledge.declared.uses_victim:

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from data.errors import InputError, MissingError
+from data.from_datasets import SavedDataset
 from data.images import Dataset
 from data.listing import FileDataset
 from data.weights import UnverifiedError, WeightFile
@@ -114,7 +115,8 @@ def trained_weights(config: Config, component: Any) -> Artifact:
 
 def _learnt_from(dataset: Dataset) -> dict[str, Any]:
     """Return which images are learnt from a data set in files, since its folder may change."""
-    return {"images": dataset.index("train").fingerprint} if isinstance(dataset, FileDataset) else {}
+    is_in_files = isinstance(dataset, FileDataset | SavedDataset)
+    return {"images": dataset.index("train").fingerprint} if is_in_files else {}
 
 
 def train(
