@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from data.errors import InputError, MissingError
-from data.images import Dataset, Images
+from data.images import Dataset, Images, as_rgb
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Rows:
     take_lazy = take
 
     def _decoded(self, image: Any) -> Tensor:
-        resized = transforms.resize(image.convert("RGB"), [self.size, self.size])
+        resized = transforms.resize(as_rgb(image), [self.size, self.size])
         return transforms.pil_to_tensor(resized).float() / 255
 
 

@@ -12,7 +12,8 @@ class ImageFolder(FileDataset):
     """Images in the layout of torchvision's ImageFolder, <root>/<class>/<image>, all in the evaluation split.
 
     If `root` has folders named evaluation, tuning or train, each of them has the class folders of its split.
-    A label is the place of its class's name in the sorted names.
+    A label is the place of its class's name in the sorted names of the folders, where an empty folder counts
+    and a hidden one (".name") does not.
 
     Args:
         root: path of the folder.
@@ -34,9 +35,9 @@ class ImageFolder(FileDataset):
                 f"dataset.root: {self.root} does not exist: name the folder that holds the classes"
             )
         self.divided = any((self.root / split).is_dir() for split in ("evaluation", "tuning", "train"))
-        folders = [path for path in self.root.iterdir() if path.is_dir()] if self.divided else [self.root]
+        folders = [path for path in self.root.iterdir() if _is_class(path)] if self.divided else [self.root]
         self.classes = tuple(
-            sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
+            sorted({path.name for folder in folders for path in folder.iterdir() if _is_class(path)})
         )
         if not self.classes:
             raise InputError(f"dataset.root: expected a folder for each class in {self.root}, got none")
@@ -53,7 +54,7 @@ class ImageFolder(FileDataset):
             (path, label)
             for label, name in enumerate(self.classes)
             for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()
+            if path.suffix.lower() in IMG_EXTENSIONS and path.is_file() and not path.name.startswith(".")
         ]
         if not entries:
             raise InputError(f"{folder}: expected images in class folders, got none")
@@ -62,3 +63,7 @@ class ImageFolder(FileDataset):
             labels=(label for _, label in entries),
             files=(path for path, _ in entries),
         )
+
+
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from data.errors import InputError
@@ -39,8 +40,10 @@ class Images:
             )
         if len(set(self.ids)) != len(self.ids):
             raise InputError("expected unique image ids, got repeated ones")
-        if self.labels.dtype != torch.int64:
-            raise InputError(f"expected int64 labels, got {self.labels.dtype}")
+        if self.labels.dtype != torch.int64 or self.labels.ndim != 1:
+            raise InputError(
+                f"expected int64 labels (N,), got {self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,6 +101,16 @@ def cut(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def shuffled(count: int, seed: int) -> list[int]:
     """Return the positions of `count` images in a random order."""
     return np.random.default_rng(seed).permutation(count).tolist()
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image file as RGB without its alpha channel.
+
+    Raises ValueError for an image with more than 8 bits per value, which Pillow would cut off.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        raise ValueError(f"expected 8 bits per value, got Pillow's mode {image.mode}: convert it to 8 bits")
+    return image.convert("RGB")
 
 
 def check_images(images: Tensor, *, name: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from data.errors import InputError
-from data.images import Dataset, Images
+from data.images import Dataset, Images, as_rgb
 
 HELD = 2**30  # bytes of images that a process keeps in memory, over all chunks
 
@@ -81,13 +81,13 @@ class Listing:
         """Read an image (3, size, size) in [0, 1], resized bilinearly and antialiased by torchvision."""
         try:
             with Image.open(self.files[index]) as file:
-                image = file.convert("RGB")
+                image = as_rgb(file)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             listed = f" ({self.said_in[index]})" if self.said_in else ""
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
             raise InputError(
                 f"{self.files[index]}{listed}: expected an image, got one that cannot be read ({reason}); "
-                "fetch it again"
+                "replace it"
             ) from error
         if self.resize is None:
             image = transforms.resize(image, [self.size, self.size])

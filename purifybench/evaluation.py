@@ -1,6 +1,7 @@
 """Evaluates one cell from Python, given by names of configs or by objects of the caller."""
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,9 @@ def evaluate(
         if not isinstance(given[part], str):
             raise InputError(f"{part}: expected the name of a config, got a {type(given[part]).__name__}")
     named = {part: value for part, value in given.items() if isinstance(value, str)}
+    objects = [part for part in given if part not in named]
+    if lost := [word for word in overrides for part in objects if re.match(rf"[+~]*{part}(@|\.|=)", word)]:
+        raise InputError(f"overrides: expected no words about what is given as an object, got {lost[0]}")
     words = [*(f"{part}={value}" for part, value in named.items()), f"n={n}", *overrides]
     config, choices = composed("evaluate", [*words, f"workers={workers}"], config_dir=config_dir)
     configs = {part: to_plain_dict(config[part]) for part in named}

@@ -143,6 +143,8 @@ def dataset_config(dataset: Any, label_space: str) -> Config:
     """Return a config that names these images: Images, or a pair of tensors of images and of labels."""
     if isinstance(dataset, tuple) and len(dataset) == 2 and all(isinstance(part, Tensor) for part in dataset):
         images, labels = (part.detach().cpu() for part in dataset)
+        if labels.is_floating_point() and not torch.equal(labels, labels.round()):
+            raise InputError(f"dataset: expected whole numbers as labels, got {labels.flatten()[0].item():g}")
         dataset = Images(tuple(f"own/{i}" for i in range(len(images))), images, labels.to(torch.int64))
     if not isinstance(dataset, Images):
         raise InputError(

@@ -24,14 +24,14 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import save_image
 
 from data.errors import InputError
-from data.images import check_images
+from data.images import as_rgb, check_images
 from data.memory import within_memory
 from data.process_state import restored
 from purifiers.purifier import Purifier, PurifierError
@@ -43,6 +43,8 @@ from runners.evaluation.stages import Worker
 from runners.evaluation.weights import ComponentLoader
 from runners.files import folder, writable
 from runners.store.store import Store
+
+FAULTS = (PurifierError, RuntimeError, ValueError)  # of a purifier
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,10 @@ def _whole(cleaner: Cleaner, images: Tensor) -> Tensor:
     """Return the cleaned batch. Raises FailedCellsError with one line if the purifier is at fault."""
     try:
         return cleaner(images, [str(index) for index in range(len(images))])
-    except PurifierError as error:
-        raise app.FailedCellsError(str(error)) from error
+    except InputError:
+        raise
+    except FAULTS as error:
+        raise app.FailedCellsError(_line(error)) from error
 
 
 def image_files(where: Path) -> list[Path]:
@@ -164,9 +168,8 @@ def clean_files(cleaner: Cleaner, where: Path, files: Sequence[Path], out: Path)
         names = [str(file.relative_to(where)) for file, _ in group]
         try:
             cleaned = cleaner(torch.stack([image for _, image in group]), names)
-        except (PurifierError, RuntimeError, ValueError) as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            faults.append(f"{names[0]} to {names[-1]}: {lines[0]}")
+        except FAULTS as error:
+            faults.append(f"{names[0]} to {names[-1]}: {_line(error)}")
             continue
         for name, image in zip(names, cleaned, strict=True):
             path = (out / name).with_suffix(".png")
@@ -178,14 +181,18 @@ def clean_files(cleaner: Cleaner, where: Path, files: Sequence[Path], out: Path)
     return written
 
 
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _groups(files: Sequence[Path], size: int, faults: list[str]) -> Iterator[list[tuple[Path, Tensor]]]:
     """Yield files with their images, up to `size` of one shape; unreadable files are added to `faults`."""
     group: list[tuple[Path, Tensor]] = []
     for file in files:
         try:
             with Image.open(file) as opened:
-                image = pil_to_tensor(opened.convert("RGB")).float() / 255
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+                image = pil_to_tensor(as_rgb(ImageOps.exif_transpose(opened))).float() / 255
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             faults.append(f"{file}: expected an image, got one that cannot be read ({error})")
             continue
         if group and (len(group) == size or group[0][1].shape != image.shape):

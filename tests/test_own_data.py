@@ -136,6 +136,22 @@ def test_a_folder_of_images_in_class_folders(tmp_path, splits):
     assert images.images[3, :, 4, 4].tolist() == pytest.approx([100 / 255, 50 / 255, 0])
 
 
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
+    before = of_folder(folder(tmp_path)).load("evaluation")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "cat" / "._0.png").write_bytes(b"")
+    after = of_folder(tmp_path).load("evaluation")
+    assert (after.ids, after.labels.tolist()) == (before.ids, before.labels.tolist())
+
+
+@pytest.mark.parametrize(("mode", "value"), [("I;16", 30000), ("I", 30000), ("F", 0.5)])
+def test_images_of_more_than_8_bits_are_refused(tmp_path, mode, value):
+    folder(tmp_path)
+    Image.new(mode, (12, 10), value).save(tmp_path / "cat" / "2.tiff")
+    with pytest.raises(InputError, match=rf"2.tiff: .*\(expected 8 bits per value, got Pillow's mode {mode}"):
+        of_folder(tmp_path).load("evaluation")
+
+
 def test_folders_that_are_none_are_said(tmp_path):
     with pytest.raises(MissingError, match="does not exist"):
         of_folder(tmp_path / "none")

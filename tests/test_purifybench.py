@@ -22,6 +22,7 @@ from runners.places import CONFIGS
 from runners.words import placed
 
 ROOT = CONFIGS.parent
+ORIENTATION = 0x0112  # the EXIF tag
 
 
 class Net(Small):
@@ -35,6 +36,9 @@ class Net(Small):
 
 def blurred(images, seeds, victim, *, side=3):
     return nn.functional.avg_pool2d(images, side, 1, side // 2)
+
+
+STRENGTH = {"of": 2}
 
 
 class Power:
@@ -167,6 +171,21 @@ class Wide(nn.Module):
             app.InputError,
             "expected values in [0, 1]",
         ),
+        (
+            {"dataset": (torch.zeros(2, 3, 8, 8), torch.tensor([0.5, 1]))},
+            app.InputError,
+            "expected whole numbers as labels, got 0.5",
+        ),
+        (
+            {"dataset": (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1))},
+            app.InputError,
+            "expected int64 labels (N,)",
+        ),
+        (
+            {"victim": Net(), "overrides": ["n=2", "victim.size=32"]},
+            app.InputError,
+            "expected no words about what is given as an object, got victim.size=32",
+        ),
         ({"purifier": blurred, "workers": 2}, app.InputError, "objects cannot be sent to other processes"),
         (
             {"config_dir": "nowhere"},
@@ -212,6 +231,54 @@ def test_fingerprints_tell_objects_by_code_and_content():
         fingerprint(Power(__import__("threading").Lock()), "x")
 
 
+def test_a_fingerprint_covers_what_code_reads_from_elsewhere(monkeypatch):
+    def digests(read):
+        return [fingerprint(read, "x"), fingerprint(called, "x"), fingerprint(partial(read), "x")]
+
+    def read(images, seeds, victim):
+        return [image * STRENGTH for image in images]
+
+    class Called:
+        factor = 2
+
+        def __call__(self, images, seeds, victim):
+            return read(images, seeds, victim) if STRENGTH["of"] else images
+
+    called = Called()
+    before = digests(read)
+    assert digests(read) == before
+    monkeypatch.setitem(STRENGTH, "of", 3)
+    changed = digests(read)
+    assert all(one != other for one, other in zip(before, changed, strict=True))
+    read.power = 2
+    assert fingerprint(read, "x") not in (before[0], changed[0])
+    Called.factor = 3
+    assert fingerprint(called, "x") not in (before[1], changed[1])
+
+
+def test_each_data_set_needs_its_own_number_of_classes(call):
+    """A check of the victim that passed says how many classes it has, not that they suffice."""
+    images = purifybench.load(dataset="digits-photos", n=4)
+    few, many = images.labels, images.labels + 8
+    assert call("none", dataset=(images.images, few), n=4).accuracy.n == 4
+    for _ in range(2):
+        with pytest.raises(app.FailedCellsError, match=r"expected at least \d+ classes, .* got 10 classes"):
+            call("none", dataset=(images.images, many), n=4)
+    assert call("none", dataset=(images.images, few), n=4, attack="fgsm").accuracy.n == 4
+
+
+def test_what_a_purifier_raises_about_a_batch_is_one_line(call, monkeypatch):
+    with pytest.raises(app.InputError, match="expected images with the channels of its network, 3, got 1"):
+        purifybench.purify(torch.rand(2, 1, 32, 32), "comdefend")
+
+    def failing(self, images, seeds, victim):
+        raise RuntimeError("no space\non this device")
+
+    monkeypatch.setattr(JPEG, "purify", failing)
+    with pytest.raises(app.FailedCellsError, match=r"^no space$"):
+        purifybench.purify(torch.rand(2, 3, 32, 32), "jpeg")
+
+
 def test_load_gives_one_thing():
     net = purifybench.load(victim="digits-resnet8")
     assert not net.training
@@ -240,15 +307,24 @@ def test_purify_cleans_a_folder_and_tells_what_it_could_not(command, tmp_path, m
     (source / "deep").mkdir(parents=True)
     for name, size in (("a.png", 16), ("b.JPG", 16), ("deep/c.png", 24)):
         Image.new("RGB", (size, size), (200, 10, 60)).save(source / name)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    Image.new("RGB", (24, 16)).save(source / "turned.jpg", exif=turned)
     arguments = placed([str(source), str(out), "purifier=jpeg", "chunk=2"], ("images", "out"))
     status, _, err = command(purify.main, "purify", *arguments)
     assert status == 0, err
-    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == ["a.png", "b.png", "deep/c.png"]
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == [
+        "a.png",
+        "b.png",
+        "deep/c.png",
+        "turned.png",
+    ]
     assert Image.open(out / "deep/c.png").size == (24, 24)
+    assert Image.open(out / "turned.png").size == (16, 24)
     (source / "broken.png").write_bytes(b"no image")
     status, _, err = command(purify.main, "purify", *arguments)
     assert status == 1
-    assert "3 of 4 images cleaned; first fault: " in err
+    assert "4 of 5 images cleaned; first fault: " in err
     for words, message in (
         ([f"images={source}", f"out={source}/deep"], "so that no image is overwritten"),
         ([f"images={tmp_path}/none", f"out={out}"], "expected a folder of images"),

@@ -117,7 +117,7 @@ def test_a_random_victim_has_no_figure_and_a_sound_one_is_tried_once(tmp_path, m
 
     def noted(victim, images, *, classes):
         tried.append(victim)
-        check(victim, images, classes=classes)
+        return check(victim, images, classes=classes)
 
     monkeypatch.setattr(checks, "check", noted)
     noisy, sound = cell("attack=clean", "purifier=none"), cell("attack=clean", "purifier=none")

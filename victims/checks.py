@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from data.frozen import differences, touchable
 from data.process_state import restored
 
-VERSION = 1  # raised when a check changes, so that victims which had passed are checked again
+VERSION = 2  # raised when a check changes, so that victims which had passed are checked again
 
 
 class VictimError(RuntimeError):
@@ -138,8 +138,11 @@ CHECKS: tuple[Callable[[Hearing], None], ...] = (
 )  # fmt: skip
 
 
-def check(victim: nn.Module, images: Tensor, *, classes: int) -> None:
-    """Raise VictimError for the first promise that the victim breaks on these images."""
+def check(victim: nn.Module, images: Tensor, *, classes: int) -> int:
+    """Return the number of the victim's classes.
+
+    Raises VictimError for the first promise that the victim breaks on these images.
+    """
     with restored(images.device) as changed:
         hearing = Hearing(victim, images, classes)
         for promise in CHECKS:
@@ -147,6 +150,7 @@ def check(victim: nn.Module, images: Tensor, *, classes: int) -> None:
     if changed:
         came = f"a change of {', '.join(changed)}"
         raise VictimError("process", expected="torch's settings and generators as they were", came=came)
+    return hearing.logits.shape[1]
 
 
 def probabilities(outputs: Tensor) -> bool:

@@ -81,39 +81,46 @@ class ContractChecks:
         return Artifact("traits", about | inputs)
 
     def _check_victim(self, victim: Component, like: Images | LazyImages) -> str | None:
-        def check() -> None:
-            images = self.images(like.shape).to(self.worker.device)
-            victim_checks.check(self.worker.load(victim), images, classes=1 + int(like.labels.max()))
+        artifact, needed = self._victim_artifact(victim, like), 1 + int(like.labels.max())
 
-        return self._reason(self._victim_artifact(victim, like), "victim", check, [victim])
+        def check() -> bytes:
+            images = self.images(like.shape).to(self.worker.device)
+            return str(victim_checks.check(self.worker.load(victim), images, classes=1)).encode()
+
+        reason = self._reason(artifact, "victim", check, [victim])
+        if reason is None and (classes := int(self.worker.store.get(artifact) or needed)) < needed:
+            return f"victim: expected at least {needed} classes, as the labels need, got {classes} classes"
+        return reason
 
     def _check_purifier(self, crafting: Crafting, purifier: Component) -> str | None:
         like, victim, device = crafting.chunk, crafting.victim, self.worker.device
 
-        def check() -> None:
+        def check() -> bytes:
             loaded = self.worker.load(purifier)
             trial = (_content(checks.shortened(loaded)), victim.key, *like.shape[1:])
             if trial not in self.passed:
                 checks.check(loaded, self.images(like.shape).to(device), self.worker.load(victim))
                 self.passed.add(trial)
+            return b"passed"
 
         return self._reason(self._purifier_artifact(crafting, purifier), "traits", check, [purifier, victim])
 
     def _reason(
-        self, artifact: Artifact, what: str, check: Callable[[], None], components: Sequence[Component]
+        self, artifact: Artifact, what: str, check: Callable[[], bytes], components: Sequence[Component]
     ) -> str | None:
         """Return in one line why these components fail a check, or None if they pass.
 
-        Only one process checks at a time. Only a passed check is stored; a failed one is repeated.
+        Only one process checks at a time. Only what a passed check returns is stored; a failed one is
+        repeated.
         """
         store = self.worker.store
         if artifact.key not in self.reasons and store.get(artifact) is None:
             with store.leases.alone(artifact.key, f"checking: {components[0].name}"):
                 reason = None
                 if store.get(artifact) is None:
-                    reason = _failed(what, check, components, self.worker.chunk_seconds)
+                    passed, reason = _tried(what, check, components, self.worker.chunk_seconds)
                     if reason is None:
-                        store.put(artifact, b"passed")
+                        store.put(artifact, passed)
                 self.reasons[artifact.key] = reason
         return self.reasons.get(artifact.key)
 
@@ -128,21 +135,20 @@ class ContractChecks:
         return images.mean(1, keepdim=True).expand(-1, channels, -1, -1).contiguous()
 
 
-def _failed(
-    what: str, check: Callable[[], None], components: Sequence[Component], seconds: float | None
-) -> str | None:
-    """Run a check for at most so many seconds, and return the reason if it fails."""
+def _tried(
+    what: str, check: Callable[[], bytes], components: Sequence[Component], seconds: float | None
+) -> tuple[bytes, str | None]:
+    """Run a check for at most so many seconds; return what it returns, and the reason if it fails."""
     try:
         with limited(seconds):
-            check()
+            return check(), None
     except InputError:
         raise
     except (TraitError, VictimError) as error:
-        return f"{what}: {error}"
+        return b"", f"{what}: {error}"
     except (Exception, SystemExit) as error:
         log.debug("checks failed", exc_info=True)
-        return f"{what}: {reason_of(error, [component.config for component in components])}"
-    return None
+        return b"", f"{what}: {reason_of(error, [component.config for component in components])}"
 
 
 def _content(short: Purifier) -> Hashable:
