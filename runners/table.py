@@ -19,7 +19,7 @@ import pandas as pd
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.markup import escape
 
 from data.errors import InputError, MissingError
@@ -91,8 +91,9 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     composer = Composer(config, choices, typed)
     # `table` is a copy, but words of rows and columns may refer to other values of the whole config.
     rows, columns = (on(entries, dataset, victim) for entries in (config.table.rows, config.table.columns))
-    if config.only:
-        rows = chosen(rows, config.only, composer)
+    only = [str(label) for label in config.only] if isinstance(config.only, ListConfig) else config.only
+    if only:
+        rows = chosen(rows, only, composer)
     rows += added(config.rows)
     cells = composer.cells(table, rows, columns)
     distinct(cells)
@@ -121,10 +122,10 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
         setting=f"dataset {dataset}, victim {victim}, n={config.n} images per entry, "
         f"split {config.split}, subset {config.subset}, seed {config.seed}"
         + (", TF32" if config.tf32 else "")
-        + (f", only the rows {', '.join(config.only)}" if config.only else ""),
+        + (f", only the rows {', '.join(only)}" if only else ""),
         agreement=None if all_records is None else agreement(frame, all_records),
     )
-    stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
+    stem = saved.stem_of(choices, only=only, added=[row.added for row in rows if row.get("added")])
     files = saved.write(frame, heading, where / stem, all_records)
     record_files = [save_records(result, records_in) for result in cells_done.values()]
     width = app.console.width if app.console.is_terminal else console.WIDTH

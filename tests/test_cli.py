@@ -118,6 +118,7 @@ def test_what_cannot_be_attacked_is_refused_before_its_victim_is_trained(run, tm
         (["table.rows=[]"], "expected rows, columns and a metric"),
         (["only=[DDIP,Jpeg]"], "only: expected a list of labels of rows (No defense, JPEG 75, "),
         (["only=DDIP"], "got DDIP"),
+        (["only=90"], "only: expected a list of labels of rows (No defense, JPEG 75, "),
         (["table.rows=[ddip]"], "expected entries like {label: DDIP, cell: [purifier=ddip]}, got ddip"),
         (
             ["table.rows=[{label:A,cell:['purifier=none']},{label:A,cell:['purifier=jpeg']}]"],
@@ -249,6 +250,30 @@ def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
         "jpeg quality=50 (added)",
     ]
     assert f"{folder}/{name}.md, " in out, "paths are not wrapped"
+
+
+NUMBERED = """\
+columns:
+  - {label: 0, cell: [attack=clean]}
+rows:
+  - {label: none, cell: [purifier=none]}
+  - {label: 90, cell: [purifier=jpeg]}
+  - {label: 50, cell: [purifier=jpeg, purifier.quality=50]}
+"""
+
+
+def test_labels_may_be_numbers(run, tmp_path):
+    words = own_table(tmp_path, "numbered", NUMBERED)
+    status, _, err = run(
+        table.main, "table", *words, "only=[90]", "rows=[{label: 5, cell: ['purifier=mean']}]"
+    )
+    assert status == 0, err
+    text = (tmp_path / "tables" / "numbered-only-90-with-5.md").read_text()
+    assert [line.split(" | ")[0] for line in text.splitlines() if " ours " in line] == [
+        "| none",
+        "| 90",
+        "| 5 (added)",
+    ]
 
 
 SHARED = """\
