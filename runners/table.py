@@ -34,7 +34,7 @@ from runners.loggers.logger import Logger
 from runners.output import quantity
 from runners.store.manifest import Manifest
 from runners.tables import console, render, saved
-from runners.tables.frame import METRICS, frame_of
+from runners.tables.frame import METRICS, frame_of, metric_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.order import agreement
 from runners.tables.paper_results import PaperSetting, check_images, panel_for, panels_of, printed
@@ -95,6 +95,7 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     if only:
         rows = chosen(rows, only, composer)
     rows += added(config.rows)
+    applicable(table, rows, columns, f"dataset {dataset} and victim {victim}")
     cells = composer.cells(table, rows, columns)
     distinct(cells)
     readable(cells)
@@ -159,6 +160,24 @@ def checked(table: DictConfig, name: str) -> DictConfig:
     if table.get("worst") and table.metric != "accuracy":
         raise InputError(f"table.worst: expected metric accuracy, got {table.metric}; set table.worst=null")
     return table
+
+
+def applicable(
+    table: DictConfig, rows: Sequence[DictConfig], columns: Sequence[DictConfig], where: str
+) -> None:
+    """Raise InputError if no row or no column is left, or none that the average or the worst can combine."""
+    for name, entries in (("rows", rows), ("columns", columns)):
+        if not entries:
+            raise InputError(
+                f"table.{name}: expected at least one that applies to {where}, got none; choose others, or "
+                "change what they have under `for`"
+            )
+    for end in ("average", "worst"):
+        if table.get(end) and all(metric_of(table, column) != table.metric for column in columns):
+            raise InputError(
+                f"table.{end}: expected a column with the table's metric, {table.metric}, got none; add one, "
+                f"or set table.{end}=null"
+            )
 
 
 def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:

@@ -143,6 +143,22 @@ def test_what_cannot_be_attacked_is_refused_before_its_victim_is_trained(run, tm
         ),
         (["rows=[jpeg,jpeg]"], "got jpeg (added) / Clean twice"),
         (["rows=['jpeg qality=3']"], "(did you mean 'quality'?)"),
+        (
+            ["table.columns=[{label:C,cell:['attack=clean'],for:{digits-photos:null}}]"],
+            "table.columns: expected at least one that applies to dataset digits-photos and victim digits-r",
+        ),
+        (
+            ["table.rows=[{label:N,cell:['purifier=none'],for:{digits-resnet8:null}}]"],
+            "table.rows: expected at least one that applies to dataset digits-photos and victim digits-resn",
+        ),
+        (
+            ["table.columns=[{label:C,cell:['attack=clean'],metric:ssim}]"],
+            "table.average: expected a column with the table's metric, accuracy, got none; add one, or set ",
+        ),
+        (
+            ["table.columns=[{label:C,cell:['attack=clean'],metric:ssim}]", "table.average=null"],
+            "table.worst: expected a column with the table's metric, accuracy, got none; add one, or set t",
+        ),
         (["table.paper=null"], "expected paper, printed and panels, or none of them; got printed and panels"),
         (["table=adaptive", "full=true"], "full: expected a table with the settings of a paper (panels)"),
         (
