@@ -136,6 +136,17 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("words", "codes", "expected"),
+    [(["n=5"], [-9], 137), (["shard=range(8)"], [-9, 0], 137), (["shard=range(8)"], [1, 0], 1)],
+    ids=["killed", "jobs killed", "jobs failed"],
+)
+def test_retry_fails_when_one_of_its_commands_does(folder, monkeypatch, words, codes, expected):
+    monkeypatch.setattr(status.subprocess, "run", lambda _: SimpleNamespace(returncode=codes.pop(0)))
+    assert said(store_command.main, "--store", folder, "retry", *words)[0] == expected
+    assert not codes
+
+
+@pytest.mark.parametrize(
     "word",
     [
         "a._target_=os.system",
