@@ -240,6 +240,18 @@ def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
     assert "there are ddip/table1" in output
 
 
+def test_an_import_replaces_what_is_damaged(folder, tmp_path):
+    archive = tmp_path / "a.tar"
+    said(store_command.main, "--store", folder, "export", "ddip/table1", archive)
+    damaged = next(path for path in (folder / "records").rglob("*") if path.is_file())
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1])
+    code, output = said(store_command.main, "--store", folder, "import", archive)
+    assert code == 0, output
+    assert output.startswith("1 files added")
+    assert damaged.read_bytes() == whole
+
+
 def _archive(path: Path, *members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
     with tarfile.open(path, "w") as archive:
         for name, content in members:
