@@ -104,6 +104,14 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     assert "Traceback" not in err
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):
+    words = "purifier=mean", "attack=clean", "n=1", f"store={tmp_path}/store", "records=/proc/nope"
+    status, _, err = command(evaluate.main, "evaluate", *words)
+    assert status == 2
+    assert err.startswith("error: /proc/nope: cannot write there")
+    assert not (tmp_path / "store" / "records").exists()
+
+
 def test_what_cannot_be_attacked_is_refused_before_its_victim_is_trained(run, tmp_path):
     status, _, err = run(evaluate.main, "evaluate", "knowledge=full", "purifier=jpeg", *QUICK)
     assert status == 2
