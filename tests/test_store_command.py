@@ -226,6 +226,23 @@ def test_gc_forgets_a_table_when_told(folder):
     assert code == 2, "without any manifest gc would remove everything"
 
 
+@pytest.mark.parametrize("how", ["truncated", "of another version"])
+def test_gc_removes_nothing_while_a_manifest_cannot_be_read(folder, how):
+    store = Store(folder)
+    Manifest("runners.table", "another").write(store)
+    path = store.path(REQUEST.artifact)
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        store.put(REQUEST.artifact, b'{"version": 0}')
+    before = files(folder)
+    for _ in range(2):  # nor does the first attempt forget the manifest
+        code, output = said(store_command.main, "--store", folder, "gc", "--yes")
+        assert code == 2
+        assert str(path) in output
+        assert files(folder) == before
+
+
 def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
     archive, elsewhere = tmp_path / "a.tar", tmp_path / "elsewhere"
     assert said(store_command.main, "--store", folder, "export", "ddip/table1", archive)[0] == 0
