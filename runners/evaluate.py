@@ -58,7 +58,7 @@ def main(config: DictConfig) -> CellResult | None:
         configs={part: to_plain_dict(config[part]) for part in PARTS},
         command=" ".join(["python -m runners.evaluate", *overrides]),
     )
-    records = folder(config.records, "records")
+    records = writable(folder(config.records, "records"))
     request = Manifest("runners.evaluate", cell.label, tuple(overrides))
     launch = launch_of(config)
     logger: Logger = build(to_plain_dict(config.logger))

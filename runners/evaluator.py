@@ -112,12 +112,17 @@ class Evaluator:
             return CellResult(cell, skipped=str(error))
         if self.only is not None:
             tasks = [part for task in tasks if (part := task.of_images(self.only)) is not None]
+            if not tasks:
+                got = ", ".join(sorted(self.only)[:3]) or "none"
+                raise InputError(f"only: expected ids of images that the settings choose, got {got}")
         return CellResult(cell, tasks=tasks)
 
     def _lacks(self, task: Purifying) -> bool:
         """Return whether a result of the task is missing or damaged; the store removes damaged ones."""
         for purifier in task.purifiers:
             self.store.get(task.records(purifier))
+            if task.keep_images:
+                self.store.get(task.purified(purifier))
         return bool(task.missing(self.store))
 
     def _stored_reasons(self, results: list[CellResult], tasks: list[Purifying]) -> dict[str, str]:

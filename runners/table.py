@@ -19,7 +19,7 @@ import pandas as pd
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.markup import escape
 
 from data.errors import InputError, MissingError
@@ -34,7 +34,7 @@ from runners.loggers.logger import Logger
 from runners.output import quantity
 from runners.store.manifest import Manifest
 from runners.tables import console, render, saved
-from runners.tables.frame import METRICS, frame_of
+from runners.tables.frame import METRICS, frame_of, metric_of
 from runners.tables.layout import OWN, Composer, added, changes_of, chosen, on, part_of
 from runners.tables.order import agreement
 from runners.tables.paper_results import PaperSetting, check_images, panel_for, panels_of, printed
@@ -91,9 +91,11 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
     composer = Composer(config, choices, typed)
     # `table` is a copy, but words of rows and columns may refer to other values of the whole config.
     rows, columns = (on(entries, dataset, victim) for entries in (config.table.rows, config.table.columns))
-    if config.only:
-        rows = chosen(rows, config.only, composer)
+    only = [str(label) for label in config.only] if isinstance(config.only, ListConfig) else config.only
+    if only:
+        rows = chosen(rows, only, composer)
     rows += added(config.rows)
+    applicable(table, rows, columns, f"dataset {dataset} and victim {victim}")
     cells = composer.cells(table, rows, columns)
     distinct(cells)
     readable(cells)
@@ -121,10 +123,10 @@ def make(config: DictConfig, choices: Any, typed: list[str], launch: Launch) -> 
         setting=f"dataset {dataset}, victim {victim}, n={config.n} images per entry, "
         f"split {config.split}, subset {config.subset}, seed {config.seed}"
         + (", TF32" if config.tf32 else "")
-        + (f", only the rows {', '.join(config.only)}" if config.only else ""),
+        + (f", only the rows {', '.join(only)}" if only else ""),
         agreement=None if all_records is None else agreement(frame, all_records),
     )
-    stem = saved.stem_of(choices, only=config.only, added=[row.added for row in rows if row.get("added")])
+    stem = saved.stem_of(choices, only=only, added=[row.added for row in rows if row.get("added")])
     files = saved.write(frame, heading, where / stem, all_records)
     record_files = [save_records(result, records_in) for result in cells_done.values()]
     width = app.console.width if app.console.is_terminal else console.WIDTH
@@ -158,6 +160,24 @@ def checked(table: DictConfig, name: str) -> DictConfig:
     if table.get("worst") and table.metric != "accuracy":
         raise InputError(f"table.worst: expected metric accuracy, got {table.metric}; set table.worst=null")
     return table
+
+
+def applicable(
+    table: DictConfig, rows: Sequence[DictConfig], columns: Sequence[DictConfig], where: str
+) -> None:
+    """Raise InputError if no row or no column is left, or none that the average or the worst can combine."""
+    for name, entries in (("rows", rows), ("columns", columns)):
+        if not entries:
+            raise InputError(
+                f"table.{name}: expected at least one that applies to {where}, got none; choose others, or "
+                "change what they have under `for`"
+            )
+    for end in ("average", "worst"):
+        if table.get(end) and all(metric_of(table, column) != table.metric for column in columns):
+            raise InputError(
+                f"table.{end}: expected a column with the table's metric, {table.metric}, got none; add one, "
+                f"or set table.{end}=null"
+            )
 
 
 def distinct(cells: Sequence[tuple[DictConfig, DictConfig, Cell]]) -> None:

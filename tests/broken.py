@@ -97,6 +97,14 @@ class Counts(Purifier):
         return images * (1 - self.calls / 1000)
 
 
+class Refuses(Purifier):
+    def __init__(self, power: float = 2) -> None:
+        assert power > 3
+
+    def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
+        return images
+
+
 class WritesIntoInput(Purifier):
     def purify(self, images: Tensor, seeds: Sequence[int], victim: nn.Module | None) -> Tensor:
         return images.mul_(0.9)

@@ -104,6 +104,14 @@ def test_mistakes_get_one_line_and_status_2(run, words, expected):
     assert "Traceback" not in err
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):
+    words = "purifier=mean", "attack=clean", "n=1", f"store={tmp_path}/store", "records=/proc/nope"
+    status, _, err = command(evaluate.main, "evaluate", *words)
+    assert status == 2
+    assert err.startswith("error: /proc/nope: cannot write there")
+    assert not (tmp_path / "store" / "records").exists()
+
+
 def test_what_cannot_be_attacked_is_refused_before_its_victim_is_trained(run, tmp_path):
     status, _, err = run(evaluate.main, "evaluate", "knowledge=full", "purifier=jpeg", *QUICK)
     assert status == 2
@@ -118,6 +126,7 @@ def test_what_cannot_be_attacked_is_refused_before_its_victim_is_trained(run, tm
         (["table.rows=[]"], "expected rows, columns and a metric"),
         (["only=[DDIP,Jpeg]"], "only: expected a list of labels of rows (No defense, JPEG 75, "),
         (["only=DDIP"], "got DDIP"),
+        (["only=90"], "only: expected a list of labels of rows (No defense, JPEG 75, "),
         (["table.rows=[ddip]"], "expected entries like {label: DDIP, cell: [purifier=ddip]}, got ddip"),
         (
             ["table.rows=[{label:A,cell:['purifier=none']},{label:A,cell:['purifier=jpeg']}]"],
@@ -142,6 +151,22 @@ def test_what_cannot_be_attacked_is_refused_before_its_victim_is_trained(run, tm
         ),
         (["rows=[jpeg,jpeg]"], "got jpeg (added) / Clean twice"),
         (["rows=['jpeg qality=3']"], "(did you mean 'quality'?)"),
+        (
+            ["table.columns=[{label:C,cell:['attack=clean'],for:{digits-photos:null}}]"],
+            "table.columns: expected at least one that applies to dataset digits-photos and victim digits-r",
+        ),
+        (
+            ["table.rows=[{label:N,cell:['purifier=none'],for:{digits-resnet8:null}}]"],
+            "table.rows: expected at least one that applies to dataset digits-photos and victim digits-resn",
+        ),
+        (
+            ["table.columns=[{label:C,cell:['attack=clean'],metric:ssim}]"],
+            "table.average: expected a column with the table's metric, accuracy, got none; add one, or set ",
+        ),
+        (
+            ["table.columns=[{label:C,cell:['attack=clean'],metric:ssim}]", "table.average=null"],
+            "table.worst: expected a column with the table's metric, accuracy, got none; add one, or set t",
+        ),
         (["table.paper=null"], "expected paper, printed and panels, or none of them; got printed and panels"),
         (["table=adaptive", "full=true"], "full: expected a table with the settings of a paper (panels)"),
         (
@@ -249,6 +274,30 @@ def test_a_table_of_ones_own_needs_no_paper_and_takes_other_rows(run, tmp_path):
         "jpeg quality=50 (added)",
     ]
     assert f"{folder}/{name}.md, " in out, "paths are not wrapped"
+
+
+NUMBERED = """\
+columns:
+  - {label: 0, cell: [attack=clean]}
+rows:
+  - {label: none, cell: [purifier=none]}
+  - {label: 90, cell: [purifier=jpeg]}
+  - {label: 50, cell: [purifier=jpeg, purifier.quality=50]}
+"""
+
+
+def test_labels_may_be_numbers(run, tmp_path):
+    words = own_table(tmp_path, "numbered", NUMBERED)
+    status, _, err = run(
+        table.main, "table", *words, "only=[90]", "rows=[{label: 5, cell: ['purifier=mean']}]"
+    )
+    assert status == 0, err
+    text = (tmp_path / "tables" / "numbered-only-90-with-5.md").read_text()
+    assert [line.split(" | ")[0] for line in text.splitlines() if " ours " in line] == [
+        "| none",
+        "| 90",
+        "| 5 (added)",
+    ]
 
 
 SHARED = """\

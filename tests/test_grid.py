@@ -19,6 +19,7 @@ from conftest import composed
 from rich.console import Console
 from small_table import TIMINGS
 
+from data.errors import InputError
 from runners.evaluation.cell import PARTS, Cell
 from runners.evaluation.component import to_plain_dict
 from runners.evaluation.estimator import Estimator
@@ -55,7 +56,13 @@ CELLS = [
 
 
 def run(
-    store: Path, cells=CELLS, *, here: bool = False, estimated: bool = False, **changes
+    store: Path,
+    cells=CELLS,
+    *,
+    here: bool = False,
+    only: frozenset[str] | None = None,
+    estimated: bool = False,
+    **changes,
 ) -> tuple[list[CellResult], str]:
     """Evaluate the cells, and return the results and what was printed.
 
@@ -79,7 +86,7 @@ def run(
     with pytest.MonkeyPatch.context() as patch:
         if not estimated:
             patch.setattr(Estimator, "seconds", lambda self, task: 0.0)
-        results = Evaluator(settings, console, here=here).evaluate(cells)
+        results = Evaluator(settings, console, only=only, here=here).evaluate(cells)
     return results, console.file.getvalue()
 
 
@@ -216,6 +223,11 @@ def test_a_victim_that_answers_nan_is_a_failed_cell(store, monkeypatch):
     result = run(store, [CELLS[0]], seed=1)[0][0]
     assert result.records is None
     assert "logits of clean images hold NaN" in result.failed
+
+
+def test_ids_of_no_image_are_refused(undisturbed):
+    with pytest.raises(InputError, match="that the settings choose, got nope"):
+        run(undisturbed[0], CELLS[:1], only=frozenset({"nope"}))
 
 
 def test_the_next_run_retries_what_failed(store):

@@ -1,6 +1,8 @@
 """What attacks and purifiers do to the victim and to the process does not reach other cells."""
 
 import os
+import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from runners import evaluate
 from runners.evaluation.component import Component
 from runners.evaluation.stages import Worker
 from runners.evaluation.tasks import Crafting
+from runners.evaluation.time_limit import TimeLimitError, limited
 from runners.evaluation.weights import load_or_train
 from runners.exits import no_silent_exit
 from runners.store.store import Store
@@ -101,3 +104,17 @@ def test_a_network_that_is_loaded_when_the_attack_asks_it_changes_nothing(tmp_pa
     task = Crafting(chunk, victim, attack, knowledge, purifier, (), 0, "float32")
     examples = Worker(store, torch.device("cpu"), "float32").adversarial(task)
     assert examples["images"].shape == chunk.images.shape
+
+
+def swallowing(sleeps: int) -> None:
+    for _ in range(sleeps):
+        with suppress(Exception):
+            time.sleep(20)
+
+
+@pytest.mark.parametrize("sleeps", [1, 2])
+def test_code_that_swallows_all_errors_does_not_escape_the_time_limit(sleeps):
+    begin = time.monotonic()
+    with pytest.raises(TimeLimitError, match=r"chunk_seconds=0\.1"), limited(0.1):
+        swallowing(sleeps)
+    assert time.monotonic() - begin < 20

@@ -10,6 +10,7 @@ from data.errors import InputError
 from runners.evaluation import keeping
 from runners.evaluation.keeping import Keeping
 from runners.report.pictures import Pictures
+from runners.store.artifact import content_of
 from runners.store.manifest import Manifest
 from tests.test_grid import CELLS, CellResult, files, run, same
 
@@ -80,6 +81,15 @@ def test_images_that_were_not_kept_are_made_again_when_all_are_wanted(store, who
     )
     assert len(Pictures(store).of(again[0].records, 5)) == 5
     assert "nothing to compute" in run(store, QUICK, keep_purified="all")[1]
+
+
+def test_damaged_images_are_made_again_when_all_are_wanted(store):
+    run(store, QUICK, keep_purified="all")
+    path = files(store, "purified")[0]
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1])
+    run(store, QUICK, keep_purified="all")
+    assert content_of(path)
 
 
 def test_a_table_is_the_same_request_whatever_it_keeps():

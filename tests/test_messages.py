@@ -10,7 +10,7 @@ from data.errors import InputError
 from data.weights import WeightFile
 from runners import evaluate
 from runners.composition import composed
-from runners.evaluation.component import build
+from runners.evaluation.component import build, usable
 from victims.mnist_cnn import MnistCNN
 from victims.victim import Victim
 
@@ -34,6 +34,13 @@ def test_a_target_that_cannot_be_loaded(target, expected, tmp_path, monkeypatch)
     with pytest.raises(InputError, match=f"^_target_: {target} cannot be loaded: .*{expected}") as error:
         build({"_target_": target})
     assert "\n" not in str(error.value)
+
+
+def test_a_component_that_raises_without_a_message():
+    with pytest.raises(InputError, match=r"^tests\.broken\.Refuses: AssertionError: no message$"):
+        build({"_target_": "tests.broken.Refuses"})
+    with pytest.raises(InputError, match="used: ValueError: no message"), usable("victim"):
+        raise ValueError
 
 
 @pytest.mark.parametrize(

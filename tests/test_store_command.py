@@ -136,6 +136,17 @@ def test_retry_asks_again_for_tables_with_failures(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("words", "codes", "expected"),
+    [(["n=5"], [-9], 137), (["shard=range(8)"], [-9, 0], 137), (["shard=range(8)"], [1, 0], 1)],
+    ids=["killed", "jobs killed", "jobs failed"],
+)
+def test_retry_fails_when_one_of_its_commands_does(folder, monkeypatch, words, codes, expected):
+    monkeypatch.setattr(status.subprocess, "run", lambda _: SimpleNamespace(returncode=codes.pop(0)))
+    assert said(store_command.main, "--store", folder, "retry", *words)[0] == expected
+    assert not codes
+
+
+@pytest.mark.parametrize(
     "word",
     [
         "a._target_=os.system",
@@ -215,6 +226,23 @@ def test_gc_forgets_a_table_when_told(folder):
     assert code == 2, "without any manifest gc would remove everything"
 
 
+@pytest.mark.parametrize("how", ["truncated", "of another version"])
+def test_gc_removes_nothing_while_a_manifest_cannot_be_read(folder, how):
+    store = Store(folder)
+    Manifest("runners.table", "another").write(store)
+    path = store.path(REQUEST.artifact)
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        store.put(REQUEST.artifact, b'{"version": 0}')
+    before = files(folder)
+    for _ in range(2):  # nor does the first attempt forget the manifest
+        code, output = said(store_command.main, "--store", folder, "gc", "--yes")
+        assert code == 2
+        assert str(path) in output
+        assert files(folder) == before
+
+
 def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
     archive, elsewhere = tmp_path / "a.tar", tmp_path / "elsewhere"
     assert said(store_command.main, "--store", folder, "export", "ddip/table1", archive)[0] == 0
@@ -227,6 +255,18 @@ def test_a_table_is_taken_to_another_store(folder, table, tmp_path):
     code, output = said(store_command.main, "--store", folder, "export", "oag/table1", archive)
     assert code == 2
     assert "there are ddip/table1" in output
+
+
+def test_an_import_replaces_what_is_damaged(folder, tmp_path):
+    archive = tmp_path / "a.tar"
+    said(store_command.main, "--store", folder, "export", "ddip/table1", archive)
+    damaged = next(path for path in (folder / "records").rglob("*") if path.is_file())
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1])
+    code, output = said(store_command.main, "--store", folder, "import", archive)
+    assert code == 0, output
+    assert output.startswith("1 files added")
+    assert damaged.read_bytes() == whole
 
 
 def _archive(path: Path, *members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:

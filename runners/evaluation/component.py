@@ -17,6 +17,7 @@ from safetensors.torch import load
 
 from data.errors import InputError
 from data.weights import WeightFile
+from runners.evaluation.failures import one_line
 from runners.evaluation.identity import identity
 from runners.evaluation.locating import why_not_loaded
 from runners.evaluation.own_state import own_state, own_state_beside
@@ -79,7 +80,7 @@ def build(config: Config) -> Any:
             raise InputError(
                 f"_target_: {target} cannot be loaded: {why_not_loaded(target, cause)}"
             ) from error
-        raise InputError(f"{target}: {str(cause).splitlines()[0]}") from error
+        raise InputError(f"{target}: {one_line(cause)}") from error
 
 
 def seed_of(run_seed: int, image_id: str, stage: str, draw: int = 0) -> int:
@@ -189,4 +190,4 @@ def usable(what: str) -> Iterator[None]:
     except SystemExit as error:
         raise InputError(f"{what}: asked the whole process to end ({error.code})") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise InputError(f"{what}: its config cannot be used: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{what}: its config cannot be used: {one_line(error)}") from error

@@ -103,7 +103,7 @@ def import_archive(
                 if name["stage"] == "records":
                     check_records(content, what)
                 path = store.root / member.name
-                if path.exists():
+                if store.content(path) is not None:  # a damaged one is replaced
                     known += 1
                     continue
                 store.write(path, raw)

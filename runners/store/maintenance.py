@@ -86,7 +86,14 @@ def collect_garbage(store: Store, console: Console, *, drop: Sequence[str], remo
         drop: the names of tables to forget.
         remove: whether to remove the files, instead of only counting them.
     """
+    found = {entry.name: entry.path for entry in store.files("manifests")}
     every = manifests(store)
+    if unread := found.keys() - {manifest.artifact.key for manifest in every}:
+        raise InputError(
+            "gc: expected to read what every run needs, got manifests that are damaged or of another version "
+            f"({', '.join(sorted(found[key] for key in unread))}); run the commands of their tables again, "
+            "or remove these files"
+        )
     if unknown := set(drop) - {manifest.name for manifest in every}:
         raise InputError(f"gc: no table is called {', '.join(unknown)}; {names_of(every)}")
     if not every:

@@ -14,7 +14,7 @@ from typing import Any
 
 from data.errors import InputError
 from runners import untrusted
-from runners.store.artifact import Artifact, opened
+from runners.store.artifact import Artifact, DamagedError, content_of, opened
 from runners.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -156,11 +156,13 @@ def manifests(store: Store) -> list[Manifest]:
     """Return all manifests in the store, tables first; unusable ones are left out with a warning."""
     usable = []
     for entry in store.files("manifests"):
-        content = store.content(Path(entry.path))
+        path = Path(entry.path)
         try:
-            manifest = None if content is None else parse(content, Path(entry.path))
-        except InputError as error:
-            log.warning("left out: %s", error)
+            manifest = parse(content_of(path), path)
+        except FileNotFoundError:  # another process has removed it
+            continue
+        except (DamagedError, InputError) as error:
+            log.warning("left out: %s: %s", path, error)
             continue
         if manifest is not None:
             usable.append(manifest)

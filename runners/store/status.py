@@ -152,6 +152,6 @@ def retry(store: Store, also: Sequence[str], console: Console) -> int:
             continue
         for command in commands:
             console.print(f"again: python -m {escape(shlex.join(command))}", soft_wrap=True)
-            ended = subprocess.run([sys.executable, "-m", *command]).returncode
-        status = max(status, ended)
+            code = subprocess.run([sys.executable, "-m", *command]).returncode
+            status = max(status, code if code >= 0 else 128 - code)  # as a shell reports a signal
     return status

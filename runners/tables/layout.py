@@ -37,6 +37,8 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
             plain_entry.cell = [*plain_entry.get("cell", []), *plain_entry.pop("also", [])]
         if "cell" in plain_entry:  # an interpolation of null within a word has become the text None
             plain_entry.cell = [re.sub(r"=None$", "=null", word) for word in plain_entry.cell]
+        if "label" in plain_entry:
+            plain_entry.label = str(plain_entry.label)  # it may be given as a number, such as 90
         applicable.append(plain_entry)
     return applicable
 
@@ -44,8 +46,9 @@ def on(entries: list[DictConfig], dataset: str, victim: str) -> list[DictConfig]
 def chosen(rows: list[DictConfig], labels: Sequence[str], composer: "Composer") -> list[DictConfig]:
     """Return the rows of these labels and the undefended victim's. Raises InputError for an unknown label."""
     known = [row.label for row in rows]
-    if isinstance(labels, str) or (unknown := [label for label in labels if label not in known]):
-        got = labels if isinstance(labels, str) else ", ".join(map(str, unknown))
+    unknown = [label for label in labels if label not in known] if isinstance(labels, list) else [labels]
+    if unknown:
+        got = ", ".join(map(str, unknown))
         raise InputError(f"only: expected a list of labels of rows ({', '.join(known)}), got {got}")
     return [row for row in rows if row.label in labels or composer.cell(list(row.get("cell", []))).undefended]
 
@@ -65,7 +68,7 @@ def _added(entry: str | DictConfig) -> DictConfig:
     if isinstance(entry, DictConfig):
         if not {"label", "cell"} <= set(entry):
             raise InputError(f"rows: expected {forms}, got {entry}")
-        label, cell = entry.label, list(entry.cell)
+        label, cell = str(entry.label), list(entry.cell)
     else:
         name, *parameters = str(entry).split() or [""]
         if not name or "=" in name or not all("=" in word for word in parameters):
