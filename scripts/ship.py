@@ -1,8 +1,9 @@
 """Train the weights that come with the project: python -m scripts.ship digits-resnet8 comdefend
 
-Without a name all are trained that learn from the embedded data; the denoiser of CIFAR-10 takes two hours and must
-be named. What the store already has is trained anew, but a long training that was stopped continues. The weights are written to results/weights/ as NAME.safetensors,
-with their recipe, their cost and their quality in NAME.json, and their new sha256 is written into the config.
+Without a name all are trained that learn from the embedded data; the denoiser of CIFAR-10 takes two hours and
+must be named. What the store already has is trained anew, but a long training that was stopped continues.
+The weights are written to results/weights/ as NAME.safetensors, with their recipe, their cost and their
+quality in NAME.json, and their new sha256 is written into the config.
 """
 
 import hashlib
