@@ -23,6 +23,7 @@ from runners.evaluation.records import from_parquet
 from runners.evaluation.settings import Settings
 from runners.evaluation.stages import Worker
 from runners.evaluation.tasks import Purifying, grouped
+from runners.evaluation.weights import UntrainedError
 from runners.output import quantity
 from runners.store.artifact import Artifact
 from runners.store.failures import Failure, failure_of, keep_failure
@@ -100,7 +101,7 @@ class Evaluator:
         else:
             reasons = self._run(results, tasks, request)
         for result in results:
-            if result.skipped is None:
+            if result.tasks:
                 self._collect(result, reasons)
         self._audit(results)
         return results
@@ -110,6 +111,8 @@ class Evaluator:
             tasks = self.planner.plan(cell)
         except UnsuitedError as error:
             return CellResult(cell, skipped=str(error))
+        except UntrainedError as error:
+            return CellResult(cell, failed=f"not finished: {error}; run the command with workers first")
         if self.only is not None:
             tasks = [part for task in tasks if (part := task.of_images(self.only)) is not None]
             if not tasks:
@@ -239,7 +242,8 @@ class Evaluator:
         done = [result for result in results if result.records is not None]
         cells = [(result.cell, result.records, result.tasks) for result in done]
         with self.console.status("auditing"):
-            raised = audit(self.worker, cells, self.settings.audit, split=self.settings.split)
+            level, split, compute = self.settings.audit, self.settings.split, self.settings.workers != 0
+            raised = audit(self.worker, cells, level, split=split, compute=compute)
         for result, flags in zip(done, raised, strict=True):
             result.flags = flags
             result.provenance["flags"] = {flag.name: flag.seen for flag in flags}

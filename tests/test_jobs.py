@@ -85,6 +85,17 @@ def test_without_workers_the_results_are_what_the_store_holds(tmp_path):
     assert missing.failed == UNFINISHED
 
 
+def test_without_workers_nothing_is_trained_or_probed(tmp_path):
+    untrained = cell("attack=clean", "purifier=comdefend", "purifier.weights.steps=2")
+    (result,), _ = evaluated(tmp_path, [untrained], workers=0)
+    assert result.failed.startswith("not finished: the weights of ComDefend are not in the store")
+    attacked = cell("attack=fgsm", "purifier=none")
+    evaluated(tmp_path, [attacked], audit="off")
+    (result,), _ = evaluated(tmp_path, [attacked], workers=0, audit="full")
+    assert "workers=0 computes nothing" in result.provenance["flags"]["probe_failed"]
+    assert not (tmp_path / "probe").exists()
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_ends_a_process_after_it_has_cleaned_up(number):
     done = []

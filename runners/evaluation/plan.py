@@ -36,7 +36,9 @@ class Planner:
 
     def __post_init__(self) -> None:
         worker, hours = self.worker, self.settings.budget_hours
-        self.loader = ComponentLoader(worker.store, worker.device, self.console, hours)
+        self.loader = ComponentLoader(
+            worker.store, worker.device, self.console, hours, may_train=self.settings.workers != 0
+        )
 
     def check_parameters(self, cells: Sequence[Cell]) -> None:
         """Raise InputError for bad parameters, before any training."""

@@ -61,6 +61,10 @@ class Training:
         self.written = now
 
 
+class UntrainedError(InputError):
+    """Raised if weights would have to be trained in a run that computes nothing."""
+
+
 Waiting = Callable[[Holder, Reached], None]  # who trains, and how far the training has come
 
 
@@ -71,16 +75,19 @@ def load_or_train(
     progress: Callable[[float], None] | None = None,
     waiting: Waiting = lambda holder, reached: None,
     device: torch.device | None = None,
+    may_train: bool = True,
 ) -> Component:
     """Return the component with weights that are known.
 
     They are those of its file, those that come with the project or that the store has, or else trained ones;
     training uses `device` if the component can be trained there. One process trains, and others that need the
     same weights wait for it; `waiting` is called with the process that they wait for. Raises MissingError if
-    a file is missing, InputError if one does not fit.
+    a file is missing, InputError if one does not fit, UntrainedError if a training is needed and not allowed.
     """
     if inner := next((config[part] for part in INNER if part in config), None):
-        loaded = load_or_train(inner, store, progress=progress, waiting=waiting, device=device)
+        loaded = load_or_train(
+            inner, store, progress=progress, waiting=waiting, device=device, may_train=may_train
+        )
         return Component(config, loaded.weights_sha256, loaded.trained)  # the weights are the inner one's
     component = build(config)
     weights = weights_of(component)
@@ -95,8 +102,11 @@ def load_or_train(
         store.put(trained, content)
     content = content or store.get(trained)
     if content is None:
+        name = config["_target_"].rpartition(".")[2]
+        if not may_train:
+            raise UntrainedError(f"the weights of {name} are not in the store, and nothing is trained here")
         training = Training(store, trained)
-        what = f"training: {config['_target_'].rpartition('.')[2]}"
+        what = f"training: {name}"
 
         def wait(holder: Holder) -> None:
             waiting(holder, reached_of(store, trained.key))
@@ -158,12 +168,14 @@ class ComponentLoader:
     Args:
         device: the device on which components are trained.
         budget_hours: a training that would take longer is refused.
+        may_train: whether a training that is needed may begin; otherwise it raises UntrainedError.
     """
 
     store: Store
     device: torch.device
     console: Console
     budget_hours: float
+    may_train: bool = field(default=True, kw_only=True)
     loaded: dict[str, Component | MissingError] = field(default_factory=dict)
 
     def load(self, config: Config, what: str, where: str) -> Component:
@@ -199,7 +211,14 @@ class ComponentLoader:
                 description = f"{what} is being trained by {holder.label}"
                 bar.update(completed=reached.share, left=reached.left, description=description)
 
-            return load_or_train(config, self.store, progress=advanced, waiting=waiting, device=self.device)
+            return load_or_train(
+                config,
+                self.store,
+                progress=advanced,
+                waiting=waiting,
+                device=self.device,
+                may_train=self.may_train,
+            )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 from attacks.attack import Attack
 from attacks.knowledge import Knowledge
 from attacks.target import AttackError, Target
+from data.errors import InputError
 from purifiers.purifier import Purifier
 from runners.evaluation.cell import Cell
 from runners.evaluation.component import Config, build
@@ -39,15 +40,18 @@ VERSION = 1
 Finished = tuple[Cell, pd.DataFrame, list[Purifying]]  # a cell, its records, its tasks
 
 
-def audit(worker: Worker, cells: Sequence[Finished], level: Level, *, split: str) -> list[list[Flag]]:
+def audit(
+    worker: Worker, cells: Sequence[Finished], level: Level, *, split: str, compute: bool = True
+) -> list[list[Flag]]:
     """Return the flags of each cell: those of its own records and probes, and those of its row.
 
     The victim's published accuracy is one of evaluation images, so on another `split` it tells nothing: the
-    tuning split of ImageNet is of images that the victim was trained on.
+    tuning split of ImageNet is of images that the victim was trained on. Unless `compute`, only the results
+    of probes that the store holds are read, and the others count as failed.
     """
     if level == "off":
         return [[] for _ in cells]
-    evidence = [_evidence(worker, *cell, level, split) for cell in cells]
+    evidence = [_evidence(worker, *cell, level, split, compute) for cell in cells]
     raised = [flags.of_cell(entry) for entry in evidence]
     rows: dict[str, list[int]] = {}
     for i, (cell, *_) in enumerate(cells):
@@ -60,7 +64,13 @@ def audit(worker: Worker, cells: Sequence[Finished], level: Level, *, split: str
 
 
 def _evidence(
-    worker: Worker, cell: Cell, records: pd.DataFrame, tasks: list[Purifying], level: Level, split: str
+    worker: Worker,
+    cell: Cell,
+    records: pd.DataFrame,
+    tasks: list[Purifying],
+    level: Level,
+    split: str,
+    compute: bool,
 ) -> Evidence:
     published = (cell.configs["victim"].get("published") or {}).get(cell.names["dataset"])
     plan = [task.crafting for task in tasks]
@@ -73,7 +83,7 @@ def _evidence(
         count = min(MOST, len(records), affordable if level == "cheap" else MOST)
         if count > 0:
             try:
-                probes[name] = _seen(worker, name, probe, plan, count)
+                probes[name] = _seen(worker, name, probe, plan, count, compute)
             except (Exception, SystemExit) as error:  # the cell is done, whatever a probe does
                 failed_probes[name] = one_line(error)
                 log.warning("%s: the probe %s failed, so its flag is unknown: %s", cell.label, name, error)
@@ -105,11 +115,13 @@ def _probes(
     return chosen
 
 
-def _seen(worker: Worker, name: str, probe: Probe, plan: list[Crafting], count: int) -> Tensor:
+def _seen(worker: Worker, name: str, probe: Probe, plan: list[Crafting], count: int, compute: bool) -> Tensor:
     """Return the result of a probe on the first images, from the store if it is there."""
     origins = [crafting.key for crafting in plan]
     artifact = Artifact("probe", {"probe": name, "version": VERSION, "of": origins, "count": count})
     stored = worker.store.get_tensors(artifact)
+    if stored is None and not compute:
+        raise InputError("expected its result in the store, since workers=0 computes nothing")
     if stored is None:
         parts: list[Tensor] = []
         for crafting in plan:
