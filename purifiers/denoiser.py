@@ -23,7 +23,7 @@ class Denoiser(TrainedNetwork):
     Args:
         weights: weights of the network.
         network: module that maps noisy images (N, C, H, W) and their noise levels (N,) to an estimate of
-            the clean images; C is its attribute `channels`.
+            the clean images; C is its attribute `channels`, or 3.
         log_mean, log_std: mean and standard deviation of the normal distribution from which the training
             draws the logarithm of the noise level.
         spread: standard deviation of the values of clean images; it sets the weight of each noise level.
@@ -43,7 +43,7 @@ class Denoiser(TrainedNetwork):
         if log_std <= 0 or spread <= 0:
             raise InputError(f"denoiser: expected log_std and spread above 0, got {log_std} and {spread}")
         super().__init__(weights=weights, network=network)
-        self.channels = network.channels
+        self.channels = getattr(network, "channels", 3)
         self.log_mean, self.log_std, self.spread = log_mean, log_std, spread
 
     def objective(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -31,8 +31,6 @@ MEAN, SPREAD = 0.2, 0.3  # mean and standard deviation of the normal data, in [-
 class Normal(nn.Module):
     """A denoiser that returns the expectation of the clean image if its values are normal and independent."""
 
-    channels = 3
-
     def forward(self, noisy, levels):
         variance = levels.to(noisy).view(-1, 1, 1, 1).square()
         return (SPREAD**2 * noisy + variance * MEAN) / (SPREAD**2 + variance)

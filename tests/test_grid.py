@@ -222,7 +222,7 @@ def test_a_victim_that_answers_nan_is_a_failed_cell(store, monkeypatch):
     monkeypatch.setattr(Estimator, "seconds", lambda self, task: 0.0)  # so the work is done in this process
     result = run(store, [CELLS[0]], seed=1)[0][0]
     assert result.records is None
-    assert "logits of clean images hold NaN" in result.failed
+    assert "logits of purified images hold NaN" in result.failed
 
 
 def test_ids_of_no_image_are_refused(undisturbed):

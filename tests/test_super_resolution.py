@@ -49,7 +49,7 @@ def test_super_resolution_denoises_enlarges_clips_and_shrinks(tmp_path):
     as_jpeg = JPEG(quality=95)(denoise(images, 0.1), seeds=[0, 1])
     expected = Nearest()(as_jpeg).clamp(0, 1)
     assert torch.equal(stored.load_frozen(p.weights.load())(images, seeds=[0, 1]), expected)
-    with pytest.raises(InputError, match="RGB images, got 1"):
+    with pytest.raises(InputError, match="channels of its network, 3, got 1"):
         p(images[:, :1], seeds=[0, 1])
 
 

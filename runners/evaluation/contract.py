@@ -88,7 +88,8 @@ class ContractChecks:
             return str(victim_checks.check(self.worker.load(victim), images, classes=1)).encode()
 
         reason = self._reason(artifact, "victim", check, [victim])
-        if reason is None and (classes := int(self.worker.store.get(artifact) or needed)) < needed:
+        held = self.worker.store.get(artifact) or b""
+        if reason is None and held.isdigit() and (classes := int(held)) < needed:
             return f"victim: expected at least {needed} classes, as the labels need, got {classes} classes"
         return reason
 

@@ -128,7 +128,7 @@ def _checked(raw: bytes, stage: str, key: str, what: str) -> bytes:
         raise InputError(f"{what}: {error}") from error
     if stage == "manifests" and manifest.parse(content, Path(key)) is None:
         raise InputError(f"{what}: expected a manifest of version {manifest.VERSION}, got another one")
-    if stage == "traits" and content != b"passed":
+    if stage == "traits" and content != b"passed" and not content.isdigit():  # a number of classes
         raise InputError(f"{what}: expected checks that were passed")
     if stage in TENSORS:
         with untrusted.readable(what):
